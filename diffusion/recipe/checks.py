@@ -1,5 +1,6 @@
 """Checks of a config: its fields must fit each other, the data, and the files that they name."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -185,6 +186,13 @@ def _check_base(recipe: Recipe) -> None:
     if plain(config["data"]["augment"]) not in ((), ({"name": "flip"},)):
         valid = '(), or ({"name": "flip"},)'
         raise refused(config, "data.augment", "the latents of the pictures are cached", valid)
+    side = plain(config["data"]["source"]).get("side")
+    if side and base.model.kind.video is None and side != base.model.side:
+        warnings.warn(
+            f"config.data.source.side = {side}, but {base.path} was trained on pictures of {base.model.side} x "
+            f"{base.model.side}; its own size is --config.data.source.side={base.model.side}",
+            stacklevel=2,
+        )
     more = (*tuning.reads, *tuning.sees)
     prior = recipe.objective.beside.prior
     if recipe.objective.condition.augmentations:

@@ -4,7 +4,9 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +25,9 @@ from diffusion.experiments.run import prior_pictures, program, tuned_base, tuned
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.io import limits
-from diffusion.recipe import ConfigError, checks, class_folders, fields, names, recipes, resolve
+from diffusion.recipe import ConfigError, checks, class_folders, fields, names, recipes
 from diffusion.recipe.base import TunedNetwork
+from diffusion.recipe.parts import Resolver
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of, pictures
@@ -243,9 +246,22 @@ def test_a_model_that_ships_with_the_package_is_a_base_by_its_name(configured, m
     monkeypatch.chdir(tmp_path)
     stored = fields.absolute(config)
     assert stored.base.path == "drawings"
-    assert resolve.Resolver(stored).base.path == str(class_folders.WEIGHTS / "drawings")
+    assert Resolver(stored).base.path == str(class_folders.WEIGHTS / "drawings")
     shutil.copytree(configured.base.path, tmp_path / "drawings")
     assert fields.absolute(config).base.path == str(tmp_path / "drawings")  # a folder of one's own comes first
+
+
+@pytest.mark.parametrize("side, named", [(32, True), (64, False)])
+def test_pictures_of_another_size_than_the_bases_are_named(configured, side, named):
+    config = configured.copy_and_resolve_references()
+    config.base.path, config.data.source.side = "drawings", side
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checks.validate(config)
+    said = [
+        re.search(r"config\.data\.source\.side = 32, but .*drawings .* 64 x 64", str(one.message)) for one in caught
+    ]
+    assert any(said) == named
 
 
 @pytest.mark.extended
