@@ -66,15 +66,15 @@ def step_of(recipe: Recipe, devices: int) -> Step:
     planned.train.accumulate = recipe.config.train.accumulate or 1  # the rule's number would be that of the CPU here
     step = Step(mesh, programs.build(recipe.with_parts(config=planned), mesh), 0)
 
-    def counted(**options: bool) -> int:
-        operations = counted_flops(step.program.jitted, *step.arguments, **options)
+    def counted(in_fp8: bool) -> int:
+        operations = counted_flops(step.program.jitted, *step.arguments, in_fp8=in_fp8)
         if (turns := planned.second_player.updates) > 1:
-            at_rest = counted_flops(step.program.jitted, *step.arguments, branch=min, **options)
+            at_rest = counted_flops(step.program.jitted, *step.arguments, branch=min, in_fp8=in_fp8)
             operations = at_rest + (operations - at_rest) // turns
         return operations
 
     fp8 = planned.train.products == "fp8"
-    return step._replace(operations=counted(), in_fp8=counted(in_fp8=True) if fp8 else 0)
+    return step._replace(operations=counted(False), in_fp8=counted(True) if fp8 else 0)
 
 
 def plan(recipe: Recipe, step: Step, names: Sequence[str]) -> dict[str, Any]:
