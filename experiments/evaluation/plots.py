@@ -122,16 +122,19 @@ def beside(
         middle = real.mean(0)
         axes_of = np.linalg.svd(real - middle, full_matrices=False)[2][:2].T
         real, samples = (rows @ axes_of - middle @ axes_of for rows in (real, samples))
-    figure = blank(9.6, 4.8, layout="constrained")
+    low, high = np.quantile(real, (0.001, 0.999), axis=0)
+    room = 0.2 * (high - low) + 1e-9  # samples far away lie outside the figure; the metrics count them
+    low, high = low - room, high + room
+    outside = int(((samples < low) | (samples > high)).any(axis=1).sum())
+    of_samples = f"samples, {outside} of {len(samples)} outside" if outside else "samples"
+    figure = blank(9.6, 4.8, layout="compressed")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, rows, numbers, title in zip(panels, (real, samples), labels, ("real examples", "samples")):
+    for axes, rows, numbers, title in zip(panels, (real, samples), labels, ("real examples", of_samples)):
         _by_class(axes, rows, np.asarray(numbers), classes)
         axes.set_aspect("equal")
         axes.set_title(title)
         style(axes)
-    low, high = np.quantile(real, (0.001, 0.999), axis=0)
-    room = 0.2 * (high - low) + 1e-9  # samples far away lie outside the figure; the metrics count them
-    panels[0].set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+    panels[0].set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     save(figure, path)
 
 

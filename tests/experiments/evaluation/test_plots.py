@@ -205,3 +205,16 @@ def test_the_label_of_the_distances_of_students_lies_within_the_page(models, mon
     assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
     numbers = [tick.get_text() for tick in figures[0].axes[0].get_yticklabels()]
     assert models == 1 or len(numbers) > 2
+
+
+def test_titles_above_points_lie_within_the_page_and_count_those_outside(monkeypatch, tmp_path):
+    angle = np.linspace(0, 2 * np.pi, 100)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    samples = np.concatenate([circle, [[9.0, 0.0], [0.0, -9.0]]])
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    plots.beside(circle, samples, (np.zeros(100, int), np.zeros(102, int)), tmp_path / "beside.png")
+    figures[0].canvas.draw()
+    for panel, said in zip(figures[0].axes, ("real examples", "samples, 2 of 102 outside")):
+        box, page = panel.title.get_window_extent(), figures[0].bbox
+        assert panel.get_title() == said and page.y0 <= box.y0 and box.y1 <= page.y1
