@@ -144,7 +144,7 @@ def require_comparable(rows: Sequence[Row]) -> None:
         ConfigError: if a student's distances cannot be divided by the teacher's.
     """
     form = lambda row: (workdir.example_shape(row.config), row.config.model.get("num_classes", 0))
-    of = lambda row: f"{row.folder} (examples of {form(row)[0]}, {form(row)[1]} classes)"
+    described = lambda row: f"{row.folder} (examples of {form(row)[0]}, {form(row)[1]} classes)"
     real = lambda row: {
         "config.data.name": row.config.data.name,
         "config.data.source": to_json(row.config.data.source),
@@ -154,8 +154,8 @@ def require_comparable(rows: Sequence[Row]) -> None:
     for row in {row.folder: row for row in rows[:-1]}.values():
         if form(row) != form(teacher):
             raise ConfigError(
-                f"--students={of(row)} cannot be compared with --teacher={of(teacher)}. Valid: students on the "
-                "examples and classes of the teacher."
+                f"--students={described(row)} cannot be compared with --teacher={described(teacher)}. Valid: "
+                "students on the examples and classes of the teacher."
             )
         if others := [name for name, value in real(row).items() if value != real(teacher)[name]]:
             warnings.warn(

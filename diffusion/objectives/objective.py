@@ -166,7 +166,7 @@ class Second(NamedTuple):
         separate: whether it has a separate architecture; if not, it has the teacher's architecture and initial weights.
         features: indices of the blocks whose features objectives read: blocks of this network, or of the teacher if the
             architecture is separate.
-        joined: of how many inputs the teacher's features are joined along the channels, for a separate architecture.
+        joined: number of inputs whose features are joined along the channels, for a separate architecture.
     """
 
     network: str

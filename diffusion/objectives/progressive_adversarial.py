@@ -164,7 +164,7 @@ def _logits(
         beside = jnp.where(sees_start, features(taught.x_t, taught.t), 0)
         return lambda x_s: jnp.mean(features(x_s, end) * (1 + beside), axis=tuple(range(1, x_s.ndim)))[:, None]
 
-    def seen(x: Array, t: Array) -> tuple[Array, ...]:
+    def teacher_features(x: Array, t: Array) -> tuple[Array, ...]:
         def features(x: Array) -> tuple[Array, ...]:
             called, recorded = with_features(player(networks, "teacher"), blocks)
             evaluate(called, schedule, parameterization, x, t, condition)
@@ -172,10 +172,10 @@ def _logits(
 
         return with_fixed_parameters(features, x)
 
-    starts = [jnp.where(sees_start, h, 0) for h in seen(taught.x_t, taught.t)]
+    starts = [jnp.where(sees_start, h, 0) for h in teacher_features(taught.x_t, taught.t)]
 
     def logits(x_s: Array) -> Array:
-        joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(seen(x_s, end), starts))
+        joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(teacher_features(x_s, end), starts))
         return judge(joined, end, condition)
 
     return logits

@@ -126,10 +126,10 @@ def beside(
     room = 0.2 * (high - low) + 1e-9  # samples far away lie outside the figure; the metrics count them
     low, high = low - room, high + room
     outside = int(((samples < low) | (samples > high)).any(axis=1).sum())
-    of_samples = f"samples, {outside} of {len(samples)} outside" if outside else "samples"
+    sample_title = f"samples, {outside} of {len(samples)} outside" if outside else "samples"
     figure = blank(9.6, 4.8, layout="compressed")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, rows, numbers, title in zip(panels, (real, samples), labels, ("real examples", of_samples)):
+    for axes, rows, numbers, title in zip(panels, (real, samples), labels, ("real examples", sample_title)):
         _by_class(axes, rows, np.asarray(numbers), classes)
         axes.set_aspect("equal")
         axes.set_title(title)
