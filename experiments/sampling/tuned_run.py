@@ -7,6 +7,7 @@ from typing import Any
 from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
 from diffusion.objectives import Jumps
+from diffusion.recipe.class_folders import folder_of
 from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
 
@@ -18,7 +19,7 @@ def base_of(run: str | pathlib.Path) -> str:
     if not (pathlib.Path(run) / "config.json").is_file():
         return ""
     config = workdir.read_config(run)
-    return config["base"]["path"] if config.get("tuning", {}).get("name") else ""
+    return str(folder_of(config["base"]["path"])) if config.get("tuning", {}).get("name") else ""
 
 
 def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
     weights, step = checkpoints.load_ema(run, step)
     # Additions come after what was taught, which may be the whole denoiser.
     added = {name: how.pop(name, None) for name in ("embeddings", "loras", "attachments")}
-    model = text_to_image.load(config["base"]["path"], **how)
+    model = text_to_image.load(tuned.base.path, **how)
     model = tuned.tuning.attach(model, weights)
     model = text_to_image.with_words(model, added["embeddings"]) if added["embeddings"] else model
     model = text_to_image.with_loras(model, added["loras"]) if added["loras"] else model

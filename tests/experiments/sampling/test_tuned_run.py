@@ -6,7 +6,7 @@ import types
 import pytest
 
 from diffusion.experiments.sampling import tuned_run
-from diffusion.recipe import versions
+from diffusion.recipe import class_folders, versions
 from diffusion.text_to_image.requests import Request
 from tests.experiments.run import made_tuning
 
@@ -26,7 +26,9 @@ def run(tmp_path, monkeypatch):
     )
     attach = lambda model, weights: (*model, weights)
     resolver = lambda config: types.SimpleNamespace(
-        tuned=types.SimpleNamespace(tuning=types.SimpleNamespace(attach=attach))
+        tuned=types.SimpleNamespace(
+            tuning=types.SimpleNamespace(attach=attach), base=types.SimpleNamespace(path=config["base"]["path"])
+        )
     )
     monkeypatch.setattr(tuned_run, "Resolver", resolver)
     t2i = types.SimpleNamespace(
@@ -45,6 +47,12 @@ def test_a_folder_names_its_base_if_it_tunes_one(run, tmp_path):
     for other in ({"base": {"path": "BASE"}}, {"base": {"path": "BASE"}, "tuning": {"name": ""}}):
         (run / "config.json").write_text(json.dumps(other))
         assert tuned_run.base_of(run) == ""
+
+
+def test_a_base_that_ships_with_the_package_has_the_packages_folder(run):
+    content = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(content | {"base": {"path": "drawings"}}))
+    assert tuned_run.base_of(run) == str(class_folders.WEIGHTS / "drawings")
 
 
 def test_nothing_is_added_where_nothing_is_named(run):
