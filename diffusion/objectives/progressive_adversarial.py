@@ -81,7 +81,7 @@ def progressive_adversarial(
         loss,
         reads=Denoises(parameterization),
         teacher=Teacher(scale=teacher_scale, stages=stages_of(N, stage)),
-        second=Second("judge", by=transition_judge, separate=bool(blocks), features=blocks, joined=2),
+        second=Second("judge", by=transition_judge, separate=bool(blocks), features=blocks, joined=2 if blocks else 1),
         shares=_shared(N, stage, blocks),
     )
 

@@ -183,6 +183,13 @@ def _modules_in_packages(fields: Fields) -> None:
             part["name"] = re.sub(rf"^diffusion\.({'|'.join(modules)})\.", rf"diffusion.{package}.\1.", part["name"])
 
 
+def _joined_features(fields: Fields) -> None:
+    """A Python run's second player states of how many inputs the features that it receives are joined."""
+    for part in _named_parts(fields):
+        if part["name"].endswith("objective.Second"):
+            part.setdefault("joined", 1)
+
+
 def _named_parts(value: Any) -> Iterator[Fields]:
     """The mappings with a name in a config, at any depth."""
     if isinstance(value, dict) and isinstance(value.get("name"), str):
@@ -225,4 +232,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "processes", 0),
     _modules_in_packages,
     _adds("data", "viewed", False),
+    _joined_features,
 ]

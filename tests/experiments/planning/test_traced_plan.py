@@ -218,7 +218,7 @@ def test_a_device_has_its_part_of_the_batch(monkeypatch):
     monkeypatch.setattr(traced.programs, "mesh_of", lambda config, devices: MESH)
     monkeypatch.setattr(traced.programs, "build", lambda recipe, mesh: accumulated.append(recipe) or program)
     monkeypatch.setattr(traced, "_memory", lambda *arguments: {"trace": 0.0})
-    monkeypatch.setattr(traced, "counted_flops", lambda *arguments: 5.0)
+    monkeypatch.setattr(traced, "counted_flops", lambda *arguments, **options: 5.0)
     monkeypatch.setattr(traced, "config_hash", lambda config: "abc")
     config = ConfigDict(
         {"train": {"batch_size": 64, "accumulate": 0, "products": "dtype"}, "second_player": {"updates": 1}}

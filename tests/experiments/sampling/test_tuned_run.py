@@ -26,9 +26,7 @@ def run(tmp_path, monkeypatch):
     )
     attach = lambda model, weights: (*model, weights)
     resolver = lambda config: types.SimpleNamespace(
-        tuned=types.SimpleNamespace(
-            tuning=types.SimpleNamespace(attach=attach), base=types.SimpleNamespace(path=config["base"]["path"])
-        )
+        tuned=types.SimpleNamespace(tuning=types.SimpleNamespace(attach=attach))
     )
     monkeypatch.setattr(tuned_run, "Resolver", resolver)
     t2i = types.SimpleNamespace(
