@@ -12,19 +12,20 @@ from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import (
+    check_blocks,
     frozen,
     mix,
     player,
+    shared_blocks,
     sum_square,
+    teacher_features,
     to_the_end,
-    with_features,
-    with_fixed_parameters,
 )
 from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.objective import Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
 from diffusion.objectives.weightings import Weighting
-from diffusion.parameterizations import Parameterization, evaluate, predict
+from diffusion.parameterizations import Parameterization, predict
 from diffusion.schedules import NoiseSchedule, at_each
 from diffusion.timesteps import Density
 
@@ -102,7 +103,7 @@ def adversarial_generator(
         density=student_density,
         teacher=Teacher(),
         second=Second("discriminator", not blocks, adversarial_discriminator, separate=bool(blocks), features=blocks),
-        shares=_shared(blocks),
+        shares=shared_blocks(blocks) or None,
     )
 
 
@@ -170,7 +171,11 @@ def adversarial_discriminator(
         return importance * (hinge + penalty), metrics
 
     return Objective(
-        loss, reads=None, density=student_density, network=Trained("discriminator"), shares=_shared(blocks)
+        loss,
+        reads=None,
+        density=student_density,
+        network=Trained("discriminator"),
+        shares=shared_blocks(blocks) or None,
     )
 
 
@@ -193,13 +198,7 @@ def _input(networks, schedule: NoiseSchedule, teacher, blocks, r, keys, x, condi
     """The discriminator's input: x, a frozen network's features of x, or the teacher's features of x noised to r."""
     if not blocks:
         return networks["features"](x, r, condition) if "features" in networks else x
-
-    def features(x_r):
-        called, recorded = with_features(player(networks, "teacher"), blocks)
-        evaluate(called, schedule, teacher, x_r, r, condition)
-        return recorded[0]
-
-    return with_fixed_parameters(features, mix(schedule, r, x, normal(keys, x)))
+    return teacher_features(networks, schedule, teacher, blocks, mix(schedule, r, x, normal(keys, x)), r, condition)
 
 
 def _logits(networks, features, r, condition) -> Array:
@@ -213,10 +212,4 @@ def _check(name: str, noise_density: Density | None, blocks: tuple[int, ...]) ->
         given = f"blocks = {blocks}" if blocks else "a noise_density"
         other = "noise_density" if blocks else "blocks"
         raise ValueError(f"{name}: {given} without {other}. Valid: both, for a discriminator of features, or neither")
-    if any(block < 1 for block in blocks):
-        raise ValueError(f"{name}: blocks = {blocks}. Valid: 1, the first, and later ones")
-
-
-def _shared(blocks: tuple[int, ...]) -> tuple | None:
-    """The setting that both players share: the discriminator's blocks; None for clean samples."""
-    return tuple(f"features of block {block}" for block in blocks) or None
+    check_blocks(name, blocks)

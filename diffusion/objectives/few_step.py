@@ -16,7 +16,7 @@ from diffusion.arrays.square_roots import root
 from diffusion.flows import flow_maps
 from diffusion.objectives.inputs import mean_square
 from diffusion.objectives.objective import Jumps
-from diffusion.parameterizations import Network, Parameterization
+from diffusion.parameterizations import Network, Parameterization, evaluate
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 
 Distance = Callable[[Array, Array], Array]
@@ -82,6 +82,44 @@ def with_features(
         return output
 
     return called, recorded
+
+
+def teacher_features(
+    networks: Mapping[str, Network],
+    schedule: NoiseSchedule,
+    teacher: Parameterization,
+    blocks: tuple[int, ...],
+    x: Array,
+    t: ArrayLike,
+    condition: Any,
+) -> tuple[Array, ...]:
+    """The features of the network "teacher" after its `blocks`; only x receives a gradient through them."""
+
+    def features(x: Array) -> tuple[Array, ...]:
+        called, recorded = with_features(player(networks, "teacher"), blocks)
+        evaluate(called, schedule, teacher, x, t, condition)
+        return recorded[0]
+
+    return with_fixed_parameters(features, x)
+
+
+def check_blocks(name: str, blocks: tuple[int, ...]) -> None:
+    """Refuses blocks of the teacher that do not exist in any network.
+
+    Args:
+        name: name of the objective.
+        blocks: indices of the blocks.
+
+    Raises:
+        ValueError: for an index below 1.
+    """
+    if any(block < 1 for block in blocks):
+        raise ValueError(f"{name}: blocks = {blocks}. Valid: 1, the first, and later ones")
+
+
+def shared_blocks(blocks: tuple[int, ...]) -> tuple[str, ...]:
+    """The setting that a student and its discriminator share: the blocks whose features the latter receives."""
+    return tuple(f"features of block {block}" for block in blocks)
 
 
 def mix(schedule: NoiseSchedule, t: ArrayLike, x_0: Array, eps: Array) -> Array:

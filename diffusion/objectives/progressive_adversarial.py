@@ -9,7 +9,7 @@ from jax import Array
 from diffusion.flows.flow_maps import from_denoiser
 from diffusion.objectives import discriminators
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import frozen, player, with_features, with_fixed_parameters
+from diffusion.objectives.few_step import check_blocks, frozen, player, shared_blocks, teacher_features
 from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
 from diffusion.objectives.progressive import Taught, check_stages, error_of_x0, stages_of, two_steps
@@ -82,7 +82,7 @@ def progressive_adversarial(
         reads=Denoises(parameterization),
         teacher=Teacher(scale=teacher_scale, stages=stages_of(N, stage)),
         second=Second("judge", by=transition_judge, separate=bool(blocks), features=blocks, joined=2 if blocks else 1),
-        shares=_shared(N, stage, blocks),
+        shares=("halved", N, stage, *shared_blocks(blocks)),
     )
 
 
@@ -143,7 +143,7 @@ def transition_judge(
         metrics = {"t": taught.t, "real": jnp.mean(real, axis=1), "fake": jnp.mean(fake, axis=1)}
         return discriminators.fooled(real) + discriminators.fooled(-fake), metrics
 
-    return Objective(loss, reads=None, network=Trained("judge"), shares=_shared(N, stage, blocks))
+    return Objective(loss, reads=None, network=Trained("judge"), shares=("halved", N, stage, *shared_blocks(blocks)))
 
 
 def _ended(schedule, predicted: Prediction, taught: Taught) -> Array:
@@ -164,18 +164,11 @@ def _logits(
         beside = jnp.where(sees_start, features(taught.x_t, taught.t), 0)
         return lambda x_s: jnp.mean(features(x_s, end) * (1 + beside), axis=tuple(range(1, x_s.ndim)))[:, None]
 
-    def teacher_features(x: Array, t: Array) -> tuple[Array, ...]:
-        def features(x: Array) -> tuple[Array, ...]:
-            called, recorded = with_features(player(networks, "teacher"), blocks)
-            evaluate(called, schedule, parameterization, x, t, condition)
-            return recorded[0]
-
-        return with_fixed_parameters(features, x)
-
-    starts = [jnp.where(sees_start, h, 0) for h in teacher_features(taught.x_t, taught.t)]
+    seen = lambda x, t: teacher_features(networks, schedule, parameterization, blocks, x, t, condition)
+    starts = [jnp.where(sees_start, h, 0) for h in seen(taught.x_t, taught.t)]
 
     def logits(x_s: Array) -> Array:
-        joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(teacher_features(x_s, end), starts))
+        joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(seen(x_s, end), starts))
         return judge(joined, end, condition)
 
     return logits
@@ -183,10 +176,4 @@ def _logits(
 
 def _check(name: str, N: int, stage: int, blocks: tuple[int, ...]) -> None:
     check_stages(name, N, stage)
-    if any(block < 1 for block in blocks):
-        raise ValueError(f"{name}: blocks = {blocks}. Valid: 1, the first, and later ones")
-
-
-def _shared(N: int, stage: int, blocks: tuple[int, ...]) -> tuple:
-    """The settings that both players share."""
-    return "halved", N, stage, *(f"features of block {block}" for block in blocks)
+    check_blocks(name, blocks)
