@@ -16,10 +16,8 @@ Time and results: docs/students_digits.md; two hours of two cores.
 Presets: `digits_few_step:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
 
-from diffusion.configs.sweeps.equal_cost import Method, halvings, runs
-from diffusion.experiments.sweeps.combinators import each, product
-from diffusion.experiments.sweeps.commands import train
-from diffusion.experiments.sweeps.definition import Sweep, is_tiny
+from diffusion.configs.sweeps.equal_cost import Method, halvings, sweep
+from diffusion.experiments.sweeps.definition import Sweep
 
 STUDENT = 300_000  # passes
 TEACHER = 3600 * 64 * 3
@@ -52,6 +50,4 @@ METHODS = {
 
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
-    tiny = is_tiny(arg)
-    methods = runs(METHODS, "digits_tiny" if tiny else "")
-    return Sweep(product(each("seed", range(1 if tiny else 3)), methods), [train("{recipe}")], titles=("student",))
+    return sweep(METHODS, arg, "digits_tiny")

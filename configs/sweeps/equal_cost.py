@@ -7,7 +7,9 @@ two. `diffusion plan` counts the operations of a step.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from diffusion.experiments.sweeps.combinators import Overrides
+from diffusion.experiments.sweeps.combinators import Overrides, each, product
+from diffusion.experiments.sweeps.commands import train
+from diffusion.experiments.sweeps.definition import Sweep, is_tiny
 
 ROUND = 10  # steps are a multiple, since the model acts in each fifth step of some methods
 
@@ -45,20 +47,23 @@ def halvings(stages: int, *players: str) -> Callable[[int], Mapping[str, Any]]:
     return lambda steps: dict.fromkeys(fields, steps // stages) | {"train.steps": steps // stages * stages}
 
 
-def runs(methods: Mapping[str, Method], tiny_teacher: str = "") -> list[Overrides]:
-    """The overrides of a run for each method, for a sweep whose command trains "{recipe}".
+def sweep(methods: Mapping[str, Method], arg: str, tiny_teacher: str) -> Sweep:
+    """The sweep of all methods with three seeds, or its preset "tiny" of one seed and the recipes' presets "tiny".
 
     Args:
         methods: {name: method}.
-        tiny_teacher: the folder in runs/ of a teacher for the presets "tiny" of the recipes; "" for the whole runs.
+        arg: the argument of `get_sweep`.
+        tiny_teacher: the folder in runs/ of the teacher of the preset.
     """
+    tiny = is_tiny(arg)
 
     def run(name: str, method: Method) -> Overrides:
         is_student = method.recipe.startswith("students/")
-        teacher = f":runs/{tiny_teacher or method.teacher}" if is_student else ""
-        preset = ("," if is_student else ":") + "tiny" if tiny_teacher else ""
+        teacher = f":runs/{tiny_teacher if tiny else method.teacher}" if is_student else ""
+        preset = ("," if is_student else ":") + "tiny" if tiny else ""
         lengths = {"train.steps": method.steps, **method.stages(method.steps)}
-        fields = {} if tiny_teacher else {**lengths, **method.fields}
+        fields = {} if tiny else {**lengths, **method.fields}
         return {"student": name, "recipe": method.recipe + teacher + preset, **fields}
 
-    return [run(name, method) for name, method in methods.items()]
+    runs = [run(name, method) for name, method in methods.items()]
+    return Sweep(product(each("seed", range(1 if tiny else 3)), runs), [train("{recipe}")], titles=("student",))

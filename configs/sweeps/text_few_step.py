@@ -14,10 +14,8 @@ Time and results: docs/students_text.md.
 Presets: `text_few_step:tiny` (of a run in runs/text_tiny, to see that everything works).
 """
 
-from diffusion.configs.sweeps.equal_cost import Method, halvings, runs
-from diffusion.experiments.sweeps.combinators import each, product
-from diffusion.experiments.sweeps.commands import train
-from diffusion.experiments.sweeps.definition import Sweep, is_tiny
+from diffusion.configs.sweeps.equal_cost import Method, halvings, sweep
+from diffusion.experiments.sweeps.definition import Sweep
 
 STUDENT = 200_000  # passes
 PAIRS = 4096 * 10 * 2  # of reflow, each with ten guided steps of the teacher
@@ -53,6 +51,4 @@ METHODS = {
 
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
-    tiny = is_tiny(arg)
-    methods = runs(METHODS, "text_tiny/denoiser" if tiny else "")
-    return Sweep(product(each("seed", range(1 if tiny else 3)), methods), [train("{recipe}")], titles=("student",))
+    return sweep(METHODS, arg, "text_tiny/denoiser")
