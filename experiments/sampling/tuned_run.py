@@ -60,7 +60,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
     weights, step = checkpoints.load_ema(run, step)
     # Additions come after what was taught, which may be the whole denoiser.
     added = {name: how.pop(name, None) for name in ("embeddings", "loras", "attachments")}
-    model = text_to_image.load(base_of(run), **how)
+    model = text_to_image.load(str(folder_of(config["base"]["path"])), **how)
     model = tuned.tuning.attach(model, weights)
     model = text_to_image.with_words(model, added["embeddings"]) if added["embeddings"] else model
     model = text_to_image.with_loras(model, added["loras"]) if added["loras"] else model
