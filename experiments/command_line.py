@@ -39,6 +39,7 @@ def begin(takes_words: bool = False) -> None:
     A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
     and a mistake in the command line are answered at once. Words besides flags, such as folders, need `takes_words`.
     """
+    warnings.showwarning = _show_in_one_line
     app.define_help_flags()
     _define_extend()
     parse = functools.partial(_parse, takes_words=takes_words)
@@ -58,12 +59,18 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bo
         failures: the types of errors whose message is meant for the user: one sentence too, and exit status 1.
         compiles: whether the command compiles programs, which are then kept from run to run (`compilation_cache`).
     """
+    warnings.showwarning = _show_in_one_line
     _define_extend()
     main = stored_paths.sending_back(_keeping_programs(main) if compiles else main)
     sys.unraisablehook, sys.excepthook = without_echoes, without_waiting
     gc.freeze()  # the libraries stay to the end, and need not be walked through again and again
     gc.enable()
     app.run(in_one_sentence(main, failures), flags_parser=in_one_sentence(_parse_and_extend, failures))
+
+
+def _show_in_one_line(message: Warning | str, *_, **__) -> None:
+    """Prints a warning without its place in the code, which says nothing to the user of a command."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _define_extend() -> None:

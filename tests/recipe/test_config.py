@@ -154,6 +154,15 @@ def command(tmp_path, *arguments: str, program: str = PROGRAM) -> subprocess.Com
 
 
 @pytest.mark.extended
+def test_a_warning_of_a_command_is_one_line_without_the_place_in_the_code(tmp_path):
+    program = PROGRAM.replace("checks.validate(", "import warnings; warnings.warn('three rows are empty'); print(")
+    done = command(tmp_path, "--config=configs/digits.py:tiny", program=program)
+    assert done.returncode == 0, done.stderr
+    assert "warning: three rows are empty" in done.stderr.splitlines()
+    assert "UserWarning" not in done.stderr and "command.py" not in done.stderr
+
+
+@pytest.mark.extended
 def test_any_value_can_be_overridden(tmp_path):
     done = command(
         tmp_path,
