@@ -137,6 +137,10 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     and positive semi-definite: its eigenvalues are real, and a rank-deficient covariance is no special case, where
     general matrix roots (`scipy.linalg.sqrtm`) fail. Eigenvalues below zero are rounding errors and count as zero.
 
+    A set of no more rows than features has a factor of few columns, S_b = M M^T. The trace is then the sum of the
+    singular values of L^T M, in a time that grows with the square of the rows, where the other form takes the cube of
+    the features.
+
     Args:
         a: moments of the first set, at least two rows.
         b: moments of the second set, at least two rows.
@@ -164,14 +168,21 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
     cov = covariance(reference)
     with one_thread():
         order, factor = cholesky(cov)
+    square = np.pad(factor, ((0, 0), (0, len(factor) - factor.shape[1])))
 
     def distance(other: Moments) -> float:
         _require_same_dim(reference, other)
         other_cov = covariance(other)
         with one_thread():
-            # L^T S L, lower triangle (the stubs lack this function and the next one)
-            product, _ = lapack.dsygst(other_cov[order][:, order], factor, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
-            overlap = np.sqrt(np.clip(np.linalg.eigvalsh(product, UPLO="L"), 0, None)).sum()
+            if other.count <= len(other.mean):
+                other_order, columns = cholesky(other_cov)
+                root = np.empty_like(columns)
+                root[other_order] = columns
+                overlap = np.linalg.svd(factor.T @ root[order], compute_uv=False).sum()
+            else:
+                # L^T S L, lower triangle (the stubs lack this function and the next one)
+                product, _ = lapack.dsygst(other_cov[order][:, order], square, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
+                overlap = np.sqrt(np.clip(np.linalg.eigvalsh(product, UPLO="L"), 0, None)).sum()
         shift = reference.mean - other.mean
         return float(max(0.0, shift @ shift + np.trace(cov) + np.trace(other_cov) - 2 * overlap))
 
@@ -179,21 +190,19 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
 
 
 def cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(order of the features, L with L L^T = cov in this order), by Cholesky's method with pivoting.
+    """(order of the features, L with L L^T = cov in this order, of as many columns as the rank), with pivoting.
 
     Args:
         cov: float64 [D, D], symmetric and positive semi-definite, of any rank.
 
     Returns:
-        (order int [D], L float64 [D, D], lower triangular).
+        (order int [D], L float64 [D, rank], lower triangular).
     """
     from scipy.linalg import lapack  # imported here: most commands import this module, and few need a distance
 
     # The factorisation stops where the rest is rounding.
     factor, order, rank, _ = lapack.dpstrf(cov, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
-    factor = np.tril(factor)
-    factor[:, rank:] = 0
-    return order - 1, factor
+    return order - 1, np.tril(factor[:, :rank])
 
 
 def one_thread():

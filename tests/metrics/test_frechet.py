@@ -89,6 +89,21 @@ def test_any_rank_against_singular_values(rng, counts):
     assert found == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("count", [2, 20, 400])
+def test_few_rows_of_many_features_by_the_general_formula(rng, count):
+    """With S_a = R R, the root of R S_b R has the singular values of B R / sqrt(n - 1), B the centred rows."""
+    basis, _ = np.linalg.qr(rng.normal(size=(400, 400)))
+    spread = rng.uniform(0.5, 2, 400)
+    root, cov = (basis @ np.diag(spread**power) @ basis.T for power in (1, 2))
+    rows = rng.normal(size=(count, 400))
+    centred = rows - rows.mean(0)
+    overlap = np.linalg.svd(centred @ root, compute_uv=False)[: count - 1].sum() / np.sqrt(count - 1)
+    expected = np.square(rows.mean(0)).sum() + np.trace(cov) + np.square(centred).sum() / (count - 1) - 2 * overlap
+    distance = frechet.frechet_distance(gaussian(np.zeros(400), cov), gather(rows, [count]))
+    assert distance == pytest.approx(expected, rel=1e-11)
+
+
 @pytest.mark.slow
 def test_2048_dimensions_agree_both_ways_round(rng):
     moments = []
