@@ -34,8 +34,9 @@ def latent_consistency_distillation(
 ) -> Objective:
     """Consistency distillation of the guided flow over skipped steps.
 
-        loss = mean (sqrt((f(x_t, t, w) - stop f_target(x_s, s, w))^2 + c^2) - c),    s, t = (n - 1, n) / solver_steps,
-        x_s = one step of DDIM with (1 + w) teacher(x_t, t) - w teacher(x_t, t, null),    w ~ U(guidance)
+        loss = mean (sqrt((f(x_t, t, w) - stop f_target(x_s, s, w))^2 + c^2) - c),    w ~ U(guidance),
+        x_s = one step of DDIM with (1 + w) teacher(x_t, t) - w teacher(x_t, t, null),
+        s, t = t_max (n - 1, n) / solver_steps
 
     The student receives the pair (condition, w `[B]`), the teacher only the condition. w is the paper's omega:
     classifier-free guidance of scale 1 + w. LCM-LoRA's student learns a single w and receives only the condition, like
@@ -85,7 +86,7 @@ def latent_consistency_distillation(
             raise ValueError("latent consistency distils guidance, which needs a condition, but the batch has none")
         time_keys, noise_keys, guidance_keys = split(keys, 3)
         n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
-        times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)
+        times = timesteps.shift(schedule, np.float32(timesteps.uniform(schedule, solver_steps)[::-1]), shift)
         t = jnp.asarray(times)[n]
         s = jnp.asarray(np.maximum(times, 1 / T))[n - 1]
         w = uniform_scales(guidance_keys, low, high)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import objectives, parameterizations, timesteps, weightings
+from diffusion import objectives, parameterizations, schedules, timesteps, weightings
 from tests import oracles
 from tests.objectives.few_step_cases import DATA, FLOW, PAIRS, V, as_v, exact_denoiser, gaussian_weights, keys_and_data
 from tests.objectives.objective_cases import at
@@ -109,6 +109,17 @@ def test_regression_is_the_distance_to_the_samples_of_the_batch():
     model = lambda z, t, c: -(0.25 * z + t[:, None])
     losses, _ = objectives.regression(V)({"model": model}, FLOW, keys, batch, 0)
     np.testing.assert_allclose(losses, np.square(1 - 0.5 * batch["x"]).mean(1), rtol=1e-5)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("objective", [objectives.regression(V), objectives.drifting(V, 0.5, 2)])
+def test_a_generator_of_one_step_is_trained_where_its_schedule_ends(objective):
+    keys, batch = keys_and_data(4)
+    clocks = []
+    model = lambda z, clock, condition: (clocks.append(clock), z)[1]
+    schedule = schedules.ending_at(FLOW, 0.8)
+    _, metrics = objective({"model": model}, schedule, keys, {**batch, "start": batch["x"]}, 0)
+    np.testing.assert_allclose([*clocks, metrics["t"]], 0.8, rtol=1e-6)
 
 
 DIRECTIONS = jnp.array([[0.6, -0.3], [1.0, 2.0]])

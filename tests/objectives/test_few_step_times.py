@@ -176,7 +176,7 @@ def test_the_adaptive_weight_of_mean_flow_is_that_of_its_error(name):
 
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
-GRIDS = {  # objectives that draw a step of a grid, the times at which these begin, each as often as it is named
+GRIDS = {  # objectives that draw a step of a grid, and t / t_max where the steps begin, each as often as it is named
     "progressive_distillation": (objectives.progressive_distillation(V, V, 4), QUARTERS),
     "latent_consistency_distillation": (
         objectives.latent_consistency_distillation(V, V, null=0, solver_steps=4),
@@ -195,8 +195,9 @@ def test_every_step_of_the_grid_is_trained_and_the_first_as_often(name):
     keys, x = jax.random.split(jax.random.key(0), 2000), jnp.ones((2000, 1))
     players = dict.fromkeys(("model", "target", "teacher"), lambda x, clock, condition: 0.5 * x)
     batch = {"x": x, "condition": jnp.zeros(2000, int)}
-    metrics = jax.jit(lambda keys: objective(players, FLOW, keys, batch, 0)[1])(keys)
+    schedule = schedules.ending_at(FLOW, 0.8)
+    metrics = jax.jit(lambda keys: objective(players, schedule, keys, batch, 0)[1])(keys)
     found, counts = np.unique(np.asarray(metrics["t"]), return_counts=True)
-    times, shares = np.unique(starts, return_counts=True)
+    times, shares = np.unique(0.8 * np.array(starts), return_counts=True)
     np.testing.assert_allclose(found, times, rtol=1e-6)
     assert scipy.stats.chisquare(counts, 2000 * shares / len(starts)).pvalue > 1e-3

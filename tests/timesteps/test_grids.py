@@ -208,9 +208,19 @@ def test_uniform_grid_is_uniform(steps):
     np.testing.assert_allclose(grid, 1 - np.arange(steps + 1) / steps, atol=1e-12)
 
 
-def test_a_polynomial_grid_begins_at_the_end_of_its_schedule():
-    schedule = schedules.rectified_flow()._replace(t_max=0.8)
-    np.testing.assert_allclose(timesteps.polynomial(schedule, 2, 3.0), [0.8, 0.1, 0.0], rtol=1e-12)
+@pytest.mark.parametrize(
+    "grid, middle",
+    [
+        (timesteps.uniform, 0.4),
+        (lambda schedule, steps: timesteps.uniform(schedule, steps, last=0.3), 0.3),
+        (lambda schedule, steps: timesteps.polynomial(schedule, steps, 3.0), 0.1),
+        (timesteps.beta, 0.4),  # the middle of a symmetric distribution
+        (timesteps.sigmoid, 0.4),
+    ],
+)
+def test_a_grid_begins_at_the_end_of_its_schedule(grid, middle):
+    schedule = schedules.ending_at(schedules.rectified_flow(), 0.8)
+    np.testing.assert_allclose(grid(schedule, 2), [0.8, middle, 0.0], rtol=1e-12)
 
 
 def test_uniform_grid_with_a_last_step_of_its_own():
