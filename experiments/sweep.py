@@ -208,6 +208,7 @@ def _main() -> None:
         measured = results.collect(directory)
         shown = table.table(measured, settings.figures or ())
         table.show(shown, measured.name)
+        table.show_progress(measured)
         print("wrote " + ", ".join(map(str, table.write(measured, shown))))
         return
     record = definition.record(definition.load(settings.sweep), settings.sweep, directory, settings.extend)

@@ -11,7 +11,8 @@ from diffusion.experiments.evaluation import report
 from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Results, over_seeds, records_of, usual
-from diffusion.experiments.sweeps.sweep_folder import DONE
+from diffusion.experiments.sweeps.sweep_folder import DONE, RUNNING, tally
+from diffusion.experiments.sweeps.terminal import last_line
 from diffusion.io.files import write_text
 from diffusion.recipe import unknown
 
@@ -117,6 +118,14 @@ def show(table: Table, title: str) -> None:
     """Prints the table."""
     report.show(title, *_cells(table))
     print(note(table))
+
+
+def show_progress(results: Results) -> None:
+    """Prints how many runs have each status, and the last line of the log of those that run."""
+    print(tally(run.status for run in results.runs))
+    for run in results.runs:
+        if run.status == RUNNING:
+            print(f"running {run.name}  {last_line(run.workdir / 'output.log')}")
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[str]]]:

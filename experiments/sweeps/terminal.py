@@ -1,4 +1,7 @@
-"""The display of a sweep: on a terminal a bar and the last line of each active run, in a log a line for each event."""
+"""The display of a sweep: on a terminal a bar and the last line of each run; in a log a line for each event.
+
+Now and then a log also has the last lines of the runs.
+"""
 
 import pathlib
 import signal
@@ -14,7 +17,7 @@ from rich.text import Text
 from diffusion.experiments.sweeps.devices import Slot
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED
 from diffusion.training.runtime import process_memory
-from diffusion.training.runtime.progress import duration, held, line
+from diffusion.training.runtime.progress import due, duration, held, line
 
 REFRESH = 0.5  # seconds
 
@@ -36,10 +39,11 @@ class Display:
         self.running: dict[str, tuple[float, pathlib.Path]] = {}  # when each began, and its log
         self._begun = time.monotonic()
         self._finished = 0
-        self._shown = 0.0
         self._live = None
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._shown = 0.0 if self._live else self._begun
+        self._repeated: dict[str, str] = {}  # the last line of each run that a log has
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -66,6 +70,7 @@ class Display:
     def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
         """Shows that a run ended, after how many seconds, why if it failed, and whether it is tried again."""
         self.running.pop(name, None)
+        self._repeated.pop(name, None)
         self._finished += 1
         self.done += status == DONE
         self.failed += status == FAILED and not again
@@ -86,10 +91,19 @@ class Display:
         self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
 
     def show(self) -> None:
-        """Redraws the bars, if any are shown."""
-        if self._live and time.monotonic() - self._shown > REFRESH:
-            self._shown = time.monotonic()
-            self._live.update(self._drawn(), refresh=True)
+        """Redraws the bars; in a log, prints what the runs said last, from time to time and if it is new."""
+        now = time.monotonic()
+        if self._live:
+            if now - self._shown > REFRESH:
+                self._shown = now
+                self._live.update(self._drawn(), refresh=True)
+        elif due(now - self._begun, now - self._shown):
+            self._shown = now
+            for name, (_, log) in self.running.items():
+                text = last_line(log)
+                if text and text != self._repeated.get(name):
+                    self._repeated[name] = text
+                    self.say(f"running {name}  {text}")
 
     def _pace(self) -> tuple[float | None, float | None]:
         """Runs a minute, and the seconds to go; None as long as no run has ended."""
@@ -124,11 +138,12 @@ class Display:
         rows.add_column(no_wrap=True, min_width=6)
         rows.add_column(style="dim", no_wrap=True, ratio=1, overflow="ellipsis")
         for name, (began, log) in self.running.items():
-            rows.add_row(name, duration(time.monotonic() - began), Text(_last_line(log)))
+            rows.add_row(name, duration(time.monotonic() - began), Text(last_line(log)))
         return Group(bar, rows)
 
 
-def _last_line(log: pathlib.Path) -> str:
+def last_line(log: pathlib.Path) -> str:
+    """The last line of a run's log that is not empty; "" without one."""
     try:
         with open(log, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - 400))

@@ -71,6 +71,20 @@ def test_a_run_has_its_figures_curves_and_pictures(tmp_path):
     assert result.runs[4].reason == "error: no" and result.fields == ["parameterization.name"]
 
 
+def test_the_table_of_a_running_sweep_says_what_runs(tmp_path, capsys):
+    made(tmp_path)
+    folder = tmp_path / "parameterization=x0,seed=2"
+    (folder / "output.log").write_text("step=100 total=400 eta_seconds=30\n")
+    with sweep_folder.hold(folder / ".sweep.lock"):
+        measured = results.collect(tmp_path)
+        table.show(table.table(measured), measured.name)
+        table.show_progress(measured)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "1 running, 4 done, 1 failed",
+        "running parameterization=x0,seed=2  step=100 total=400 eta_seconds=30",
+    ]
+
+
 def test_means_over_seeds_have_students_interval(tmp_path):
     first, second = results.over_seeds(made(tmp_path))
     values = np.array([1.0, 2.0, 6.0])

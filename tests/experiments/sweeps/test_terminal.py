@@ -52,3 +52,23 @@ def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
     text = out.getvalue()
     assert "1 of 3 done, 0.667 runs/min, ETA 3m00s, memory 5.2 of 8.0 GB" in text
     assert name in text and "0s" in text and "step=200 loss=0.25" in text and "step=100" not in text
+
+
+def test_a_log_has_what_running_runs_say_from_time_to_time(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    log = tmp_path / "log"
+    log.write_text("step=100 total=400 eta_seconds=30\n")
+    out = io.StringIO()
+    shown = terminal.Display({QUEUED: 2}, Console(file=out, width=80, soft_wrap=True))
+    shown.begin("x=1[red]", 1, log, SLOT)
+    shown.begin("x=2", 1, tmp_path / "none", SLOT)
+    for clock[0] in (101.0, 105.0, 109.0, 111.0):  # it looks after 5 s at the earliest
+        shown.show()
+    log.write_text("step=200 total=400 eta_seconds=20\n")
+    for clock[0] in (115.0, 117.0, 123.0):
+        shown.show()
+    assert out.getvalue().splitlines()[2:] == [
+        "running x=1[red]  step=100 total=400 eta_seconds=30",
+        "running x=1[red]  step=200 total=400 eta_seconds=20",
+    ]
