@@ -53,6 +53,7 @@ from diffusion.recipe import ConfigError, Recipe, as_config_errors, checks
 from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import config_hash, from_json, to_json
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import progress
 
 EFFORT = sample_metrics.Effort(0, 10)
 SHOWN = 5  # samples of a model in a block of the picture, which are stored; earlier versions stored ten
@@ -385,8 +386,12 @@ def picture(rows: Sequence[Mapping], reference: Mapping | None, out: pathlib.Pat
         block = blocks[counts.index(row["nfe"])]
         block[names.index(row["name"])] = plots.coloured(samples(row)["images"][None])[0]
     above = [textwrap.fill(str(label), WRAPPED) for label in last["labels"]]
-    titles = [f"{count} evaluation{'s' * (count > 1)}" for count in counts]
-    plots.mosaic(blocks, names, [above] * len(counts), path, titles)
+    plots.mosaic(blocks, names, [above] * len(counts), path, [_evaluations(count) for count in counts])
+
+
+def _evaluations(count: int) -> str:
+    """A number of evaluations, as a message and a title name it."""
+    return f"{count} evaluation{'s' * (count > 1)}"
 
 
 def compare(
@@ -412,12 +417,14 @@ def compare(
     to_measure = [row for run in runs for row in rows_of(*run, values.number, inception)]
     require_comparable(to_measure)
     rows = []
-    for row in to_measure:
-        minutes = training_minutes(row.folder, row.step)
-        rows.append({**measured_once(row, out, lambda row=row: measure(row), *judges), "minutes": minutes})
-        features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
-        distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
-        console.print(f"{row.name}, {rows[-1]['nfe']} evaluations: {distances}", markup=False)
+    with progress.bar("measuring", len(to_measure), "rows", console) as advance:
+        for row in to_measure:
+            minutes = training_minutes(row.folder, row.step)
+            rows.append({**measured_once(row, out, lambda row=row: measure(row), *judges), "minutes": minutes})
+            features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
+            distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
+            console.print(f"{row.name}, {_evaluations(rows[-1]['nfe'])}: {distances}", markup=False)
+            advance(len(rows))
     teacher_steps = workdir.read_config(values.teacher).sample.steps
     means = over_seeds(rows)
     reference = next((row for row in means if row["name"] == "teacher" and row["steps"] == teacher_steps), None)

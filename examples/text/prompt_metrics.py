@@ -167,7 +167,7 @@ def negatives(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
 def judge_features(reader: Reader) -> Extractor:
     """The features of the judge, its last hidden layer."""
     record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": reader.digest}
-    return Extractor(lambda batch: attribute_reader.features(reader, batch), record)
+    return Extractor(lambda batch: attribute_reader.features(reader, batch), record, keep=True)
 
 
 def small_pixels() -> Extractor:
