@@ -15,7 +15,8 @@ from diffusion.models.interchange import schedulers
 from diffusion.models.layers.choices import look_up
 from diffusion.text_to_image import comfyui, comfyui_steps
 from diffusion.text_to_image.model import TextToImage
-from diffusion.text_to_image.requests import Request, settings
+from diffusion.text_to_image.requests import Request
+from diffusion.text_to_image.settings import settings
 
 USED = ("prompts", "negative", "steps", "guidance", "seeds", "sampler", "height", "width", "image", "strength",
         "batch_size", "emphasis", "windows", "controls", "mask", "kept_noise", "perturbed_guidance")  # fmt: skip

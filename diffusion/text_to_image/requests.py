@@ -9,20 +9,18 @@ A request is validated when it is built: first each setting alone, then the sett
 """
 
 import dataclasses
-import functools
 import json
-import types
-import typing
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
 from diffusion.io import schema
 from diffusion.text.weighting import EMPHASIS
+from diffusion.text_to_image import request_checks
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.regions import Region, Word
+from diffusion.text_to_image.settings import setting, settings
 from diffusion.text_to_image.valid_values import FILE, PICTURE, PROMPT, one_of, text, typed, valid_as
 
 STEPS = 1000
@@ -40,7 +38,6 @@ REGIONS = 16
 WORDS = 16
 KEPT_NOISE = ("fresh", "one")
 IMAGES = 16  # images that a denoiser sees in addition to the noise
-OF_SOUND = {"sound_guidance": "guidance", "modality_guidance": "modality_guidance"}  # with the fields of `Sound`
 MOVING = "ddim"  # the default for a guidance that moves x_t; the published methods use it
 VALUES = frozenset({  # settings that a program receives as arrays, or that a field of its `programs.Course` holds
     "prompts", "negative", "guidance", "late_guidance", "dynamic_guidance", "image_guidance", "seeds", "batch_size",
@@ -63,59 +60,6 @@ def _is_entry(value: Any) -> bool:
 
 
 ENTRY = schema.Valid('an entry as JSON, {"name": ..., arguments}, or nothing', _is_entry)
-
-
-class Setting(NamedTuple):
-    """One setting of a request.
-
-    Attributes:
-        type: int, float, bool, str or tuple; the type of a picture is str, its path.
-        default: the value if the caller passes none.
-        valid: the valid values.
-        optional: whether the value may also be None.
-        help: the description for users.
-        item: conversion of the caller's value to an item of the tuple; None if the setting is no tuple.
-    """
-
-    type: type
-    default: Any
-    valid: schema.Valid
-    optional: bool
-    help: str
-    item: Callable[[Any], Any] | None = None
-
-    def read(self, name: str, value: Any) -> Any:
-        """The value in the setting's type: JSON and NumPy numbers are converted, and a single value becomes a tuple.
-
-        Raises:
-            ValueError: for a value of another type, or out of range.
-        """
-        if value is None and self.optional:
-            return None
-        if self.item is None:
-            value = typed(self.type, value)
-        else:
-            value = tuple(map(self.item, value if isinstance(value, (list, tuple)) else (value,)))
-        value = valid_as(self.valid, name, value)
-        return float(value) if self.type is float else value
-
-
-def setting(default: Any, valid: schema.Valid, help: str, item: Callable[[Any], Any] | None = None) -> Any:
-    """A field of a dataclass of settings: its default, valid values (besides None), help, and conversion of items."""
-    return dataclasses.field(default=default, metadata={"valid": valid, "help": help, "item": item})
-
-
-@functools.cache
-def settings(record: type) -> Mapping[str, Setting]:
-    """The settings of `Request`, or of a dataclass that extends it, by name."""
-    hints = typing.get_type_hints(record)
-    table = {}
-    for field in dataclasses.fields(record):
-        hint = hints[field.name]
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        kind = typing.get_origin(kinds[0]) or kinds[0]
-        table[field.name] = Setting(kind, field.default, optional=types.NoneType in kinds, **field.metadata)
-    return types.MappingProxyType(table)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -397,107 +341,15 @@ class Request:
             "perturbed_guidance": model.kind.guidance.perturbed_scale,
         }
         if (sound := model.kind.sound) is not None:
-            usual |= {name: getattr(sound, field) for name, field in OF_SOUND.items()}
+            usual |= {name: getattr(sound, field) for name, field in request_checks.OF_SOUND.items()}
         request = self.completed(usual)
         if model.kind.pictures.several and self.image is not None and self.strength is None and not self.keeps:
             return dataclasses.replace(request, image=None, images=(self.image, *self.images))
         return request
 
     def check(self, model: Any) -> None:
-        """Checks a resolved request against a model, and warns of a setting without effect.
-
-        Raises:
-            ValueError: if the model does not support a setting.
-        """
-        factor = model.modules["vae"].factor
-        if self.tile % factor:
-            raise ValueError(
-                f"tile = {self.tile} must be a multiple of {factor}, the autoencoder's factor, for example "
-                f"{max(self.tile // factor, 1) * factor}; 0 switches tiles off"
-            )
-        if self.tile and self.keeps and model.decodes_kept:
-            raise ValueError(
-                f"tile = {self.tile}: the autoencoder of this model needs the whole kept part; leave tile out"
-            )
-        if model.sees_picture:
-            self._check_edit("follows" if model.kind.pictures.controlled else "edits")
-        if self.layers and not model.kind.pictures.layers:
-            raise ValueError(f"layers = {self.layers}: a {model.name} makes no layers; leave layers out")
-        if model.kind.pictures.layers:
-            self._check_layers(model)
-        if model.kind.second_stage is not None:
-            stage = f"the first stage of a {model.name} supports only whole prompts"
-            self.refuse(("image", "reference", "regions"), f"{{name}}: {stage}; leave {{name}} out")
-        if (model.distilled or not model.sees_picture) and self.image_guidance != 1:
-            raise ValueError(
-                f"image_guidance = {self.image_guidance:g}: this model has only guidance by the text; leave "
-                "image_guidance out"
-            )
-        if self.images and not model.kind.pictures.several and model.kind.video is None:
-            one = "one picture, its image" if model.sees_picture else "none"
-            raise ValueError(
-                f"images: a {model.name} sees {one}; only models such as FLUX.2 support several pictures. Leave images "
-                "out"
-            )
-        if edits := model.kind.pictures.several:
-            self._check_edited(edits)
-        if model.sees_mask and not self.keeps:
-            raise ValueError("this model was trained to inpaint: name an image and a mask")
-        if model.sees_mask and self.resamplings > 1:
-            raise ValueError(
-                f"resamplings = {self.resamplings}: this model sees the part that is kept, so nothing is resampled; "
-                "leave it at 1"
-            )
-        if model.sees_mask and self.kept_noise != "fresh":
-            raise ValueError(
-                f"kept_noise = {self.kept_noise!r}: this model sees the part that is kept, so that part receives no "
-                "noise; leave it out"
-            )
-        if model.sees_mask and self.reference is not None:
-            raise ValueError("this model was trained to inpaint and takes no reference; leave it out")
-        if self.late_guidance is not None and model.boundary is None:
-            raise ValueError(
-                f"late_guidance = {self.late_guidance:g}: this model has only one denoiser; leave late_guidance out"
-            )
-        if self.dynamic_guidance and model.kind.guidance.dynamic_scales is None:
-            raise ValueError(
-                f"dynamic_guidance: a {model.name} has the same scale at all steps; leave dynamic_guidance out"
-            )
-        if self.dynamic_guidance and not self.guided(model):
-            raise ValueError(
-                f"dynamic_guidance changes the scale of the guidance, but guidance = {self.guidance:g} means none. "
-                "Valid: a guidance above 1, or no dynamic_guidance"
-            )
-        for name in OF_SOUND:
-            if model.kind.sound is None and getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name} = {getattr(self, name):g}: a {model.name} generates no sound; leave {name} out"
-                )
-        if self.perturbed_guidance:
-            self._check_perturbed(model)
-        if self.negative and not self.guided(model):
-            needs = "another than" if model.sees_picture else "one above"
-            why = (
-                "this model has its guidance distilled in"
-                if model.distilled
-                else f"guidance = {self.guidance:g} is none; it needs {needs} 1"
-            )
-            warnings.warn(f"the negative prompt {self.negative[:30]!r} has no effect: {why}", stacklevel=3)
-        if not all(prompt.strip() for prompt in self.prompts):
-            warnings.warn("a prompt is empty, so its picture can show anything that the model knows", stacklevel=3)
-
-    def _check_edit(self, does: str) -> None:
-        """Refuses settings that do not go with a model which edits a picture or follows its edges or depths."""
-        if self.image is None:
-            part = ", its edges or depths," if does == "follows" else ""
-            raise ValueError(f"this model {does} a picture{part} by the prompt; name the image")
-        if self.strength not in (None, 1):
-            raise ValueError(
-                f"strength = {self.strength}: this model sees the image and starts from noise; use image_guidance to "
-                "say how much of the image stays"
-            )
-        why = f"this model {does} a picture by the prompt and takes no {{name}}; leave it out"
-        self.refuse(("regions", "reference"), why)
+        """Checks a resolved request against a model, see `request_checks.check`."""
+        request_checks.check(self, model)
 
     def refuse(self, names: Iterable[str], message: str) -> None:
         """Refuses the first of some settings that is not at its default.
@@ -517,34 +369,6 @@ class Request:
     def edited(self, edits: Any) -> tuple[str | np.ndarray, ...]:
         """The pictures that a model edits or combines, by its `EditedPictures`; for a resolved request."""
         return (self.image, *self.images) if edits.repainted and self.image is not None else self.images
-
-    def _check_edited(self, edits: Any) -> None:
-        """Refuses more pictures than a model edits or combines, or none where it needs one."""
-        pictures = self.edited(edits)
-        if edits.needed and not pictures:
-            raise ValueError("this model edits pictures by the prompt; name the image, or images")
-        if edits.number and len(pictures) > edits.number:
-            raise ValueError(f"images: {len(pictures)} pictures. Valid: at most {edits.number} for this model")
-
-    def _check_layers(self, model: Any) -> None:
-        """Refuses what does not go with a picture that is taken apart into layers."""
-        if not all(prompt.strip() for prompt in self.prompts):
-            raise ValueError(f"a {model.name} reads a prompt that describes the picture; write one")
-        why = f"{{name}}: a {model.name} takes one picture apart, at its size; leave {{name}} out"
-        if self.image is not None:
-            raise ValueError(why.format(name="mask, margins and strength"))
-        self.refuse(("reference", "regions", "watermark"), why)
-        if self.height or self.width:
-            raise ValueError(why.format(name="height and width"))
-
-    def _check_perturbed(self, model: Any) -> None:
-        """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""
-        stated = f"perturbed_guidance = {self.perturbed_guidance:g}"
-        if model.kind.guidance.perturbs is None or model.sees_picture:
-            which = "that edits pictures " if model.sees_picture else ""
-            raise ValueError(f"{stated}: a {model.name} {which}has no perturbed-attention guidance; leave it out")
-        if self.regions:
-            raise ValueError(f"{stated} does not go with regions. Valid: one of both")
 
     def guided(self, model: Any) -> bool:
         """Whether the model is also evaluated with the negative prompt; for a resolved request."""

@@ -10,7 +10,8 @@ from typing import Any
 from diffusion.experiments.playground.uploads import keep
 from diffusion.io import schema
 from diffusion.text_to_image import png
-from diffusion.text_to_image.requests import BATCH, SEED, Request, Setting, setting, settings
+from diffusion.text_to_image.requests import BATCH, SEED, Request
+from diffusion.text_to_image.settings import Setting, setting, settings
 from diffusion.text_to_image.valid_values import PROMPT
 
 EDITS = ("image", "mask", "margins", "strength", "resamplings")  # what belongs to a picture to start from

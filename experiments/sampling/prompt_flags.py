@@ -4,7 +4,8 @@ from absl import flags
 
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image.picture_controls import Control
-from diffusion.text_to_image.requests import Request, Setting, settings
+from diffusion.text_to_image.requests import Request
+from diffusion.text_to_image.settings import Setting, settings
 
 AGAIN = flags.DEFINE_string(
     "again", None, "picture that this command wrote, to be generated again from its stored settings"

@@ -7,7 +7,8 @@ import pytest
 from diffusion import text_to_image
 from diffusion.text_to_image import lora_weights, model_folder, png, programs, regions
 from diffusion.text_to_image.picture_controls import Control
-from diffusion.text_to_image.requests import Request, settings
+from diffusion.text_to_image.requests import Request
+from diffusion.text_to_image.settings import settings
 
 REQUEST = {
     "prompts": ("",), "negative": None, "steps": None, "guidance": None, "late_guidance": None,

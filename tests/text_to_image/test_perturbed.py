@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from diffusion import samplers, text_to_image
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import canvas, pipelines, programs
+from diffusion.text_to_image import canvas, pipelines, programs, request_checks
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request
@@ -103,4 +103,6 @@ def test_it_is_refused_where_the_model_or_the_request_has_another_guidance(name,
     regions = more.pop("regions", ())
     fields = {"sees_picture": False, "name": name, "kind": pipelines.KINDS[name], **more}
     with pytest.raises(ValueError, match=message):
-        Request.make("a cat", perturbed_guidance=3, regions=regions)._check_perturbed(types.SimpleNamespace(**fields))
+        request_checks._check_perturbed(
+            Request.make("a cat", perturbed_guidance=3, regions=regions), types.SimpleNamespace(**fields)
+        )

@@ -12,7 +12,8 @@ import pytest
 from diffusion import text_to_image
 from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.canvas import edited_images
-from diffusion.text_to_image.requests import Request, settings
+from diffusion.text_to_image.requests import Request
+from diffusion.text_to_image.settings import settings
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
 

@@ -8,7 +8,8 @@ from diffusion.text_to_image import png, valid_values
 from diffusion.text_to_image.lora_weights import TIMES, WEIGHT
 from diffusion.text_to_image.picture_controls import CONTROL_PARTS, Control
 from diffusion.text_to_image.regions import Region
-from diffusion.text_to_image.requests import Request, settings
+from diffusion.text_to_image.requests import Request
+from diffusion.text_to_image.settings import settings
 
 PATH = "a" * 4096
 REGION = Region.read(("a cat", (0.0, 0.0, 1.0, 1.0)))

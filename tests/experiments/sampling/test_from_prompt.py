@@ -18,7 +18,8 @@ from diffusion.models.quantised import KINDS
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.jobs import Results
-from diffusion.text_to_image.requests import Request, settings
+from diffusion.text_to_image.requests import Request
+from diffusion.text_to_image.settings import settings
 from tests import commands
 from tests.text_to_image import made_pipelines
 
