@@ -237,9 +237,10 @@ def test_times_are_uniform_in_the_cube_root_of_the_angle(x64):
     assert grid[0] == 0.01 and grid[-1] == 1 and len(grid) == 8
 
 
-def test_the_prior_of_a_process_whose_radius_is_below_one():
-    """Half of the sub-VP process: N(0, sigma^2), where alpha^2 + sigma^2 < 1."""
-    schedule = schedules.sub_vp()._replace(t_max=0.5)
+@pytest.mark.parametrize("process", [schedules.sub_vp(), schedules.rectified_flow()])
+def test_the_prior_of_a_process_whose_radius_is_below_one(process):
+    """Half of the process: N(0, sigma^2), where alpha^2 + sigma^2 < 1."""
+    schedule = schedules.ending_at(process, 0.5)
     sigma = float(schedule.sigma(0.5))
     assert float(schedule.alpha(0.5)) ** 2 + sigma**2 < 0.99
     x = jnp.array([[0.3, -1.0], [2.0, 0.5]])

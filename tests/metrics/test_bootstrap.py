@@ -74,11 +74,11 @@ def test_recentring_repairs_the_bias_of_a_frechet_distance():
 
 
 @pytest.mark.parametrize("successes, trials", [(0, 20), (7, 20), (97, 100), (20, 20)])
-def test_wilson_ends_solve_the_score_equation(successes, trials):
+@pytest.mark.parametrize("z", [1.959964, 1.0])
+def test_wilson_ends_solve_the_score_equation(successes, trials, z):
     """Its ends are the shares p at which |successes/n - p| = z sqrt(p (1 - p)/n)."""
     share = successes / trials
-    z = 1.959964
-    low, high = bootstrap.wilson_interval(successes, trials)
+    low, high = bootstrap.wilson_interval(successes, trials, z)
     score = lambda p: (share - p) ** 2 - z**2 * p * (1 - p) / trials
     for end, inside, edge in ((low, share, 0.0), (high, share, 1.0)):
         if successes in (0, trials) and edge == share:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diffusion.metrics.clip_score import clip_score
+from diffusion.metrics.clip_score import clip_score, clip_scores
 
 
 def test_by_hand():
@@ -18,6 +18,7 @@ def test_by_hand():
     deviation = math.sqrt(sum((s - 40) ** 2 for s in scores) / 3)
     assert found.standard_error == pytest.approx(deviation / 2) and found.samples == 4
     assert clip_score(images, texts, 2.5).value == pytest.approx(2.5 * 1.6 / 4)
+    np.testing.assert_allclose(clip_scores(images, texts, 2.5), [2.5, 1.5, 0, 0], atol=1e-12)
     assert clip_score(images.astype(np.float32), texts.astype(np.float16)).value == pytest.approx(40)
     assert math.isnan(clip_score(images[:1], texts[:1]).standard_error)
 

@@ -68,6 +68,12 @@ def test_the_sum_over_channels_sees_what_the_channels_share():
     assert crps.quantile_sum(joint, y) < 0.6 * crps.quantile_sum(apart, y)
 
 
+def test_the_sum_has_the_chosen_levels():
+    """The median alone: twice half the absolute error of the sum's median, over the absolute target."""
+    samples, y = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 3.0]])[:, None], np.array([[1.0, 3.0]])
+    assert crps.quantile_sum(samples, y, levels=(0.5,)) == pytest.approx(1 / 4)
+
+
 def test_a_step_counts_in_the_sum_only_if_every_channel_does():
     rng = np.random.default_rng(5)
     samples, y = rng.normal(size=(30, 40, 2)), rng.normal(size=(40, 2))

@@ -35,6 +35,17 @@ def test_the_interval_has_the_variance_of_both_sets():
     assert detection.auroc(p, n)["interval"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_an_interval_of_another_level_has_its_quantile():
+    """0.674490 standard errors for one half: DeLong's on the logits, and Wilson's p >= n / (n + z^2) at an area of 1."""
+    rng = np.random.default_rng(2)
+    logit = lambda found: np.log(np.array(found["interval"]) / (1 - np.array(found["interval"])))
+    p, n = rng.normal(1, 1, 6), rng.normal(0, 2, 40)
+    usual, half = (np.ptp(logit(detection.auroc(p, n, **level))) for level in ({}, {"level": 0.5}))
+    assert half / usual == pytest.approx(0.674490 / 1.959964, rel=1e-5)
+    found = detection.auroc(np.arange(100, 200), np.arange(100), level=0.5)
+    assert found["interval"] == pytest.approx([100 / (100 + 0.674490**2), 1], rel=1e-6)
+
+
 def test_perfect_scores_have_an_interval_below_one():
     found = detection.auroc(np.arange(100, 200), np.arange(100))
     assert found["value"] == 1 and found["interval"][1] == 1 and 0.95 < found["interval"][0] < 0.98  # 3.84 of 103.84

@@ -51,6 +51,30 @@ def test_a_time_without_a_step_above_it_is_refused():
         membership.inversion_scores(None, FLOW, None, 0.95, None)
 
 
+def test_the_loss_is_a_mean_over_the_chosen_number_of_draws():
+    """A model without noise in its estimate: the score of each draw is -mean eps^2, of variance 2 / D."""
+    denoise = lambda x, t: Prediction(x, 0 * x)
+    x, keys = jnp.zeros((2000, 5)), jax.random.split(jax.random.key(0), 2000)
+    for draws in (1, 20):
+        scores = membership.loss_scores(denoise, FLOW, x, 0.3, keys, draws)
+        np.testing.assert_allclose([scores.mean(), scores.var()], [-1, 0.4 / draws], rtol=0.15)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_inversion_takes_the_chosen_number_of_steps_and_one_more(steps):
+    """To t = 0.3 in equal steps, each evaluated at its end, then one of their length further and back from there."""
+    times = []
+
+    def noted(x, t):
+        jax.debug.callback(lambda t: times.append(float(t)), t, ordered=True)
+        return Prediction(x, jnp.ones_like(x))
+
+    membership.inversion_scores(noted, FLOW, jnp.zeros((1, 2)), 0.3, jax.random.split(jax.random.key(0), 1), steps)
+    jax.effects_barrier()
+    s = 0.3 + 0.3 / steps
+    np.testing.assert_allclose(times, [*np.linspace(0, 0.3, steps + 1)[1:], s, s], rtol=1e-6)
+
+
 def test_a_step_away_and_back_leads_to_where_it_began():
     """A model that always sees the same noise, along whose straight ways each step of DDIM is exact."""
     noise = jnp.array([[0.3, -1.2, 0.5]])

@@ -46,3 +46,14 @@ def test_a_slider_and_an_erasure_are_directions_of_their_prompts():
     assert erased.beside.prompts == {"target": "Van Gogh", "neutral": "", "positive": "", "negative": "Van Gogh"}
     losses, by_hand, _ = case(erased)
     np.testing.assert_allclose(losses, by_hand(1.0), rtol=1e-5)
+
+
+def test_a_slider_and_an_erasure_have_the_chosen_strength():
+    """Where the networks' factors are 1 for the target and 2, 3 and 5 for the other prompts by their names."""
+    v = parameterizations.velocity()
+    for objective in (
+        objectives.concept_slider(v, UNIFORM, "t", "p", "m", scale=-3.0),
+        objectives.erased_concept(v, UNIFORM, "t", scale=-3.0),
+    ):
+        losses, by_hand, _ = case(objective)
+        np.testing.assert_allclose(losses, by_hand(-3.0), rtol=1e-5)

@@ -101,6 +101,27 @@ def test_recipe_is_the_published_method(name):
     assert p_value(t, sigma) > 1e-3
 
 
+@pytest.mark.extended
+def test_recipes_have_the_chosen_number_of_steps_bias_and_limit():
+    """The four steps of a process at the times i / 4, under the clock i - 1; limits and a sigmoid of the log-SNR."""
+    t = jnp.arange(1, 5, dtype=jnp.float32) / 4
+    for name, betas in (("ddpm", np.linspace(1e-4, 0.02, 4)), ("latent_diffusion", np.linspace(0.00085**0.5, 0.012**0.5, 4) ** 2)):
+        recipe = RECIPES[name](T=4)
+        np.testing.assert_allclose(recipe.schedule.alpha(t) ** 2, np.cumprod(1 - betas), rtol=1e-5)
+        np.testing.assert_allclose(recipe.parameterization.clock(recipe.schedule, t), np.arange(4), atol=1e-5)
+        drawn, _ = recipe.density.sample((), jax.random.split(jax.random.key(0), 64), jnp.arange(64))
+        assert set(np.asarray(4 * drawn).round(5)) == {1.0, 2.0, 3.0, 4.0}
+    snr = lambda schedule: np.exp(np.asarray(schedule.log_snr(t[:3]), np.float64))
+    limited = RECIPES["min_snr"](gamma=2.0)
+    np.testing.assert_allclose(
+        limited.weighting(limited.schedule, t[:3]), np.minimum(snr(limited.schedule), 2), rtol=1e-4
+    )
+    slope = lambda schedule: jax.vmap(jax.grad(schedule.log_snr))(t[:3])
+    biased = RECIPES["vdm_plus_plus"](bias=-1.0)
+    of_eps = -slope(biased.schedule) / (1 + snr(biased.schedule) * np.exp(1))
+    np.testing.assert_allclose(biased.weighting(biased.schedule, t[:3]), of_eps * snr(biased.schedule), rtol=1e-4)
+
+
 def test_defaults_of_guided_few_step_objectives():
     """Luo et al. 2023: 1000 steps, of which the solver takes every 20th, w in 2 .. 14. MeanFlow's scale is 2."""
     distillation = inspect.signature(objectives.latent_consistency_distillation).parameters

@@ -82,17 +82,30 @@ def test_bound_of_a_learned_schedule_and_its_gradient_in_the_ends():
 
 def test_prior_is_its_divergence():
     """Against the definition, by numerical integration; N(0, sigma_max^2) where the variance explodes."""
-    for schedule, s in ((schedules.linear_beta(T=10), 1.0), (schedules.variance_exploding(sigma_max=3.0), 3.0)):
+    early = schedules.ending_at(schedules.trigonometric(), 0.6)
+    exploding = schedules.variance_exploding(sigma_max=3.0)
+    for schedule, s in ((schedules.linear_beta(T=10), 1.0), (exploding, 3.0), (early, 1.0)):
         density = timesteps.uniform_density(schedule)
-        objective = objectives.variational_bound(parameterizations.v(), density, decoder=gaussian())
+        objective = objectives.variational_bound(parameterizations.v(), density, 0.2, gaussian())
         x = jnp.array([[0.7], [-1.0]])
         keys = jax.random.split(jax.random.key(0), 2)
         _, metrics = objective({"model": lambda x, t, c: x}, schedule, keys, {"x": x}, 0)
         for value, found in zip(x[:, 0], metrics["prior"]):
-            q = scipy.stats.norm(float(schedule.alpha(1.0) * value), float(schedule.sigma(1.0)))
+            end = schedule.t_max
+            q = scipy.stats.norm(float(schedule.alpha(end) * value), float(schedule.sigma(end)))
             p = scipy.stats.norm(0, s)
             kl = q.expect(lambda y, q=q, p=p: q.logpdf(y) - p.logpdf(y))
             np.testing.assert_allclose(found, kl / np.log(2), rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_of_a_drawn_time_is_that_of_the_whole_range():
+    """-(t_max - t_start) SNR'(t) / 2 of x0's square error, with SNR = (1 - t)^2 / t^2 and x0_hat = 0."""
+    schedule, x = schedules.ending_at(schedules.rectified_flow(), 0.8), jnp.array([[0.7], [-1.0]])
+    at_one_time = timesteps.from_quantile(lambda u: jnp.full_like(u, 0.4))
+    objective = objectives.variational_bound(parameterizations.x0(), at_one_time, 0.1, gaussian())
+    keys = jax.random.split(jax.random.key(0), 2)
+    _, metrics = objective({"model": lambda x, t, c: 0 * x}, schedule, keys, {"x": x}, 0)
+    np.testing.assert_allclose(metrics["diffusion"], 0.7 * 0.6 / 0.4**3 * x[:, 0] ** 2 / np.log(2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["velocity", "v", "x0"])

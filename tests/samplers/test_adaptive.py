@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import parameterizations, samplers
+from diffusion import parameterizations, samplers, schedules
 from tests import oracles
 from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, slow_but, start
 
@@ -39,6 +39,16 @@ def test_error_follows_the_tolerance_at_the_price_of_evaluations(schedule_name, 
     assert errors[1] < errors[0] / 1000
     assert (costs[0] < costs[1]).all()
     assert 2 < costs[1].mean() / costs[0].mean() < 8
+
+
+@pytest.mark.extended
+def test_it_begins_at_the_end_of_its_schedule(x64):
+    schedule = schedules.ending_at(SCHEDULES["cosine"], 0.7)
+    x = jnp.asarray([[0.3, -1.2], [0.8, 0.1]])
+    denoise = exact_denoiser(DATA["gaussian"], schedule)
+    arrived, _ = jax.jit(lambda x: samplers.adaptive(denoise, schedule, x, 1e-8, 1e-8))(x)
+    exact = oracles.flow(DATA["gaussian"], level(schedule, 0.7), level(schedule, schedule.t_min), x)
+    np.testing.assert_allclose(arrived, exact, atol=1e-6)
 
 
 @pytest.mark.extended

@@ -70,6 +70,12 @@ def test_relations(box, holds):
         assert geneval.relations((0, 0, 10, 10), box) == holds
 
 
+def test_a_relation_has_the_chosen_margin():
+    """12 apart, less margin (10 + 10), over 12 is a half at 0.3."""
+    assert geneval.relations((0, 0, 10, 10), (12, 0, 22, 10), margin=0.29) == {"left of"}
+    assert geneval.relations((0, 0, 10, 10), (12, 0, 22, 10), margin=0.31) == set()
+
+
 @pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 15, 15), (4, 2, 6, 8)])
 def test_boxes_of_one_centre_have_no_relation(box):
     with np.errstate(all="raise"):
