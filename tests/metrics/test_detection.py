@@ -36,7 +36,7 @@ def test_the_interval_has_the_variance_of_both_sets():
 
 
 def test_an_interval_of_another_level_has_its_quantile():
-    """0.674490 standard errors for one half: DeLong's on the logits, and Wilson's p >= n / (n + z^2) at an area of 1."""
+    """z = 0.674490 for one half: in DeLong's on the logits, and in Wilson's p >= n / (n + z^2) at an area of 1."""
     rng = np.random.default_rng(2)
     logit = lambda found: np.log(np.array(found["interval"]) / (1 - np.array(found["interval"])))
     p, n = rng.normal(1, 1, 6), rng.normal(0, 2, 40)

@@ -7,7 +7,8 @@ import pytest
 import scipy.stats
 
 from diffusion import objectives, parameterizations, schedules, timesteps
-from tests.objectives.few_step_cases import EDM, FLOW, V, keys_and_data
+from tests.objectives.few_step_cases import EDM, FLOW, V, as_v, keys_and_data, near
+from tests.objectives.objective_cases import at
 
 TIMES = objectives.consistency_times
 
@@ -133,6 +134,52 @@ def test_easy_consistency_tuning_closes_the_gap_by_q_a_stage():
         expected = np.maximum(sigma * (1 - (1 + 8 / (1 + np.exp(sigma))) / 4.0**a), 0)
         np.testing.assert_allclose(80 * np.asarray(s), expected, rtol=1e-4)
         np.testing.assert_allclose(80 * np.asarray(t), sigma, rtol=1e-6)
+
+
+def test_the_gap_of_easy_consistency_tuning_has_the_chosen_factors():
+    """r = t (1 - (1 + k sigmoid(-b t)) / q^a), also as the objective draws it."""
+    sigma = np.array([0.3, 1.0, 3.0])
+    _, s = objectives.consistency_times.shrinking(100, q=8.0, k=3.0, b=2.0)(EDM, jnp.float32(sigma / 80), 0)
+    np.testing.assert_allclose(80 * s, sigma * (1 - (1 + 3 / (1 + np.exp(2 * sigma))) / 8), rtol=1e-4)
+    keys, batch = keys_and_data(6)
+    batch |= {"index": jnp.arange(6)}
+    network = lambda x, clock, condition: 0 * x
+    _, metrics = objectives.ect(EDM, parameterizations.edm(), 100, q=12.0)({"model": network}, EDM, keys, batch, 0)
+    sigma = 80 * np.asarray(metrics["t"], np.float64)
+    np.testing.assert_allclose(
+        80 * metrics["s"], sigma * (1 - (1 + 8 / (1 + np.exp(sigma))) / 12), rtol=1e-3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda strata: objectives.ct(EDM, V, 100, strata),
+        lambda strata: objectives.ict(EDM, V, 100, strata),
+        lambda strata: objectives.ect(EDM, V, 100, strata=strata),
+        lambda strata: objectives.cd(EDM, V, V, strata=strata),
+    ],
+)
+def test_strata_reach_the_times_of_consistency(make):
+    t, _ = make(64).density.sample((), jax.random.split(jax.random.key(0), 64), jnp.arange(64))
+    assert np.all(np.diff(np.asarray(t)) >= 0)  # one in each stratum, in their order
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda distance: objectives.consistency_distillation(V, V, at(0.8), near(0.2), distance),
+        lambda distance: objectives.truncated_consistency(V, V, at(0.8), near(0.2), distance=distance),
+    ],
+)
+def test_the_distance_of_consistency_is_the_chosen_one(make):
+    """Where the network's x0 is 5 t in each of two numbers: of the difference 5 (t - s) = t."""
+    keys, batch = keys_and_data(4)
+    network = as_v(FLOW, lambda t, x: 5 * t[:, None] + 0 * x)
+    players = dict.fromkeys(("model", "target", "teacher"), network)
+    first = lambda a, b: jnp.abs(a - b)[:, 0]
+    (chosen, metrics), (usual, _) = (make(distance)(players, FLOW, keys, batch, 0) for distance in (first, None))
+    np.testing.assert_allclose(chosen / usual, 1 / metrics["t"], rtol=1e-4)
 
 
 def test_easy_consistency_tuning_starts_as_denoising():

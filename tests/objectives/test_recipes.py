@@ -105,7 +105,10 @@ def test_recipe_is_the_published_method(name):
 def test_recipes_have_the_chosen_number_of_steps_bias_and_limit():
     """The four steps of a process at the times i / 4, under the clock i - 1; limits and a sigmoid of the log-SNR."""
     t = jnp.arange(1, 5, dtype=jnp.float32) / 4
-    for name, betas in (("ddpm", np.linspace(1e-4, 0.02, 4)), ("latent_diffusion", np.linspace(0.00085**0.5, 0.012**0.5, 4) ** 2)):
+    for name, betas in (
+        ("ddpm", np.linspace(1e-4, 0.02, 4)),
+        ("latent_diffusion", np.linspace(0.00085**0.5, 0.012**0.5, 4) ** 2),
+    ):
         recipe = RECIPES[name](T=4)
         np.testing.assert_allclose(recipe.schedule.alpha(t) ** 2, np.cumprod(1 - betas), rtol=1e-5)
         np.testing.assert_allclose(recipe.parameterization.clock(recipe.schedule, t), np.arange(4), atol=1e-5)

@@ -345,6 +345,7 @@ def test_from_alpha_sigma_at_its_ends():
     assert circle.alpha(1.0) == 0 and circle.drift(1.0) == -np.inf
     exploding = schedules.from_alpha_sigma(jnp.ones_like, lambda t: 0.01 * 5000.0**t)
     assert exploding.t_min == 1e-5 and exploding.alpha(0.0) == 1 and exploding.sigma(0.0) == 0
+    assert schedules.from_alpha_sigma(lambda t: 1 - t, lambda t: t, t_min=0.01).t_min == 0.01
 
 
 @pytest.mark.parametrize("steps", [1, 5])

@@ -202,6 +202,14 @@ def test_flux_shift_is_flux_1s_formula(tokens, steps):
     np.testing.assert_allclose(shifted, [*np.exp(mu) / (np.exp(mu) + (1 / t - 1) ** 1.0), 0], atol=1e-9)
 
 
+def test_flux_shift_has_the_chosen_ends():
+    """mu = 0.5 halfway between (100, 0.2) and (300, 0.8): t' = e^mu t / (1 + (e^mu - 1) t)."""
+    shifted = timesteps.flux_shift(
+        schedules.rectified_flow(), np.array([1.0, 0.5, 0.0]), 200, base=(100, 0.2), largest=(300, 0.8)
+    )
+    np.testing.assert_allclose(shifted, [1, np.exp(0.5) / (1 + np.exp(0.5)), 0], rtol=1e-6)
+
+
 @given(steps=st.integers(1, 1000))
 def test_uniform_grid_is_uniform(steps):
     grid = timesteps.uniform(schedules.rectified_flow(), steps)
@@ -294,5 +302,7 @@ def test_levels_of_consistency_models_are_those_of_the_karras_grid():
     np.testing.assert_allclose(chosen, [80, roots(22) ** 7, 0], rtol=1e-6)
     even = 80 * np.asarray(timesteps.karras_levels(schedule, 3))
     np.testing.assert_allclose(even, [80, roots(13) ** 7, roots(26) ** 7, 0], rtol=1e-6)
+    in_line = 80 * np.asarray(timesteps.karras_levels(schedule, 2, 10.0, 70.0, rho=1.0, levels=4))
+    np.testing.assert_allclose(in_line, [70, 30, 0], rtol=1e-6)
     with pytest.raises(ValueError, match=r"chosen = \(0, 40\) must be 2 increasing indices from 0, below 40"):
         timesteps.karras_levels(schedule, 2, chosen=(0, 40))

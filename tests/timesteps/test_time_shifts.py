@@ -167,6 +167,8 @@ def test_the_shift_by_dimension_is_of_the_flows_formula():
     moved = lambda t: a * t / (1 + (a - 1) * t)
     grid = timesteps.dimension_shifted(schedule, timesteps.uniform(schedule, 4), 196_608)
     np.testing.assert_allclose(grid, moved(np.array([1, 0.75, 0.5, 0.25, 0])), rtol=1e-5)
+    by_two = timesteps.dimension_shifted(schedule, timesteps.uniform(schedule, 2), 64, base=16)
+    np.testing.assert_allclose(by_two, [1, 2 / 3, 0], rtol=1e-5)
     keys = jax.random.split(jax.random.key(0), 64)
     index = np.arange(64)
     for density in (timesteps.uniform_density(schedule), timesteps.per_frame(timesteps.logit_normal(schedule), 3)):

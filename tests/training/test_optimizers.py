@@ -113,6 +113,22 @@ def test_values_out_of_range(changes, words):
         adamw(**changes)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_has_the_course_of_its_rate(name):
+    """Three steps of warm-up, then the peak until the last fifth of ten steps."""
+    rate = OPTIMIZERS[name](learning_rate=3.0, warmup=3, decay="cooldown", steps=10).learning_rate
+    np.testing.assert_allclose([rate(k) for k in (0, 1, 2, 7, 8, 9)], [1, 2, 3, 3, 3, 1.5], rtol=1e-6)
+
+
+def test_adan_steps_at_its_rate_along_clipped_gradients():
+    """The first step is the rate of the warm-up in each number; the gradient's norm 5 is clipped to 1."""
+    optimizer = adan(learning_rate=4.0, warmup=4, b1=0.9, clip=1.0)
+    params = jnp.zeros(2)
+    updates, state = optimizer.update(jnp.asarray([3.0, -4.0]), optimizer.init(params), params)
+    np.testing.assert_allclose(updates, [-1, 1], rtol=1e-5)
+    assert any(np.allclose(leaf, [0.06, -0.08]) for leaf in jax.tree.leaves(state))  # (1 - b1) of the clipped one
+
+
 def test_state_is_float32():
     state = OPTIMIZERS["adamw"]().init({"w": jnp.ones(3)})
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from diffusion.training.power_ema import gamma, power_function, reconstruct, reconstruction_weights, tracked
+from diffusion.training.power_ema import (
+    gamma,
+    moving_average,
+    power_function,
+    reconstruct,
+    reconstruction_weights,
+    tracked,
+)
 
 PARAMS = np.cumsum(np.random.default_rng(0).standard_normal((64, 3)), axis=0)  # after each of 64 updates
 
@@ -47,6 +54,14 @@ def test_average_is_the_integral_of_the_profile(sigma_rel):
     for t in (1, 2, 7, 64):
         expected = profile_weights(sigma_rel, t) @ PARAMS[:t]
         np.testing.assert_allclose(states[t], expected, rtol=2e-5, atol=2e-5)
+
+
+def test_the_average_by_name_is_that_of_its_arguments():
+    """Half of the way without warm-up, 8/10 of it with the first step's decay, or the width of a power function."""
+    moved = lambda average, step: average.update(average.init(jnp.zeros(1)), jnp.ones(1), jnp.asarray(step))
+    np.testing.assert_allclose(moved(moving_average(0.5, warmup=False), 0), 0.5)
+    np.testing.assert_allclose(moved(moving_average(0.5, warmup=True), 1), 1 - 2 / 11, rtol=1e-6)
+    np.testing.assert_allclose(moved(moving_average(0.5, sigma_rel=12**-0.5), 4), 1 / 5, rtol=1e-6)  # of five
 
 
 def test_widest_profile_is_the_mean():
