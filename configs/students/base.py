@@ -5,7 +5,8 @@ import pathlib
 from ml_collections import ConfigDict
 
 from diffusion.configs.optimizers import annealed
-from diffusion.recipe import ConfigError, recipes, versions
+from diffusion.recipe import ConfigError, class_folders, recipes, versions
+from diffusion.recipe.extensions import printed
 
 DEFAULT = "runs/digits"  # a run of the recipe `digits`
 TINY = {
@@ -29,14 +30,22 @@ def read(arg: str) -> ConfigDict:
     Raises:
         ConfigError: if there is no run in that folder.
     """
-    folder = arg.partition(",")[0] or DEFAULT
+    named = arg.partition(",")[0]
+    folder = named or DEFAULT
+    path = pathlib.Path(folder).expanduser()
     try:
-        return versions.read((pathlib.Path(folder).expanduser() / "config.json").read_text())
+        return versions.read((path / "config.json").read_text())
     except OSError as error:
-        raise ConfigError(
-            f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
-            f"run, after the colon, e.g. students/turbo:{DEFAULT}."
-        ) from error
+        valid = f"Valid: the folder of a trained run, after the colon, e.g. students/turbo:{DEFAULT}."
+        if (path / class_folders.INDEX).is_file():
+            train = printed(
+                "train", "--config=tuning/lcm_lora", f"--config.base.path={folder}", "--workdir=runs/lcm_lora"
+            )
+            valid += f" A text-to-image model, such as this folder, is distilled by {train}"
+        elif not named:
+            train = printed("train", "--config=digits", f"--workdir={DEFAULT}")
+            valid += f" The config names none, and {DEFAULT} is the default: {train}"
+        raise ConfigError(f"{folder!r} holds no run to learn from ({error.strerror}). {valid}") from error
 
 
 def student(arg: str) -> ConfigDict:

@@ -131,6 +131,8 @@ class Bookkeeping:
         work = f" and {_scaled(flops)}FLOP an example, forward" if flops else ""
         devices = jax.devices()
         self.display.say(f"a network of {number:,} parameters{work}, on {len(devices)} x {devices[0].device_kind}")
+        if self._config.teacher.path:
+            self.display.say(f"the teacher is the run {self._config.teacher.path}")
         if self._start.resumed:
             self.display.say(f"going on with {self._folder} from step {self._start.step} of {self._total}")
         if self._program.micro_batches > 1:

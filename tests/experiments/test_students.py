@@ -167,6 +167,12 @@ def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
         assert made.sample.shift == (1 if name in ("progressive", "lightning") else 3), name
 
 
+@pytest.mark.extended
+def test_a_student_says_who_its_teacher_is(teacher, tmp_path, capsys):
+    assert train.run(student("guided", teacher, **{"train.steps": 1}), tmp_path / "run") == 0
+    assert f"the teacher is the run {teacher}" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_path, monkeypatch):

@@ -64,6 +64,24 @@ def test_a_mistake_is_answered_with_what_there_is(name, words):
         assert word in str(error.value)
 
 
+def test_a_student_without_a_teacher_says_how_to_train_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        recipes.load("students/lcm:,tiny")
+    assert "'runs/digits' holds no run" in str(raised.value)
+    assert str(raised.value).endswith("the default: diffusion train --config=digits --workdir=runs/digits")
+    with pytest.raises(ConfigError) as raised:
+        recipes.load("students/lcm:mine")
+    assert "'mine' holds no run" in str(raised.value) and "default" not in str(raised.value)
+
+
+def test_a_student_of_a_text_to_image_model_names_the_recipe_for_these(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ConfigError) as raised:
+        recipes.load(f"students/turbo:{tmp_path}")
+    assert f"--config=tuning/lcm_lora --config.base.path={tmp_path} " in str(raised.value)
+
+
 def test_a_sweep_begun_with_the_first_spellings_goes_on(tmp_path, monkeypatch):
     """Its commands and bases, as sweep.json held them, are those of the sweep today."""
     monkeypatch.chdir(ROOT)
