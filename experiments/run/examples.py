@@ -59,7 +59,11 @@ class Examples(NamedTuple):
 
     def __str__(self) -> str:
         """One line for the start of a run: the kind, the number and the place of the examples."""
-        shape = " x ".join(map(str, self.spec.shape)) if pytrees.is_shape(self.spec.shape) else str(self.spec.shape)
+        shape = str(self.spec.shape)
+        if pytrees.is_shape(self.spec.shape):
+            shape = " x ".join(map(str, self.spec.shape))
+            if len(self.spec.shape) == 1:
+                shape += " number each" if self.spec.shape == (1,) else " numbers each"
         classes = self.spec.num_classes
         kind = "pictures" if self.spec.pictures else "examples"
         if isinstance(self.source, latent_cache.Latents):

@@ -41,9 +41,12 @@ def test_conditions_and_many_classes_are_named(tmp_path, capsys):
 
     said = lambda source: str(Examples(source, source.spec, (), where=source.where))
     of_kinds = sources.arrays(str(tmp_path / "a.npz"), x="x", label="kind")
-    assert "12 examples of 12 classes (k00, k01, k02, k03, k04, k05, k06, k07, k08, k09, ...), 2, in" in said(of_kinds)
+    assert (
+        "12 examples of 12 classes (k00, k01, k02, k03, k04, k05, k06, k07, k08, k09, ...), 2 numbers each, in"
+        in said(of_kinds)
+    )
     conditional = sources.arrays(str(tmp_path / "a.npz"), x="x", condition=("vector",))
-    assert "12 examples, 2, with a condition {'vector': 'float64 3'}, in" in said(conditional)
+    assert "12 examples, 2 numbers each, with a condition {'vector': 'float64 3'}, in" in said(conditional)
 
 
 def test_the_work_of_attention_is_counted_whatever_computes_it():

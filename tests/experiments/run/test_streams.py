@@ -151,7 +151,8 @@ def test_a_run_that_goes_on_is_the_undisturbed_one(tmp_path, name, capsys, compi
     jax.tree.map(np.testing.assert_array_equal, *both)
     texts = [(tmp_path / folder / "metrics.jsonl").read_text() for folder in ("parts", "whole")]
     assert texts[0] == texts[1]
-    assert "a stream of examples, 2, in" in said and "the data are a stream: a run that goes on does so exactly" in said
+    assert "a stream of examples, 2 numbers each, in" in said
+    assert "the data are a stream: a run that goes on does so exactly" in said
     assert ("read again 1 records of the stream" in said) == (resume == "skip")  # 12 = 11 + 1
     rows = [json.loads(line) for line in (tmp_path / "parts/stream.jsonl").read_text().splitlines()]
     assert [(row["step"], row["resume"]) for row in rows] == [(0, resume), (3, resume)]
