@@ -1,6 +1,7 @@
 """The flag --config of a command: a recipe, or the config of a saved run, with other values of its fields."""
 
 import fnmatch
+import mimetypes
 import os
 import pathlib
 import sys
@@ -100,6 +101,25 @@ def _with_path(argv: list[str]) -> list[str]:
     ]
 
 
+def no_run(workdir: str) -> str:
+    """The error for a folder without a config.json: how to train a run there, or on its pictures if it holds some."""
+    folder = pathlib.Path(workdir)
+    holders = (folder, *(path for path in folder.glob("*/") if not (path / "config.json").exists()))
+    names = (str(path.relative_to(folder)) for holder in holders for path in holder.glob("*.*"))
+    is_picture = lambda name: (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
+    if picture := next(filter(is_picture, names), None):
+        return (
+            f"--workdir={workdir} holds pictures (such as {picture}) and no run. To train on them, name them in a "
+            f"config by config.data.source.path = {workdir!r} (docs/tasks/own_pictures.md), and a new folder for the "
+            "run: "
+            f"{printed('train', '--config=FILE', '--workdir=runs/NAME')}"
+        )
+    return (
+        f"--workdir={workdir} holds no run: it has no config.json. Train one by "
+        f"{printed('train', '--config=digits', f'--workdir={workdir}')}"
+    )
+
+
 def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Callable) -> None:
     """Defines `--config.a.b` from the config of the run that the arguments name: its fields become known here."""
     workdir = named(argv, "workdir")
@@ -119,10 +139,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
         )
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
-        raise ConfigError(
-            f"--workdir={workdir} holds no run: it has no config.json. Train one by "
-            f"{printed('train', '--config=digits', f'--workdir={workdir}')}"
-        )
+        raise ConfigError(no_run(workdir))
     try:
         limits.no_links(file.parent)
         saved = versions.read(opener.read_text(file))

@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from diffusion.experiments import config_flag
 from diffusion.recipe import ConfigError, recipes
 from diffusion.recipe.values import MISSING, config_hash, differences, from_json, plain, to_json
 from tests import commands
@@ -214,6 +215,22 @@ def test_help_shows_the_flag_and_the_example(tmp_path):
     done = command(tmp_path, "--help")
     assert "Example: python -m command" in done.stdout
     assert "cifar10_dit:tiny" in done.stdout
+
+
+@pytest.mark.parametrize("picture", ["a.png", "cat/b.JPG"])
+def test_a_folder_of_pictures_is_no_run_and_is_not_trained_into(tmp_path, picture):
+    (tmp_path / picture).parent.mkdir(exist_ok=True)
+    (tmp_path / picture).touch()
+    error = config_flag.no_run(str(tmp_path))
+    assert f"holds pictures (such as {picture}) and no run" in error and f"--workdir={tmp_path}" not in error[10:]
+
+
+def test_a_folder_of_runs_is_no_folder_of_pictures(tmp_path):
+    (tmp_path / "digits").mkdir()
+    for name in ("config.json", "samples.png"):
+        (tmp_path / "digits" / name).touch()
+    for folder in (tmp_path, tmp_path / "none"):
+        assert f"diffusion train --config=digits --workdir={folder}" in config_flag.no_run(str(folder))
 
 
 SAVED = PROGRAM.replace("config_flag.flag()", "config_flag.saved_flag()").replace(
