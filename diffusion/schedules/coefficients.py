@@ -112,18 +112,13 @@ def _values(alpha: Coefficient, sigma: Coefficient, times: np.ndarray) -> tuple:
     if any(isinstance(value, Tracer) for value in values):
         return None, None
     a, s = (np.asarray(value, np.float64) for value in values)
-    if not (
-        np.isfinite(a).all()
-        and np.isfinite(s).all()
-        and (a[:-1] > 0).all()
-        and (s[1:] > 0).all()
-        and a.max() < 1 + 1e-6
-        and a[-1] > -1e-6
-        and s[0] >= 0
-    ):
+    inside_a = (a > np.where(times < times[-1], 0, -1e-6)) & (a < 1 + 1e-6)  # false for NaN
+    inside_s = np.isfinite(s) & ((s > 0) | ((s == 0) & (times == times[0])))
+    if not (inside_a & inside_s).all():
+        i = int(np.argmin(inside_a & inside_s))
         raise ValueError(
-            "from_alpha_sigma: the coefficients must be finite, with 0 < alpha <= 1 and sigma > 0 inside (0, 1); here "
-            f"alpha goes from {a[0]:g} to {a[-1]:g}, and sigma from {s[0]:g} to {s[-1]:g}"
+            "from_alpha_sigma: the coefficients must be finite, with 0 < alpha <= 1 and sigma > 0 inside (0, 1); here, "
+            f"at t = {times[i]:g}, alpha = {a[i]:g} and sigma = {s[i]:g}"
         )
     ratio = s[:-1] / a[:-1]
     if not (np.diff(ratio) > 0).all():

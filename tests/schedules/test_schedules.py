@@ -370,7 +370,10 @@ def test_from_alpha_sigma_differentiates_through_its_parameters():
         (lambda t: 1 - t, lambda t: jnp.sin(4 * t), "sigma > 0 inside"),
         (lambda t: 1 - t / 2, lambda t: t * (1 - 0.9 * t), "must grow with t, from the data at t = 0"),
         (lambda t: 2 - t, lambda t: t, "0 < alpha <= 1"),
-        (lambda t: 1 - t, lambda t: t / (1 - t), "finite"),
+        (lambda t: 1 - t, lambda t: t / (1 - t), "finite.* at t = 1, alpha = 0 and sigma = inf"),
+        (lambda t: jnp.where(t == 0.5, jnp.nan, 1 - t), lambda t: t, "at t = 0.5, alpha = nan and sigma = 0.5"),
+        (lambda t: 1 - t, lambda t: jnp.where(t == 0.25, jnp.nan, t), "at t = 0.25, alpha = 0.75 and sigma = nan"),
+        (lambda t: 1 - t, lambda t: jnp.abs(t - 0.75), "at t = 0.75, alpha = 0.25 and sigma = 0$"),
     ],
 )
 def test_from_alpha_sigma_refuses_what_is_no_process(alpha, sigma, sentence):
