@@ -35,8 +35,8 @@ class ImageSet(NamedTuple):
         shape: the shape (H, W, C) of each, C = 1 or 3; (F, H, W, C) for clips (`clip_sets`).
         read: a function (start, stop) -> [stop - start, *shape] as they are stored: uint8, or floating.
         fingerprint: a sha256 that changes with any image.
-        record: the set's entry in a report: "images" (the name that was passed), "kind", "dtype", and for a dataset
-            "version".
+        record: the set's entry in a report: "images" (the name that was passed), "kind", "dtype"; for a dataset
+            "version"; for pictures that were cropped and resized "side".
         stamp: a text that changes with the files of a source whose fingerprint is of some images alone; "" otherwise.
             Features on disk are of the same stamp, and reports do not have it, since it changes with a copy too.
     """
@@ -58,11 +58,12 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
             it with its split, "cifar10@test" or "cifar10:3.0.2@train[:5000]".
         data_dir: folder of prepared datasets; "" for TFDS's default.
         side: the side of the squares to which the images of a dataset, of a folder or of an .array_record file, which
-            may have any size, are cropped and resized, as ADM's code does; 0 for images of one size. It has no effect
-            on a .npz file.
+            may have any size, are cropped and resized, as ADM's code does; 0 for images of one size. A .npz file is
+            not resized: its images must already have this side.
 
     Raises:
-        ImageSetError: if it does not exist, is damaged, or holds no images that can be measured.
+        ImageSetError: if it does not exist, is damaged, holds no images that can be measured or, in a .npz file,
+            images of another side or two arrays of images.
     """
     path = pathlib.Path(spec)
     try:
@@ -140,10 +141,14 @@ def _check(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _npz(spec: str, path: pathlib.Path, side: int) -> ImageSet:
-    del side
     name, header = npz_array(spec, path, "images")
     _check(f"{name} in {spec}", header.shape, header.dtype)
     count, *shape = header.shape
+    if side and shape[:2] != [side, side]:
+        raise ImageSetError(
+            f"{spec} holds images of {shape[0]} x {shape[1]} pixels, and the requested side is {side}. Only pictures "
+            "of a folder, an .array_record file or a dataset are resized: save these images as a folder of PNG files."
+        )
     record = _record(spec, "npz", header.dtype)
     return ImageSet(count, tuple(shape), npz.rows(path, name), files_digest([path]), record)
 
@@ -151,12 +156,14 @@ def _npz(spec: str, path: pathlib.Path, side: int) -> ImageSet:
 def npz_array(spec: str, path: pathlib.Path, noun: str) -> tuple[str, npz.Header]:
     """The name and the header of the images in a .npz file, which the noun calls "images" or "clips"."""
     headers = npz.headers(path)
-    for name in ARRAYS:
-        if name in headers:
-            return name, headers[name]
-    raise ImageSetError(
-        f"{spec} holds {', '.join(headers) or 'nothing'}, but no {noun}. Valid: an array named {', '.join(ARRAYS)}."
-    )
+    names = [name for name in ARRAYS if name in headers]
+    if not names:
+        raise ImageSetError(
+            f"{spec} holds {', '.join(headers) or 'nothing'}, but no {noun}. Valid: an array named {', '.join(ARRAYS)}."
+        )
+    if len(names) > 1:
+        raise ImageSetError(f"{spec} holds {' and '.join(names)}. Valid: a single array of {noun}; save it alone.")
+    return names[0], headers[names[0]]
 
 
 def files_digest(paths: Sequence[pathlib.Path], named: bool = False) -> str:
@@ -184,7 +191,7 @@ def _folder(spec: str, path: pathlib.Path, side: int) -> ImageSet:
         return np.stack([decode(file, first.shape) for file in files[start:stop]])
 
     digest = _of_side(files_digest(files, len(files) > 1), side)
-    return ImageSet(len(files), first.shape, read, digest, _record(spec, "folder", np.uint8))
+    return ImageSet(len(files), first.shape, read, digest, _record(spec, "folder", np.uint8, **_resized(side)))
 
 
 def _array_record(spec: str, path: pathlib.Path, side: int) -> ImageSet:
@@ -215,7 +222,12 @@ def _array_record(spec: str, path: pathlib.Path, side: int) -> ImageSet:
         return np.stack([decode(start + i, data, first.shape) for i, data in enumerate(encoded)])
 
     digest = _of_side(files_digest([path]), side)
-    return ImageSet(count, first.shape, read, digest, _record(spec, "array_record", np.uint8))
+    return ImageSet(count, first.shape, read, digest, _record(spec, "array_record", np.uint8, **_resized(side)))
+
+
+def _resized(side: int) -> dict:
+    """What a record says of pictures that become squares of a side; nothing of those that stay as they are."""
+    return {"side": side} if side else {}
 
 
 def _of_side(digest: str, side: int) -> str:
@@ -282,5 +294,5 @@ def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
         description.shape,
         read,
         digest,
-        _record(spec, "dataset", np.uint8, version=description.version),
+        _record(spec, "dataset", np.uint8, version=description.version, **_resized(side)),
     )

@@ -249,7 +249,12 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
             "space": space.identity,
             "rows": rows_sha,
             "versions": versions(),
-            "images": {**images.record, "fingerprint": images.fingerprint, "sha256": images_sha},
+            "images": {
+                **images.record,
+                "shape": list(images.shape),
+                "fingerprint": images.fingerprint,
+                "sha256": images_sha,
+            },
         }
         return Statistics(moments, done, description)
 

@@ -7,6 +7,7 @@ A command line cannot name features of your own, since it would have to run the 
                        references.function_space(extractor), metrics=("fid", "kid"))
 """
 
+import hashlib
 import json
 import pathlib
 import time
@@ -150,8 +151,8 @@ def _require_same_dims(reference, samples, real):
         ours = samples.statistics.moments.get(tap)
         if ours is not None and len(ours.mean) != len(moments.mean):
             raise StatisticsError(
-                f"{reference.spec} has {len(moments.mean)} features of {tap}, but the samples have {len(ours.mean)}; "
-                "images of another size have another number of them."
+                f"{reference.spec} has {len(moments.mean)} features for each image, but the samples have "
+                f"{len(ours.mean)}; images of another size, or grey ones, have another number of them."
             )
 
 
@@ -186,8 +187,33 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
         )
     if sets.reference.statistics.description.get("space") is None:
         texts.append(f"{reference.spec} does not say how it was made: nothing shows that its protocol is this one.")
+    ours, theirs = list(samples.shape), (sets.reference.statistics.description.get("images") or {}).get("shape")
+    if theirs is not None and theirs != ours:
+        texts.append(
+            f"the samples have the shape {ours}, and the images of the reference {theirs}: the figures also measure "
+            "this difference. Compare images of one size and one number of channels."
+        )
     if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
-        texts.append("the samples are the reference itself.")
+        return [*texts, "the samples are the reference itself."]
+    return texts + _copies(sets)
+
+
+def _copies(sets: FeatureSets) -> list[str]:
+    """Warnings about samples with exactly the features of another sample, or of an image of the reference."""
+    marks = lambda rows: [hashlib.blake2b(np.ascontiguousarray(row), digest_size=16).digest() for row in rows]
+    samples = marks(sets.samples.rows[sets.space.main])
+    reference = set(marks(sets.reference.rows.get(sets.space.main, ())))
+    texts = []
+    if repeated := len(samples) - len(set(samples)):
+        texts.append(
+            f"{repeated:,} of the {len(samples):,} samples repeat an earlier one: their features are exactly equal. "
+            "The standard errors treat them as separate draws."
+        )
+    if shared := sum(mark in reference for mark in samples):
+        texts.append(
+            f"{shared:,} of the {len(samples):,} samples are copies of images of the reference: their features are "
+            "exactly equal."
+        )
     return texts
 
 

@@ -107,6 +107,21 @@ def test_arrays_that_are_no_images(tmp_path, array, match):
         image_sets.from_array(array)
 
 
+def test_two_arrays_of_images_in_one_file_are_refused(tmp_path, images):
+    np.savez(tmp_path / "a.npz", images=images, samples=images[::-1])
+    with pytest.raises(ImageSetError, match=r"holds images and samples\. Valid: a single array of images"):
+        image_sets.open_set(str(tmp_path / "a.npz"))
+
+
+def test_arrays_are_not_resized(tmp_path, images):
+    np.savez(tmp_path / "a.npz", images[:, :5])
+    assert image_sets.open_set(str(tmp_path / "a.npz"), side=5).shape == (5, 5, 3)
+    for side, array in ((4, images[:, :5]), (5, images), (6, images)):
+        np.savez(tmp_path / "a.npz", array)
+        with pytest.raises(ImageSetError, match=rf"images of {array.shape[1]} x 5 pixels.* side is {side}\."):
+            image_sets.open_set(str(tmp_path / "a.npz"), side=side)
+
+
 def test_pictures_that_do_not_fit(tmp_path, images):
     path = folder(tmp_path / "pngs", images)
     (path / "1" / "04.png").write_bytes(png(images[0, :4]))
@@ -150,7 +165,8 @@ def test_a_side_makes_squares_of_the_pictures_of_a_folder(tmp_path):
     for name, picture in (("0.png", wide), ("1.png", square)):
         Image.fromarray(picture).save(tmp_path / name)
     images = image_sets.open_set(str(tmp_path), side=8)
-    assert images.count == 2 and images.shape == (8, 8, 3)
+    assert images.count == 2 and images.shape == (8, 8, 3) and images.record["side"] == 8
+    assert "side" not in image_sets.open_set(str(tmp_path)).record
     halved = wide.reshape(8, 2, 12, 2, 3).mean((1, 3))
     np.testing.assert_allclose(images.read(0, 2)[0], halved[:, 2:10], atol=1)  # Pillow rounds twice
     np.testing.assert_array_equal(images.read(0, 2)[1], square)

@@ -187,8 +187,33 @@ def test_a_reference_of_its_own(files, capsys):
 def test_images_of_another_size_are_refused(files, rows, dims):
     folder, _, _ = files
     np.savez(folder / "b.npz", np.random.default_rng(1).integers(0, 256, (30, rows, 3, 3), dtype=np.uint8))
-    with pytest.raises(StatisticsError, match=f"{dims} features of features, but the samples have 18"):
+    with pytest.raises(StatisticsError, match=f"has {dims} features for each image, but the samples have 18"):
         comparison.run(request(folder))
+
+
+@pytest.mark.parametrize("size", [(4, 3, 3), (2, 3, 1)])
+def test_another_size_or_colour_than_the_references_is_said_where_features_hide_it(files, size):
+    """Inception's features, like these moments, are as many for any picture, also in a file of statistics."""
+    folder, a, b = files
+    moments = lambda batch: np.stack([np.mean(np.float64(batch) ** k, axis=(1, 2, 3)) for k in (1, 2, 3)], axis=1)
+    space = references.function_space(features.Extractor(moments, {"features": "moments", "sha256": None}))
+    samples = image_sets.from_array(np.random.default_rng(1).integers(0, 256, (30, *size), dtype=np.uint8))
+    gathered = references.gather(image_sets.from_array(b), space)
+    comparison.statistics.write(folder / "b.safetensors", gathered.statistics)
+    sides = [references.open_reference(f"{folder}/b.{kind}") for kind in ("npz", "safetensors")]
+    for reference in sides:
+        result = comparison.measure(samples, reference, space, ("fid",))
+        assert any(f"{list(size)}, and the images of the reference [2, 3, 3]" in text for text in result["warnings"])
+        assert result["reference"]["shape"] == [2, 3, 3]
+        assert not comparison.measure(image_sets.from_array(a), reference, space, ("fid",))["warnings"]
+
+
+def test_copies_among_the_samples_and_of_the_reference_are_said(files):
+    folder, a, b = files
+    np.savez(folder / "a.npz", np.concatenate([a, a[:7], b[:40]]))
+    repeated, shared = comparison.run(request(folder, metrics=("fid", "kid")))["warnings"]
+    assert repeated.startswith("7 of the 347 samples repeat an earlier one")
+    assert shared.startswith("40 of the 347 samples are copies of images of the reference")
 
 
 def test_seconds_and_progress_of_a_measurement(files, monkeypatch):
@@ -211,17 +236,22 @@ def test_seconds_and_progress_of_a_measurement(files, monkeypatch):
     assert result["samples"]["count"] == 300 and result["samples"]["shape"] == [2, 3, 3]
 
 
-def said(count=5, usual=0, real=5, space="pixels", same=False):
+def said(count=5, usual=0, real=5, space="pixels", same=False, shape=(8, 8, 3), rows=(), real_rows=()):
     """The warnings about so many samples of four features, beside so many real images."""
-    side = lambda count: types.SimpleNamespace(
+    side = lambda count, rows: types.SimpleNamespace(
         statistics=types.SimpleNamespace(
-            moments={"main": types.SimpleNamespace(mean=np.zeros(4))}, count=count, description={"space": space}
-        )
+            moments={"main": types.SimpleNamespace(mean=np.zeros(4))},
+            count=count,
+            description={"space": space, "images": shape and {"shape": list(shape)}},
+        ),
+        rows={"main": np.float32(rows)},
     )
     sets = types.SimpleNamespace(
-        samples=side(count), reference=side(real), space=types.SimpleNamespace(main="main", usual=usual)
+        samples=side(count, rows),
+        reference=side(real, real_rows),
+        space=types.SimpleNamespace(main="main", usual=usual),
     )
-    samples = types.SimpleNamespace(count=count, fingerprint="a")
+    samples = types.SimpleNamespace(count=count, fingerprint="a", shape=(8, 8, 3))
     images = types.SimpleNamespace(fingerprint="a" if same else "b")
     return comparison.warnings(samples, types.SimpleNamespace(spec="b.npz", images=images), sets)
 
@@ -239,6 +269,11 @@ def said(count=5, usual=0, real=5, space="pixels", same=False):
         ({"real": None}, []),
         ({"space": None}, ["b.npz does not say how it was made"]),
         ({"same": True}, ["the samples are the reference itself"]),
+        ({"same": True, "rows": [[1.0], [1]], "real_rows": [[1.0]]}, ["the samples are the reference itself"]),
+        ({"shape": None}, []),
+        ({"shape": (8, 8, 1)}, ["the samples have the shape [8, 8, 3], and the images of the reference [8, 8, 1]: "]),
+        ({"rows": [[1.0], [2], [1], [1]]}, ["2 of the 4 samples repeat an earlier one"]),
+        ({"rows": [[1.0], [2]], "real_rows": [[3.0], [2]]}, ["1 of the 2 samples are copies of images of the ref"]),
     ],
 )
 def test_what_makes_figures_biased_or_not_comparable_is_said(fields, words):
