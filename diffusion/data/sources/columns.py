@@ -243,10 +243,10 @@ class Columns:
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
-        """Refuses a record of another shape than the first.
+        """Refuses a record of another shape than the first, or whose example is not finite.
 
         Raises:
-            ValueError: if they differ; the message states both shapes.
+            ValueError: if the shapes differ, both of which the message states; or for a NaN or infinity in the example.
         """
         if self.varied:
             return
@@ -260,6 +260,9 @@ class Columns:
             first = jax.tree.map(lambda leaf: leaf.shape, spec.condition, is_leaf=lambda x: isinstance(x, Leaf))
             if shapes != first:
                 raise ValueError(f"its condition has the shape {shapes}, but the first one has {first}")
+        for leaf in jax.tree.leaves(example):
+            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+                raise ValueError(f"its example holds {leaf[~np.isfinite(leaf)][0]}")
 
 
 def class_numbers(

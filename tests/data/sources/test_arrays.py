@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import pipeline
-from diffusion.data.sources import DataSpec, Leaf, arrays
+from diffusion.data.sources import DamagedRecord, DataSpec, Leaf, arrays
 from diffusion.data.sources.columns import CLASSES, class_numbers
 
 X = np.random.default_rng(0).normal(size=(10, 4, 2)).astype(np.float32)
@@ -53,6 +53,18 @@ def test_the_labels_of_a_part_are_its_own(tmp_path):
     changed["inside"][rows[-1]] = (changed["inside"][rows[-1]] + 1) % 3
     first, inside, outside = (part(*one).fingerprint()["labels"] for one in (("a", labels), *changed.items()))
     assert first == outside != inside
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_record_that_is_not_finite_is_named_when_it_is_read(tmp_path, value):
+    spoilt = X.copy()
+    spoilt[7, 2, 1] = value
+    np.savez(tmp_path / "a.npz", x=spoilt, other=X)
+    for x in ("x", ("other", "x")):
+        source = arrays(str(tmp_path / "a.npz"), x=x)
+        assert np.isfinite(source[6]["x"] if x == "x" else source[6]["x"]["x"]).all()
+        with pytest.raises(DamagedRecord, match=rf"row 7 .*its example holds {value}\. .*--config.data.damaged=skip"):
+            source[7]
 
 
 def test_files_of_a_folder_and_a_single_file(tmp_path):
