@@ -79,7 +79,7 @@ from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_files
 from diffusion.models.dit import DiT
-from diffusion.recipe import ConfigError, as_config_errors, checks, data
+from diffusion.recipe import ConfigError, as_config_errors, checks, data, fits
 from diffusion.recipe.parts import Resolver
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash, differences
@@ -143,10 +143,19 @@ def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
 
 
 def _for_examples(config: ConfigDict, recipe: Recipe) -> Recipe:
-    """The recipe for the shape of its examples, or for its data where the shape is known by them alone."""
-    if config.data.shape is not None or data.known_shape(config) is not None:
+    """The recipe for its data, which say what condition the network receives.
+
+    A network of classes alone, and one whose data are not here, are planned for the shape that the config states.
+    """
+    stated = config.data.shape is not None or data.known_shape(config) is not None
+    if stated and not fits.conditions_may_follow(config):
         return Recipe.from_config(config, workdir.example_shape(config))
-    return checks.with_data(recipe, data.source(config, config.data.split).spec)
+    try:
+        return checks.with_data(recipe, data.source(config, config.data.split).spec)
+    except ConfigError:
+        if not stated:
+            raise
+    return Recipe.from_config(config, workdir.example_shape(config))
 
 
 def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str, compiled: bool) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def check(recipe: Any) -> None:
         objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
     if recipe.parameterization is not None:
         _check_parameterization(recipe)
-    if built_in_python(config) or not conditions_may_follow(config):
+    if not _condition_follows(config):
         recipe.check_null()
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(recipe.scale)
@@ -159,6 +159,7 @@ def check_examples(recipe: Any) -> None:
         ConfigError: naming the fields.
     """
     _check_frames(recipe)
+    _check_times(recipe)
     _check_measured(recipe)
     _check_merge(recipe)
 
@@ -199,10 +200,7 @@ def _check_cache(recipe: Any, guided: Any) -> None:
 
 
 def _check_frames(recipe: Any) -> None:
-    """Refuses a plan of frames for examples with another number of frames, or for a network with one time for all.
-
-    Nothing is checked before the shape of the examples is known.
-    """
+    """Refuses a plan of frames for examples with another number of frames; nothing while the shape is unknown."""
     frames = recipe.sampling.plan.t.shape[1:]
     if not frames or recipe.examples.shape is None:
         return
@@ -212,6 +210,13 @@ def _check_frames(recipe: Any) -> None:
                 f"the plan is for {frames[0]} frames, but the examples have {recipe.examples.shape[0]}. Valid: the "
                 "same number in both"
             )
+
+
+def _check_times(recipe: Any) -> None:
+    """Refuses a plan of frames for a network with one time for all; nothing while the shape is unknown."""
+    frames = recipe.sampling.plan.t.shape[1:]
+    if not frames or recipe.examples.shape is None:
+        return
     with blamed_on(recipe.config, "model.name", "sample.sampler"):
         x, _, condition = _inputs(recipe)
         jax.eval_shape(
@@ -248,6 +253,8 @@ def _check_way(recipe: Any, guided: Any) -> None:
                 f"{np.max(plan.s[-1]):g}. Valid: times that fall from the noise, t_max, to the data, 0"
             )
     _check_frames(recipe)
+    if not _condition_follows(recipe.config):
+        _check_times(recipe)
     if recipe.sampling.follows_plan:
         return
     denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else _on_trial(recipe, guided)
@@ -368,6 +375,11 @@ def _check_labels(recipe: Any, guided: Any) -> None:
                 f"{len(guided.exponents)} exponents for the sample's own class and the labels {tuple(labels)}. Valid: "
                 f"{1 + len(labels)} exponents"
             )
+
+
+def _condition_follows(config: Mapping) -> bool:
+    """Whether the null condition of a recipe may not be known yet, since only its data say what it is."""
+    return not built_in_python(config) and conditions_may_follow(config)
 
 
 def conditions_may_follow(config: Mapping) -> bool:

@@ -11,7 +11,7 @@ from diffusion import editing, samplers, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser, run_samples
-from diffusion.recipe import ConfigError, Recipe, checks, names
+from diffusion.recipe import ConfigError, Recipe, checks, names, recipes
 from diffusion.recipe.parts import Resolver
 
 LINE = schedules.rectified_flow()
@@ -196,6 +196,16 @@ def test_as_many_frames_as_the_examples_have():
     config.data.shape = SHAPE
     with pytest.raises(ConfigError, match="the plan is for 5 frames, but the examples have 8"):
         checks.validate(config)
+
+
+def test_frames_of_a_network_that_reads_a_condition_of_the_data():
+    """A config states the shape of the examples, but only the data say that their condition has a vector."""
+    config = recipes.load("video/pairs:tiny")
+    config.data.shape = (16, 48, 48, 3)
+    config.sample.sampler = {"name": "per_frame", "sampler": {"name": "ddim"}}
+    config.sample.plan = {"name": "staggered", "frames": 16, "delay": 4, "chunk": 8}
+    recipe = checks.on_its_data(checks.validate(config))
+    assert recipe.examples.null["vector"].shape == (56,) and recipe.sampling.plan.t.shape[1:] == (16,)
 
 
 def test_a_network_of_one_time_samples_no_frames():

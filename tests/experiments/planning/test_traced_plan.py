@@ -110,6 +110,15 @@ def test_a_step_under_pmap_is_planned_as_under_jit(planned):
     programs.check_memory(program, "a step")  # which a run does, too
 
 
+def test_data_say_what_a_network_receives_beside_the_shape_that_a_config_states(tmp_path):
+    config = recipes.load("video/pairs:tiny")
+    config.data.shape = (16, 48, 48, 3)
+    recipe = plan._for_examples(config, checks.validate(config))
+    assert recipe.examples.shape == (16, 48, 48, 3) and recipe.examples.null["vector"].shape == (56,)
+    config.data.source = {"name": "captioned_images", "path": str(tmp_path / "not here")}
+    assert plan._for_examples(config, checks.validate(config)).examples.shape == (16, 48, 48, 3)
+
+
 @pytest.mark.extended
 def test_a_dit_that_its_objective_evaluates_more_than_once_has_the_operations_of_its_trace():
     """MeanFlow's derivative in time evaluates the network in forward mode too: more than forward and backward."""
