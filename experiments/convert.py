@@ -18,7 +18,8 @@
                                              the encoder, and statistics of the training pictures
     a finetuning run                         (docs/tuning.md) the finetuned weights: the moving average of the latest
                                              checkpoint; --out is a new folder, or the run's `tuning`, which is replaced
-    a published class-conditional model      (docs/class_models.md) a folder with model_index.json; --out is then a run
+    a published class-conditional model      (docs/class_models.md) a folder with model_index.json, or the name of a
+                                             model that ships with the package, digits or moving; --out is then a run
                                              folder, for evaluation, distillation or further training
 
 --out is a folder that the original library of the architecture opens with `from_pretrained`. A file with several

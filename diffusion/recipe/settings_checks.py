@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion.metrics import features, ngrams, vector_distances
 from diffusion.models import facts
-from diffusion.recipe import null_condition
+from diffusion.recipe import class_folders, null_condition
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import refused, wrappers
 from diffusion.training import sharding
@@ -46,11 +46,23 @@ def require_sources(config: Mapping) -> None:
         valid = "a run folder, a checkpoint of one, or a .safetensors file, e.g. one that diffusion convert wrote"
         if not path.exists():
             raise refused(config, "init_from.path", "it does not exist", valid)
-        if path.is_dir() and not (path / "checkpoints").is_dir() and path.parent.name != "checkpoints":
-            raise refused(config, "init_from.path", "this folder holds no checkpoint", valid)
+        if path.is_dir():
+            _require_checkpoints(config, "init_from.path", path, valid)
     teacher = config["teacher"]["path"]
-    if teacher and not pathlib.Path(teacher).expanduser().is_dir():
-        raise refused(config, "teacher.path", "there is no such folder", "the folder of a run")
+    if teacher:
+        path = pathlib.Path(teacher).expanduser()
+        if not path.is_dir():
+            raise refused(config, "teacher.path", "there is no such folder", "the folder of a run")
+        _require_checkpoints(config, "teacher.path", path, "the folder of a run")
+
+
+def _require_checkpoints(config: Mapping, field: str, path: pathlib.Path, valid: str) -> None:
+    """Refuses a folder of a model, which is no run, and any other without checkpoints."""
+    if (path / "checkpoints").is_dir() or path.parent.name == "checkpoints":
+        return
+    if class_folders.is_of_classes(path):
+        valid = f"the run that diffusion convert --source={path} --out=RUN writes"
+    raise refused(config, field, "this folder holds no checkpoint", valid)
 
 
 def _check_training(config: Mapping) -> None:

@@ -15,10 +15,12 @@ from diffusion.data.digits import digits
 from diffusion.data.shapes import motions, scenes
 from diffusion.experiments import erase
 from diffusion.experiments.prompt_benchmark import making
-from diffusion.experiments.sampling import class_models, generate, shipped_models, trained_run
+from diffusion.experiments.sampling import class_model_folders, class_models, generate, shipped_models, trained_run
+from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange.family import Refusal
-from diffusion.recipe import class_folders
+from diffusion.recipe import ConfigError, checks, class_folders, recipes, settings_checks
 from diffusion.text_to_image import model_index, png
+from diffusion.training import warm_start
 from examples.text import drawn_objects
 from examples.video import clip_maker, pair_figures, pairs_report
 from tests import commands
@@ -222,3 +224,27 @@ def test_a_lora_that_comes_along_is_sampled_by_its_name_with_its_settings(tmp_pa
         settings = png.read(pathlib.Path(next(line for line in done.stdout.splitlines() if line.endswith(".png"))))
         assert (settings["steps"], settings["guidance"], settings["sampler"]) == (steps, 1.0, "lcm")
         assert [pathlib.Path(file).parent.name for file in settings["loras"]] == ["drawings-fast"]
+
+
+@pytest.mark.extended
+def test_a_shipped_model_is_the_teacher_of_a_student(tmp_path):
+    """By its name or its folder."""
+    for source in ("digits", pathlib.Path("weights") / "digits"):
+        folder = tmp_path / str(source).replace("/", "-")
+        class_model_folders.as_run(source, folder)
+        config = recipes.load(f"students/progressive:{folder},tiny")
+        settings_checks.require_sources(config)
+        assert checks.validate(config).network == trained_run.load("digits").recipe.network
+        expected = leaves_of(shipped_models.read_params("digits")[0])
+        teacher = warm_start.read(config.teacher.path)
+        assert teacher.keys() == expected.keys()
+        for name, leaf in expected.items():
+            np.testing.assert_array_equal(teacher[name], leaf)
+
+
+@pytest.mark.parametrize("field", ["teacher", "init_from"])
+def test_its_folder_is_no_run(field):
+    config = recipes.load("digits:tiny")
+    config[field].path = "weights/digits"
+    with pytest.raises(ConfigError, match=rf"{field}\.path.*no checkpoint.*diffusion convert --source=weights/digits"):
+        settings_checks.require_sources(config)
