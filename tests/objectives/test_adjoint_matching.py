@@ -64,24 +64,34 @@ def moments(data, log_weight):
     return mean, (density * (x - mean) ** 2).sum()
 
 
-def test_the_loss_on_a_gaussian_with_a_linear_reward_is_a_closed_form():
+@pytest.mark.parametrize(
+    "schedule, read", [(FLOW, V), pytest.param(schedules.cosine(), X0, marks=pytest.mark.extended)]
+)
+def test_the_loss_on_a_gaussian_with_a_linear_reward_is_a_closed_form(schedule, read):
     """The adjoint is -g (dx_0 / dx_t) / beta, with dx_0 / dx_t = Cov(x_0, x_t) / Var x_t.
 
     So the model's x0 is to be the reference's and sigma^2 S g / (alpha^2 S + sigma^2) / beta; at t = 1 this at s.
     """
     mean, variance, slope, beta, shift = 0.4, 0.6, 0.8, 0.5, 0.3
     grid = np.array([1.0, 0.7, 0.4, 0.2, 0.0])
-    made = objectives.adjoint_matching(V, X0, lambda schedule, t: 1 + t, grid, lambda x, c: slope * x[:, 0] + c, beta)
-    gain = lambda t: ((1 - t) * variance / ((1 - t) ** 2 * variance + t**2))[:, None]
-    reference = lambda x, t, c: mean + gain(t) * (x - ((1 - t) * mean)[:, None])
-    networks = {
-        "model": lambda x, t, c: (x - reference(x, t, c) - shift) / t[:, None],  # x0 = x - t v
-        "teacher": reference,
-    }
+    made = objectives.adjoint_matching(
+        read, X0, lambda schedule, t: 1 + t, grid, lambda x, c: slope * x[:, 0] + c, beta
+    )
+
+    def reference(x, t, c):
+        alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+        return mean + alpha * variance / (alpha**2 * variance + sigma**2) * (x - alpha * mean)
+
+    def model(x, t, c):
+        x0 = reference(x, t, c) + shift
+        return x0 if read is X0 else (x - x0) / t[:, None]  # x0 = x - t v
+
+    networks = {"model": model, "teacher": reference}
     batch = {"x": jnp.zeros((5, 1)), "condition": jnp.arange(5.0)}
-    losses, metrics = made(networks, FLOW, jax.random.split(jax.random.key(0), 5), batch, 0)
+    losses, metrics = made(networks, schedule, jax.random.split(jax.random.key(0), 5), batch, 0)
     at = np.array([0.7, 0.7, 0.4, 0.2])
-    wanted = at**2 * variance * slope / beta / ((1 - at) ** 2 * variance + at**2)
+    alpha, sigma = np.asarray(schedule.alpha(at), np.float64), np.asarray(schedule.sigma(at), np.float64)
+    wanted = sigma**2 * variance * slope / beta / (alpha**2 * variance + sigma**2)
     np.testing.assert_allclose(losses, ((1 + grid[:-1]) * (shift - wanted) ** 2).mean(), rtol=1e-4)
     x = (np.asarray(metrics["reward"]) - np.arange(5)) / slope
     assert len(np.unique(x)) == 5 and np.abs(x).max() < 4

@@ -22,10 +22,10 @@ UNIFORM = timesteps.uniform_density(FLOW, t_min=0.05)
 rate = lambda schedule, t: 1 + t
 
 
-def exact(x, t):
+def exact(x, t, schedule=FLOW):
     """x0 of the exact denoiser of the target."""
-    t = jnp.reshape(t, (-1, 1))
-    return MEAN + (1 - t) * STD**2 / ((1 - t) ** 2 * STD**2 + t**2) * (x - (1 - t) * MEAN)
+    alpha, sigma = (level(jnp.reshape(t, (-1, 1))) for level in (schedule.alpha, schedule.sigma))
+    return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * MEAN)
 
 
 @pytest.mark.extended
@@ -40,6 +40,18 @@ def test_a_reference_as_wide_as_the_target_leaves_the_shift_alone(noises):
     np.testing.assert_allclose(losses, (1 + metrics["t"]) * shift**2, rtol=1e-3)
     assert len(np.unique(np.asarray(metrics["t"]))) == 6
     assert len(np.unique(np.asarray(metrics["log_density"]))) == 6
+
+
+@pytest.mark.extended
+def test_another_schedule_leaves_the_shift_alone_too():
+    """And each loss has the importance of its time."""
+    schedule, shift = schedules.cosine(), 0.3
+    drawn = timesteps.uniform_density(schedule, t_min=0.05)
+    thrice = drawn._replace(sample=lambda *draws: (drawn.sample(*draws)[0], jnp.full(6, 3.0)))
+    made = objectives.adjoint_sampling(X0, rate, thrice, (1.0, 0.4, 0.0), TARGET, STD, 2)
+    keys, batch = jax.random.split(jax.random.key(0), 6), {"x": jnp.zeros((6, SIZE))}
+    losses, metrics = made({"model": lambda x, t, c: exact(x, t, schedule) + shift}, schedule, keys, batch, 0)
+    np.testing.assert_allclose(losses, 3 * (1 + metrics["t"]) * shift**2, rtol=1e-3)
 
 
 def test_the_exact_denoiser_is_a_fixed_point_whatever_the_reference():

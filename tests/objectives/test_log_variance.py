@@ -15,10 +15,10 @@ LOG_NORMALISER = 0.2 + SIZE / 2 * np.log(2 * np.pi * STD**2)
 GRID = np.array([1.0, 0.6, 0.25, 0.0])
 
 
-def exact(x, t, shift):
+def exact(x, t, shift, schedule=FLOW):
     """x0 of the exact denoiser, and a shift."""
-    gain = ((1 - t) * STD**2 / ((1 - t) ** 2 * STD**2 + t**2))[:, None]
-    return MEAN + gain * (x - ((1 - t) * MEAN)[:, None]) + shift
+    alpha, sigma = (level(t)[:, None] for level in (schedule.alpha, schedule.sigma))
+    return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * MEAN) + shift
 
 
 def test_loss_bound_and_gradient_of_a_shifted_denoiser_are_closed_forms():
@@ -53,12 +53,13 @@ def test_loss_bound_and_gradient_of_a_shifted_denoiser_are_closed_forms():
         assert abs(blocks.mean() - truth) < 4.5 * error
 
 
-def test_the_loss_of_the_exact_denoiser_is_zero_and_so_is_its_gradient():
+@pytest.mark.parametrize("schedule", [FLOW, pytest.param(schedules.cosine(), marks=pytest.mark.extended)])
+def test_the_loss_of_the_exact_denoiser_is_zero_and_so_is_its_gradient(schedule):
     made = objectives.log_variance(X0, GRID, TARGET, 2, STD)
+    keys, batch = jax.random.split(jax.random.key(0), 6), {"x": jnp.zeros((6, SIZE))}
 
     def run(shift):
-        network = lambda x, t, c: exact(x, t, shift)
-        return made({"model": network}, FLOW, jax.random.split(jax.random.key(0), 6), {"x": jnp.zeros((6, SIZE))}, 0)[0]
+        return made({"model": lambda x, t, c: exact(x, t, shift, schedule)}, schedule, keys, batch, 0)[0]
 
     losses, slopes = jax.jvp(run, (0.0,), (1.0,))
     np.testing.assert_allclose(losses, 0, atol=1e-6)

@@ -116,8 +116,10 @@ def test_recipes_have_the_chosen_number_of_steps_bias_and_limit():
         assert set(np.asarray(4 * drawn).round(5)) == {1.0, 2.0, 3.0, 4.0}
     snr = lambda schedule: np.exp(np.asarray(schedule.log_snr(t[:3]), np.float64))
     limited = RECIPES["min_snr"](gamma=2.0)
+    clean = jnp.array([0.05, 0.5])
+    assert np.exp(limited.schedule.log_snr(0.05)) > 5
     np.testing.assert_allclose(
-        limited.weighting(limited.schedule, t[:3]), np.minimum(snr(limited.schedule), 2), rtol=1e-4
+        limited.weighting(limited.schedule, clean), [2, np.exp(limited.schedule.log_snr(0.5))], rtol=1e-4
     )
     slope = lambda schedule: jax.vmap(jax.grad(schedule.log_snr))(t[:3])
     biased = RECIPES["vdm_plus_plus"](bias=-1.0)
