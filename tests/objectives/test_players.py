@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, parameterizations, timesteps, weightings
-from tests.objectives.few_step_cases import FLOW, batch_of, near
+from tests.objectives import objective_cases
+from tests.objectives.few_step_cases import FLOW, MEMBERS, batch_of, near, networks, parameters_of, run
+from tests.objectives.objective_cases import OBJECTIVES, network_of
 
 GRID = (1.0, 0.5, 0.0)
 REWARD = objectives.near_value(0.3)
@@ -66,6 +68,8 @@ MAKE = WEIGHTED | {
     "policy_gradient": lambda S, T, F: objectives.policy_gradient(S, GRID, REWARD, 2, T, beta=0.1, policy="target"),
     "diffusion_dpo": lambda S, T, F: objectives.diffusion_dpo(S, T, RATE, FIRST, 0.5),
     "adjoint_matching": lambda S, T, F: objectives.adjoint_matching(S, T, RATE, GRID, REWARD, 0.5),
+    "adjoint_sampling": lambda S, T, F: objectives.adjoint_sampling(S, RATE, FIRST, GRID, objectives.funnel(3)),
+    "log_variance": lambda S, T, F: objectives.log_variance(S, GRID, objectives.funnel(3), 2),
 }
 
 
@@ -100,6 +104,50 @@ def test_each_network_is_read_by_its_parameterization_under_the_condition(name):
     for player, clock, condition in seen:
         assert clock is None or clock.ndim == AXES[player], player
         assert condition is not None, player
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: objectives.trajectory_regression(*THREE[:2], GRID, 1),
+        lambda: objectives.distribution_matching(*THREE, FIRST, samples=objectives.self_forcing(GRID, 1)),
+        lambda: objectives.distribution_matching(*THREE, FIRST, samples=objectives.noised_chunks(GRID, 1)),
+    ],
+)
+def test_each_network_of_clips_receives_the_condition(make):
+    seen = []
+    keys, batch = jax.random.split(jax.random.key(0), 6), batch_of(6, (2, 3)) | {"condition": LABELS}
+    jax.eval_shape(lambda: make()(players(seen), FLOW, keys, batch, 3)[0])
+    assert {"model", "teacher"} <= {player for player, _, _ in seen}
+    assert all(condition is not None for _, _, condition in seen)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", MEMBERS)
+def test_each_network_of_few_steps_receives_the_condition(name):
+    seen = []
+    noted = lambda network: (
+        lambda x, clock, condition, **more: seen.append(condition) or network(x, clock, condition, **more)
+    )
+    member = MEMBERS[name]
+    spied = {player: noted(network) for player, network in networks(member, parameters_of(member)).items()}
+    jax.eval_shape(lambda: run(name, batch_of(6), players=spied)[0])
+    assert seen and all(jax.tree.leaves(condition) for condition in seen)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_network_of_an_objective_receives_the_condition(name):
+    seen, case = [], OBJECTIVES[name]
+    spied = network_of(case, lambda x, clock, condition: seen.append(condition) or jnp.tanh(x))
+    keys, x = jax.random.split(jax.random.key(0), 6), jnp.ones((6, 2))
+    objective = case.make(timesteps.uniform_density(FLOW))
+    schedule = FLOW._replace(t_max=0.999)
+    jax.eval_shape(
+        lambda: objective_cases.losses_of(objective, spied, schedule, keys, x, condition=LABELS, **case.batch(x))[0]
+    )
+    assert seen and all(condition is LABELS for condition in seen)
 
 
 @pytest.mark.extended
