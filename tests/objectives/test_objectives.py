@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import couplings, objectives, parameterizations, schedules, timesteps
+from diffusion import couplings, flow_maps, objectives, parameterizations, schedules, timesteps
+from diffusion.objectives.objective import Jumps
 from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, at, every_objective, losses_of, network_of, spy
 
 # Proven in files of their own: what has several players, or no linear network as its optimum.
@@ -160,6 +161,49 @@ def test_coupling_decides_the_pairs():
     seen.clear()
     losses_of(objectives.flow_matching(at(1.0), coupling=couplings.independent()), spy(seen), schedule, keys, x0)
     np.testing.assert_array_equal(seen[0][0], drawn[0])
+
+
+LATER = lambda schedule, t: 7 + jnp.asarray(t)
+WITH_CLOCK = {
+    "flow_matching": objectives.flow_matching(at(0.25), clock=LATER),
+    "contrastive_flow_matching": objectives.contrastive_flow_matching(at(0.25), clock=LATER),
+    "stochastic_interpolant": objectives.stochastic_interpolant(
+        objectives.interpolants.smooth_bridge(), at(0.25), clock=LATER
+    ),
+    "schroedinger_bridge": objectives.schroedinger_bridge(0.7, at(0.25), couplings.independent(), LATER),
+    "shortcut": objectives.shortcut(4, share=0.0, clock=LATER),
+    "mean_flow": objectives.mean_flow(at(0.25), clocks=flow_maps.start_and_end(LATER)),
+    "improved_mean_flow": objectives.improved_mean_flow(at(0.25), clocks=flow_maps.start_and_end(LATER)),
+    "continuous_consistency": objectives.continuous_consistency(at(0.25), clock=LATER),
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", WITH_CLOCK)
+def test_a_network_has_the_chosen_clock_in_training_and_in_sampling(name):
+    """With several times the first of them."""
+    seen, objective = [], WITH_CLOCK[name]
+
+    def network(x, clock, condition):
+        jax.debug.callback(lambda clock: seen.append(np.asarray(clock)), jax.tree.leaves(clock)[0])
+        return jnp.concatenate([0.5 * x] * (objective.network.channels or 1), -1)
+
+    keys, x = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 2))
+    schedule = schedules.rectified_flow()
+    players = {"model": network, "target": lambda x, clock, condition: x}
+    _, metrics = objective(players, schedule, keys, {"x": x, "index": jnp.arange(4)}, 0)
+    jax.effects_barrier()
+    assert seen
+    for clock in seen:
+        np.testing.assert_allclose(clock, 7 + metrics["t"], rtol=1e-6)
+    seen.clear()
+    t, s = jnp.full(4, 0.5), jnp.full(4, 0.3)
+    if isinstance(objective.reads, Jumps):
+        objective.reads.flow_map(network, schedule, condition=None)(x, t, s)
+    else:
+        parameterizations.denoiser(network, schedule, objective.reads.parameterization)(x, t)
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen[0], 7.5)
 
 
 def test_clock_and_condition_reach_the_network():

@@ -48,6 +48,24 @@ def test_optimal_transport_permutes_within_blocks_at_the_least_cost(block, block
         np.testing.assert_allclose(cost[np.arange(block), order].sum(), cost[rows, columns].sum(), rtol=1e-6)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda cost: couplings.optimal_transport(8, cost=cost),
+        lambda cost: couplings.conditional_optimal_transport(1.0, 8, cost=cost),
+        lambda cost: couplings.sinkhorn(0.02, 8, cost=cost),
+    ],
+)
+def test_pairs_have_the_least_of_the_chosen_cost(make):
+    """Far pairs in place of near ones: -|x - e|^2, whose best assignment the entropic plan reaches at a small reg."""
+    x0, eps = _batch(8)
+    far = lambda x, e: -jnp.sum((x[:, None] - e[None]) ** 2, -1)
+    paired = jax.jit(make(far))(_keys(8), x0, eps)
+    _, columns = scipy.optimize.linear_sum_assignment(-_squared_distances(x0, eps))
+    np.testing.assert_array_equal(paired, np.asarray(eps)[columns])
+
+
 def test_optimal_transport_undoes_a_shuffle():
     """Noise that is a permutation of the data itself finds its way back, within each block."""
     x0, _ = _batch(24)
