@@ -217,6 +217,25 @@ def test_a_weighting_is_on_the_end_of_the_velocity_and_an_auxiliary_loss_sees_th
     np.testing.assert_allclose(losses, 2 * np.sum(np.square(noise - x - drift), -1), rtol=1e-4)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("kind", ["flow", "score"])
+def test_the_network_has_the_chosen_clock_in_training_and_in_sampling(kind):
+    flat, schedule, seen = euclidean(3), FLOW, []
+    clock = lambda schedule, t: 7 + t
+    if kind == "flow":
+        objective = riemannian_flow_matching(flat, DENSITY, prior_of(flat), clock=clock)
+    else:
+        schedule = schedules.variance_exploding(0.05, 2.0)
+        kernel = heat_kernels.varadhan(flat, steps=1)
+        objective = riemannian_score_matching(kernel, timesteps.uniform_density(schedule), prior_of(flat), clock)
+    network = lambda x, clock, condition: seen.append(clock) or 0 * x
+    x = jnp.ones((NUMBER, 3))
+    _, metrics = objective({"model": network}, schedule, KEYS, {"x": x}, 0)
+    objective.reads.field(network, schedule)(x, 0.4)
+    np.testing.assert_allclose(seen, [7 + metrics["t"], np.full(NUMBER, 7.4)], rtol=1e-6)
+    np.testing.assert_allclose(objective.reads.parameterization.clock(schedule, 0.4), 7.4)
+
+
 OBJECTIVES = {
     "flow": (lambda density: riemannian_flow_matching(torus(2), density), FLOW),
     "score": (
