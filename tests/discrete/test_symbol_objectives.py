@@ -47,6 +47,52 @@ def test_the_exact_network_reaches_the_entropy_of_a_symbol(name):
         assert blind > data.entropy / 2 + 4 * error
 
 
+MASKS, UNIFORM = PROCESSES["absorbing"], PROCESSES["uniform"]
+READ = {  # objectives whose network is read in training as in sampling
+    "masked_diffusion": lambda reading: discrete.masked_diffusion(MASKS, DENSITY, reading),
+    "score_entropy": lambda reading: discrete.score_entropy(UNIFORM, DENSITY, reading),
+    "hybrid_bound": lambda reading: discrete.hybrid_bound(UNIFORM, DENSITY, 4, 0.5, reading),
+    "discrete_flow_matching": lambda reading: discrete.discrete_flow_matching(UNIFORM, DENSITY, reading),
+    "trained_masks": lambda reading: discrete.trained_masks(4, DENSITY, reading=reading),
+    "duo": lambda reading: discrete.duo(UNIFORM, DENSITY, 0, reading=reading),
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", READ)
+def test_a_network_of_symbols_has_its_reading_and_its_condition(name):
+    read, conditions = [], []
+
+    def reading(process, output, x_t, t):
+        read.append(output)
+        return discrete.from_logits(process, output, x_t, t)
+
+    def network(x, t, condition):
+        conditions.append(condition)
+        return jnp.zeros((*x.shape[:2], objective.reads.process.size))
+
+    objective = READ[name](reading)
+    labels = jnp.arange(5)
+    batch = {"x": jnp.arange(10).reshape(5, 2) % 3, "condition": labels, "index": labels}
+    networks = {"model": network, "powers": lambda: jnp.ones(objective.reads.process.size - 1)}
+    jax.eval_shape(lambda: objective(networks, LINE, jax.random.split(jax.random.key(0), 5), batch, 3)[0])
+    assert read and conditions and all(condition is labels for condition in conditions)
+    assert objective.reads.reading is reading
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda reading: discrete.ratio_matching(UNIFORM, DENSITY, reading),
+        lambda reading: discrete.discrete_consistency(UNIFORM, DENSITY, 16, 10, 5, reading),
+        lambda reading: discrete.block_diffusion(MASKS, DENSITY, 2, reading),
+    ],
+)
+def test_a_network_of_symbols_is_sampled_by_its_reading(make):
+    assert make(discrete.from_logits).reads.reading is discrete.from_logits
+    assert make(discrete.from_context).reads.reading is discrete.from_context
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("process", ["absorbing", "uniform"])
 def test_the_hybrid_bound_adds_a_share_of_the_cross_entropy(process):

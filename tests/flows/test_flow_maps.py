@@ -57,19 +57,21 @@ def test_one_step_of_a_denoiser_errs_by_its_order(make, order, x64):
     assert abs(measured - order) < 0.2, (measured, errors)
 
 
-def test_mean_flow_and_shortcut_tell_their_networks_both_times():
-    seen = []
+def test_mean_flow_and_shortcut_tell_their_networks_both_times_and_the_condition():
+    seen, labels = [], jnp.arange(3)
 
     def network(x, clocks, condition):
+        assert condition is labels
         seen.append(clocks)
         return jnp.full_like(x, 2.0)
 
     thousand = parameterizations.steps()
     maps = {
-        flow_maps.mean_flow(network, FLOW): (0.8, 0.6),
-        flow_maps.mean_flow(network, FLOW, clocks=flow_maps.start_and_end()): (0.8, 0.2),
-        flow_maps.mean_flow(network, FLOW, clocks=flow_maps.start_and_duration(thousand)): (799.0, 600.0),
-        flow_maps.shortcut(network, FLOW, clock=thousand): (799.0, 600.0),
+        flow_maps.mean_flow(network, FLOW, labels): (0.8, 0.6),
+        flow_maps.mean_flow(network, FLOW, labels, flow_maps.start_and_end()): (0.8, 0.2),
+        flow_maps.mean_flow(network, FLOW, labels, flow_maps.start_and_end(thousand)): (799.0, 199.0),
+        flow_maps.mean_flow(network, FLOW, labels, flow_maps.start_and_duration(thousand)): (799.0, 600.0),
+        flow_maps.shortcut(network, FLOW, labels, thousand): (799.0, 600.0),
     }
     for flow_map, clocks in maps.items():
         np.testing.assert_allclose(flow_map(jnp.float32(X), 0.8, 0.2), X - 0.6 * 2, rtol=1e-6)
@@ -108,6 +110,7 @@ def test_consistency_boundary_is_the_published_one(x64):
             np.testing.assert_allclose(boundary.to_prediction(EDM, t, X + sigma * F, target).x0, X, rtol=1e-6)
     np.testing.assert_allclose(boundary.to_prediction(EDM, 0.002 / 80, X, F).x0, X, rtol=1e-6)
     assert not boundary.defined(EDM, 0.001 / 80) and boundary.defined(EDM, 0.002 / 80)
+    assert flow_maps.consistency_boundary(clock=parameterizations.steps()).clock(EDM, 0.5) == 499
     prediction = boundary.to_prediction(FLOW, 0.3, X, F)  # where alpha is not 1
     np.testing.assert_allclose(0.7 * prediction.x0 + 0.3 * prediction.eps, X, rtol=1e-6)
 
