@@ -40,7 +40,7 @@ def sample_grid(
     classes: Sequence[str] = (),
     originals: np.ndarray | None = None,
 ) -> None:
-    """Draws samples with one row for each class, or in plain rows where all have the same label.
+    """Draws samples with one row for each class, or in rows where all have the same label, named beside the first.
 
     Args:
         images: the samples, uint8 `[N, H, W, C]`, C = 1 or 3.
@@ -58,7 +58,8 @@ def sample_grid(
     shown_classes = np.unique(labels)[:SHOWN_CLASSES]
     if len(shown_classes) == 1 and len(images) > columns:  # one class, or none: fill the rows
         rows = [np.arange(start, min(start + columns, len(images))) for start in range(0, len(images), columns)][:10]
-        names = [""] * len(rows)
+        name = class_name(labels[0], classes) if labels[0] < len(classes) else ""  # 0 may stand for no class
+        names = [name] + [""] * (len(rows) - 1)
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in shown_classes]
         names = [class_name(label, classes) for label in shown_classes]

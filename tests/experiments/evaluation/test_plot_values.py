@@ -159,6 +159,12 @@ def test_a_grid_has_ten_rows_of_one_class_or_twenty_classes(mosaics):
     assert [names for _, names, *_ in mosaics] == [[""] * 10, [str(i) for i in range(20)], ["7"]]
 
 
+def test_a_grid_of_one_class_says_its_name_once(mosaics):
+    images = np.zeros((9, 2, 2, 1))
+    plots.sample_grid(images, np.ones(9, int), "unused.png", 4, ("cat", "dog"), originals=images)
+    assert mosaics[0][1] == ["dog", "", ""]
+
+
 def test_a_trajectory_has_eight_times_and_ends_in_the_sample(mosaics):
     """Of 13 times the first, the last and six between; noise wider than data is divided by 1.25 deviations."""
     rng = np.random.default_rng(0)
