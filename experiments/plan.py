@@ -74,7 +74,7 @@ from rich.console import Console
 
 from diffusion.experiments.planning import ahead_of_time, estimate, tables, traced
 from diffusion.experiments.planning.estimate import Work
-from diffusion.experiments.planning.machines import Machine, machine_of, topology_name
+from diffusion.experiments.planning.machines import Machine, machine_of, refusal, topology_name
 from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_files
@@ -98,9 +98,9 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
 
     Returns:
         {"config_hash", "devices", "mesh", "parameters", "unit", "images", "flops", "machines": {name: {"platform",
-        "attention", "memory", "hbm_bytes", "collectives", "seconds", "fits", "change", "compiled"}}}; bytes and seconds
-        a step on each device, FLOPs of the whole job. For other networks than a DiT, and for objectives that evaluate
-        it more than once, see `planning.traced`.
+        "attention", "memory", "hbm_bytes", "collectives", "seconds", "fits", "change", "refused", "compiled"}}}; bytes
+        and seconds a step on each device, FLOPs of the whole job. For other networks than a DiT, and for objectives
+        that evaluate it more than once, see `planning.traced`.
     """
     recipe = checks.validate(config)
     if config.base.path:
@@ -172,6 +172,7 @@ def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: st
         "seconds": estimate.seconds(work, machine),
         "fits": fits,
         "change": None if fits else change(config, shape, work, machine),
+        "refused": refusal(machine, config.train.products),
         "compiled": _compile_for(config, shape, machine, work.mesh.size) if compiled else None,
     }
 

@@ -122,6 +122,13 @@ def product_seconds(machine: Machine, operations: float, dtype: str, in_fp8: flo
     return (operations - in_fp8) / product_rate(machine, dtype) + in_fp8 / (machine.fp8 * machine.flops)
 
 
+def refusal(machine: Machine, products: str) -> str:
+    """Why a machine computes no products of the type `config.train.products`; "" where it does."""
+    if products != "fp8" or machine.fp8 > 1:
+        return ""
+    return "config.train.products = 'fp8', and XLA has products in fp8 on NVIDIA GPUs from Ada and Hopper on alone"
+
+
 def machine_of(kind: str) -> str | None:
     """Returns the key in `MACHINES` of the machine whose devices are of a `jax.Device.device_kind`; None for others."""
     return next((name for name, machine in MACHINES.items() if re.fullmatch(machine.kind, kind)), None)

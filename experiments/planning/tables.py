@@ -75,6 +75,8 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
                 f"{name}: does not fit: {in_bytes(total)} (estimate), of {in_bytes(entry['hbm_bytes'])}, of which a "
                 f"tenth stays free. What to change: {entry['change']}."
             )
+        if entry["refused"]:
+            say(f"{name}: the run would be refused there: {entry['refused']}.")
         if entry["compiled"]:
             console.print(_compiled_table(name, entry))
 

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion.experiments.planning.estimate import fits, local_bytes
-from diffusion.experiments.planning.machines import MACHINES, Machine, product_seconds, ring_bandwidth
+from diffusion.experiments.planning.machines import MACHINES, Machine, product_seconds, refusal, ring_bandwidth
 from diffusion.experiments.run import program as programs
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
@@ -100,7 +100,11 @@ def plan(recipe: Recipe, step: Step, names: Sequence[str]) -> dict[str, Any]:
         "unit": recipe.unit(),
         "images": {"step": rows, "device": rows // sharding.batch_shards(mesh), "micro_batches": program.micro_batches},
         "flops": {"step": step.operations},
-        "machines": {name: _on_machine(MACHINES[name], step, parts, config.train.dtype) for name in names},
+        "machines": {
+            name: _on_machine(MACHINES[name], step, parts, config.train.dtype)
+            | {"refused": refusal(MACHINES[name], config.train.products)}
+            for name in names
+        },
     }
 
 

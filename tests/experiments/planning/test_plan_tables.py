@@ -48,7 +48,7 @@ def entry(platform="gpu", **fields):
     """A machine's entry of a plan: 59 GB of memory, and two collectives of one kind."""
     sent = [{"kind": "all-gather", "axes": ("data", "fsdp"), "bytes": size} for size in (3e9,)]
     known = {"platform": platform, "attention": "xla", "memory": MEMORY, "hbm_bytes": 80e9, "collectives": sent,
-             "seconds": SECONDS, "fits": True, "change": None, "compiled": None}  # fmt: skip
+             "seconds": SECONDS, "fits": True, "change": None, "refused": "", "compiled": None}  # fmt: skip
     return known | fields
 
 
@@ -110,7 +110,8 @@ def test_the_compiled_step_stands_beside_the_plan():
 def test_the_first_line_says_how_large_the_run_is(devices, batches):
     plan = {"parameters": 1.26e6, "devices": devices, "mesh": {"data": 1, "fsdp": devices}, "unit": "images",
             "images": {"step": 64, "device": 8, "micro_batches": batches}, "flops": {"model": 1.0},
-            "machines": {"h100": entry(fits=False, change="more devices")}}  # fmt: skip
+            "machines": {"h100": entry(fits=False, change="more devices"),
+                         "v5p": entry("tpu", refused="there is no fp8")}}  # fmt: skip
     console = Console(width=140, record=True)
     tables.show(plan, console)
     text = console.export_text()
@@ -118,4 +119,5 @@ def test_the_first_line_says_how_large_the_run_is(devices, batches):
     parts = ", in 2 micro-batches\n" if batches > 1 else "\n"
     assert text.startswith(f"1.3 M parameters, on {on}a step is 64 images, 8 a device{parts}")
     assert "h100: does not fit: 59 GB (estimate), of 80 GB, of which a tenth stays free" in text
+    assert "v5p: the run would be refused there: there is no fp8." in text and "h100: the run" not in text
     assert "MFU counts only the model's FLOPs." in text and "MFU counts all FLOPs of the step." not in text
