@@ -223,6 +223,41 @@ def test_the_decoders_loss_is_of_noised_features(noise):
         representation_autoencoder.rae_critic(noise="gamma")
 
 
+@pytest.mark.extended
+def test_the_critic_of_a_decoder_sees_what_it_makes_of_noised_features():
+    seen = []
+    model = lambda z, *rest, **named: (seen.append(z), decoding(z, *rest, **named))[1]
+    players = {"encoder": lambda x, *_: F, "model": model, "critic": lambda pictures, *_: 2 * pictures}
+    run = lambda step, **more: representation_autoencoder.rae_critic("vanilla", 2, **more)(
+        players, None, KEYS, {"x": X}, step
+    )[0]
+    y = decoding(F, KEYS, None, size=(4, 4)).x
+    np.testing.assert_allclose(run(2, tau=0.0), autoencoder_terms.vanilla(2 * X, 2 * y), rtol=1e-5)
+    np.testing.assert_array_equal(run(1, tau=0.0), 0)
+    run(2, tau=0.5)
+    run(2, tau=1.0)
+    np.testing.assert_allclose(seen[3] - F, 2 * (seen[2] - F), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        autoencoding.kl_autoencoder,
+        autoencoding.vq_autoencoder,
+        lambda **more: representation_autoencoder.rae_decoder(tau=0.0, **more),
+    ],
+)
+def test_the_chosen_weights_of_channels_are_those_of_the_perceptual_distance(make):
+    weights = [jnp.array([3.0, 0.5])]
+    features = lambda x, *_: [x]
+    model = lambda x, keys, condition, **named: decoding(F, keys, condition, size=(4, 4))
+    players = {"encoder": lambda x, *_: F, "model": model, "features": features}
+    _, metrics = make(channel_weights=weights)(players, None, KEYS, {"x": X}, 0)
+    y = decoding(F, KEYS, None, size=(4, 4)).x
+    expected = autoencoder_terms.perceptual_distance([y], [X], weights)
+    np.testing.assert_allclose(metrics["perceptual"], expected, rtol=1e-5)
+
+
 def test_perceived_features_have_their_own_weights():
     weights = [jnp.array([1.0, 0.5])]
     see = lambda x, *_: Perceived([x], weights)

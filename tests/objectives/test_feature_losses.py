@@ -139,6 +139,24 @@ def test_a_term_without_weight_leaves_the_objective_as_it_is(term):
         assert np.abs(run(objectives.added(BASE, term), FEATURES, 6, encoder=of_targets)[0] - plain()).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        objectives.alignment,
+        lambda layer, **more: objectives.structured_alignment(1.0, 0.0, layer, **more),
+        lambda layer, **more: objectives.dispersive(layer, 2, **more),
+        lambda layer, **more: objectives.self_alignment(parameterizations.velocity(), layer, **more),
+        lambda layer, **more: objectives.early_prediction(parameterizations.velocity(), layer, **more),
+    ],
+)
+def test_a_term_has_its_chosen_layer_weight_end_and_projector(make):
+    term = make(3, weight=0.7, until=9)
+    assert (term.layers[0], term.weight, term.until) == (3, 0.7, 9)
+    if term.projector is not None:
+        mine = projectors.mlp(5)
+        assert make(3, projector=mine).projector is mine
+
+
 def test_terms_add_up_and_each_has_the_features_of_its_layer():
     both = objectives.added(BASE, objectives.dispersive(2, 3), objectives.alignment(layer=1))
     assert (

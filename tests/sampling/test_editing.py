@@ -161,6 +161,7 @@ def test_sdedit_takes_a_time_of_the_grid_that_is_t_0_but_for_rounding_as_no_step
     np.testing.assert_array_equal(edit([1.0, 1 - 0.8, 0.1, 0.05]), edit([1.0, 0.2, 0.1, 0.05]))
 
 
+@pytest.mark.extended
 def test_sdedit_calls_its_hook_after_each_step():
     """Of three steps below t_0; a denoiser of zeros leaves what the hook adds last."""
     keys, images = jax.random.split(jax.random.key(0), 2), jnp.ones((2, 2))
@@ -170,6 +171,9 @@ def test_sdedit_calls_its_hook_after_each_step():
         samplers.ddim(), denoise, SCHEDULE, images, np.array([0.9, 0.4, 0.2, 0.0]), 0.6, keys, hook
     )
     np.testing.assert_allclose(edit(hook), 3, atol=1e-6)
+    plan = timesteps.plan(np.array([0.4, 0.2, 0.0]))
+    x, _ = samplers.sample_with_memory(samplers.ddim(), denoise, SCHEDULE, images, plan, keys, after_step=hook)
+    np.testing.assert_allclose(x, 2, atol=1e-6)
     np.testing.assert_allclose(edit(None), 0, atol=1e-6)
 
 
