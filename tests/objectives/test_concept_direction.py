@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.objectives.inputs import noised
@@ -46,6 +47,14 @@ def test_a_slider_and_an_erasure_are_directions_of_their_prompts():
     assert erased.beside.prompts == {"target": "Van Gogh", "neutral": "", "positive": "", "negative": "Van Gogh"}
     losses, by_hand, _ = case(erased)
     np.testing.assert_allclose(losses, by_hand(1.0), rtol=1e-5)
+
+
+@pytest.mark.extended
+def test_the_importance_of_a_time_weighs_its_loss():
+    thrice = UNIFORM._replace(sample=lambda *drawn: (UNIFORM.sample(*drawn)[0], jnp.full(3, 3.0)))
+    objective = objectives.concept_direction(parameterizations.velocity(), thrice, "t", "n", "p", "m", scale=2.0)
+    losses, by_hand, _ = case(objective)
+    np.testing.assert_allclose(losses, 3 * by_hand(2.0), rtol=1e-5)
 
 
 def test_a_slider_and_an_erasure_have_the_chosen_strength():

@@ -30,6 +30,8 @@ def density(first, of):
 FIRST = density(1.0, lambda state: (0.6, state))  # of the batch's state, its importance
 SECOND = density(0.4, lambda state: (state, 7.0))  # its own state, which is a time
 WEIGHTED = {  # (student, teacher, fake) -> an objective with FIRST as its density; its losses are linear in importance
+    "consistency_training": lambda S, T, F: objectives.consistency_training(S, FIRST, near(0.2)),
+    "diffusion_nft": lambda S, T, F: objectives.diffusion_nft(S, RATE, FIRST, GRID, REWARD, 2, T, divergence=0.1),
     "consistency_distillation": lambda S, T, F: objectives.consistency_distillation(S, T, FIRST, near(0.2)),
     "continuous_consistency": lambda S, T, F: objectives.continuous_consistency(FIRST, teacher=T, student=S),
     "distribution_matching": lambda S, T, F: objectives.distribution_matching(S, T, F, FIRST),
@@ -64,7 +66,6 @@ MAKE = WEIGHTED | {
     "latent_consistency": lambda S, T, F: objectives.latent_consistency_distillation(S, T, 3),
     "regression": lambda S, T, F: objectives.regression(S),
     "drifting": lambda S, T, F: objectives.drifting(S, 0.5, 6),
-    "diffusion_nft": lambda S, T, F: objectives.diffusion_nft(S, RATE, FIRST, GRID, REWARD, 2, T, divergence=0.1),
     "policy_gradient": lambda S, T, F: objectives.policy_gradient(S, GRID, REWARD, 2, T, beta=0.1, policy="target"),
     "diffusion_dpo": lambda S, T, F: objectives.diffusion_dpo(S, T, RATE, FIRST, 0.5),
     "adjoint_matching": lambda S, T, F: objectives.adjoint_matching(S, T, RATE, GRID, REWARD, 0.5),
@@ -157,3 +158,15 @@ def test_importance_multiplies_and_each_density_has_its_state(name):
         once, thrice = losses_of(name, []), losses_of(name, [], density=jnp.float32(3.0))
     np.testing.assert_allclose(thrice, 3 * once, rtol=1e-5)
     assert (np.abs(once) > 0).all()
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("make", [objectives.mean_flow, objectives.improved_mean_flow, objectives.alpha_flow])
+def test_the_importance_of_two_drawn_times_is_the_product_of_theirs(make):
+    objective = make(FIRST, 6) if make is objectives.alpha_flow else make(FIRST)
+    network = lambda x, clocks, condition: jnp.tanh(x) + clocks[0][:, None]
+    keys, batch = jax.random.split(jax.random.key(0), 6), batch_of(6)
+    run = jax.jit(lambda state: objective({"model": network}, FLOW, keys, batch | {"density": state}, 3)[0])
+    once, thrice = run(1.0), run(3.0)
+    np.testing.assert_allclose(thrice, 9 * once, rtol=1e-5)
+    assert (once > 0).all()
