@@ -346,15 +346,14 @@ class Objective:
         self.network.check(network)
         self.condition.check(network)
 
-    def check_features(self, network: Any, encoder: bool) -> None:
-        """Refuses a network without the features that the loss reads, and a missing or unused encoder.
+    def check_features(self, network: Any) -> None:
+        """Refuses a network without the features that the loss reads.
 
         Args:
             network: network with the attribute `feature_blocks`; without it, the network returns no features.
-            encoder: whether the run has an encoder.
 
         Raises:
-            ValueError: if one does not fit; the message names the valid values.
+            ValueError: if a layer is absent; the message names the valid ones.
         """
         number = getattr(network, "feature_blocks", 0)
         targets = tuple(head.target for head in self.heads.values() if head.target)
@@ -366,6 +365,16 @@ class Objective:
                 f"the objective reads the features of layer {absent[0]}, but the network offers only {number} layers. "
                 f"Valid: {valid}"
             )
+
+    def check_encoder(self, encoder: bool) -> None:
+        """Refuses a missing or unused encoder.
+
+        Args:
+            encoder: whether the run has an encoder.
+
+        Raises:
+            ValueError: if it does not fit; the message says what is valid.
+        """
         if self.beside.encoder and not encoder:
             raise ValueError(
                 "the objective aligns features with an encoder's, but the run has no encoder. Valid: an encoder"

@@ -66,8 +66,11 @@ def _check_networks_beside(recipe: Any) -> None:
     """Refuses an encoder, an autoencoder or a network of features that does not fit the objective."""
     objective, companions = recipe.objective, recipe.companions
     blamed = lambda *fields: blamed_on(recipe.config, *fields)
-    with blamed("objective.wrappers", "encoder.network.name", "model.name", "second_player.objective.name"):
-        objective.check_features(recipe.network, companions.encoder is not None)
+    with blamed("objective.wrappers", "encoder.network.name"):
+        objective.check_encoder(companions.encoder is not None)
+    with blamed("objective.name", "objective.wrappers", "model.name"):
+        objective.check_features(recipe.network)
+    with blamed("objective.wrappers", "second_player.objective.name"):
         beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.separate)
         if beside and companions.second is not None:
             raise ValueError(

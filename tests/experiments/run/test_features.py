@@ -205,9 +205,11 @@ def test_a_run_without_terms_has_no_trace_of_them():
 
 @pytest.mark.parametrize(("terms", "changes", "message"), [
     (("repa",), {"encoder": {"network": {"name": ""}, "path": "", "size": 0}},
-     "aligns features with an encoder's, but the run has no encoder"),
+     r"^config\.objective\.wrappers = \S.*, config\.encoder\.network\.name = '': the objective aligns features with "),
     (("dispersive",), {"encoder.network": {"name": "one_convolution"}}, "the objective uses no encoder"),
-    (("self_alignment",), {"model.depth": 1}, "features of layer 2, but the network offers only 1 layers"),
+    (("self_alignment",), {"model.depth": 1},
+     r"config\.objective\.wrappers = \S.*\), config\.model\.name = 'dit': the objective reads the features of layer 2, "
+     "but the network offers only 1 layers"),
     (("dispersive",), {"objective.wrappers": ({"name": "dispersive", "layer": 1, "block": 5},)},
      "block = 5 does not div"),
     (("dispersive",), {"objective.wrappers": ({"name": "disperse", "layer": 1, "block": 4},)},
@@ -261,7 +263,7 @@ def test_a_run_goes_on_with_the_encoder_that_it_began_with(weights):
 def test_a_network_without_features_is_refused():
     objective = objectives.added(objectives.Objective(None), objectives.dispersive(1, 2))
     with pytest.raises(ValueError, match="of layer 1, but the network offers only 0 layers"):
-        objective.check_features(Functions(None, None), encoder=False)
+        objective.check_features(Functions(None, None))
 
 
 @pytest.mark.extended
