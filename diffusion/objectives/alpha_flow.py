@@ -14,6 +14,10 @@ from diffusion.objectives.objective import Objective
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
+LEAST = (
+    2.0**-12
+)  # least alpha above 0: the rounding of Delta / alpha, and its distance from mean_flow's error, are alike
+
 
 def alpha_flow(
     density: Density,
@@ -60,7 +64,7 @@ def alpha_flow(
         end: share of the training after which alpha is 0, up to 1.
         gamma: steepness of the fall, > 0; 25 in the authors' code.
         clamp: distance of alpha from 0 and from 1 below which it is set to them, in [0, 0.5); 0.005 in the authors'
-            code.
+            code. An alpha below 2^-12 is 0 for every clamp: float32 has too few digits of Delta / alpha.
         guidance: classifier-free guidance that the network learns, or None. With it, this objective drops the condition
             of a share `guidance.dropout` of the examples.
         clocks: the two time inputs of the network, as functions of t and s; `start_and_duration()` if None.
@@ -111,5 +115,5 @@ def _alpha(step: ArrayLike, first: float, last: float, gamma: float, clamp: floa
     """alpha at a training step, 1 before the first and 0 after the last."""
     k = jnp.asarray(step, jnp.float32)
     alpha = jax.nn.sigmoid(-gamma * (k - (first + last) / 2) / (last - first))
-    alpha = jnp.where(alpha < clamp, 0.0, jnp.where(alpha > 1 - clamp, 1.0, alpha))
+    alpha = jnp.where(alpha < jnp.maximum(clamp, LEAST), 0.0, jnp.where(alpha > 1 - clamp, 1.0, alpha))
     return jnp.where(k < first, 1.0, jnp.where(k > last, 0.0, alpha))

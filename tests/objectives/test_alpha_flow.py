@@ -134,6 +134,15 @@ def test_a_small_alpha_has_the_gradient_of_mean_flow(x64):
     assert abs(order - 1) < 0.1, (order, apart)
 
 
+@pytest.mark.extended
+def test_an_alpha_below_the_digits_of_float32_is_0_whatever_clamp_is():
+    """At the end of a steep fall alpha is 6e-9: x_r and r are x_t and t in float32, and nothing would be learned."""
+    expected = losses_and_slope(objectives.mean_flow(UNIFORM, equal=0.0, p=0.0))(0)
+    found = losses_and_slope(objectives.alpha_flow(UNIFORM, 40, equal=0.0, p=0.0, gamma=40.0, clamp=0.0))(39)
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
 def test_alpha_is_the_published_sigmoid_and_is_clamped_at_both_ends():
     """1 - sigmoid(25 progress) of the authors' code, progress from -1/2 to 1/2; 0 below 0.005, and 1 above 0.995."""
     steps = np.arange(0, 1100, 25)
