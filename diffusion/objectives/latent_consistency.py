@@ -68,7 +68,7 @@ def latent_consistency_distillation(
 
     Raises:
         ValueError: if the range of w is empty, solver_steps is not in [1, T] or c is not positive; when called, if
-            there is no condition or the shift leaves the schedule's range.
+            there is no condition, or the shift leaves the schedule's range or moves a time below 1 / T.
     """
     receives = isinstance(guidance, Sequence)
     low, high = guidance if receives else (guidance, guidance)
@@ -87,6 +87,11 @@ def latent_consistency_distillation(
         time_keys, noise_keys, guidance_keys = split(keys, 3)
         n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
         times = timesteps.shift(schedule, np.float32(timesteps.uniform(schedule, solver_steps)[::-1]), shift)
+        if times[1] < (1 - 1e-6) / T:  # but for rounding
+            raise ValueError(
+                f"latent consistency: shift = {shift} moves the first of solver_steps = {solver_steps} times to t = "
+                f"{times[1]:g}, below 1 / T = {1 / T:g}. Valid: fewer steps, a larger shift, or a larger T"
+            )
         t = jnp.asarray(times)[n]
         s = jnp.asarray(np.maximum(times, 1 / T))[n - 1]
         w = uniform_scales(guidance_keys, low, high)

@@ -355,6 +355,21 @@ def test_latent_consistency_with_one_scale_and_an_exact_end(x64):
     assert (np.asarray(plain != losses) == last[:, 0]).all()
 
 
+def test_a_shift_that_leaves_no_room_below_a_time_of_latent_consistency_is_refused():
+    """A line at the shift f has the first of N times at f / (N - 1 + f): below 1 / T, s would lie above t."""
+    keys, batch = keys_and_data(4)
+    batch["condition"] = jnp.zeros(4, int)
+    network = lambda x, t, label: 0.2 * x
+    players = dict.fromkeys(("model", "target", "teacher"), network)
+    run = lambda **more: objectives.latent_consistency_distillation(V, V, null=0, **more)(players, FLOW, keys, batch, 0)
+    with pytest.raises(
+        ValueError, match=r"shift = 0\.5 .* solver_steps = 1000 .* t = 0\.00050025, below 1 / T = 0\.001"
+    ):
+        run(solver_steps=1000, shift=0.5)
+    for fits in ({"solver_steps": 1000}, {"shift": 0.5}, {"solver_steps": 1000, "shift": 0.5, "T": 2000}):
+        assert np.isfinite(run(**fits)[0]).all()
+
+
 @pytest.mark.slow
 def test_latent_consistency_error_is_that_of_ddim(x64):
     """With a teacher that guidance leaves alone, the exact end of the flow is off by one DDIM step: order 2."""
