@@ -147,11 +147,13 @@ def test_discriminator_is_hinge_and_r1(x64):
         np.testing.assert_allclose(metrics["real"], real.mean(1), rtol=1e-6)
 
 
-def test_student_is_pulled_by_the_discriminator_and_the_teacher(x64):
-    """d loss / dx = -mean w_k + 2.5 alpha_t 2 (x - x0_teacher) / D: the teacher's estimate is a constant."""
+@pytest.mark.parametrize("weighting", [None, pytest.param(lambda schedule, t: 3 + t, marks=pytest.mark.extended)])
+def test_student_is_pulled_by_the_discriminator_and_the_teacher(weighting, x64):
+    """d loss / dx = -mean w_k + 2.5 w(t) 2 (x - x0_teacher) / D, w = alpha_t unless another is chosen: the teacher's
+    estimate is a constant."""
     keys, batch = keys_and_data()
     teacher = as_v(FLOW, lambda t, x: 0.5 * x)  # depends on x, but no gradient flows through it
-    objective = objectives.adversarial_generator(V, V, at(0.5), at(0.4))
+    objective = objectives.adversarial_generator(V, V, at(0.5), at(0.4), weighting=weighting)
     seen = []
 
     def spy(x, t, condition):
@@ -165,11 +167,11 @@ def test_student_is_pulled_by_the_discriminator_and_the_teacher(x64):
     x = batch["x"] + 0.1
     run(x)
     judged = 0.5 * seen[0]
-    alpha = 1 - 0.4
-    losses = -(x @ DIRECTIONS.T + 0.2).mean(1) + 2.5 * alpha * np.square(x - judged).mean(1)
-    np.testing.assert_allclose(run(x), losses, rtol=1e-6)
-    expected = -DIRECTIONS.mean(0) + 2.5 * alpha * (x - judged)
-    np.testing.assert_allclose(jax.grad(lambda x: run(x).sum())(x), expected, rtol=1e-6)
+    weight = 1 - 0.4 if weighting is None else 3.4
+    losses = -(x @ DIRECTIONS.T + 0.2).mean(1) + 2.5 * weight * np.square(x - judged).mean(1)
+    np.testing.assert_allclose(run(x), losses, rtol=1e-5)
+    expected = -DIRECTIONS.mean(0) + 2.5 * weight * (x - judged)
+    np.testing.assert_allclose(jax.grad(lambda x: run(x).sum())(x), expected, rtol=1e-5)
 
 
 def judged_by_features(network, heads, student):

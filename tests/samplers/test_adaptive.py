@@ -49,6 +49,8 @@ def test_it_begins_at_the_end_of_its_schedule(x64):
     arrived, _ = jax.jit(lambda x: samplers.adaptive(denoise, schedule, x, 1e-8, 1e-8))(x)
     exact = oracles.flow(DATA["gaussian"], level(schedule, 0.7), level(schedule, schedule.t_min), x)
     np.testing.assert_allclose(arrived, exact, atol=1e-6)
+    unfinished, stats = jax.jit(lambda x: samplers.adaptive(denoise, schedule, x, 1e-8, 1e-8, most=2))(x)
+    assert np.isnan(unfinished).all() and (stats.nfe == 13).all()
 
 
 @pytest.mark.extended
