@@ -50,10 +50,11 @@ def test_jax_and_its_derivative():
     np.testing.assert_allclose(jax.jit(jax.grad(lambda x: (of(x) ** 2).sum() / 2))(x), x, atol=1e-5)
 
 
-def test_the_kaiser_bessel_window_is_that_of_the_running_sums():
-    kaiser = np.kaiser(9, 4 * np.pi)
+@pytest.mark.parametrize("alpha", [4.0, 1.5])
+def test_the_kaiser_bessel_window_is_that_of_the_running_sums(alpha):
+    kaiser = np.kaiser(9, alpha * np.pi)
     half = np.sqrt([kaiser[: n + 1].sum() / kaiser.sum() for n in range(8)])
-    np.testing.assert_allclose(sound.kaiser_bessel_derived(8), [*half, *half[::-1]], atol=1e-12)
+    np.testing.assert_allclose(sound.kaiser_bessel_derived(8, alpha), [*half, *half[::-1]], atol=1e-12)
 
 
 @pytest.mark.parametrize(

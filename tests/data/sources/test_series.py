@@ -52,6 +52,17 @@ def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
     assert not covariance[seen].any() and not covariance[:, seen].any()
 
 
+def test_the_series_are_of_the_chosen_process():
+    """0.9 (0.7 matern + 0.3 periodic), times 0.2 between channels; at a lag of 1 with the scales 2 and 5."""
+    series = sources.gaussian_series(
+        length=3, channels=2, number=2, correlation=0.2, noise=0.1, share=0.3, scale=2.0, period=5.0
+    )
+    r = np.sqrt(3) / 2
+    near = 0.9 * (0.7 * (1 + r) * np.exp(-r) + 0.3 * np.exp(-2 * np.sin(np.pi / 5) ** 2))
+    found = series.process.covariance[0]
+    np.testing.assert_allclose(found[:4], [1, 0.9 * 0.2, near, 0.2 * near], rtol=1e-12)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("hide", (series_masks.forecast(4), series_masks.gaps(0.2, 0.6, 5)))
 def test_records_are_what_is_hidden_beside_what_is_given(hide):
