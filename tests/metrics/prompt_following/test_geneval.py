@@ -70,6 +70,17 @@ def test_relations(box, holds):
         assert geneval.relations((0, 0, 10, 10), box) == holds
 
 
+def test_other_rules_than_the_published_ones_hold_throughout():
+    rules = Rules(threshold=0.5, counting_threshold=0.6, most=2, margin=0.31)
+    some = cats(0.7, 0.55, 0.51, 0.4)
+    count = lambda tag: [each.score for each in geneval.counted_objects(some, tag, rules)["cat"]]
+    assert count("single_object") == [0.7, 0.55] and count("counting") == [0.7]
+    prompt = geneval.parse({"tag": "position", "prompt": "p", "include": [ONE, LEFT]}, "here")
+    objects = {"cat": [CAT], "dog": [DOG._replace(box=(12, 0, 22, 10))]}
+    assert geneval.judged(prompt, objects, None)[0]
+    assert not geneval.judged(prompt, objects, None, rules)[0]
+
+
 def test_a_relation_has_the_chosen_margin():
     """12 apart, less margin (10 + 10), over 12 is a half at 0.3."""
     assert geneval.relations((0, 0, 10, 10), (12, 0, 22, 10), margin=0.29) == {"left of"}
