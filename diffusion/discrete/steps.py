@@ -19,7 +19,10 @@ from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
 
 Law = Callable[[Predictor, AnyProcess, Array, Array, Array], Array]
-"""(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]` at each position."""
+"""(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]` at each position.
+
+They are NaN where the prediction is: an argmax of NaN is a symbol, and no sampler can tell it from others.
+"""
 
 
 def stepped(law: Law, rates: bool = False, masked: bool = False) -> SymbolSampler:

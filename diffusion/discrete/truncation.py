@@ -3,6 +3,8 @@
 Each function maps log-probabilities to log-probabilities. Apply it between predictor and sampler:
 
     predict_sharp = lambda x, t: discrete.nucleus(predict(x, t), 0.9)
+
+A row with a NaN becomes NaN, so that samplers leave its symbol out.
 """
 
 import jax
@@ -28,7 +30,7 @@ def tempered(log_x0: Array, temperature: ArrayLike) -> Array:
     """
     if not isinstance(temperature, Tracer) and not np.all(np.asarray(temperature) > 0):
         raise ValueError(f"tempered: temperature = {temperature}. Valid: a number above 0")
-    possible = log_x0 > -jnp.inf  # -inf / temperature has no derivative in the temperature
+    possible = log_x0 != -jnp.inf  # -inf / temperature has no derivative in the temperature
     return jax.nn.log_softmax(jnp.where(possible, jnp.where(possible, log_x0, 0) / temperature, -jnp.inf))
 
 
@@ -78,4 +80,4 @@ def nucleus(log_x0: Array, share: ArrayLike) -> Array:
 
 
 def _only(log_x0: Array, kept: Array) -> Array:
-    return jax.nn.log_softmax(jnp.where(kept, log_x0, -jnp.inf))
+    return jax.nn.log_softmax(jnp.where(kept | jnp.isnan(log_x0), log_x0, -jnp.inf))

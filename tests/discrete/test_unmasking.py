@@ -183,6 +183,16 @@ def test_temperature_is_a_power_and_impossible_symbols_stay_impossible():
         assert change(jnp.asarray(log_p))[-1] == -jnp.inf
 
 
+def test_a_symbol_whose_logarithm_is_nan_is_not_taken_for_an_impossible_one():
+    log_p = jnp.asarray(log_softmax(LOGITS[:2])).at[1, 3].set(jnp.nan)
+    for change in (
+        lambda a: discrete.top_k(a, 2),
+        lambda a: discrete.nucleus(a, 0.5),
+        lambda a: discrete.tempered(a, 2.0),
+    ):
+        np.testing.assert_array_equal(np.isnan(change(log_p)).any(-1), [False, True])
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"confident: threshold = 0. Valid: a probability in \(0, 1\]"):
         discrete.confident(0)
