@@ -1,5 +1,7 @@
 """Pairs of times, curricula and distances of the few-step objectives: their published values."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import scipy.stats
 
 from diffusion import objectives, parameterizations, schedules, timesteps
+from tests.objectives import few_step_cases
 from tests.objectives.few_step_cases import EDM, FLOW, V, as_v, keys_and_data, near
 from tests.objectives.objective_cases import at
 
@@ -220,6 +223,27 @@ def test_the_adaptive_weight_of_mean_flow_is_that_of_its_error(name):
     squared = np.asarray(of(0.0))
     assert (squared > 0.01).all()
     np.testing.assert_allclose(of(0.7), squared / (squared + 0.5) ** 0.7, rtol=1e-5)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", few_step_cases.MEMBERS)
+def test_no_time_lies_beyond_the_end_of_the_schedule(name, monkeypatch):
+    """Of a schedule that ends at 0.8, whose densities end there; a grid that begins at 1 is refused."""
+    member = few_step_cases.MEMBERS[name]
+    ended = {"FLOW": schedules.ending_at(FLOW, 0.8), "EDM": schedules.ending_at(EDM, 0.8)}
+    for constant, schedule in ended.items():
+        monkeypatch.setattr(few_step_cases, constant, schedule)
+    monkeypatch.setattr(few_step_cases, "UNIFORM", timesteps.uniform_density(ended["FLOW"]))
+    schedule = ended["EDM" if member.schedule is EDM else "FLOW"]
+    players = few_step_cases.networks(member, few_step_cases.parameters_of(member))
+    batch, keys = few_step_cases.batch_of(384), jax.random.split(jax.random.key(0), 384)
+    try:
+        objective = member.make()
+        t = jax.jit(lambda keys: objective(players, schedule, keys, batch, 3)[1]["t"])(keys)
+    except ValueError as error:
+        assert re.search("begins at t = 1, ", str(error)), error
+    else:
+        assert 0.5 < np.max(t) <= 0.8 * (1 + 1e-6)  # the rounding that networks are read with
 
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
