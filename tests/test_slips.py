@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffusion import (
     couplings,
+    editing,
     flow_maps,
     guidance,
     likelihood,
@@ -15,9 +17,11 @@ from diffusion import (
     parameterizations,
     samplers,
     schedules,
+    steering,
     timesteps,
 )
 from diffusion.flows.flow_maps import FlowMap
+from diffusion.guidance import measurements
 from diffusion.objectives import feature_losses
 from tests.objectives import few_step_cases, objective_cases
 
@@ -217,6 +221,115 @@ SLIPS = {
         TypeError,
         "uint8",
     ),
+    "likelihood of half the flow": (
+        lambda: likelihood.log_likelihood(DENOISE, FLOW, X, ode.runge_kutta([0.0, 0.5]), likelihood.exact()),
+        ValueError,
+        r"ends at time 0\.5, but the prior is the distribution at t_max = 1\. .*ending_at\(schedule, 0\.5\)",
+    ),
+    "dequantisation with a single key": (
+        lambda: likelihood.dequantise(jnp.ones((4, 2), jnp.uint8), KEYS[0]),
+        ValueError,
+        "dequantisation needs one key for each of the 4 images; got a single key",
+    ),
+    "a plan beyond the noise": (
+        lambda: sample(plan=timesteps.plan([2.0, 1.0, 0.0])),
+        ValueError,
+        r"t = 2 lies outside the times of this schedule, \[0, 1\]",
+    ),
+    "a plan of indices": (
+        lambda: sample(samplers.ddim(), plan=timesteps.plan(np.array([999, 500, 0]))),
+        ValueError,
+        "t = 999 lies outside",
+    ),
+    "a plan up beyond the noise": (
+        lambda: sample(plan=timesteps.plan([0.0, 1.0, 1.5])),
+        ValueError,
+        r"t = 1\.5 lies outside",
+    ),
+    "noised beyond the noise": (lambda: editing.noised(FLOW, 2.0, X, KEYS), ValueError, "t = 2 lies outside"),
+    "noised at the indices of steps": (
+        lambda: editing.noised(FLOW, np.array([0, 1, 2, 3]), X, KEYS),
+        ValueError,
+        "t = 2 lies outside",
+    ),
+    "noised with a single key": (
+        lambda: editing.noised(FLOW, 0.5, X, KEYS[0]),
+        ValueError,
+        "noise needs one key for each of the 4 images; got a single key",
+    ),
+    **{
+        f"{name} of a measurement without its last axis": (
+            lambda likelihood=likelihood: likelihood(lambda x: x[:, :1], X[:, 0])(X),
+            ValueError,
+            r"measurement y has the shape \(4,\), but A x has \(4, 1\)\. Valid: .* \(1,\) for a measurement that all",
+        )
+        for name, likelihood in {
+            "gaussian_likelihood": lambda operator, y: guidance.gaussian_likelihood(operator, y, 0.1),
+            "negative_distance": guidance.negative_distance,
+            "quantile_likelihood": guidance.quantile_likelihood,
+        }.items()
+    },
+    **{
+        f"{name} of a measurement with one column of two": (
+            lambda guide=guide: guide(DENOISE, FLOW, measurements.masked(jnp.array([True, False])), X[:, :1])(X, 0.5),
+            ValueError,
+            r"measurement y has the shape \(4, 1\), but A x has \(4, 2\)",
+        )
+        for name, guide in {"pseudoinverse": guidance.pseudoinverse, "proximal": guidance.proximal}.items()
+    },
+    **{
+        f"{name} by a mean over the samples": (
+            lambda guide=guide: guide(lambda x0: -jnp.mean(x0**2)),
+            ValueError,
+            r"log p\(y \| x0\), one number for each sample, must have the shape \(4,\), but has \(\)",
+        )
+        for name, guide in {
+            "posterior_sampling": lambda log_p: guidance.posterior_sampling(DENOISE, FLOW, log_p)(X, 0.5),
+            "manifold_preserving": lambda log_p: guidance.manifold_preserving(DENOISE, FLOW, log_p)(X, 0.5),
+            "langevin_draw": lambda log_p: steering.langevin_draw(log_p, steps=1, step_size=lambda r: r)(X, 1.0, KEYS),
+            "red_diff": lambda log_p: steering.red_diff(DENOISE, FLOW, log_p, X, PLAN, KEYS, optax.sgd(0.1)),
+        }.items()
+    },
+    "guidance of more channels than x has": (
+        lambda: guidance.classifier_free(guidance.separately(DENOISE, DENOISE), 2.0, channels=3)(X, 0.5),
+        ValueError,
+        "channels = 3, but x has 2",
+    ),
+    "guidance of denoisers that are no branches": (
+        lambda: guidance.classifier_free((DENOISE, DENOISE), 2.0)(X, 0.5),
+        TypeError,
+        r"branches must be guidance\.together\(\.\.\.\) or guidance\.separately.* type tuple",
+    ),
+    "guidance with its scale as the interval": (
+        lambda: guidance.classifier_free(DENOISE, DENOISE, 2.0),
+        ValueError,
+        r"guidance interval 2\.0\. Valid: a pair",
+    ),
+    "a null class without a batch": (
+        lambda: guidance.together(network, FLOW, V, (jnp.arange(4), 10)),
+        ValueError,
+        r"shapes \[\[\(4,\)\], \[\(\)\]\]\. Each needs the same batch axis",
+    ),
+    "a null class of one example": (
+        lambda: guidance.together(network, FLOW, V, (jnp.arange(4), jnp.array([10]))),
+        ValueError,
+        "Each needs the same batch axis",
+    ),
+    "conditions of another batch": (
+        lambda: guidance.together(network, FLOW, V, (jnp.arange(3), jnp.arange(3)))(X, 0.5),
+        ValueError,
+        "x_t has 4 examples, but the conditions have 3",
+    ),
+    "labels of another batch": (
+        lambda: train(batch={"x": X, "condition": jnp.arange(3)}),
+        ValueError,
+        r'batch\["condition"\] has an array of shape \(3,\), but x has 4 examples',
+    ),
+    "a text vector without a batch": (
+        lambda: train(batch={"x": X, "condition": {"text": jnp.ones((1, 16))}}),
+        ValueError,
+        r"array of shape \(1, 16\), but x has 4 examples",
+    ),
     "prior's schedule": (lambda: samplers.prior(schedules.cosine, KEYS, (2,)), TypeError, CALLED),
     "prior's keys": (lambda: samplers.prior(FLOW, KEYS[0], (2,)), ValueError, "a single key"),
 }
@@ -232,6 +345,13 @@ def test_a_slip_ends_in_a_sentence(name):
 def test_what_is_right_passes():
     assert train().shape == (4,) and sample().shape == (4, 2)
     assert sample(samplers.flow_map(), MAP).shape == (4, 2)
+    assert editing.noised(FLOW, 0.5, X[:1], KEYS).shape == (4, 2)
+
+
+@pytest.mark.parametrize("y", [X, X[:1], X[0]])
+def test_all_samples_may_share_a_measurement(y):
+    guided = guidance.proximal(DENOISE, FLOW, measurements.masked(jnp.array([True, False])), y)(X / 2, 0.5)
+    np.testing.assert_allclose(guided.x0[:, 0], 1)
 
 
 OTHER = {

@@ -177,7 +177,7 @@ CASES = {
     "proximal": (of_measurement(lambda d, a, y, p: guidance.proximal(d, COSINE, a, y, p)), 0.2),
     "pseudoinverse": (of_measurement(lambda d, a, y, p: guidance.pseudoinverse(d, COSINE, a, y, p)), 0.2),
     "pseudoinverse data": (of_measurement(lambda d, a, y, p: guidance.pseudoinverse(d, COSINE, a, y, 0.2, p)), 0.9),
-    "gaussian_likelihood": (lambda p: guidance.gaussian_likelihood(jnp.sin, TIMES, p)(TIMES[:, None] / 2).ravel(), 0.3),
+    "gaussian_likelihood": (lambda p: guidance.gaussian_likelihood(jnp.sin, TIMES, p)(TIMES / 2), 0.3),
     "boundary": (prediction(lambda p: flow_maps.consistency_boundary(p)), 0.5),
     "boundary's end": (prediction(lambda p: flow_maps.consistency_boundary(0.5, p)), 0.02),
     "latent consistency": (

@@ -30,7 +30,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays import padding
-from diffusion.arrays.arguments import require_floats
+from diffusion.arrays.arguments import require_floats, require_keys
 from diffusion.arrays.broadcasting import flattened
 from diffusion.flows import probability_flow
 from diffusion.flows.ode import Solver
@@ -108,8 +108,8 @@ def log_likelihood(
         x: `[B, ...]` data, of any rank.
         solver: `ode.runge_kutta(times(schedule, 100))` or `ode.dormand_prince(t_start, schedule.t_max)`.
         divergence: `exact()`, or `hutchinson(probes)`, whose probes do not change during the solve.
-        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; the density of `schedule.prior` if None. With a mask
-            it must be the density of the real values.
+        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; the density of `schedule.prior` if None, where the
+            solver must end at schedule.t_max. With a mask it must be the density of the real values.
         real: mask of x, False on padding, see `diffusion.padding`; the result is then the density of the real values,
             whose number for `bits_per_dim` is `padding.count`. None for no padding.
 
@@ -117,7 +117,8 @@ def log_likelihood(
         `Likelihood` at solver.start.
 
     Raises:
-        ValueError: if the solver leaves the schedule's range, or the mask removes everything.
+        ValueError: if the solver leaves the schedule's range or, without log_prior, ends below t_max, or the mask
+            removes everything.
     """
     check_schedule(schedule)
     require_floats(x, "x")
@@ -127,6 +128,12 @@ def log_likelihood(
         raise ValueError(
             f"likelihood: the solver goes from time {solver.start:g} to {solver.end:g}, but the schedule is defined "
             f"only in [{schedule.t_min:g}, {schedule.t_max:g}]"
+        )
+    if log_prior is None and solver.end < schedule.t_max * (1 - 1e-6):
+        raise ValueError(
+            f"likelihood: the solver ends at time {solver.end:g}, but the prior is the distribution at t_max = "
+            f"{schedule.t_max:g}. Valid: a solver that ends there, log_prior=, or the schedule "
+            f"schedules.ending_at(schedule, {solver.end:g})"
         )
     x = padding.zeroed(as_float(x), real)
     prior = log_prior if log_prior is not None else _log_prior(schedule, real)
@@ -236,9 +243,11 @@ def dequantise(images: Array, keys: Array) -> Array:
 
     Raises:
         TypeError: if the images are not uint8.
+        ValueError: if there is not one key for each image.
     """
     if images.dtype != jnp.uint8:
         raise TypeError(f"dequantisation takes uint8 images of 256 levels, got {images.dtype}")
+    require_keys(keys, len(images), f"dequantisation needs one key for each of the {len(images)} images")
     noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], jnp.float32))(keys)
     # With u rounded to a multiple of 2^-16, the sum is exact in float32, so it is never rounded up to the next level.
     noise = jnp.floor(noise * 2**16) / 2**16

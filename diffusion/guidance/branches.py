@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_function
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check_network, checked, predict
 from diffusion.schedules import NoiseSchedule
@@ -34,8 +35,9 @@ def together(
 
     Raises:
         TypeError: under the conditions of `parameterizations.denoiser`.
-        ValueError: if there are fewer than two conditions, one is None, or the parameterization is not defined at
-            t_max.
+        ValueError: if there are fewer than two conditions, one is None, an array of them has no batch axis or another
+            number of examples than the others, or the parameterization is not defined at t_max; when called, if x_t has
+            another number of examples.
     """
     if len(conditions) < 2:
         raise ValueError(f"guidance.together needs at least two conditions; got {len(conditions)}")
@@ -46,9 +48,18 @@ def together(
         )
     check_network(network, schedule, parameterization)
     K = len(conditions)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(conditions)}
+    if len(sizes) > 1 or () in sizes:
+        shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(condition)] for condition in conditions]
+        raise ValueError(
+            f"guidance.together: the arrays of the {K} conditions have the shapes {shapes}. Each needs the same batch "
+            "axis, such as jnp.full(B, num_classes) for the null class of B examples"
+        )
     condition = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
 
     def branches(x_t, t):
+        if sizes and x_t.shape[:1] not in sizes:
+            raise ValueError(f"guidance.together: x_t has {len(x_t)} examples, but the conditions have {max(sizes)[0]}")
         t = jnp.asarray(t)
         if t.ndim == 0:
             t = jnp.broadcast_to(t, x_t.shape[:1])
@@ -72,6 +83,7 @@ def separately(*denoisers: Denoiser) -> Branches:
 
 def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ...], order: str) -> tuple:
     """The predictions of the branches, whose number must be one of `counts`; `order` names them."""
+    require_function(branches, "branches", "guidance.together(...) or guidance.separately(denoiser, denoiser)")
     predictions = branches(x_t, t)
     if len(predictions) not in counts:
         raise ValueError(f"this guidance combines the branches {order}, one each; got {len(predictions)} branches")

@@ -27,7 +27,8 @@ def classifier_free(
     Args:
         branches: evaluates (condition, null or negative condition).
         scale: guidance scale w: a number, one for each sample `[B]`, or a function of t.
-        interval: (t_low, t_high), both included, outside which w = 1; None for all times.
+        interval: (t_low, t_high), both included, outside which w = 1; None for all times. The time of a paper's sigma /
+            alpha is schedule.inverse_log_snr(-2 log(sigma / alpha)).
         channels: number of leading channels that are guided, >= 1; None for all. The code of DiT and SiT, and the
             results of their papers, guide 3 of the 4 channels of the latents.
         ramp: factor of w - 1 as a function of t, such as `power_cosine()`; None for 1 at all times.
@@ -36,7 +37,8 @@ def classifier_free(
         A denoiser. If the network predicts a variance, the conditional branch provides it.
 
     Raises:
-        ValueError: if the interval is empty, or channels is below 1; when called, if there are not two branches.
+        ValueError: if the interval is empty, or channels is below 1; when called, if there are not two branches, or x
+            has fewer channels.
     """
     check_interval(interval)
     if channels is not None and channels < 1:
@@ -49,6 +51,8 @@ def classifier_free(
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
         if channels is None:
             return guided
+        if channels > x_t.shape[-1]:
+            raise ValueError(f"classifier_free: channels = {channels}, but x has {x_t.shape[-1]}. Valid: None for all")
         chosen = jnp.arange(x_t.shape[-1]) < channels
         return guided._replace(x0=jnp.where(chosen, guided.x0, cond.x0), eps=jnp.where(chosen, guided.eps, cond.eps))
 

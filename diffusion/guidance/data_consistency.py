@@ -8,6 +8,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import require_floats
 from diffusion.arrays.parameters import is_number, traced
+from diffusion.guidance.measurement_guidance import total
 from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
@@ -43,13 +44,13 @@ def proximal(
         denoise: the denoiser; it need not be differentiable.
         schedule: the process.
         measurement: the operator A, such as `measurements.masked(mask)`.
-        y: the measurement `[B, ...]`.
+        y: the measurement `[B, ...]`, in the shape of A x; that of one example if all samples share it.
         noise_std: standard deviation sigma_y of the noise, >= 0.
         scale: weight w > 0 of the estimate, DiffPIR's lambda: a number, `[B]` or a function of t.
 
     Raises:
         TypeError: if y is no array of floating-point numbers.
-        ValueError: if noise_std is negative.
+        ValueError: if noise_std is negative; when called, if y has another shape.
     """
     if not traced(noise_std) and not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
@@ -99,13 +100,13 @@ def manifold_preserving(
         interval: (t_low, t_high) outside which w = 0; None for all times.
 
     Raises:
-        ValueError: if the interval is empty.
+        ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
     check_interval(interval)
 
     def guided(x_t, t):
         prediction = checked(denoise)(x_t, t)
-        gradient = jax.grad(lambda x0: log_likelihood(x0).sum())(prediction.x0)
+        gradient = jax.grad(total(log_likelihood))(prediction.x0)
         x0 = prediction.x0 + strength(scale, 0, interval, t, x_t) * gradient
         return replace_x0(prediction, schedule, t, x0)
 

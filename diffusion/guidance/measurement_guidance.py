@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.core import Tracer
 
-from diffusion.arrays.arguments import require_floats
+from diffusion.arrays.arguments import require_floats, require_shape
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.classifier_gradient import shift_score
-from diffusion.guidance.measurements import Measurement
+from diffusion.guidance.measurements import Measurement, check_measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
@@ -47,16 +47,33 @@ def posterior_sampling(
         interval: (t_low, t_high) outside which w = 0; None for all times.
 
     Raises:
-        ValueError: if the interval is empty.
+        ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
     check_interval(interval)
 
     def guided(x_t, t):
         x0, pull, prediction = _differentiated(denoise, x_t, t)
-        (gradient,) = pull(jax.grad(lambda x0: log_likelihood(x0).sum())(x0))
+        (gradient,) = pull(jax.grad(total(log_likelihood))(x0))
         return shift_score(prediction, schedule, t, strength(scale, 0, interval, t, x_t) * gradient)
 
     return guided
+
+
+def total(log_likelihood: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """x0 `[B, ...]` -> sum_b log p(y_b | x0_b), whose gradient for a sample is that of its term.
+
+    A mean over the samples would divide this gradient by B, so that anything but one number for each sample is refused.
+
+    Args:
+        log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`.
+    """
+
+    def summed(x0):
+        log_p = log_likelihood(x0)
+        require_shape(log_p, x0.shape[:1], "log p(y | x0), one number for each sample,")
+        return log_p.sum()
+
+    return summed
 
 
 def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std: float) -> Callable[[Array], Array]:
@@ -64,22 +81,25 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
 
     Args:
         operator: operator A: x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
-        y: the measurement, with the shape of A(x0).
+        y: the measurement, with the shape of A(x0); that of one example if all samples share it.
         noise_std: standard deviation sigma_y of the noise, > 0.
+
+    Raises:
+        ValueError: if noise_std is not positive; when called, if y has another shape.
     """
     if not traced(noise_std) and not noise_std > 0:
         raise ValueError(
             f"gaussian_likelihood: noise_std = {noise_std} must be positive; for exact measurements use "
             "negative_distance"
         )
-    return lambda x0: -_squared(y - operator(x0)) / (2 * noise_std**2)
+    return lambda x0: -_squared(_residual(operator, y, x0)) / (2 * noise_std**2)
 
 
 def negative_distance(operator: Callable[[Array], Array], y: Array) -> Callable[[Array], Array]:
     """-|y - A(x0)|, with the normalised gradient of DPS's code; arguments as in `gaussian_likelihood`."""
 
     def log_likelihood(x0):
-        return -root(_squared(y - operator(x0)))
+        return -root(_squared(_residual(operator, y, x0)))
 
     return log_likelihood
 
@@ -98,20 +118,20 @@ def quantile_likelihood(
     Args:
         operator: operator A: x0 `[B, ...]` -> `[B, ...]`; `lambda x0: jnp.where(mask, x0, 0)` for a partly known
             series.
-        y: the measurement, with the shape of A(x0).
+        y: the measurement, with the shape of A(x0); that of one example if all samples share it.
         level: quantile level k in (0, 1), a number or one for each example `[B]`.
 
     Raises:
-        ValueError: if level is out of range and not traced.
+        ValueError: if level is out of range and not traced; when called, if y has another shape.
 
     Reference: Kollovieh et al., "Predict, Refine, Synthesize: Self-Guiding Diffusion Models for Probabilistic Time
     Series Forecasting", 2023.
     """
-    if not isinstance(level, Tracer) and not bool(((jnp.asarray(level) > 0) & (jnp.asarray(level) < 1)).all()):
+    if not traced(level) and not ((np.asarray(level) > 0) & (np.asarray(level) < 1)).all():
         raise ValueError(f"quantile_likelihood: level = {level} must lie strictly between 0 and 1")
 
     def log_likelihood(x0):
-        residual = y - operator(x0)
+        residual = _residual(operator, y, x0)
         k = left_broadcast(jnp.asarray(level, residual.dtype), residual)
         return -jnp.sum(jnp.maximum(k * residual, (k - 1) * residual), axis=tuple(range(1, residual.ndim)))
 
@@ -144,14 +164,14 @@ def pseudoinverse(
         denoise: the denoiser, differentiable.
         schedule: the process.
         measurement: the operator A, such as `measurements.masked(mask)`.
-        y: `[B, ...]` the measurement.
+        y: `[B, ...]` the measurement, in the shape of A x; that of one example if all samples share it.
         noise_std: standard deviation sigma_y of the noise, >= 0.
         data_std: standard deviation s of the data, > 0.
         scale: guidance scale w: a number, `[B]` or a function of t.
 
     Raises:
         TypeError: if y is no array of floating-point numbers.
-        ValueError: if a standard deviation is out of range.
+        ValueError: if a standard deviation is out of range; when called, if y has another shape.
     """
     if not traced(noise_std, data_std) and not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
@@ -181,6 +201,12 @@ def _differentiated(denoise, x_t, t):
         return prediction.x0, prediction
 
     return jax.vjp(estimate, x_t, has_aux=True)
+
+
+def _residual(operator, y, x0):
+    measured = operator(x0)
+    check_measurement(y, measured)
+    return y - measured
 
 
 def _squared(residual):

@@ -33,6 +33,7 @@ class Measurement(NamedTuple):
     def residual(self, y: Array, x: Array) -> Array:
         """y - A x in the dtype of A x, for a measurement of any dtype, such as float64 beside samples in float32."""
         measured = self.forward(x)
+        check_measurement(y, measured)
         return jnp.asarray(y, measured.dtype) - measured
 
     def transpose(self, y: Array, like: Array) -> Array:
@@ -52,6 +53,24 @@ class Measurement(NamedTuple):
         if ratio.ndim and ratio.shape != y.shape:  # one for each example; leaves may have one for each number
             ratio = ratio.reshape(ratio.shape[:1] + (1,) * (y.ndim - 1))
         return self.transpose(self.solve(y, ratio), like)
+
+
+def check_measurement(y: Array, measured: Array) -> None:
+    """Refuses a measurement y that has neither the shape of A x nor that of one example of it.
+
+    Args:
+        y: the measurement `[B, ...]`; `[1, ...]` or `[...]` for one that all samples share.
+        measured: A x `[B, ...]`.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    one = measured.shape[1:]
+    if jnp.shape(y) not in (measured.shape, (1, *one), one):
+        raise ValueError(
+            f"the measurement y has the shape {jnp.shape(y)}, but A x has {measured.shape}. Valid: this shape, or "
+            f"{one} for a measurement that all samples share"
+        )
 
 
 def masked(mask: Array) -> Measurement:

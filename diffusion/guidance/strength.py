@@ -64,7 +64,9 @@ def ramped(scale: Scale, ramp: Ramp | None) -> Scale:
 
 
 def check_interval(interval: Interval) -> None:
-    """Refuses an interval (t_low, t_high) that contains no time."""
+    """Refuses an interval that is no pair (t_low, t_high), or contains no time."""
+    if interval is not None and not (hasattr(interval, "__len__") and len(interval) == 2):
+        raise ValueError(f"guidance interval {interval}. Valid: a pair (t_low, t_high), or None for all times")
     if interval is not None and not traced(*interval) and not interval[0] <= interval[1]:
         raise ValueError(
             f"guidance interval {interval} is empty. Valid: (t_low, t_high) with t_low <= t_high, where t = 0 is the "

@@ -2,7 +2,9 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from diffusion.arrays import padding
@@ -29,6 +31,16 @@ ENTRIES = (
 )
 
 
+def _check_condition(condition: Any, what: str, size: int) -> None:
+    """Refuses a condition of another number of examples, which a network would broadcast, or mix with others."""
+    for leaf in jax.tree.leaves(condition):
+        shape = getattr(leaf, "shape", ())
+        if shape and shape[0] != size:
+            raise ValueError(
+                f"{what} has an array of shape {shape}, but x has {size} examples. Valid: one row for each"
+            )
+
+
 def entry(
     *read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES, real: bool = False, symbols: bool = False
 ) -> Callable[[Loss], Loss]:
@@ -47,10 +59,10 @@ def entry(
     Returns:
         A function from a loss to the checked loss. The checked loss raises a TypeError if the networks, the schedule or
         the batch have the wrong type, or x has integers. It raises a ValueError if there is not one key for each
-        example; if no objective reads an entry of the batch; if the noise has another shape than x; if a mask removes a
-        whole example, or the loss does not support masks; if the losses are not one for each example; and, like
-        `parameterizations.denoiser`, if a parameterization is not defined at schedule.t_max, because the trained
-        network could not be sampled.
+        example; if no objective reads an entry of the batch; if the noise has another shape than x; if an array of the
+        condition has another number of examples than x; if a mask removes a whole example, or the loss does not support
+        masks; if the losses are not one for each example; and, like `parameterizations.denoiser`, if a parameterization
+        is not defined at schedule.t_max, because the trained network could not be sampled.
     """
 
     def decorate(loss: Loss) -> Loss:
@@ -73,6 +85,8 @@ def entry(
             for name in ("noise", "start", "rejected"):
                 if name in batch:
                     require_shape(batch[name], x.shape, f'batch["{name}"], which is paired with x,')
+            for name in ("condition", "data_condition"):
+                _check_condition(batch.get(name), f'batch["{name}"]', len(x))
             if "real" in batch:
                 if not real:
                     name = loss.__qualname__.partition(".")[0].lstrip("_")

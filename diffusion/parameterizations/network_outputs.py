@@ -30,7 +30,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import described, require, require_floats, require_function
 from diffusion.package import public
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
-from diffusion.schedules.noise_schedule import as_float
+from diffusion.schedules.noise_schedule import as_float, check_times
 
 Network = Callable[..., Any]
 """(x, clock or clocks, condition) -> an array, or a tuple of it and further heads where an objective needs them.
@@ -152,14 +152,7 @@ def evaluate(
     """
     require_floats(x_t, "x_t")
     t = as_float(t)
-    if not isinstance(t, Tracer) and not isinstance(schedule.t_max, Tracer):
-        values = np.asarray(t)  # known values, also where the network is traced as a function of x alone
-        outside = ~((values >= 0) & (values <= np.asarray(schedule.t_max) * (1 + 1e-6)))  # NaN too
-        if outside.any():
-            raise ValueError(
-                f"t = {float(values[outside].ravel()[0]):g} lies outside the times of this schedule, [0, "
-                f"{schedule.t_max:g}]; t = 0 is the data"
-            )
+    check_times(schedule, t)  # also where the network is traced as a function of x alone
     if t.ndim == 0 and x_t.ndim > 0:
         t = jnp.broadcast_to(t, x_t.shape[:1])
     t = at_each(schedule, t, x_t)

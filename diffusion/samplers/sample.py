@@ -19,7 +19,7 @@ from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule
-from diffusion.schedules.noise_schedule import as_float, leaf_schedules
+from diffusion.schedules.noise_schedule import as_float, check_times, leaf_schedules
 from diffusion.timesteps import Plan
 
 
@@ -219,9 +219,9 @@ def sample(
     Raises:
         TypeError: if the sampler does not take `denoise`, or an argument has a wrong type, such as a grid in place of a
             plan.
-        ValueError: if keys do not match the batch, a prediction does not have the shape of x, two neighbouring times
-            are the same number in the type of x, or the plan of a stochastic sampler has steps that go up without
-            renoise.
+        ValueError: if keys do not match the batch, a prediction does not have the shape of x, a time of the plan lies
+            outside of [0, schedule.t_max], two neighbouring times are the same number in the type of x, or the plan of
+            a stochastic sampler has steps that go up without renoise.
     """
     return sample_with_memory(sampler, denoise, schedule, x, plan, keys, after_step=after_step)[0]
 
@@ -316,6 +316,8 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
     check_schedule(schedule)
     require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
     check_plan(sampler, plan)
+    for times in (plan.t, plan.s):
+        check_times(schedule, times)
     check_taken(sampler, denoise)
     if schedule.leaves and (sampler.frames or isinstance(denoise, Memory)):
         raise ValueError(

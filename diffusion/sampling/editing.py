@@ -37,7 +37,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import timesteps
-from diffusion.arrays.arguments import require_floats
+from diffusion.arrays.arguments import require_floats, require_keys
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
@@ -45,7 +45,7 @@ from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import AfterStep, Sampler, sample
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
-from diffusion.schedules.noise_schedule import as_float
+from diffusion.schedules.noise_schedule import as_float, check_times
 from diffusion.timesteps import Plan
 
 
@@ -54,14 +54,18 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
 
     Args:
         schedule: the process.
-        t: times `[]` or `[B]`.
-        images: x_0 `[B, ...]`.
+        t: times `[]` or `[B]`, in [0, schedule.t_max].
+        images: x_0 `[B, ...]`; `[1, ...]` for draws from one image.
         keys: `[B]` random keys.
 
     Raises:
         TypeError: if the images are not floating-point numbers.
+        ValueError: if there is not one key for each image, or, outside of `jit`, a time lies outside of the schedule.
     """
     require_floats(images, "x_0")
+    size = jnp.size(keys) if len(images) == 1 else len(images)  # all keys may share an image
+    require_keys(keys, size, f"noise needs one key for each of the {len(images)} images")
+    check_times(schedule, t)
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
     t = at_each(schedule, t, images)
     return left_broadcast(schedule.alpha(t), images) * images + left_broadcast(schedule.sigma(t), images) * noise

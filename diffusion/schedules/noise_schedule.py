@@ -6,6 +6,7 @@ __all__ = [
     "as_float",
     "at_each",
     "check_schedule",
+    "check_times",
     "inside_times",
     "leaf_schedules",
     "normal",
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require
 from diffusion.arrays.broadcasting import left_broadcast
+from diffusion.arrays.parameters import traced
 from diffusion.package import public
 
 INSIDE = 2.0**-18  # a time this far from an end, as a share, is not yet rounded to it by a discrete process
@@ -113,6 +116,23 @@ def check_schedule(schedule: Any) -> None:
         TypeError: if the value is not a schedule; the message names it.
     """
     require(schedule, NoiseSchedule, "schedule", "a NoiseSchedule, such as schedules.rectified_flow()")
+
+
+def check_times(schedule: NoiseSchedule, t: ArrayLike) -> None:
+    """Refuses times outside of [0, t_max], where the coefficients of a schedule mean nothing; traced times pass.
+
+    Raises:
+        ValueError: if a time is outside, or NaN; the message names it.
+    """
+    if traced(t, schedule.t_max):
+        return
+    values = np.asarray(t)
+    outside = ~((values >= 0) & (values <= np.asarray(schedule.t_max) * (1 + 1e-6)))  # NaN too
+    if outside.any():
+        raise ValueError(
+            f"t = {float(values[outside].ravel()[0]):g} lies outside the times of this schedule, [0, "
+            f"{schedule.t_max:g}]; t = 0 is the data"
+        )
 
 
 def preserves_variance(schedule: NoiseSchedule) -> bool:

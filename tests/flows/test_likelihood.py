@@ -225,7 +225,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"from time 0 to 1, but the schedule is defined only in \[0\.001, 1\]"):
         outside(SCHEDULES["linear_beta"])
     with pytest.raises(ValueError, match=r"probes must have shape \[K, 5, 2\], got \[1, 4, 2\]"):
-        solver = ode.runge_kutta([0.1, 0.9])
+        solver = ode.runge_kutta([0.1, 1.0])
         likelihood.log_likelihood(denoise, FLOW, x, solver, likelihood.hutchinson(jnp.ones((1, 4, 2))))
 
 

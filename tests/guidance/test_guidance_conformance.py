@@ -96,7 +96,7 @@ GUIDANCES = {
     ),
     "pseudoinverse": Case(
         lambda d, s, w: guidance.pseudoinverse(
-            d[0], s, guidance.measurements.masked(jnp.array([True, False])), jnp.ones(2), 0.1, scale=w
+            d[0], s, guidance.measurements.masked(jnp.array([True, False])), jnp.ones((1, 2)), 0.1, scale=w
         ),
         0.5,
         0.0,
@@ -105,7 +105,7 @@ GUIDANCES = {
     ),
     "proximal": Case(
         lambda d, s, w: guidance.proximal(
-            d[0], s, guidance.measurements.masked(jnp.array([True, False])), jnp.ones(2), 0.1, scale=w
+            d[0], s, guidance.measurements.masked(jnp.array([True, False])), jnp.ones((1, 2)), 0.1, scale=w
         ),
         0.5,
         neutral=None,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.arguments import require_floats, require_shape
+from diffusion.guidance.measurement_guidance import total
 from diffusion.guidance.measurements import Measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
@@ -144,7 +145,7 @@ def langevin_draw(log_likelihood: Callable[[Array], Array], *, steps: int, step_
         h = step_size(r)
 
         def move(x, j):
-            gradient = jax.grad(lambda x: log_likelihood(x).sum())(x)
+            gradient = jax.grad(total(log_likelihood))(x)
             z = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, j), 1, x)[0]
             return x + h * ((x0 - x) / r**2 + gradient) + jnp.sqrt(2 * h) * z, None
 

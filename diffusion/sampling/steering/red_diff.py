@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from diffusion.guidance.measurement_guidance import total
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import check_start, keys_of_step, normal
@@ -71,7 +72,7 @@ def red_diff(
         eps = normal(keys_of_step(keys, i)[0], 1, x)[0]
         residual = checked(denoise)(alpha * x + sigma * eps, times[i]).eps - eps
         weight = scale * jnp.where(alpha > 0, sigma / jnp.where(alpha > 0, alpha, 1), 0)
-        gradient = weight * residual - jax.grad(lambda x: log_likelihood(x).sum())(x)
+        gradient = weight * residual - jax.grad(total(log_likelihood))(x)
         updates, state = optimizer.update(gradient, state, x)
         return (x + updates, state), None
 
