@@ -96,6 +96,22 @@ def test_the_nearest_name(name, nearest):
     assert public.nearest(name, ["euler", "heun", "ddpm", "ddim"]) == nearest
 
 
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("vp", "variance_preserving"),
+        ("CFG", "classifier_free"),
+        ("apg", "adaptive_projected"),
+        ("dps", "posterior_sampling"),
+        ("ays", "align_your_steps"),
+        ("rampe", "Ramp"),
+    ],
+)
+def test_an_abbreviation_gives_the_name_of_its_initials(name, nearest):
+    names = ["Maps", "Ramp", "adaptive_projected", "align_your_steps", "classifier_free", "classifier_free_plus_plus"]
+    assert public.nearest(name, [*names, "posterior_sampling", "sub_vp", "variance_preserving"]) == nearest
+
+
 def test_a_renamed_name_warns_and_is_the_new_one():
     """Every `renamed` of the library: the old name is not listed, and gives the object of the new one."""
     for path in sorted((ROOT / "diffusion").rglob("*.py")):

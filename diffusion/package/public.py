@@ -19,6 +19,8 @@ NONE: Mapping[str, str] = MappingProxyType({})
 def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | None:
     """The name that is most like a misspelt one; of the nearest, one of the same letters: "ddim" for "ddmi".
 
+    An abbreviation, with or without one letter more, gives the name of these initials: "classifier_free" for "CFG".
+
     Args:
         name: the misspelt name.
         names: the names that exist.
@@ -27,8 +29,13 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     Returns:
         One of `names`, or None where none is near.
     """
-    misspelt = str(name)[:100]
-    close = difflib.get_close_matches(misspelt, list(names), n=3, cutoff=alike)
+    misspelt, names = str(name)[:100], list(names)
+    short = misspelt.lower()
+    for candidate in names:
+        initials = "".join(word[:1] for word in candidate.lower().split("_"))
+        if len(initials) > 1 and initials in short and len(short) <= len(initials) + 1:
+            return candidate
+    close = difflib.get_close_matches(misspelt, names, n=3, cutoff=alike)
     return max(close, key=lambda candidate: sorted(candidate) == sorted(misspelt), default=None)
 
 
