@@ -71,10 +71,11 @@ def test_relations(box, holds):
 
 
 def test_other_rules_than_the_published_ones_hold_throughout():
-    rules = Rules(threshold=0.5, counting_threshold=0.6, most=2, margin=0.31)
-    some = cats(0.7, 0.55, 0.51, 0.4)
-    count = lambda tag: [each.score for each in geneval.counted_objects(some, tag, rules)["cat"]]
+    rules = Rules(threshold=0.5, counting_threshold=0.6, margin=0.31)
+    some = cats(0.7, 0.55, 0.4)
+    count = lambda tag, rules=rules: [each.score for each in geneval.counted_objects(some, tag, rules)["cat"]]
     assert count("single_object") == [0.7, 0.55] and count("counting") == [0.7]
+    assert count("single_object", rules._replace(most=1)) == [0.7]
     prompt = geneval.parse({"tag": "position", "prompt": "p", "include": [ONE, LEFT]}, "here")
     objects = {"cat": [CAT], "dog": [DOG._replace(box=(12, 0, 22, 10))]}
     assert geneval.judged(prompt, objects, None)[0]
