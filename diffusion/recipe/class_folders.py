@@ -32,10 +32,8 @@ def folder_of(model: str | pathlib.Path) -> pathlib.Path:
 
 def is_shipped(folder: str | pathlib.Path) -> bool:
     """Whether a folder holds weights of a run, and travels with the project."""
-    folder = folder_of(folder)
-    return folder.resolve().parent == WEIGHTS.resolve() and not (
-        (folder / INDEX).is_file() or (folder / LORA).is_file()
-    )
+    folder = folder_of(folder).resolve()
+    return folder.parent == WEIGHTS.resolve() and not ((folder / INDEX).is_file() or (folder / LORA).is_file())
 
 
 def is_of_classes(folder: str | pathlib.Path) -> bool:
