@@ -200,7 +200,7 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
 
 def _copies(sets: FeatureSets) -> list[str]:
     """Warnings about samples with exactly the features of another sample, or of an image of the reference."""
-    marks = lambda rows: [hashlib.blake2b(np.ascontiguousarray(row), digest_size=16).digest() for row in rows]
+    marks = lambda rows: [hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=16).digest() for row in rows]
     samples = marks(sets.samples.rows[sets.space.main])
     reference = set(marks(sets.reference.rows.get(sets.space.main, ())))
     texts = []
