@@ -69,7 +69,7 @@ def test_a_student_without_a_teacher_says_how_to_train_one(tmp_path, monkeypatch
     with pytest.raises(ConfigError) as raised:
         recipes.load("students/lcm:,tiny")
     assert "'runs/digits' holds no run" in str(raised.value)
-    assert str(raised.value).endswith("the default: diffusion train --config=digits --workdir=runs/digits")
+    assert "the default: diffusion train --config=digits --workdir=runs/digits" in str(raised.value)
     with pytest.raises(ConfigError) as raised:
         recipes.load("students/lcm:mine")
     assert "'mine' holds no run" in str(raised.value) and "default" not in str(raised.value)
