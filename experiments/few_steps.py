@@ -274,7 +274,8 @@ def table(
     titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
 
     def line(row: Mapping) -> list:
-        deviation = lambda key, scale=1: f" ± {scale * row['spread'][key]:.2g}" if row["spread"] else ""
+        rounded = lambda value: f"{float(f'{value:.2g}'):g}"  # 180, not 1.8e+02
+        deviation = lambda key, scale=1: f" ± {rounded(scale * row['spread'][key])}" if row["spread"] else ""
         over = lambda key: f" ({row[key] / reference[key]:.2f})" if reference else ""
         share = lambda key: "—" if row.get(key) is None else f"{100 * row[key]:.1f}{deviation(key, 100)} %"
         cells = [f"{row[key]:.4g}{deviation(key)}{over(key)}" for key in distances]

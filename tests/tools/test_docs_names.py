@@ -40,7 +40,6 @@ OTHERS = {  # {page: names that are no part of this repository, or are what a co
         "diffusion.sif", "--build-arg", "--nv", "--rm", "--tag", "--xla_cpu_experimental_ynn_fusion_type",
     },
     "docs/speed.md": {"--xla_cpu_use_onednn"},
-    "docs/students_text.md": {"--config=students/"},
     "docs/tasks/published_checkpoint.md": {"weights/diffusion_pytorch_model.safetensors"},
 }  # fmt: skip
 
