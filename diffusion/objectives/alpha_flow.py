@@ -14,9 +14,8 @@ from diffusion.objectives.objective import Objective
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
-LEAST = (
-    2.0**-12
-)  # least alpha above 0: the rounding of Delta / alpha, and its distance from mean_flow's error, are alike
+LEAST = 2.0**-12
+"""Least alpha above 0, where the rounding of Delta / alpha is about the distance from the error of `mean_flow`."""
 
 
 def alpha_flow(
