@@ -113,7 +113,9 @@ GUIDANCES = {
         interval=False,
     ),
     "manifold_preserving": Case(
-        lambda d, s, w, **more: guidance.manifold_preserving(d[0], s, lambda x0: -jnp.sum(x0**2, -1), w, **more),
+        lambda d, s, w, **more: guidance.manifold_preserving(
+            d[0], s, lambda x0: -jnp.sum(x0**2, tuple(range(1, x0.ndim))), w, **more
+        ),
         0.2,
         0.0,
         calls=1,

@@ -122,7 +122,10 @@ def test_a_source_is_data_in_python(tmp_path, capsys):
     assert recipe.examples.shape == (2,) and recipe.examples.num_classes == 0
     assert training.train(recipe, tmp_path / "run") == 0
     said = capsys.readouterr().out
-    assert "8 examples of 2 classes, 2, in" in said and f"a network of {8 * 4 + 9 * 2:,} parameters and " in said
+    assert (
+        "8 examples of 2 classes, 2 numbers each, in" in said
+        and f"a network of {8 * 4 + 9 * 2:,} parameters and " in said
+    )
     assert "FLOP an example, forward, on " in said
     with pytest.raises(ValueError, match="generator yields no records: there is nothing to train on"):
         Recipe(LINE, FLOW, Rows(), (record for record in []), config=SETTINGS)
