@@ -60,7 +60,7 @@ def posterior_sampling(
 
 
 def total(log_likelihood: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """x0 `[B, ...]` -> sum_b log p(y_b | x0_b), whose gradient for a sample is that of its term.
+    """x0 `[B, ...]` -> sum_b log p(y_b | x0_b), whose gradient with respect to a sample is the gradient of its term.
 
     A mean over the samples would divide this gradient by B, so that anything but one number for each sample is refused.
 
