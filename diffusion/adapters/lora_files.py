@@ -152,7 +152,7 @@ def blank(module: nn.Module, pattern: str, rank: int, pairs: int = 1, magnitudes
     Args:
         module: the network.
         pattern: regular expression, searched in the layers' names in the network's own library.
-        rank: the rank r, from 1 to that of the smallest layer; a file with a larger rank is refused.
+        rank: the rank r, from 1 to the rank of the smallest layer; a file with a larger rank is refused.
         pairs: number of pairs of factors: 1, or 2 for a LoHa.
         magnitudes: whether the adapter has the magnitudes of a DoRA.
 

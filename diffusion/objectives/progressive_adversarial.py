@@ -164,11 +164,11 @@ def _logits(
         beside = jnp.where(sees_start, features(taught.x_t, taught.t), 0)
         return lambda x_s: jnp.mean(features(x_s, end) * (1 + beside), axis=tuple(range(1, x_s.ndim)))[:, None]
 
-    seen = lambda x, t: teacher_features(networks, schedule, parameterization, blocks, x, t, condition)
-    starts = [jnp.where(sees_start, h, 0) for h in seen(taught.x_t, taught.t)]
+    features_at = lambda x, t: teacher_features(networks, schedule, parameterization, blocks, x, t, condition)
+    starts = [jnp.where(sees_start, h, 0) for h in features_at(taught.x_t, taught.t)]
 
     def logits(x_s: Array) -> Array:
-        joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(seen(x_s, end), starts))
+        joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(features_at(x_s, end), starts))
         return judge(joined, end, condition)
 
     return logits
