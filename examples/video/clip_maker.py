@@ -12,7 +12,6 @@ from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.sampling import clip_coding, generate, run_denoiser, trained_run
 from diffusion.recipe import recipe as recipes
-from diffusion.timesteps import plan
 from examples.video.clip_judge import FRAMES
 
 Words = Callable[[str], np.ndarray]
@@ -42,10 +41,16 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
 
     The first frames stand unchanged at the beginning. Windows of the run's clips see the last K before them
     (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
+
+    A run that samples chunk after chunk (`samplers.per_frame`) continues given frames by the sampler of its chunks: the
+    given frames take the place of the earlier chunks.
     """
+    from_known = run
+    if run.sampler.frames:
+        sampler = run.config.sample.sampler.sampler.to_dict()
+        from_known = run.changed({"sample.sampler": sampler, "sample.plan": {"name": "plan"}})
     denoiser = run_denoiser.denoiser(run.recipe)
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
-    steps = plan(run.grid)
     window = run.shape[0]
     window_frames = 1 + step * (window - 1)  # frames of a window
 
@@ -58,7 +63,9 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
             before = 1 + (length - 1) // step if length else 0  # frames of x that are known
             windows = -(-(frames - length) // (window_frames - length))
             x = samplers.prior(run.schedule, first, (windows * (window - before), *run.shape[1:]))
-            walk = (run.sampler, denoise, run.schedule, x, steps, rest)
+            source = from_known if length else run
+            plan = source.recipe.sampling.plan
+            walk = (source.sampler, denoise, run.schedule, x, plan, rest)
             if not length:
                 x = decode(coder, samplers.sample(*walk))[:, :frames]
                 return to_uint8(x), sampling.finite(x)

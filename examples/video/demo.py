@@ -37,21 +37,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from diffusion.data import latent_cache
 from diffusion.data.shapes import motions
 from diffusion.experiments import train
-from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.io import films, json_files
+from diffusion.io import films
 from diffusion.recipe import ConfigError, checks, fields
-from diffusion.training.checkpointing import checkpoints
-from examples.video import clip_judge, clip_maker, clip_sheets, demo_stages, motion_figures, pairs_report, video_report
-
-RATE = 4.0  # frames a second of what is written
-OTHERS = 1000  # real clips that distances are taken to
+from examples.video import clip_judge, clip_maker, clip_sheets, demo_stages, pairs_report, video_report
 
 
 def run(
@@ -95,9 +88,9 @@ def run(
     say(4 if on_latents else 2, f"what {'templates see' if pairs else 'a judge sees'} in its clips -> {here}/report")
     if not films.has_library():
         print(f"PyAV is not installed, so that clips are written as GIF alone: {films.INSTALL}", flush=True)
-    measured, rows = (pairs_report.measure, pairs_report.rows) if pairs else (measure, video_report.rows)
-    content = measured(folder / "denoiser", folder / "report", number)
-    for row in rows(content["figures"]):
+    report = pairs_report if pairs else video_report
+    content = report.measure(folder / "denoiser", folder / "report", number)
+    for row in report.rows(content["figures"]):
         print(f"{row[0]:56} {row[1]:28} {row[2]}")
     print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'report' / 'report.md'}", flush=True)
     return 0
@@ -146,48 +139,6 @@ def _check_source(source: dict[str, Any], wanted: dict[str, Any], reads: str) ->
             raise ConfigError(f"config.data.source.{name} = {setting!r}, and {reads} clips of {value!r}.")
 
 
-def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
-    """Makes the clips of a report, measures and writes them; returns the content of report.json."""
-    out.mkdir(parents=True, exist_ok=True)
-    networks = clip_judge.judge()
-    run = trained_run.load(run_folder)
-    config: Any = run.config
-    make, known = clip_maker.maker(run), clip_maker.context(run)
-    began = time.process_time()
-    figures: dict[str, Any] = {}
-    clips_by_split = {}
-    for split in ("test", "withheld"):
-        figures[split], clips_by_split[split], truth = motion_figures.text_to_video(networks, make, split, number)
-        clip_sheets.write(clips_by_split[split], out / split, [clip.caption for clip in truth], RATE)
-    figures["image_to_video"], clips, truth = motion_figures.image_to_video(networks, make, number)
-    clip_sheets.write(clips, out / "image_to_video", [clip.caption for clip in truth], RATE)
-    figures["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4), known)
-    clip_sheets.write(clips, out / "extension", [clip.caption for clip in truth], RATE)
-    if run.recipe.on_latents:
-        code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
-        figures["autoencoder"] = motion_figures.decoded(networks, code, int(config.data.source.frames), number)
-    real, _ = clip_judge.real("test", range(10_000, 10_000 + OTHERS))
-    others, _ = clip_judge.real("test", range(20_000, 20_000 + number))
-    figures["distance"] = motion_figures.distances(networks, clips_by_split["test"], real, others)
-    learned = np.stack([clip_judge.example("train", row)[0] for row in range(int(config.data.source.number))])
-    figures["copies"] = motion_figures.copies(clips_by_split["test"], learned)
-    protocol = {
-        "run": str(run_folder),
-        "sampler": config.sample.sampler.name,
-        "steps": config.sample.steps,
-        "guidance": config.sample.guidance.scale,
-        "training steps": checkpoints.latest(run_folder),
-        "clips": number,
-        "seeds": motion_figures.SEEDS,
-        "judge": {"frames": networks.frames.digest, "clips": networks.clips.digest},
-        "seconds of CPU": round(time.process_time() - began),
-        **report.software(),
-    }
-    content = json_files.plain({"figures": figures, "protocol": protocol})
-    report.write(out, content, video_report.markdown(content, out))
-    return content
-
-
 def sample(model: str | pathlib.Path, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
     """Makes clips of prompts, a file for each prompt, in the folder "clips" of a folder.
 
@@ -209,7 +160,7 @@ def sample(model: str | pathlib.Path, folder: pathlib.Path, prompts: Sequence[st
     except ValueError as error:
         raise ConfigError(f"--prompt: {error}") from error
     frames = pairs_report.FRAMES if pairs else clip_judge.FRAMES
-    rate = pairs_report.RATE if pairs else RATE
+    rate = pairs_report.RATE if pairs else video_report.RATE
     make = clip_maker.maker(run, number, words)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     paths = []

@@ -1,12 +1,41 @@
-"""The report of a video model of moving drawings: its rows with those of real clips, and its Markdown page."""
+"""Measures a video model of clips of one moving shape with a judge, beside real clips with the same captions.
+
+    python -m examples.video.video_report --model=runs/video/denoiser --out=runs/video/report --number=1000
+    python -m examples.video.video_report --model=runs/self_forcing --out=runs/self_forcing/report
+
+The model is a run of video/drawings or video/latents, or a student of one, such as students/self_forcing.
+
+The command writes report.json, report.md, and for each kind of clip KIND.gif with the first clips and KIND.txt with
+their captions. It trains the judge at its first call, and keeps it in the cache of the library.
+"""
+
+from absl import flags
+
+from diffusion.experiments import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", None, "run folder of video/drawings or video/latents, or of a student")
+    flags.DEFINE_string("out", None, "folder for the report")
+    flags.DEFINE_integer("number", 1000, "number of clips of each kind", lower_bound=4)
+    flags.DEFINE_integer("steps", 0, "number of sampling steps; 0 uses the default of the model", lower_bound=0)
+    flags.mark_flags_as_required(["model", "out"])
+    command_line.begin()
 
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.experiments.evaluation import report
-from examples.video import clip_sheets, clip_templates
+import numpy as np
 
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.sampling import autoencoder_folders, trained_run
+from diffusion.io import json_files
+from diffusion.training.checkpointing import checkpoints
+from examples.video import clip_judge, clip_maker, clip_sheets, clip_templates, motion_figures
+
+RATE = 4.0  # frames a second of what is written
+OTHERS = 1000  # real clips that distances are taken to
 PARTS = {
     "test": "clips of captions",
     "withheld": "clips of withheld combinations",
@@ -56,6 +85,57 @@ HOW_TO_READ = (
     "- **Four times the length**: 32 frames by windows that see the last half of the window before, 4 frames of 8 (on "
     "latents 5 of 9); the judge reads the last 8 frames. Only shapes that bounce or turn are requested."
 )
+
+
+def measure(
+    model: str | pathlib.Path, out: pathlib.Path, number: int, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Makes the clips of a report, measures and writes them; returns the content of report.json.
+
+    Args:
+        model: the run folder, as `trained_run.load` takes it.
+        out: the folder of the report, made if missing.
+        number: clips of each kind; a quarter of them, at least 4, of four times the length.
+        changes: fields of the config and their values, as `trained_run.load` takes them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    networks = clip_judge.judge()
+    run = trained_run.load(model, changes)
+    config: Any = run.config
+    make, known = clip_maker.maker(run), clip_maker.context(run)
+    began = time.process_time()
+    figures: dict[str, Any] = {}
+    clips_by_split = {}
+    for split in ("test", "withheld"):
+        figures[split], clips_by_split[split], truth = motion_figures.text_to_video(networks, make, split, number)
+        clip_sheets.write(clips_by_split[split], out / split, [clip.caption for clip in truth], RATE)
+    figures["image_to_video"], clips, truth = motion_figures.image_to_video(networks, make, number)
+    clip_sheets.write(clips, out / "image_to_video", [clip.caption for clip in truth], RATE)
+    figures["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4), known)
+    clip_sheets.write(clips, out / "extension", [clip.caption for clip in truth], RATE)
+    if run.recipe.on_latents:
+        code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
+        figures["autoencoder"] = motion_figures.decoded(networks, code, int(config.data.source.frames), number)
+    real, _ = clip_judge.real("test", range(10_000, 10_000 + OTHERS))
+    others, _ = clip_judge.real("test", range(20_000, 20_000 + number))
+    figures["distance"] = motion_figures.distances(networks, clips_by_split["test"], real, others)
+    learned = np.stack([clip_judge.example("train", row)[0] for row in range(int(config.data.source.number))])
+    figures["copies"] = motion_figures.copies(clips_by_split["test"], learned)
+    protocol = {
+        "run": str(model),
+        "sampler": config.sample.sampler.name,
+        "steps": config.sample.steps,
+        "guidance": config.sample.guidance.scale,
+        "training steps": checkpoints.latest(pathlib.Path(model)),
+        "clips": number,
+        "seeds": motion_figures.SEEDS,
+        "judge": {"frames": networks.frames.digest, "clips": networks.clips.digest},
+        "seconds of CPU": round(time.process_time() - began),
+        **report.software(),
+    }
+    content = json_files.plain({"figures": figures, "protocol": protocol})
+    report.write(out, content, markdown(content, out))
+    return content
 
 
 def rows(parts: Mapping[str, Any]) -> list[report.Row]:
@@ -112,3 +192,16 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
         report.protocol(protocol),
     ]
     return report.page(parts)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    changes = {"sample.steps": values.steps} if values.steps else {}
+    content = measure(values.model, pathlib.Path(values.out), values.number, changes)
+    for row in rows(content["figures"]):
+        print(f"{row[0]:56} {row[1]:28} {row[2]}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, autoencoder_folders.FAILURES, compiles=True)

@@ -3,21 +3,28 @@
 import functools
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import samplers
+from diffusion import samplers, timesteps
 from diffusion.data.shapes import drawing, motions, scenes
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.run import examples
-from diffusion.experiments.sampling import trained_run
+from diffusion.experiments.sampling import generate, trained_run
 from diffusion.metrics import bootstrap
 from diffusion.parameterizations import Prediction
-from diffusion.recipe import ConfigError
+from diffusion.recipe import ConfigError, checks
 from diffusion.recipe.recipes import load
 from diffusion.schedules import rectified_flow
 from examples.video import clip_judge, clip_maker, demo as video_demo, motion_figures, pairs_report, video_report
+
+FRAMES = {
+    "sample.sampler": {"name": "per_frame", "sampler": {"name": "ddim"}},
+    "sample.plan": {"name": "staggered", "frames": 8, "delay": 1},
+    "parameterization.name": "velocity",
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +141,40 @@ def test_clips_are_made_by_the_denoiser_of_the_run(monkeypatch):
     monkeypatch.setattr(clip_maker.clip_coding, "build_coding", lambda recipe: of_pixels)
     schedule = rectified_flow()
     grid = np.array([1.0, 0.5, schedule.t_min])
-    recipe = types.SimpleNamespace(config=load("digits:tiny"))
+    sampling = types.SimpleNamespace(plan=timesteps.plan(grid))
+    recipe = types.SimpleNamespace(config=load("digits:tiny"), sampling=sampling)
     run = trained_run.Trained(recipe, None, schedule, samplers.ddim(), grid, (8, 2, 2, 3))
     clips = clip_maker.maker(run)(["a red star bounces", "a blue star bounces"], [0, 1])
     assert clips.shape == (2, 8, 2, 2, 3)
     expected = to_uint8(np.float32(motions.words("a red star bounces")[0])), to_uint8(np.float32(0))
     for clip, value in zip(clips, expected):
         np.testing.assert_allclose(clip, value, atol=1)
+
+
+@pytest.mark.extended
+def test_a_student_of_chunks_makes_the_clips_of_diffusion_sample_and_continues_given_frames():
+    """It samples along its staggered plan; given frames stand for the first chunk."""
+    config = load("video/drawings:tiny")
+    config.model.update({"patch": 16, "width": 16})
+    config.sample.update({"steps": 2, "plan": FRAMES["sample.plan"] | {"delay": 2, "chunk": 4}, "batch_size": 2})
+    config.sample.sampler = FRAMES["sample.sampler"]
+    recipe = checks.on_its_data(checks.validate(config))
+    captions = ["a red star bounces", "a blue circle moves left slowly"]
+    vectors = {"vector": np.stack([motions.words(caption) for caption in captions])}
+    init = lambda: recipe.network.init(jax.random.key(0), jnp.zeros((2, *recipe.examples.shape)), jnp.zeros(2), vectors)
+    rng = np.random.default_rng(0)
+    random = lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32)
+    run = trained_run.from_config(config, jax.tree.map(random, jax.eval_shape(init)))
+    make = clip_maker.maker(run)
+    clips = make(captions, [3, 4])
+    sampled = generate.generator(run.recipe).images(run.params, vectors, np.array([3, 4], np.uint32))
+    np.testing.assert_allclose(clips.astype(int), sampled, atol=1)  # two programs round differently
+    given = sampled[::-1, :4]
+    longer = make(captions, [3, 4], given, 12)
+    assert longer.shape == (2, 12, 32, 32, 3)
+    np.testing.assert_array_equal(longer[:, :4], given)
+    others = make(captions, [3, 4], sampled[:, :4], 12)
+    assert (longer[:, 4:] != others[:, 4:]).any((1, 2, 3, 4)).all()  # what follows depends on the given frames
 
 
 def test_verdicts_and_shares(real):
@@ -162,13 +196,6 @@ def test_the_parts_that_the_judge_sees_show_the_shape(real):
     whole = motion_figures.moving_objects.weights(clips).sum((2, 3))
     in_part = motion_figures.moving_objects.weights(parts).sum((2, 3))
     assert (in_part[seen] > 0.97 * whole[seen]).all()
-
-
-FRAMES = {
-    "sample.sampler": {"name": "per_frame", "sampler": {"name": "ddim"}},
-    "sample.plan": {"name": "staggered", "frames": 8, "delay": 1},
-    "parameterization.name": "velocity",
-}
 
 
 @pytest.mark.extended
@@ -209,7 +236,7 @@ def test_a_demo_on_latents_is_checked_before_anything_is_trained(tmp_path):
 @pytest.mark.slow
 def test_the_command_trains_on_latents_and_reports(tmp_path, monkeypatch):
     """Two trainings and the latents between them, whose captions they keep; what is given stays as it is."""
-    monkeypatch.setattr(video_demo, "OTHERS", 24)
+    monkeypatch.setattr(video_report, "OTHERS", 24)
     made = clip_judge.judge(tmp_path / "judge", 24, (4, 4))
     monkeypatch.setattr(clip_judge, "judge", lambda: made)
     config, folder = load("video/latents:tiny"), tmp_path / "run"
@@ -233,7 +260,7 @@ def test_the_command_trains_on_latents_and_reports(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_command_trains_reports_and_goes_on(tmp_path, monkeypatch):
     """A tiny model with a judge of a few steps; the second call trains nothing."""
-    monkeypatch.setattr(video_demo, "OTHERS", 24)
+    monkeypatch.setattr(video_report, "OTHERS", 24)
     made = clip_judge.judge(tmp_path / "judge", 24, (4, 4))
     monkeypatch.setattr(clip_judge, "judge", lambda: made)
     config = load("video/drawings:tiny")
