@@ -124,13 +124,13 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
 
 
 def _refuse_repeated_lists() -> None:
-    """Refuses a flag of several values that is named twice: absl takes the last alone."""
+    """Refuses a flag of several values that is given twice, of which absl reads only the last."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         if isinstance(flag.parser, flags.ListParser) and flag.present > 1:
             raise ConfigError(
-                f"--{name} is named {flag.present} times, and the last alone would count: "
-                f"--{name}={','.join(flag.value or ())}. Valid: once, with commas between the values."
+                f"--{name} is given {flag.present} times, but only the last one would count: "
+                f"--{name}={','.join(flag.value or ())}. Valid: one flag, with commas between its values."
             )
 
 

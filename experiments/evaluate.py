@@ -263,7 +263,7 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     image_names = [name for name in names if name in image_metrics.METRICS]
     if image_names and flags.FLAGS.protocol == protocol_table.ALL:
         raise ConfigError(
-            f"--metrics={image_names[0]}: --protocol=all measures the Frechet distance alone, under each protocol. "
+            f"--metrics={image_names[0]}: --protocol=all measures only the Frechet distance, under each protocol. "
             f"Valid with it: {', '.join(model_metrics.METRICS)}."
         )
     if image_names and not flags.FLAGS.protocol:

@@ -70,7 +70,7 @@ def overlap(
         ValueError: if shapes do not fit, a feature is not finite, or there are too few rows for k neighbours.
     """
     if min(manifold_k, density_k) < 1:
-        raise ValueError(f"k must be at least 1, got {manifold_k} and {density_k}")
+        raise ValueError(f"manifold_k = {manifold_k} and density_k = {density_k} must be at least 1")
     samples = pairwise.checked("samples", samples, least=manifold_k + 1)
     reference = pairwise.checked("reference", reference, least=max(manifold_k, density_k) + 1)
     pairwise.same_dim(samples, reference)

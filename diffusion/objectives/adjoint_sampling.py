@@ -65,8 +65,8 @@ def adjoint_sampling(
         target_density: the density gamma, such as `objectives.funnel()`.
         data_std: standard deviation s of the reference's data, > 0.
         noises: number of noise draws for each sample, all at one time, at least 1.
-        buffer: number of samples that are stored with their gradients, at least 1 if every > 1; 0 stores none.
-        every: number of steps from one batch of new samples to the next, at least 1.
+        buffer: number of samples that are stored with their gradients, at least 1; or 0, with every = 1, to store none.
+        every: number of steps from one batch of new samples to the next, at least 2 with a buffer, and 1 without.
         max_norm: largest length of grad log gamma(x_0) + x_0 / s^2 along the last axis, > 0; 50 in the paper's code,
             where this axis holds the coordinates of one atom.
 
@@ -85,7 +85,7 @@ def adjoint_sampling(
     if every < 1 or buffer < 0 or (buffer > 0) != (every > 1):
         raise ValueError(
             f"adjoint_sampling: buffer = {buffer} and every = {every} do not go together. Valid: buffer >= 1 and "
-            "every >= 2, or 0 and 1"
+            "every >= 2; or buffer = 0 and every = 1, without stored samples"
         )
     log_density, shape = target_density.log_density, target_density.shape
     number = jax.ShapeDtypeStruct((), jnp.float32)

@@ -66,11 +66,11 @@ def check(name: str, block: int | None, adversarial: float, needed: bool = False
     needed = needed or not is_number(adversarial, 0)
     if block is None and needed:
         raise ValueError(
-            f"{name}: block = None, but the loss reads a discriminator. Valid: the block of the fake network whose "
-            "features are its logits, 1 the first"
+            f"{name}: block = None, but the loss needs a discriminator. Valid: the index, from 1, of the fake "
+            "network's block whose features give the logits"
         )
     if block is not None and block < 1:
-        raise ValueError(f"{name}: block = {block}. Valid: 1, the first, or a later one")
+        raise ValueError(f"{name}: block = {block}. Valid: at least 1, the first block")
     if block is not None and not needed:
         raise ValueError(f"{name}: block = {block}, but nothing reads its logits. Valid: adversarial > 0, or no block")
 

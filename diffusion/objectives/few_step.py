@@ -114,7 +114,7 @@ def check_blocks(name: str, blocks: tuple[int, ...]) -> None:
         ValueError: for an index below 1.
     """
     if any(block < 1 for block in blocks):
-        raise ValueError(f"{name}: blocks = {blocks}. Valid: 1, the first, and later ones")
+        raise ValueError(f"{name}: blocks = {blocks}. Valid: indices of at least 1, the first block")
 
 
 def shared_blocks(blocks: tuple[int, ...]) -> tuple[str, ...]:

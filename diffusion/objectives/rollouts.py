@@ -67,7 +67,7 @@ def check_ends(schedule: NoiseSchedule, steps: Plan) -> None:
         return
     first, last = (np.max(t) for t in (steps.t[0], steps.s[-1]))
     if last != 0:
-        raise ValueError(f"the grid of the samples of an objective ends at t = {last:g}. Valid: from t_max down to 0")
+        raise ValueError(f"the grid of an objective's own samples ends at t = {last:g}. Valid: from t_max down to 0")
     with jax.ensure_compile_time_eval():
         coefficients = [(schedule.alpha(t), schedule.sigma(t)) for t in (first, schedule.t_max)]
     if any(isinstance(value, Tracer) for value in jax.tree.leaves(coefficients)):
@@ -75,6 +75,6 @@ def check_ends(schedule: NoiseSchedule, steps: Plan) -> None:
     (alpha, sigma), (alpha_end, sigma_end) = (map(np.asarray, pair) for pair in coefficients)
     if np.any(np.abs(alpha - alpha_end) > NEAR) or np.any(np.abs(sigma / sigma_end - 1) > NEAR):
         raise ValueError(
-            f"the grid of the samples of an objective begins at t = {first:g}, where the process has other noise than "
-            f"the prior, which belongs to t_max = {schedule.t_max:g}. Valid: a grid that begins there"
+            f"the grid of an objective's own samples begins at t = {first:g}, where the noise differs from the prior, "
+            f"which is the noise at t_max = {schedule.t_max:g}. Valid: a grid that begins at t_max"
         )

@@ -39,8 +39,8 @@ def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
     total = steps + delay * (frames // chunk - 1)
     if total * frames > MOST_TIMES:
         raise ValueError(
-            f"staggered: frames = {frames}, delay = {delay} make {total} steps. Valid: at most {MOST_TIMES} times, "
-            "steps times frames"
+            f"staggered: frames = {frames}, delay = {delay} make {total} steps, which are {total * frames} times. "
+            f"Valid: at most {MOST_TIMES} times"
         )
     position = np.clip(np.arange(total + 1)[:, None] - delay * (np.arange(frames) // chunk), 0, steps)
     times = np.asarray(grid)[position]

@@ -68,7 +68,7 @@ def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
         raise ValueError(f"given must be Bool [F], one for each frame of the plan {t.shape}; got shape {given.shape}")
     if np.any(plan.renoise):
         raise ValueError(
-            "held: given frames rest, so the plan may have no steps that renoise. Use timesteps.plan(grid)"
+            "held: known frames keep their time, so no step of the plan may renoise. Use timesteps.plan(grid)"
         )
     t, s = (np.broadcast_to(times.reshape(len(times), -1), (len(times), given.size)) for times in (t, s))
     rest = s[-1].min() if at is None else at

@@ -170,9 +170,9 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
     dim = len(sets.samples.statistics.moments[sets.space.main].mean)
     if samples.count <= dim:
         texts.append(
-            f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, and the "
-            "Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare KID, or make more "
-            "samples."
+            f"{samples.count:,} samples are too few for {dim:,} features: their covariance is singular, and the "
+            "Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare KID, or generate "
+            "more samples than there are features."
         )
     elif samples.count != (usual := sets.space.usual) and usual:
         texts.append(
@@ -182,8 +182,8 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
     count = sets.reference.statistics.count
     if count is not None and count <= dim:
         texts.append(
-            f"the reference has {count:,} images, not more than the {dim:,} features: its covariance is "
-            "singular, and the Frechet distance is far too high."
+            f"the {count:,} images of the reference are too few for {dim:,} features: its covariance is singular, and "
+            "the Frechet distance is far too high."
         )
     if sets.reference.statistics.description.get("space") is None:
         texts.append(f"{reference.spec} does not say how it was made: nothing shows that its protocol is this one.")

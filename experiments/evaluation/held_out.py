@@ -102,9 +102,9 @@ def require_same_classes(train: sources.DataSpec, other: sources.DataSpec) -> No
     listed = lambda names: ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
     name = lambda spec: f"{spec.name} ({spec.split})"
     raise ConfigError(
-        f"{name(other)}, which samples are compared with, has the classes {listed(other.classes)}, but {name(train)}, "
-        f"which the model is trained on, has {listed(train.classes)}, so that a number stands for another class. "
-        "Valid: a split with the same classes (config.evaluate.split), or their names for both: "
+        f"the held-out examples, {name(other)}, have the classes {listed(other.classes)}, but the training examples, "
+        f"{name(train)}, have {listed(train.classes)}, so the same number would mean different classes. Valid: a split "
+        "with the same classes (config.evaluate.split), or one list of names for both: "
         'config.data.source.classes = ("...", "...")'
     )
 

@@ -93,19 +93,19 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
     controls = sent.get("controls") or []
     if not isinstance(controls, list) or not all(isinstance(one, Mapping) and one.get("picture") for one in controls):
         raise ValueError(
-            "controls are no list of tables. Valid: a list of tables with attachment and picture, and optionally "
-            "weight, times, mask and mode"
+            "controls must be a list of tables with attachment and picture and, optionally, weight, times, mask and "
+            "mode"
         )
     parts = [[name for name in ("picture", "mask") if one.get(name)] for one in controls]
     unread = [{**one, "mask": None, **dict.fromkeys(names, later)} for one, names in zip(controls, parts)]
     regions = sent.get("regions") or []
     if not isinstance(regions, list):
-        raise ValueError("regions are no list. Valid: a list of texts, or of tables with prompt and where")
+        raise ValueError("regions must be a list of texts, or of tables with prompt and where")
     masks = [one["where"] if isinstance(one, Mapping) and isinstance(one.get("where"), str) else "" for one in regions]
     regions = [{**one, "where": later} if mask else one for one, mask in zip(regions, masks)]
     images = sent.get("images") or []
     if not isinstance(images, list):
-        raise ValueError("images are no list. Valid: a list of files in base64")
+        raise ValueError("images must be a list of files in base64")
     unseen = {"controls": unread, "regions": regions, "images": [later] * len(images)}
     request = read({**sent, **dict.fromkeys(named, later), **unseen})
     if not all(mask or isinstance(region.where, tuple) for region, mask in zip(request.regions, masks)):

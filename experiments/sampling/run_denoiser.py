@@ -228,7 +228,9 @@ def check_given_frames(recipe: Recipe, condition: Any) -> None:
         ConfigError: naming the field.
     """
     if recipe.sampling.sampler.frames:
-        raise ConfigError("config.sample.sampler: given frames already rest. Valid: any sampler except per_frame.")
+        raise ConfigError(
+            "config.sample.sampler: given frames already keep their time. Valid: any sampler except per_frame."
+        )
     if not isinstance(recipe.objective.reads, Jumps):
         check_plain(recipe, condition)
 

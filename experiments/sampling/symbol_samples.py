@@ -113,9 +113,9 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
             an example, or a character that is not in the vocabulary.
     """
     if not isinstance(recipe.objective.reads, Restores) or any(len(symbol) != 1 for symbol in vocabulary or ("",)):
-        raise ConfigError(f"--infill={text!r}: the samples of this run are not characters. Valid: no such flag.")
+        raise ConfigError(f"--infill={text!r}: the samples of this run are not characters. Valid: no --infill.")
     if facts.causal(recipe.network):
-        raise ConfigError("--infill: a block-causal network sees nothing behind a gap. Valid: model.causal = 0")
+        raise ConfigError("--infill: a block-causal network does not see the text after a gap. Valid: model.causal = 0")
     (length,) = recipe.examples.shape
     if len(text) > length:
         raise ConfigError(

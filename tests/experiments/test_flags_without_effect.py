@@ -104,4 +104,6 @@ def test_a_list_that_is_named_twice_is_refused(command, words, flag, tmp_path):
     """The first was lost without a word: `--labels=3 --labels=8` sampled the class 8 alone."""
     ended = commands.run("diffusion", command, *words, cwd=tmp_path)
     name = flag.partition("=")[0]
-    assert ended.returncode == 2 and f"{name} is named 2 times, and the last alone would count: {flag}." in ended.stderr
+    assert (
+        ended.returncode == 2 and f"{name} is given 2 times, but only the last one would count: {flag}." in ended.stderr
+    )

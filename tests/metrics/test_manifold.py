@@ -111,7 +111,7 @@ def test_bad_input(rng):
         manifold.overlap(rows[:3], rows)
     with pytest.raises(ValueError, match="reference must have at least 6 rows, got 5"):
         manifold.overlap(rows, rows[:5])
-    with pytest.raises(ValueError, match="k must be at least 1, got 0 and 5"):
+    with pytest.raises(ValueError, match="manifold_k = 0 and density_k = 5 must be at least 1"):
         manifold.overlap(rows, rows, manifold_k=0)
     with pytest.raises(ValueError, match="features: 3 and 2 dimensions"):
         manifold.overlap(rows, rows[:, :2])

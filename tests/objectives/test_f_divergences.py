@@ -219,7 +219,7 @@ def test_the_exact_ratio_is_the_discriminators_optimum(quadrature):
     (lambda: objectives.distribution_matching(V, V, V, UNIFORM, adversarial=0.1), "block = None, but"),
     (lambda: objectives.distribution_matching(V, V, V, UNIFORM, f=f_divergences.forward_kl), "block = None, but"),
     (lambda: objectives.distribution_matching(V, V, V, UNIFORM, block=2), "nothing reads its logits"),
-    (lambda: objectives.distribution_matching(V, V, V, UNIFORM, block=0, adversarial=1.0), "Valid: 1, the first"),
+    (lambda: objectives.distribution_matching(V, V, V, UNIFORM, block=0, adversarial=1.0), "Valid: at least 1"),
     (lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM, block=2), "nothing reads its logits"),
     (lambda: objectives.score_identity(V, V, V, UNIFORM, block=2), "nothing reads its logits"),
     (lambda: objectives.score_identity(V, V, V, UNIFORM, adversarial=1.0), "block = None, but"),

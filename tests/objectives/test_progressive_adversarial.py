@@ -213,5 +213,5 @@ def test_both_players_share_their_stages():
     for make in MAKERS:
         with pytest.raises(ValueError, match=f"{make.__name__}: N = 3 is halved"):
             make(V, V, 3, STAGE)
-        with pytest.raises(ValueError, match=rf"{make.__name__}: blocks = \(0, 1\)\. Valid: 1, the first"):
+        with pytest.raises(ValueError, match=rf"{make.__name__}: blocks = \(0, 1\)\. Valid: indices of at least 1"):
             make(V, V, N, STAGE, blocks=(0, 1))

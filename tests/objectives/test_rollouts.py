@@ -53,6 +53,6 @@ def test_a_grid_begins_where_alpha_and_the_noise_are_nearly_those_of_the_end():
     leading = timesteps.leading(discrete, 50, 1000)
     assert leading[0] == pytest.approx(0.981)
     for schedule, t in ((FLOW, 0.89), (edm, 0.5), (schedules.cosine(), 0.9), (schedules.ending_at(edm, 0.5), 0.4)):
-        with pytest.raises(ValueError, match="other noise than the prior"):
+        with pytest.raises(ValueError, match="the noise differs from the prior"):
             check(schedule, t)
     jax.eval_shape(lambda end: check(schedules.ending_at(edm, end), 0.4), np.float32(1.0))  # traced: no value yet

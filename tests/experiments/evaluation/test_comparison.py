@@ -94,7 +94,7 @@ def test_too_few_samples_are_said(files):
     folder, a, _ = files
     np.savez(folder / "a.npz", a[:18])
     (first,) = comparison.run(request(folder, metrics=("fid",)))["warnings"]
-    assert "18 samples are not more than the 18 features" in first and "far too high" in first
+    assert "18 samples are too few for 18 features" in first and "far too high" in first
     np.savez(folder / "a.npz", a[:19])
     assert not comparison.run(request(folder, metrics=("fid",)))["warnings"]
 
@@ -260,12 +260,12 @@ def said(count=5, usual=0, real=5, space="pixels", same=False, shape=(8, 8, 3), 
     "fields, words",
     [
         ({}, []),
-        ({"count": 4}, ["4 samples are not more than the 4 features"]),
+        ({"count": 4}, ["4 samples are too few for 4 features"]),
         ({"usual": 5}, []),
         ({"usual": 10}, ["published figures are of 10 samples; of 5 a Frechet distance is higher"]),
         ({"usual": 10, "count": 20}, ["published figures are of 10 samples; of 20 a Frechet distance is lower"]),
-        ({"usual": 10, "count": 4}, ["4 samples are not more than the 4 features"]),
-        ({"real": 4}, ["the reference has 4 images, not more than the 4 features"]),
+        ({"usual": 10, "count": 4}, ["4 samples are too few for 4 features"]),
+        ({"real": 4}, ["the 4 images of the reference are too few for 4 features"]),
         ({"real": None}, []),
         ({"space": None}, ["b.npz does not say how it was made"]),
         ({"same": True}, ["the samples are the reference itself"]),

@@ -243,8 +243,8 @@ def test_a_split_in_which_numbers_stand_for_other_classes_is_refused(test, align
     if aligned:
         assert held_out.require(config, *real_images.splits_of(config)).count == 0
         return
-    has = f"has the classes {', '.join(test)}"
-    words = rf"\(test\), which samples are compared with, {has}, but .* \(train\).* a, b, c,"
+    have = f"have the classes {', '.join(test)}"
+    words = rf"held-out examples, .* \(test\), {have}, but .* \(train\), have a, b, c,"
     for refused in (
         lambda: held_out.require(config, *real_images.splits_of(config)),
         lambda: held_out.at_start(Recipe.from_config(config, (8, 8, 3)), data.source(config, "train")),

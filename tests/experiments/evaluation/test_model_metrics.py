@@ -272,6 +272,6 @@ def test_names_of_figures_are_checked(names, words, monkeypatch):
 
 def test_metrics_of_pictures_are_refused_with_all_protocols(monkeypatch):
     monkeypatch.setattr(evaluate.flags, "FLAGS", types.SimpleNamespace(protocol="all"))
-    with pytest.raises(ConfigError, match=r"--metrics=fid: --protocol=all measures the Frechet distance alone.*cas"):
+    with pytest.raises(ConfigError, match=r"--metrics=fid: --protocol=all measures only the Frechet distance.*cas"):
         evaluate.split_metrics(["cas", "fid"])
     assert evaluate.split_metrics(["cas"]) == ([], ["cas"])
