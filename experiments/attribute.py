@@ -102,7 +102,18 @@ def features_of(
 def picture(
     samples: np.ndarray, train: np.ndarray, scores: np.ndarray, top: int, path: str | os.PathLike
 ) -> np.ndarray:
-    """Draws each sample beside the training pictures of the highest scores; returns their rows, `[Q, top]`."""
+    """Draws each sample beside the training pictures with the highest scores for it, as a PNG.
+
+    Args:
+        samples: samples, uint8 `[Q, H, W, C]`.
+        train: training pictures, uint8 `[N, H, W, C]`.
+        scores: scores of the training pictures, float `[Q, N]`.
+        top: number of training pictures beside each sample, in [1, N].
+        path: the file to write.
+
+    Returns:
+        The rows of these pictures in `train`, int `[Q, top]`, the highest score first.
+    """
     best = np.argsort(-scores, axis=1)[:, :top]
     number = len(samples)
     figure = plots.blank(0.9 * (best.shape[1] + 1), 1.05 * number, "constrained")
@@ -127,7 +138,19 @@ def attribute(
     draws: int,
     done: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """TRAK's scores of training pictures for samples, both (uint8 `[., H, W, C]`, labels); float64 `[Q, N]`."""
+    """TRAK's scores of N training pictures for Q samples.
+
+    Args:
+        run: the trained run.
+        samples: samples, uint8 `[Q, H, W, C]`, and their labels, int `[Q]`.
+        train: training pictures, uint8 `[N, H, W, C]`, and their labels, int `[N]`.
+        k: dimension of the random projection, at least 1.
+        draws: number of times and noises for each picture, at least 1.
+        done: function that is called with the number of training pictures that are finished.
+
+    Returns:
+        The scores, float64 `[Q, N]`.
+    """
     sample_features = features_of(run, jax.random.key(2), *samples, k, draws)
     train_features = features_of(run, jax.random.key(1), *train, k, draws, done)
     return attribution.trak(sample_features.loss, train_features.loss, train_features.output, damping=0.1)

@@ -111,13 +111,20 @@ def networks(
     dtype: str = "float32",
     others: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[tuple[str, nn.Module, Any]]:
-    """Yields (folder's name, module, params) of every network in a source; the name is "" where it is the only one.
+    """Yields every network in a source.
 
-    `architecture` is one of FAMILIES, or ""; of a file those tensors are read whose names begin with `prefix`, in the
-    type that is written. A run has its own. `others` are networks of further sizes, see `folders.recognise`.
+    Args:
+        path: a run folder, a folder of a network, or a single file.
+        architecture: a name in FAMILIES; "" to recognise the architecture.
+        prefix: the prefix of the names of the tensors that are read from a file; "" for all tensors.
+        dtype: dtype of the parameters; those of a run keep their own.
+        others: networks of further sizes, see `folders.recognise`.
+
+    Yields:
+        (name of a folder, module, params); the name is "" if the network is the only one.
 
     Raises:
-        Mismatch: for a file with a tensor that no network has, or without such a prefix.
+        Mismatch: if no known network has a tensor of the file, or no tensor has the prefix.
     """
     if (path / "checkpoints").is_dir():
         module, params, config = model.trained(path)
@@ -173,10 +180,19 @@ def _under_prefixes(path: pathlib.Path, others: Mapping[str, nn.Module] | None =
 def convert_lora(
     source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "peft", license: str = ""
 ) -> list[str]:
-    """Writes a LoRA file in the layout "peft", or "kohya"; returns the names of the networks that it changes.
+    """Writes a LoRA file in another layout, and a model card beside it.
 
-    Only the configs of `base`, the folder of the pipeline, are read. The metadata of the file (base, trigger words,
-    training) stay, except peft's config, which describes the new layout. A model card is written beside the file.
+    The metadata of the file (base, trigger words, training) stay, except peft's config, which describes the new layout.
+
+    Args:
+        source: the LoRA file.
+        base: the folder of the pipeline that it was trained for, of which only the configs are read.
+        out: the file to write, whose name ends in .safetensors.
+        layout: "peft" or "kohya".
+        license: license for the model card; "" for the one that the source states.
+
+    Returns:
+        The names of the networks that the LoRA changes.
 
     Raises:
         ConfigError: if `out` has another ending than .safetensors.
@@ -196,7 +212,7 @@ def convert_lora(
 
 
 def card(source: pathlib.Path, network: str, license: str = "") -> model_card.Card:
-    """The card of a network of a source, which is a run or comes from elsewhere."""
+    """The model card of a network of a source, which is a run or was published elsewhere."""
     if (source / "checkpoints").is_dir():
         return model_card.build_run_card(source, network, license or model_card.UNKNOWN)
     return model_card.build_source_card(source, network, license)

@@ -197,7 +197,21 @@ def run(
     effort: Effort = FULL,
     splits: Sequence[real_images.Split] | None = None,
 ) -> dict:
-    """Does as `evaluate` for a config; its training images and reference are `splits` by default."""
+    """Evaluates the samples in a folder, and writes report.json, report.md and pictures there.
+
+    Args:
+        config: the config of the run.
+        folder: the folder with samples.npz.
+        command: the command line that the report names as its origin.
+        effort: numbers of bootstrap draws and subsets.
+        splits: (training split, reference split); read by the config if None.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ConfigError: if the reference has records that the run was trained on, and the config does not accept this.
+    """
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
     train, real = splits or real_images.splits_of(config)
@@ -241,7 +255,14 @@ def run(
 
 
 def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray, folder: pathlib.Path) -> None:
-    """Draws real examples and samples of two numbers or more as points, into beside.png."""
+    """Draws real examples and samples as points, into beside.png; does nothing if an example is a single number.
+
+    Args:
+        real: the split of real examples.
+        samples: samples, `[N, ...]`.
+        labels: their classes, int `[N]`.
+        folder: the folder of the file.
+    """
     most = vector_metrics.MOST
     flat = lambda x: x[:most].reshape(len(x[:most]), -1).astype(np.float64)
     if flat(real.images).shape[1] > 1:

@@ -22,7 +22,7 @@ def without_echoes(unraisable: Any) -> None:
 
 
 def without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Ends the process after an unexpected error: JAX would wait for the other processes, and they for this one."""
+    """Ends the process at once after an unexpected error; else it and the other processes would wait for each other."""
     sys.__excepthook__(kind, error, trace)
     jax = sys.modules.get("jax")  # None if the command failed before the import
     if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):

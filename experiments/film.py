@@ -59,10 +59,19 @@ from diffusion.training.step import conditioned
 
 
 def given_of(frames: int, first: int = 0, last: int = 0, every: int = 0) -> np.ndarray:
-    """Bool `[frames]`, True for the first, the last and every so manyth frame.
+    """The known frames of a clip.
+
+    Args:
+        frames: number of frames of a clip.
+        first: number of known frames at the beginning, >= 0.
+        last: number of known frames at the end, >= 0.
+        every: distance of further known frames, counted from frame 0; 0 for none.
+
+    Returns:
+        Bool `[frames]`, True for known frames.
 
     Raises:
-        ConfigError: if no frame is given, or none is left.
+        ConfigError: if no frame is known, or all are.
     """
     at = np.arange(frames)
     given = (at < first) | (at >= frames - last) | ((at % every == 0) if every else False)

@@ -178,7 +178,16 @@ def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: st
 
 
 def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
-    """Returns what a run of a DiT computes on a mesh, for counting."""
+    """The network, batch and shardings of a run of a DiT on a mesh, from which its work is counted.
+
+    Args:
+        config: the config of the run.
+        shape: shape of one example.
+        mesh: the mesh; its devices need not exist.
+
+    Raises:
+        ConfigError: if the network is not a DiT.
+    """
     recipe = Recipe.from_config(config, shape)
     if not isinstance(recipe.network, DiT):
         raise ConfigError(f'config.model.name = {config.model.name!r}: the formulas are only for "dit".')
@@ -207,7 +216,17 @@ def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, d
 
 
 def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:
-    """Returns what to change so that a run fits a machine: the first of a few remedies that does."""
+    """A sentence that says what to change so that a run fits into the memory of a machine's devices.
+
+    Args:
+        config: the config of the run.
+        shape: shape of one example.
+        work: the work of the run, from `work_of`.
+        machine: the machine.
+
+    Returns:
+        The first change that suffices, cheapest in time first; advice to take more devices if none does.
+    """
     on_mesh: dict[str, Work] = {}  # shapes and shardings depend on the mesh alone
     for changed in _remedies(config, work):
         mesh = changed.mesh.to_json()

@@ -83,7 +83,7 @@ def begun(
 
 
 def conclude(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> None:
-    """Writes and prints what the votes say."""
+    """Writes the scores of the votes into the arena's folder, and prints them."""
     if not votes:
         print(f"{folder}: there are no votes yet.")
         return
@@ -95,7 +95,7 @@ def conclude(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> None:
 
 
 def next_command(folder: pathlib.Path, data_dir: str) -> str:
-    """The command that goes on with an arena, with the code and the folder that its datasets need."""
+    """The command that continues an arena, with the flags for the code and the folder of its datasets."""
     return printed("arena", f"--out={folder}", *([f"--data_dir={data_dir}"] if data_dir else []))
 
 

@@ -140,10 +140,10 @@ def read(folder: pathlib.Path) -> Arena:
 
 
 def require_same(arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path) -> None:
-    """Refuses to go on with an arena whose competitors, or their pictures, have changed.
+    """Refuses to continue an arena whose competitors, or their pictures, have changed.
 
     Raises:
-        ConfigError: names the first that differs.
+        ConfigError: if one differs; the message names the first.
     """
     names = [competitor.name for competitor in competitors]
     if names != arena.names:

@@ -4,7 +4,13 @@ from absl import flags
 
 
 def define(teacher: str, students: str, out: str) -> None:
-    """Defines the flags of `few_steps.compare`; the arguments are examples, and the folder that it writes to."""
+    """Defines the flags of a command that calls `few_steps.compare`.
+
+    Args:
+        teacher: the teacher's run folder that the help names as an example.
+        students: the folder of students that the help names as an example.
+        out: the default folder to write into.
+    """
     flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")
     flags.DEFINE_multi_string(
         "students", None, f'run folder of a student, or a pattern such as "{students}/*"; may be repeated'

@@ -74,7 +74,14 @@ def class_name(label: int, classes: Sequence[str]) -> str:
 
 
 def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike, classes: Sequence[str] = ()) -> None:
-    """Draws points `[N, 2]` in the plane as a PNG, a colour for each class of labels int `[N]`, by its name."""
+    """Draws points in the plane as a PNG, with a colour for each class.
+
+    Args:
+        points: points, float `[N, 2]`.
+        labels: their classes, int `[N]`.
+        path: the file to write.
+        classes: names of the classes for the legend; numbers if empty.
+    """
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 2 or np.shape(labels) != (len(points),):
         raise ValueError(f"need points [N, 2] and labels [N], got {list(points.shape)} and {list(np.shape(labels))}")
@@ -241,7 +248,14 @@ def _typeface() -> str:
 
 
 def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], path: str | os.PathLike) -> None:
-    """Writes a PNG of the first pictures with their captions below, orange where something requested is missing."""
+    """Writes a PNG of the first pictures, with their captions below.
+
+    Args:
+        images: pictures, uint8 `[N, H, W, C]`.
+        captions: N captions.
+        right: N truth values; the caption is orange if its picture lacks something that the caption requests.
+        path: the file to write.
+    """
     count = min(len(images), 6 * CAPTIONED)
     lines = -(-count // CAPTIONED)
     figure = blank(1.3 * CAPTIONED, 1.72 * lines, layout="constrained")
@@ -360,7 +374,7 @@ def style(axes: "Axes") -> None:
 
 
 def blank(width: float, height: float, layout: Literal["constrained", "compressed", "tight"] | None = None) -> "Figure":
-    """An empty figure of `width` x `height` inches; `layout` is matplotlib's."""
+    """An empty figure of `width` x `height` inches, with this layout engine of matplotlib."""
     from matplotlib.figure import Figure  # imported here: matplotlib takes half a second, and figures come last
 
     return Figure(figsize=(width, height), dpi=DPI, layout=layout)

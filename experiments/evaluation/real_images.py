@@ -124,7 +124,13 @@ def records(source: sources.Source | Stream, skip: bool = False) -> Iterator[Map
 
 
 def captioned(text: str, data_dir: str = "", number: int = 0) -> Split:
-    """Images of a dataset, NAME@SPLIT, with their captions: the first `number`, or all; `data_dir` is TFDS's folder."""
+    """Images of a dataset with their captions.
+
+    Args:
+        text: the dataset and its split, "NAME@SPLIT", or an entry of a source with its split.
+        data_dir: folder of TFDS's datasets; "" for the default folder.
+        number: number of images to read, the first ones of the split; 0 for all.
+    """
     source = data.named(text, data_dir)
     spec = source.spec
     try:

@@ -24,7 +24,7 @@ Row = tuple[str, str, str]
 
 
 def write(folder: pathlib.Path, content: Mapping, markdown: str) -> None:
-    """Writes report.json, and report.md for people; each whole or not at all."""
+    """Writes `content` as report.json, and `markdown` as report.md; each file appears complete or not at all."""
     json_files.write(folder / "report.json", content)
     write_text(folder / "report.md", markdown)
 
@@ -62,7 +62,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Prints a table; one that goes to a file is not cut at the width of a terminal."""
+    """Prints a table; in a file, its rows are not cut at the width of a terminal."""
     shown = Table(*header, title=title, title_justify="left")
     for row in rows:
         shown.add_row(*map(str, row))
@@ -137,14 +137,26 @@ def beside_table(rows: Iterable[Row]) -> str:
 
 
 def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
-    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, with this format of numbers."""
+    """A row of a report: a Frechet distance beside its floor and the distance of noise.
+
+    Args:
+        space: name of the feature space.
+        frechet: the result of `sample_metrics.distance`.
+        form: format specification of the numbers, such as ".3g".
+    """
     floor = f"floor {frechet['floor']['mean']:{form}} ± {frechet['floor']['std']:.2g}, {frechet['ratio']:.2f} times"
     beside = f"{floor}; noise {frechet['noise']:{form}}"
     return f"Frechet distance ({space})", f"{frechet['distance']:{form}}", beside
 
 
 def copies_row(others: str, copies: Mapping, kind: str = "pictures") -> Row:
-    """How often samples are nearer to training examples than 1 % and 5 % of others are, from `neighbours.copying`."""
+    """A row of a report: how often samples are nearer to training examples than 1 % and 5 % of other examples are.
+
+    Args:
+        others: what the other examples are called, such as "test images".
+        copies: the result of `neighbours.copying`.
+        kind: what the examples are called.
+    """
     near = copies["share_below_held_out_percentile"]
     exact = f"exact copies {copies['samples']['exact_duplicates']}"
     return f"nearer to training {kind} than 1 % / 5 % of {others}", f"{near['1']:.1%} / {near['5']:.1%}", exact

@@ -113,7 +113,7 @@ MODEL_METRICS = {  # how each figure was measured, for the table; see experiment
 
 
 def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
-    """The origin of the samples in a folder, and of this report by `command`; unknown values are None."""
+    """The origin of the samples in a folder and of the report that `command` writes; None for unknown values."""
     sampling = sample_files.read_record(folder) or {  # samples of another program: config.json is the best source
         "sample": plain(config["sample"]),
         "nfe": None,
@@ -334,7 +334,7 @@ def _entry(spec) -> str:
 
 
 def show(content: dict, folder: str | pathlib.Path, run: str | pathlib.Path = "") -> None:
-    """Prints the figures of a report, where to look, and what to try next in the run folder `run`."""
+    """Prints the figures of a report, the files to look at, and commands to try next on the run folder `run`."""
     folder = pathlib.Path(folder)
     run = pathlib.Path(run or folder)
     title = f"{folder}: {content['protocol']['dataset']['name']}, samples against real data"

@@ -118,7 +118,16 @@ def measure(
 
 
 def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
-    """The extractor of a name in config.evaluate.features; some learn from the training images."""
+    """The extractor that a name in config.evaluate.features stands for; some extractors learn from the training images.
+
+    Args:
+        name: the name.
+        config: the config of the run.
+        train: the training split, from which an extractor may learn.
+
+    Raises:
+        ConfigError: if the function of this name returns no extractor.
+    """
     if name == "inception":
         return inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
     extractor = FEATURES[name](train.images, train.labels)
@@ -141,7 +150,14 @@ def trained_classifier(train: Split) -> classifier.Classifier:
 
 
 def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: Split) -> dict:
-    """Share of samples that a classifier of the training images takes for the requested class, beside real images."""
+    """Share of samples that a classifier recognises as the requested class, beside the same share of real images.
+
+    Args:
+        images: samples, uint8 `[N, H, W, C]`.
+        labels: their requested classes, int `[N]`.
+        train: the split on which the classifier is trained.
+        real: the split of real images.
+    """
     net = classifier.cached(train.images, train.labels)
 
     def share(images, labels):
@@ -224,7 +240,16 @@ def distance(
 
 
 def distance_to(extractor: Extractor, real: Split, effort: Effort) -> tuple[Callable[[frechet.Moments], float], Effort]:
-    """The Frechet distance of moments to all images of a split, and the effort that the features allow."""
+    """A function from moments to their Frechet distance from all images of a split.
+
+    Args:
+        extractor: the feature space.
+        real: the split of real images.
+        effort: the requested numbers of bootstrap draws and subsets.
+
+    Returns:
+        (the function, the effort, reduced to what is affordable for the dimension of the features).
+    """
     if extractor.keep:
         reference = _kept(extractor, real).statistics.moments["features"]
     else:

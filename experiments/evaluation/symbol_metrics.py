@@ -19,7 +19,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     """Divergences of samples from real sequences; arguments and result as in `vector_metrics.measure`.
 
     Raises:
-        ConfigError: for features that are of pictures alone.
+        ConfigError: for features that only pictures have.
         WorkdirError: if the samples do not fit the data, or have symbols that were not predicted.
     """
     vector_metrics.check_features(config, real.spec.name, "symbols", "the symbols")

@@ -68,7 +68,13 @@ def wrap_pictures(pictures: np.ndarray, name: str) -> Maker:
 
 
 def read(watermark: Watermark, to_noise: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray) -> Reading:
-    """The reading of pictures, or of the noise that they come from where the watermark lies there."""
+    """The watermark's reading of pictures.
+
+    Args:
+        watermark: the watermark.
+        to_noise: function from pictures to the noise that they come from, for a watermark in the noise.
+        pictures: pictures, uint8 `[B, H, W, C]`.
+    """
     return watermark.read(pictures if watermark.carrier == "pictures" else to_noise(pictures))
 
 

@@ -52,7 +52,7 @@ def local_bytes(tree: Any) -> int:
 
 
 def attention_name(model: DiT, shape: tuple[int, int, int], platform: str) -> str:
-    """Returns the implementation of attention that a model gets on a platform; without regard to forward mode."""
+    """The implementation of attention that a DiT uses for such examples on a platform, without a forward derivative."""
     if model.attention not in ("auto", "auto_jvp"):
         return model.attention.removesuffix("_jvp")
     head = model.width // model.heads

@@ -118,7 +118,14 @@ def product_rate(machine: Machine, dtype: str) -> float:
 
 
 def product_seconds(machine: Machine, operations: float, dtype: str, in_fp8: float = 0.0) -> float:
-    """Returns the seconds of operations on a device's matrix units, of which `in_fp8` are products of arrays in fp8."""
+    """The time in seconds that a device's matrix units need.
+
+    Args:
+        machine: the machine.
+        operations: number of floating-point operations in total.
+        dtype: compute type of the operations outside fp8.
+        in_fp8: number of these operations that are products of arrays in fp8.
+    """
     return (operations - in_fp8) / product_rate(machine, dtype) + in_fp8 / (machine.fp8 * machine.flops)
 
 

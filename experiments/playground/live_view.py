@@ -59,7 +59,16 @@ class Strip:
 def progress(
     frame: Frame, seeds: Sequence[int], strip: Strip, notes: Sequence[str], seconds: float, stopped: bool = False
 ) -> str:
-    """The prediction of the pictures, how many steps are done, and the trajectory until here."""
+    """The HTML of a running request: the predicted pictures, the number of finished steps and the trajectory so far.
+
+    Args:
+        frame: the state after a step.
+        seeds: seed of each picture.
+        strip: the trajectory so far.
+        notes: sentences that are shown above the pictures.
+        seconds: time since the request began.
+        stopped: whether the visitor has stopped the request.
+    """
     state = "done" if frame.step == frame.steps else "stopped" if stopped else "going"
     stopped_after = "stopped after " if state == "stopped" else ""
     status = (

@@ -28,7 +28,7 @@ class File(NamedTuple):
 
 
 def files_of(benchmark: Benchmark, items: Sequence[Item], per_prompt: int) -> list[File]:
-    """The files of pictures of all prompts, in order."""
+    """The files of the pictures of all prompts, `per_prompt` for each, in the order of the prompts."""
     all_files = []
     for item in items:
         paths = benchmark.files(item, per_prompt)
@@ -37,11 +37,11 @@ def files_of(benchmark: Benchmark, items: Sequence[Item], per_prompt: int) -> li
 
 
 def require_readers(benchmark: Benchmark, items: Sequence[Item], named: Readers) -> None:
-    """Refuses readers that are missing, or that answer in another form, before a picture is made or read.
+    """Checks, before a picture is generated or read, that all readers are given and return the right form.
 
     Raises:
-        ConfigError: names the flag.
-        ReaderError: says the answer, and its form.
+        ConfigError: if a reader is missing; the message names its flag.
+        ReaderError: if a reader returns another form; the message shows the returned value and the valid form.
     """
     for field in benchmark.needs(items):
         if getattr(named, field) is None:
@@ -147,10 +147,10 @@ def _pictures(
 
 
 def require_pictures(benchmark: Benchmark, files: Sequence[File], images: pathlib.Path) -> None:
-    """Refuses a folder in which a picture is missing, or that was made of other prompts, or is damaged.
+    """Checks that a folder has every picture, that none is damaged, and that none was generated from another prompt.
 
     Raises:
-        ConfigError: names the first file.
+        ConfigError: if one is wrong; the message names the first file.
     """
     missing = [file for file in files if not (images / file.path).is_file()]
     if missing:

@@ -151,13 +151,13 @@ def draw_pairs(key: jax.Array, kind: str, block: int) -> dict[str, Any]:
 
 @functools.cache
 def alike(method: str, kind: str, block: int) -> list[Potentials]:
-    """Potentials of a first block, by which the others are matched seven times as fast."""
+    """Potentials of the pairing of one block; starting from them, other blocks are paired seven times as fast."""
     clouds = clouds_of(draw_pairs(jax.random.key(0), kind, block), method, kind)
     return [potentials(cloud.x, cloud.noise) for cloud in clouds]
 
 
 def matched(rows: Mapping[str, np.ndarray], method: str, kind: str) -> np.ndarray:
-    """`[block]` the row whose noise each example takes."""
+    """The row of the noise that is paired with each example, int `[block]`."""
     taken = np.empty(len(rows["x"]), int)
     for cloud, hint in zip(clouds_of(rows, method, kind), alike(method, kind, len(taken))):
         taken[cloud.rows] = cloud.rows[pairing(cloud.x, cloud.noise, hint)]
@@ -215,7 +215,7 @@ def compiled_updates(batch: int):
 
 
 def train(key: jax.Array, method: str, kind: str, steps: int, batch: int, block: int) -> Any:
-    """The parameters of one run, whose blocks are drawn and matched some at a time."""
+    """The parameters after a training; blocks of pairs are drawn and matched a few at a time."""
     init_key, data_key, draw_key = jax.random.split(key, 3)
     some = None if kind == UNCONDITIONAL else jnp.zeros(1)
     params = Residual().init(init_key, jnp.zeros((1, 2)), jnp.zeros(1), some)

@@ -66,7 +66,7 @@ def setting(name: str, steps: int) -> Setting:
 
 
 def train(key: jax.Array, chosen: Setting, steps: int) -> Any:
-    """The network's parameters after as many steps of Adam."""
+    """The network's parameters after `steps` steps of Adam with the chosen setting."""
     network, schedule, optimizer = (
         ReLUNet(2, WIDTH),
         schedules.edm(),

@@ -52,7 +52,7 @@ def own_steps(name: str, steps: int) -> tuple[schedules.NoiseSchedule, np.ndarra
 
 
 def end_error(solver: str, schedule: schedules.NoiseSchedule, grid: np.ndarray, variances: np.ndarray) -> float:
-    """Root mean square error at the end, of starts from the noise alone, as the grid begins with it."""
+    """Root mean square error at the end of the grid, for starts that are the noise at its first time."""
     start = float(jnp.exp(-schedule.log_snr(grid[0]) / 2))
     x = jnp.full((1, len(variances)), start * schedule.alpha(grid[0]))
     exact = start * np.sqrt(variances / (variances + start**2))
@@ -73,7 +73,7 @@ def step_errors(solver: str, rho: float, steps: int, variances: np.ndarray) -> n
 
 
 def step_order(solver: str, variance: float = 0.25, sigma: float = 0.5, length: float = 1e-3) -> float:
-    """log2 of the ratio of the errors of a step of `length` and of half of it, in sigma, from the exact flow."""
+    """log2 of the error of a step of `length` in sigma, divided by the error of a step of half this length."""
     schedule = schedules.edm(SIGMA_MIN, SIGMA_MAX)
     variances = np.array([variance])
 

@@ -65,7 +65,7 @@ def divergence(points: np.ndarray) -> float:
 
 
 def carry(v: Map, s: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
-    """X_{s,t}(x)."""
+    """The flow map X_{s,t}(x), which carries x at time s to time t."""
     return x + (t - s) * v(s, t, x)
 
 
@@ -113,7 +113,7 @@ def mean_velocity(params: Any) -> Map:
 
 
 def train(key: jax.Array, method: str, steps: int, batch: int = BATCH) -> Any:
-    """The average of the network's parameters after as many steps of Adam."""
+    """The moving average of the network's parameters after `steps` steps of Adam with batches of `batch` points."""
     network, optimizer = TwoTimeNet(), optax.chain(optax.clip_by_global_norm(10), optax.adam(1e-3))
     init_key, draw_key = jax.random.split(key)
     params = network.init(init_key, 0.0, 0.0, jnp.zeros((1, 2)))
@@ -131,7 +131,7 @@ def train(key: jax.Array, method: str, steps: int, batch: int = BATCH) -> Any:
 
 
 def samples(v: Map, start: jax.Array, jumps: int) -> jax.Array:
-    """`[N, 2]` the end of as many equal jumps from noise."""
+    """Samples `[N, 2]`: the ends of `jumps` equal jumps from the noise `start` `[N, 2]`."""
     x = start
     for jump in range(jumps):
         x = carry(v, jnp.float32(jump / jumps), jnp.float32((jump + 1) / jumps), x)

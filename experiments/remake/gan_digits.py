@@ -69,7 +69,7 @@ def discriminator_loss(
 
 
 def train_gan(key: jax.Array, steps: int, penalty: float) -> Any:
-    """The moving average of the generator's parameters, of rate 0.999, after as many steps of both players."""
+    """The moving average, with rate 0.999, of the generator's parameters after `steps` steps of both players."""
     generator, judge = ReLUNet(64, WIDTH), ReLUNet(1, WIDTH)
     clock, keys = jnp.zeros(1), jax.random.split(key, 3)
     makes = generator.init(keys[0], jnp.zeros((1, 64)), clock)
@@ -127,7 +127,7 @@ def process(name: str) -> Process:
 
 
 def train_denoiser(key: jax.Array, steps: int, process: Process) -> Any:
-    """The parameters after as many steps of Adam, whose rate falls to 0 by a cosine."""
+    """The parameters after `steps` steps of Adam, whose learning rate falls to 0 along a cosine."""
     network, (init_key, train_key) = ReLUNet(64, WIDTH), jax.random.split(key)
     params = network.init(init_key, jnp.zeros((1, 64)), jnp.zeros(1))
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, max(steps, 1)))
@@ -146,7 +146,7 @@ def step_cost(training: Callable[..., Any], *arguments: Any) -> float:
 
 
 def denoised(params: Any, key: jax.Array, process: Process, number: int, solver_steps: int) -> jax.Array:
-    """`[number, 64]` samples by Heun's method, which takes 2 solver_steps - 1 evaluations."""
+    """Samples `[number, 64]` by Heun's method, which takes 2 solver_steps - 1 evaluations."""
     model = lambda x, clock, condition: ReLUNet(64, WIDTH).apply(params, x, clock)
     denoise = parameterizations.denoiser(model, process.schedule, process.parameterization)
     keys = jax.random.split(key, number)  # no step draws

@@ -97,7 +97,11 @@ class Rows(NamedTuple):
 def pair_rows(
     rng: np.random.Generator, source: np.ndarray, target: np.ndarray, epochs: int, batch: int, coupled: bool
 ) -> Rows:
-    """Both clouds shuffled in every epoch, in whole batches; of a coupled batch, pairs of its plan with replacement."""
+    """The rows of both clouds that each training step takes.
+
+    Both clouds are shuffled in every epoch, and cut into complete batches. If `coupled`, batches are paired by optimal
+    transport, and a step draws pairs of a batch's plan with replacement.
+    """
     shuffled = lambda: rng.permutation(len(source))[: len(source) // batch * batch].reshape(-1, batch)
     if not coupled:
         return Rows(*(np.concatenate([shuffled() for _ in range(epochs)]) for _ in range(2)))
@@ -129,7 +133,7 @@ def velocity_of(params: Any) -> Velocity:
 
 
 def train(method: str, key: jax.Array, source: jax.Array, target: jax.Array, taken: Rows) -> Any:
-    """The network's parameters after a step on each of the rows."""
+    """The network's parameters after one training step on each batch of pairs in `taken`."""
     optimizer = optax.adamw(1e-3, weight_decay=1e-5)
     init_key, draw_key = jax.random.split(key)
     params = VelocityNet().init(init_key, jnp.zeros((1, 2)), jnp.zeros(1))
@@ -171,7 +175,7 @@ class Clouds(NamedTuple):
 
 @functools.cache
 def clouds_of(pair: str, seed: int, points: int) -> Clouds:
-    """The clouds of a seed, the same for every method."""
+    """The two clouds of a pair, each of `points` points; they depend only on the seed, not on the method."""
     rng = np.random.default_rng([list(PAIRS).index(pair), seed])
     draw = lambda number: [cloud(rng, number).astype(np.float32) for cloud in PAIRS[pair]]
     (source, target), (test_source, test_target) = draw(points), draw(points)

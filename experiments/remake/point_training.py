@@ -58,8 +58,11 @@ def train(
 
 
 def squared_transport(x: np.ndarray, y: np.ndarray, alike: Potentials | None = None) -> float:
-    """The squared 2-Wasserstein distance of two clouds `[N, D]` of as many points, by their best assignment.
+    """The squared 2-Wasserstein distance of two clouds, by their best assignment.
 
-    Potentials of clouds that were drawn like these make the assignment faster, see `pairing`.
+    Args:
+        x: the first cloud, float `[N, D]`.
+        y: the second cloud, float `[N, D]`, with the same number of points.
+        alike: potentials of clouds from the same distributions, which make the assignment faster, see `pairing`.
     """
     return float(np.sum((x - y[pairing(x, y, alike)]) ** 2, -1).mean())

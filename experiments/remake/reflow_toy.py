@@ -59,7 +59,7 @@ def independent_batch(key: jax.Array, batch: int) -> dict[str, jax.Array]:
 
 
 def rectified(key: jax.Array, batch: Any, steps: int, number: int, solver_steps: int) -> Flow:
-    """Trains a flow on the pairs that `batch` draws, and follows it from new noise."""
+    """Trains a flow on the pairs that `batch` draws, and solves it from `number` new noises."""
     schedule, network = schedules.rectified_flow(), ReLUNet(2, width=64)
     init_key, train_key, start_key = jax.random.split(key, 3)
     params = network.init(init_key, jnp.zeros((1, 2)), jnp.zeros(1))
@@ -76,7 +76,7 @@ def rectified(key: jax.Array, batch: Any, steps: int, number: int, solver_steps:
 
 
 def run(key: jax.Array, steps: int, batch: int, number: int, solver_steps: int) -> dict[str, jax.Array]:
-    """The costs, the straightness and the error of one Euler step of each iteration, from one seed."""
+    """The costs, the straightness and the error of one Euler step in each iteration of reflow, for one seed."""
     keys = jax.random.split(key, ITERATIONS + 1)
     first = independent_batch(keys[-1], 8 * number)
     costs = {"independent pairs": [cost(first["noise"], first["x"], power) for power in POWERS]}

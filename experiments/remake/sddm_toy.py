@@ -142,7 +142,7 @@ RATES: dict[str, Callable[[Array], Array]] = {SDDM: lambda ratio: ratio, FLOW: l
 
 
 def reverse(method: str, law: Array, start: Array, key: Array, steps: int) -> tuple[Array, Array]:
-    """The cells `[N, 2]` at t = 0 from those at t = 1, by steps of constant rates, and how many jumps each took."""
+    """Samples the reversed process in `steps` steps with constant rates: (cells `[N, 2]` at t = 0, jumps `[N]`)."""
 
     def step(carried: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         cells, jumps = carried

@@ -393,7 +393,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def lacks_evaluation(config: ConfigDict, folder: pathlib.Path, step: int) -> bool:
-    """Whether an evaluation that is due at a step has no line in the metrics of a run, which may have been killed."""
+    """Whether an evaluation was due at a step of a run but has no line in its metrics, as after a kill."""
     figures, loss = _evaluations(folder / "metrics.jsonl", step)
     samples = _due(step, config.evaluate.every) and figures is None
     return samples or (_due(step, config.evaluate.loss.every) and loss is None)

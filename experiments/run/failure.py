@@ -22,7 +22,7 @@ class RunFailed(Exception):
 
 
 def message(step: int, workdir: pathlib.Path, config: Mapping) -> str:
-    """The message for a user when a step of a run fails."""
+    """The message that a user sees when a step of a run has failed."""
     good = checkpoints.latest(workdir)
     checkpoint_sentence = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
     python = built_in_python(config)
@@ -47,10 +47,11 @@ def folder(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def keep(workdir: str | pathlib.Path, frozen: state.TrainState, description: dict) -> pathlib.Path:
-    """Saves the state before a failed step, apart from the checkpoints; replaces the state of an earlier failure.
+    """Saves the state before a failed step beside the checkpoints; it replaces the state of an earlier failure.
 
     Args:
-        frozen: the state that the step left as it was.
+        workdir: the run folder.
+        frozen: the state before the step, which the failed step has not changed.
         description: see `Checkpoints.save`; "examples" is the number of examples before the step.
 
     Returns:

@@ -56,15 +56,15 @@ def _files(folder, step):
 def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
     """The evaluation every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
 
-    All processes call it: the samples are made on the mesh, from the parameters as they lie there. Process 0 alone
-    then compares them with real images, and all get its figures.
+    All processes call it. They generate the samples together on the mesh, from the parameters there. Then process 0
+    compares the samples with real images, and all processes receive its figures.
 
-    It raises `preemption.Interrupted` soon after a request to stop, between two batches of samples or anywhere in what
-    process 0 does alone, and `EvaluationFailed` for any error but a mistake in the config.
+    It raises `preemption.Interrupted` soon after a request to stop, between two batches of samples or anywhere in the
+    comparison on process 0, and `EvaluationFailed` for any error except a mistake in the config.
 
-    Samples are compared with the dataset's validation split, so that choices made while training leave the test split
-    alone; a dataset that has none is read at config.evaluate.split. A recipe with data of its own has others held out.
-    A stream is represented by the first records of a pass, at most `real_images.STREAMED`.
+    Samples are compared with the dataset's validation split, so that choices during training do not depend on the test
+    split; without a validation split, config.evaluate.split is used. A recipe with Python's data has its own held-out
+    records. A stream is represented by the first records of a pass, at most `real_images.STREAMED`.
     """
     config = recipe.config
     splits = None

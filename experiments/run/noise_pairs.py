@@ -56,7 +56,13 @@ class Pairs(Derived, ManyAtOnce):
 
 
 def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Mesh) -> Examples:
-    """Makes the missing pairs of a run, and opens all of them. Every process of a run calls it.
+    """Generates the missing pairs of a run, and opens all of them. Every process of a run calls it.
+
+    Args:
+        recipe: the recipe of the run, which names the teacher.
+        workdir: the run folder, which stores the pairs.
+        data: the examples, whose conditions the pairs have.
+        mesh: the mesh on which the teacher samples.
 
     Returns:
         The examples, with samples as "x" in each batch, and their initial noise as "noise".

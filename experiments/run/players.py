@@ -36,9 +36,9 @@ class Players(NamedTuple):
 def build_players(recipe: Recipe) -> Players:
     """The players of a run.
 
-    A second player has an architecture of its own, or the teacher's, whose weights it starts from; its logit, where it
-    has one, is the mean of its output. A teacher of pairs alone (reflow) makes them before the training, and takes no
-    part in it.
+    A second player has a separate architecture, or the teacher's architecture and initial weights; if it has a logit,
+    this is the mean of its output. A teacher that only generates pairs (reflow) does so before the training, and is
+    not used in it.
     """
     model, objective, companions = recipe.network, recipe.objective, recipe.companions
     tuned, encoder, perceptual = companions.tuned, companions.encoder, companions.perceptual
@@ -111,9 +111,14 @@ def teacher(model: Any, bidirectional: bool = False) -> Any:
 
 
 def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
-    """A teacher under guidance, in one call on both branches; at scale 1 its plain output.
+    """A teacher with classifier-free guidance, which evaluates both branches in one call.
 
-    A call for features is plain: a discriminator reads them, and not the output.
+    A call for features has no guidance, because a discriminator reads the features and not the output.
+
+    Args:
+        apply: the teacher, (params, x_t, clock, condition) -> output.
+        scale: guidance scale; at 1 the result is `apply` itself.
+        null: the null condition of one example.
     """
     if scale == 1:
         return apply

@@ -43,9 +43,14 @@ class Pairs(ManyAtOnce):
 
 
 def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> tuple[Examples, dict[str, Any]]:
-    """The examples, each with a picture of the class where the objective keeps one; all processes call it.
+    """The examples, each with a picture of the class if the objective has prior preservation; all processes call it.
 
-    The pictures are made and encoded where the run folder lacks them.
+    Pictures that the run folder lacks are generated and encoded first.
+
+    Args:
+        recipe: the recipe of the run.
+        workdir: the run folder, which stores the pictures.
+        examples: the examples of the run.
 
     Returns:
         (the examples, whose batches have the entry "prior"; {"prior": the digest of the class's latents}). Without a

@@ -65,10 +65,11 @@ def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
 
 
 def build(recipe: Recipe, mesh: Mesh) -> Program:
-    """Builds the program of a recipe, for a shape of examples, on a mesh; nothing is computed here.
+    """Builds the program of a recipe on a mesh; nothing is computed here.
 
     Args:
-        mesh: the mesh; its devices may be described ones, for a plan.
+        recipe: the recipe, which knows the shape of its examples.
+        mesh: the mesh; for a plan, its devices need not exist.
 
     Raises:
         ConfigError: if the model does not divide over the mesh, or a function of the config refuses to be combined

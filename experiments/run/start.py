@@ -38,7 +38,7 @@ class Start(NamedTuple):
 def first_state(
     config: ConfigDict, folder: pathlib.Path, program: Program, fingerprint: dict[str, Any]
 ) -> tuple[state.TrainState, Start]:
-    """The state that the run starts from, on the devices. In this order:
+    """The state from which the run starts, on the devices. It is the first of these that exists:
 
     1. the latest sound checkpoint of the run folder, else
     2. the parameters of config.init_from, as far as they fit, else

@@ -57,9 +57,15 @@ def check(project: str) -> None:
 
 @contextlib.contextmanager
 def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "") -> Iterator[Tracker]:
-    """Opens TensorBoard's event file in a run folder, and a run of Weights & Biases where a project is named.
+    """Opens TensorBoard's event file in a run folder and, if a project is named, a run of Weights & Biases.
 
-    `step` is where the run starts or goes on. Weights & Biases reads WANDB_MODE, WANDB_ENTITY and the like itself.
+    Weights & Biases itself reads WANDB_MODE, WANDB_ENTITY and its other variables.
+
+    Args:
+        folder: the run folder.
+        step: the step at which the run starts or continues.
+        config: the config of the run.
+        project: the project in Weights & Biases; "" for none.
     """
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(weights_and_biases(folder, config, project))] if project else []
@@ -114,10 +120,10 @@ def tensorboard(folder: pathlib.Path, step: int) -> Iterator[Tracker]:
 
 @contextlib.contextmanager
 def weights_and_biases(folder: pathlib.Path, config: Mapping, project: str) -> Iterator[Tracker]:
-    """A run of Weights & Biases, the same one when the run folder's run goes on.
+    """A run of Weights & Biases; a run folder that continues uses the same one.
 
-    Its own step cannot go back, as a run that goes on from a checkpoint does: the training step is a number among the
-    others, and the axis that all are drawn over.
+    The step of Weights & Biases cannot go back, but that of a run that continues from a checkpoint does. The training
+    step is therefore logged as a number, over which all others are drawn.
     """
     import wandb  # pyright: ignore[reportMissingImports]  # optional
 

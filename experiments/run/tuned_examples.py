@@ -109,6 +109,11 @@ def pictures(recipe: Recipe) -> Examples:
 def encoded(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> tuple[Recipe, Examples]:
     """Encodes the pictures and captions that are not encoded yet; every process of a run calls it.
 
+    Args:
+        recipe: the recipe of the run.
+        workdir: the run folder, which stores what is encoded.
+        examples: the pictures of the run.
+
     Returns:
         (the recipe, whose base has the null condition; the examples).
 
@@ -167,7 +172,7 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> 
 
 
 def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> Examples:
-    """The examples with the conditions of the objective's prompts as the entry "prompts" of each batch, if it has any.
+    """The examples; if the objective has prompts, each batch has their conditions as the entry "prompts".
 
     Every process of a run calls it.
     """

@@ -69,7 +69,7 @@ def lines_inside(module: Module, instruction: Instruction, root: pathlib.Path) -
 
 
 def products(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
-    """The products: {"kinds", "precision", "flops", "times", "lines", "path"}, the largest first."""
+    """The matrix products: [{"kinds", "precision", "flops", "times", "lines", "path"}], the largest first."""
     entries = []
     for kernel in kernels:
         for instruction, computation in kernel.inside:
@@ -93,7 +93,7 @@ def _is_short(kind: str) -> bool:
 
 
 def copies(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
-    """The kernels that only move more than a megabyte, and transposes of as much within others.
+    """The kernels that only move data, and transposes inside other kernels, of more than a megabyte each.
 
     Returns:
         [{"kind": a value of `MOVES`, or "transpose, fused", "type": the result's type, "bytes": how much is moved in
@@ -196,7 +196,7 @@ def fused_attention(module: Module, kernels: Sequence[Kernel], root: pathlib.Pat
 
 
 def recomputed(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
-    """The repeated computations: by `jax.checkpoint` ("remat"), or for lack of memory ("XLA").
+    """The computations that are repeated, by `jax.checkpoint` ("remat") or by XLA because memory is short ("XLA").
 
     Returns:
         [{"by", "flops": the FLOPs of its products, "bytes", "times", "lines", "path"}] for the kernels of a megabyte or
@@ -215,7 +215,7 @@ def recomputed(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) ->
 
 
 def stacks(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
-    """The arrays that loops fill row by row, one row a turn: what they keep for the backward pass, and gradients.
+    """The arrays that loops fill, one row in each iteration: values for the backward pass, and gradients.
 
     Returns:
         [{"type", "bytes": the size of the whole stack, "times": how many such stacks, "lines", "path"}], the largest
@@ -242,7 +242,7 @@ def stacks(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> lis
 
 
 def communication(module: Module, kernels: Iterable[Kernel], devices: int, root: pathlib.Path) -> list[dict[str, Any]]:
-    """The collectives: {"kind", "types", "group", "overlapped", "bytes": sent by each device, "times", "lines", ..}."""
+    """The collectives: [{"kind", "types", "group", "overlapped", "bytes" sent by a device, "times", "lines", ..}]."""
     entries = []
     for collective in collectives(kernels, devices):
         entry = {

@@ -40,7 +40,16 @@ def passes(product: Product, platform: str) -> float:
 
 
 def resources(kernel: Kernel, machine: Machine, rate: float) -> tuple[float, float]:
-    """(seconds of the products, seconds of the bytes) of all runs of a kernel; see `roofline`."""
+    """The time that a kernel needs for its products, and for its bytes, in all its runs; see `roofline`.
+
+    Args:
+        kernel: the kernel.
+        machine: the machine whose data sheet states the memory bandwidth.
+        rate: operations per second at which products run, > 0.
+
+    Returns:
+        (seconds of the products, seconds of the bytes).
+    """
     work = sum(product.flops * passes(product, machine.platform) for product in products_of(kernel)) / rate
     return kernel.times * work, kernel.times * kernel.bytes / machine.bandwidth
 
@@ -77,5 +86,5 @@ def roofline(
 
 
 def links(machine: Machine, devices: int, group: int) -> float:
-    """The bytes a second that a device sends to the devices of its group, if they are its nearest neighbours."""
+    """Bytes that a device sends per second in a ring of `group` of the `devices`, if these are nearest neighbours."""
     return ring_bandwidth(machine, {"others": math.ceil(devices / group), "group": group}, ("group",))
