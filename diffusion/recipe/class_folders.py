@@ -30,10 +30,16 @@ def folder_of(model: str | pathlib.Path) -> pathlib.Path:
     return path if str(model) not in SHIPPED or (path / INDEX).is_file() else WEIGHTS / str(model)
 
 
+def shipped_name(folder: str | pathlib.Path) -> str | None:
+    """The name of the bundled model in a folder, by its name or any path with links to it; None for another folder."""
+    folder = folder_of(folder).resolve()
+    return folder.name if folder.parent == WEIGHTS.resolve() and folder.name in SHIPPED else None
+
+
 def is_shipped(folder: str | pathlib.Path) -> bool:
     """Whether a folder holds weights of a run, and travels with the project."""
-    folder = folder_of(folder).resolve()
-    return folder.parent == WEIGHTS.resolve() and not ((folder / INDEX).is_file() or (folder / LORA).is_file())
+    path = folder_of(folder)
+    return shipped_name(folder) is not None and not ((path / INDEX).is_file() or (path / LORA).is_file())
 
 
 def is_of_classes(folder: str | pathlib.Path) -> bool:

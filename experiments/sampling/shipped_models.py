@@ -43,7 +43,7 @@ def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
     Raises:
         Refusal: for another file than the package holds under this name.
     """
-    folder = class_folders.folder_of(folder)
+    folder = class_folders.folder_of(folder).resolve()
     path = folder / FILE
     digest = hashlib.sha256(opener.read(path)).hexdigest()
     _check(path, folder.name, digest)
@@ -65,20 +65,21 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
             f"{model}: there is no such folder. Did you mean {near!r}? Valid: the folder of a model, or one of "
             f"{', '.join(class_folders.SHIPPED)}, which travel with the project."
         )
-    if class_folders.is_shipped(folder) and folder.name in class_folders.SHIPPED:
+    name = class_folders.shipped_name(folder)
+    if class_folders.is_shipped(folder):
         raise Refusal(
-            f"The model {folder.name!r} takes no --prompt. Valid: --labels of its classes, or --condition with a "
+            f"The model {name!r} takes no --prompt. Valid: --labels of its classes, or --condition with a "
             "caption of its data."
         )
     if (lora := _lora_of(folder)) is not None:
-        base, file, settings = lora
-        chosen = " ".join(f"--{name}={value}" for name, value in settings.items())
+        _, base, file, settings = lora
+        chosen = " ".join(f"--{flag}={value}" for flag, value in settings.items())
         raise Refusal(
-            f"The model {folder.name!r} is {base!r} with a LoRA; only diffusion sample --prompt takes it by its name. "
+            f"The model {name!r} is {base!r} with a LoRA; only diffusion sample --prompt takes it by its name. "
             f"Valid: --model={base} --lora={file} {chosen}."
         )
-    if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
-        _check(folder, folder.name, model_index.fingerprint(folder))
+    if name is not None:
+        _check(folder, name, model_index.fingerprint(folder))
     return folder
 
 
@@ -97,18 +98,18 @@ def with_lora(model: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, float]
     folder = class_folders.folder_of(model)
     if (lora := _lora_of(folder)) is None:
         return folder_of_prompts(model), {}, {}
-    base, file, settings = lora
-    _check(file, folder.name, hashlib.sha256(opener.read(file)).hexdigest())
+    name, base, file, settings = lora
+    _check(file, name, hashlib.sha256(opener.read(file)).hexdigest())
     return folder_of_prompts(base), {str(file): 1.0}, settings
 
 
-def _lora_of(folder: pathlib.Path) -> tuple[str, pathlib.Path, dict[str, Any]] | None:
-    """(The model that a LoRA belongs to, its file, its settings), of a folder that travels with the project."""
+def _lora_of(folder: pathlib.Path) -> tuple[str, str, pathlib.Path, dict[str, Any]] | None:
+    """(Name, the model that its LoRA belongs to, its file, its settings), of a folder that travels with the project."""
     file = folder / class_folders.LORA
-    if folder.parent != class_folders.WEIGHTS or not file.is_file():
+    if (name := class_folders.shipped_name(folder)) is None or not file.is_file():
         return None
     settings = opener.read_table(folder / model_index.SAMPLING)
-    return settings.pop("base"), file, settings
+    return name, settings.pop("base"), file, settings
 
 
 def _check(path: pathlib.Path, name: str, digest: str) -> None:

@@ -77,6 +77,33 @@ def test_each_lora_is_the_file_of_its_digest_with_the_settings_that_it_was_made_
         shipped_models.folder_of_prompts(name)
 
 
+def links_to(name, folder):
+    """The paths of a bundled model: that of a clone, through the package's link, and a link of another name."""
+    clone = class_folders.WEIGHTS.resolve()
+    (folder / "mine").symlink_to(clone / name)
+    return clone / name, class_folders.WEIGHTS / name, folder / "mine"
+
+
+@pytest.mark.parametrize("name", WITH_LORA)
+def test_a_path_of_a_lora_is_read_as_its_name(tmp_path, name):
+    for path in links_to(name, tmp_path):
+        base, loras, settings = shipped_models.with_lora(path)
+        expected = shipped_models.with_lora(name)
+        assert (base, [*loras.values()], settings) == (expected[0], [*expected[1].values()], expected[2])
+        assert pathlib.Path(*loras).resolve() == pathlib.Path(*expected[1]).resolve()
+        with pytest.raises(Refusal, match=rf"The model '{name}' is '{base.name}' with a LoRA"):
+            shipped_models.folder_of_prompts(path)
+
+
+@pytest.mark.parametrize("name", [*OF_PROMPTS, OF_RUNS[0]])
+def test_other_files_are_refused_under_any_path_of_a_bundled_model(tmp_path, monkeypatch, name):
+    paths = links_to(name, tmp_path)
+    monkeypatch.setattr(class_folders, "SHIPPED", {name: "0" * 64})
+    for path in paths:
+        with pytest.raises(Refusal, match=f"has the SHA-256 .*, but the model '{name}' has 0000"):
+            shipped_models.folder_of_prompts(path) if name in OF_PROMPTS else shipped_models.read_params(path)
+
+
 def test_a_model_without_a_lora_has_none():
     assert shipped_models.with_lora("drawings") == (class_folders.WEIGHTS / "drawings", {}, {})
 
