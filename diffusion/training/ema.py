@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.arguments import require_shape
+
 
 class ExponentialMovingAverage(NamedTuple):
     """A named pair of pure functions, as an optimizer is in optax.
@@ -53,13 +55,17 @@ def moved(average: Any, params: Any, share: jax.Array) -> Any:
         average: the average, a pytree, float32 or wider.
         params: the parameters, a pytree of the same structure.
         share: the share of the parameters in the new average, float32 [].
+
+    Raises:
+        ValueError: if a parameter has another shape than its average.
     """
 
-    def leaf(a, p):
+    def leaf(path, a, p):
         p = _wide(p)
+        require_shape(p, a.shape, f"the parameter {jax.tree_util.keystr(path)} of an average")
         return a + share.astype(a.dtype) * (p - a) if jnp.issubdtype(a.dtype, jnp.floating) else p
 
-    return jax.tree.map(leaf, average, params)
+    return jax.tree_util.tree_map_with_path(leaf, average, params)
 
 
 def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> ExponentialMovingAverage:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_shape
 from diffusion.training import ema
 from diffusion.training.ema import ExponentialMovingAverage, exponential_moving_average
 
@@ -137,6 +138,9 @@ def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
     Args:
         averages: K pytrees of one structure.
         weights: the weight of each, [K], see `reconstruction_weights`.
+
+    Raises:
+        ValueError: if there are more or fewer weights than averages, or a leaf has another shape in one of them.
     """
     weights = np.asarray(weights, np.float64)
     if len(averages) != len(weights):
@@ -144,14 +148,16 @@ def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
             f"reconstruct: {len(averages)} averages but {len(weights)} weights; give one weight for each average."
         )
 
-    def leaf(*values):
+    def leaf(path, *values):
         last = np.asarray(values[-1])
+        for value in values:
+            require_shape(value, last.shape, f"{jax.tree_util.keystr(path)} of an average")
         if not jnp.issubdtype(last.dtype, jnp.floating):
             return last
         parts = [weight * np.asarray(value, np.float64) for weight, value in zip(weights, values)]
         return functools.reduce(np.add, parts).astype(last.dtype)
 
-    return jax.tree.map(leaf, *averages)
+    return jax.tree_util.tree_map_with_path(leaf, *averages)
 
 
 def _inner(t_a, gamma_a, t_b, gamma_b):

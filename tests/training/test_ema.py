@@ -58,6 +58,14 @@ def test_other_types_are_copied():
     assert state.dtype == jnp.int32 and int(state) == 5
 
 
+def test_parameters_of_another_shape_are_refused_though_they_broadcast():
+    average = exponential_moving_average(0.5)
+    with pytest.raises(
+        ValueError, match=r"parameter \['w'\] of an average must have the shape \(2, 3\), but has \(3,\)"
+    ):
+        average.update(average.init({"w": jnp.zeros((2, 3))}), {"w": jnp.zeros(3)}, 0)
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_decay_out_of_range(decay):
     with pytest.raises(ValueError, match=str(decay)):

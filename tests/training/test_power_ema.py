@@ -139,6 +139,10 @@ def test_reconstruction_of_other_types_takes_the_last():
         (lambda: reconstruction_weights([8, 8], 0.1, 8, 0.1), "occurs twice"),
         (lambda: reconstruction_weights([0, 8], 0.1, 8, 0.1), "updates, at least 1"),
         (lambda: reconstruct([1.0], [0.5, 0.5]), "1 averages but 2 weights"),
+        (
+            lambda: reconstruct([{"w": np.ones((2, 3))}, {"w": np.ones(3)}], [0.5, 0.5]),
+            r"\['w'\] of an average must have the shape \(3,\), but has \(2, 3\)",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -11,7 +11,15 @@ from PIL import Image
 
 from diffusion.arrays import pytrees
 from diffusion.data import transforms
-from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type, warn_of_channels_first, warn_of_range
+from diffusion.data.sources.spec import (
+    IMAGE_LIMIT,
+    DataSpec,
+    Leaf,
+    check_finite,
+    number_type,
+    warn_of_channels_first,
+    warn_of_range,
+)
 from diffusion.io import limits, opener, pictures
 from diffusion.package.public import nearest
 
@@ -260,9 +268,7 @@ class Columns:
             first = jax.tree.map(lambda leaf: leaf.shape, spec.condition, is_leaf=lambda x: isinstance(x, Leaf))
             if shapes != first:
                 raise ValueError(f"its condition has the shape {shapes}, but the first one has {first}")
-        for leaf in jax.tree.leaves(example):
-            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-                raise ValueError(f"its example holds {leaf[~np.isfinite(leaf)][0]}")
+        check_finite(example)
 
 
 def class_numbers(

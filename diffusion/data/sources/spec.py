@@ -260,6 +260,17 @@ def number_type(dtype: Any) -> str:
     )
 
 
+def check_finite(example: Any) -> None:
+    """Refuses an example, an array or a pytree of arrays, with a number that is not finite.
+
+    Raises:
+        ValueError: for a NaN or infinity, which the message states.
+    """
+    for leaf in jax.tree.leaves(example):
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise ValueError(f"its example holds {leaf[~np.isfinite(leaf)][0]}")
+
+
 def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | DamagedRecord:
     """The error of this machine, or of a record, for an exception that was raised while a record was read.
 
