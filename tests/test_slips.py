@@ -8,10 +8,12 @@ import pytest
 
 from diffusion import (
     couplings,
+    discrete,
     editing,
     flow_maps,
     guidance,
     likelihood,
+    manifolds,
     objectives,
     ode,
     parameterizations,
@@ -22,13 +24,16 @@ from diffusion import (
 )
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import measurements
-from diffusion.objectives import feature_losses
+from diffusion.manifolds import tangent_field
+from diffusion.metrics import frechet
+from diffusion.objectives import feature_losses, weightings
 from tests.objectives import few_step_cases, objective_cases
 
 FLOW = schedules.rectified_flow()
 V = parameterizations.velocity()
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jnp.ones((4, 2))
+PROCESS = discrete.absorbing(discrete.linear(), 3)
 PLAN = timesteps.plan(timesteps.uniform(FLOW, 3))
 CALLED = "if it makes the value, call it"
 
@@ -57,6 +62,14 @@ def train(networks=MODEL, schedule=FLOW, keys=KEYS, batch=BATCH, objective=MATCH
 
 def sample(sampler=HEUN, denoise=DENOISE, schedule=FLOW, x=X, plan=PLAN, keys=KEYS, by=samplers.sample):
     return jax.eval_shape(lambda: by(sampler, denoise, schedule, x, plan, keys))
+
+
+def of_two(x, t):
+    return 0.5 * x
+
+
+def edited(hook):
+    return jax.eval_shape(lambda: samplers.sample(HEUN, DENOISE, FLOW, X, PLAN, KEYS, after_step=hook))
 
 
 def said(x0):
@@ -330,6 +343,137 @@ SLIPS = {
         ValueError,
         r"array of shape \(1, 16\), but x has 4 examples",
     ),
+    **{
+        f"{name} of a function for the schedule": (call, TypeError, f"the function cosine.*{CALLED}")
+        for name, call in {
+            "uniform": lambda: timesteps.uniform(schedules.cosine, 4),
+            "polynomial": lambda: timesteps.polynomial(schedules.cosine, 4),
+            "beta": lambda: timesteps.beta(schedules.cosine, 4),
+            "sigmoid": lambda: timesteps.sigmoid(schedules.cosine, 4),
+            "karras": lambda: timesteps.karras(schedules.cosine, 4),
+            "trailing": lambda: timesteps.trailing(schedules.cosine, 4),
+            "shift": lambda: timesteps.shift(schedules.cosine, np.linspace(1, 0, 4), 1.0),
+            "optimal": lambda: timesteps.optimal(DENOISE, schedules.cosine, np.linspace(1, 0, 4), X[None], 2),
+            "likelihood.times": lambda: likelihood.times(schedules.cosine, 4),
+            "restart_plan": lambda: samplers.restart_plan(schedules.cosine, np.linspace(1, 0, 4), ()),
+            "uniform_density": lambda: timesteps.uniform_density(schedules.cosine),
+            "discrete_density": lambda: timesteps.discrete_density(schedules.cosine),
+            "logit_normal": lambda: timesteps.logit_normal(schedules.cosine),
+            "log_normal": lambda: timesteps.log_normal(schedules.cosine),
+            "loss_second_moment": lambda: timesteps.loss_second_moment(schedules.cosine),
+            "velocity_field": lambda: tangent_field.velocity_field(network, schedules.cosine, manifolds.sphere(1)),
+        }.items()
+    },
+    **{
+        f"{name} of a network of two arguments": (
+            call,
+            TypeError,
+            r"network must be a function \(x, .*, condition\) -> output; got of_two\(x, t\), which does not take",
+        )
+        for name, call in {
+            "denoiser": lambda: parameterizations.denoiser(of_two, FLOW, V),
+            "together": lambda: guidance.together(of_two, FLOW, V, (X, X)),
+            "flow map": lambda: flow_maps.mean_flow(of_two, FLOW),
+            "objective": lambda: train({"model": of_two}),
+            "objective of two times": lambda: train(
+                {"model": of_two}, objective=objectives.mean_flow(timesteps.uniform_density(FLOW))
+            ),
+            "predictor": lambda: discrete.predictor(of_two, PROCESS, discrete.from_logits),
+            "field": lambda: tangent_field.velocity_field(of_two, FLOW, manifolds.sphere(1)),
+        }.items()
+    },
+    **{
+        f"{name} with a mask of shares": (
+            call,
+            TypeError,
+            r"mask must be Bool; got an array of float32, shape \(4, 2\)\. Valid: e\.g\. mask > 0\.5",
+        )
+        for name, call in {
+            "replacement": lambda: editing.replacement(FLOW, PLAN, X, X),
+            "replacement_along": lambda: editing.replacement_along(FLOW, PLAN, X, X, X),
+            "masked": lambda: measurements.masked(X),
+        }.items()
+    },
+    "replacement by a mask without channels": (
+        lambda: editing.replacement(FLOW, PLAN, X[..., None], jnp.ones(2, bool))(X[..., None], 0.5, 0, KEYS),
+        ValueError,
+        r"must have the shape \(4, 2, 1\), but has \(4, 2, 2\)",
+    ),
+    "replacement by another plan": (
+        lambda: edited(editing.replacement_along(FLOW, timesteps.plan([1.0, 0.5, 0.2, 0.0]), X, X > 0, X)),
+        ValueError,
+        "after_step was made for a plan of another step 0 than the sampled plan",
+    ),
+    "replacement by a shorter plan": (
+        lambda: edited(editing.replacement(FLOW, timesteps.plan([1.0, 0.0]), X, X > 0)),
+        ValueError,
+        "after_step was made for a plan of 1 steps, and the sampled plan 3",
+    ),
+    **{
+        f"{name} of a plan": (call, TypeError, f"{name} takes a grid, a vector of N \\+ 1 times, but got a Plan")
+        for name, call in {
+            "plan": lambda: timesteps.plan(PLAN),
+            "sdedit": lambda: editing.sdedit(HEUN, DENOISE, FLOW, X, PLAN, 0.5, KEYS),
+            "repaint": lambda: editing.repaint(PLAN),
+            "shift": lambda: timesteps.shift(FLOW, PLAN, 2.0),
+            "optimal": lambda: timesteps.optimal(DENOISE, FLOW, PLAN, X[None], 2),
+            "restart_plan": lambda: samplers.restart_plan(FLOW, PLAN, ()),
+        }.items()
+    },
+    **{
+        f"{name} with {what}": (call, TypeError, rf"density must be a Density, such as .*; got {got}")
+        for name, what, got, call in (
+            (
+                "flow_matching",
+                "a schedule's function",
+                "the function rectified_flow.*" + CALLED,
+                lambda: objectives.flow_matching(schedules.rectified_flow),
+            ),
+            ("flow_matching", "a schedule", "a value of type NoiseSchedule", lambda: objectives.flow_matching(FLOW)),
+            ("mean_flow", "a schedule", "a value of type NoiseSchedule", lambda: objectives.mean_flow(FLOW)),
+            ("masked_diffusion", "a schedule", ".*", lambda: discrete.masked_diffusion(PROCESS, FLOW)),
+            (
+                "denoising",
+                "density and weighting swapped",
+                "the function ",
+                lambda: objectives.denoising(V, timesteps.uniform_density(FLOW), weightings.snr()),
+            ),
+        )
+    },
+    **{
+        f"denoising with {what} for the parameterization": (
+            call,
+            TypeError,
+            f"parameterization must be a Parameterization, such as .*; got {got}",
+        )
+        for what, got, call in (
+            (
+                "a density",
+                "a value of type Density",
+                lambda: objectives.denoising(timesteps.uniform_density(FLOW), weightings.snr(), V),
+            ),
+            (
+                "a function",
+                "the function v;.*" + CALLED,
+                lambda: objectives.denoising(parameterizations.v, weightings.snr(), timesteps.uniform_density(FLOW)),
+            ),
+        )
+    },
+    "likelihood of no numbers": (
+        lambda: likelihood.bits_per_dim(jnp.zeros(2), np.array([3, 0])),
+        ValueError,
+        r"dims = \[3 0\], the numbers that an image has, must be at least 1",
+    ),
+    "distance of features": (
+        lambda: frechet.frechet_distance(np.ones((4, 2)), np.ones((4, 2))),
+        TypeError,
+        r"takes the moments of two sets .* array of float64, shape \(4, 2\)\. Valid: moments\(features\)",
+    ),
+    "distance of moments to features": (
+        lambda: frechet.distance_to(frechet.moments(np.eye(2)))(np.ones((4, 2))),
+        TypeError,
+        "takes the moments",
+    ),
     "prior's schedule": (lambda: samplers.prior(schedules.cosine, KEYS, (2,)), TypeError, CALLED),
     "prior's keys": (lambda: samplers.prior(FLOW, KEYS[0], (2,)), ValueError, "a single key"),
 }
@@ -340,6 +484,19 @@ def test_a_slip_ends_in_a_sentence(name):
     call, error, sentence = SLIPS[name]
     with pytest.raises(error, match=sentence):
         jax.eval_shape(call)
+
+
+def test_a_replacement_is_sampled_along_its_plan_in_any_width_and_under_jit():
+    wide = timesteps.plan(np.asarray(timesteps.uniform(FLOW, 3), np.float64))
+    narrow = timesteps.plan(np.asarray(timesteps.uniform(FLOW, 3), np.float32))
+
+    def run(plan):
+        hook = editing.replacement(FLOW, plan, 3 * X, jnp.array([True, False]))
+        return samplers.sample(HEUN, DENOISE, FLOW, X, narrow, KEYS, after_step=hook)
+
+    for out in (run(wide), jax.jit(run)(wide)):
+        np.testing.assert_allclose(out[:, 0], 3, rtol=1e-6)
+        assert np.all(np.abs(out[:, 1]) < 3)
 
 
 def test_what_is_right_passes():

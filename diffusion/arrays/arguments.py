@@ -4,8 +4,19 @@ The checks read types, dtypes and shapes alone, which are known while JAX traces
 program.
 """
 
-__all__ = ["described", "fits", "require", "require_floats", "require_function", "require_keys", "require_shape"]
+__all__ = [
+    "described",
+    "fits",
+    "require",
+    "require_floats",
+    "require_function",
+    "require_keys",
+    "require_mask",
+    "require_network",
+    "require_shape",
+]
 
+import inspect
 import math
 import types
 import typing
@@ -39,6 +50,28 @@ def require_function(value: Any, argument: str, valid: str) -> None:
     """Refuses a value that cannot be called; otherwise as `require`."""
     if not callable(value):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
+
+
+def require_network(value: Any, valid: str = "a function (x, clock, condition) -> output") -> None:
+    """Refuses a value that is no function, or one of fewer than three positional arguments; otherwise as `require`."""
+    require_function(value, "network", valid)
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):  # some compiled functions state no arguments
+        return
+    takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(takes) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        name = getattr(value, "__name__", type(value).__name__)
+        raise TypeError(
+            f"network must be {valid}; got {name}({', '.join(takes)}), which does not take these three arguments; a "
+            "network without conditions receives None as the third"
+        )
+
+
+def require_mask(mask: Any, argument: str) -> None:
+    """Refuses a mask that is not Bool: shares and numbers of bytes mean nothing where a value is taken or left."""
+    if not jnp.issubdtype(jnp.asarray(mask).dtype, jnp.bool_):
+        raise TypeError(f"{argument} must be Bool; got {described(mask)}. Valid: e.g. {argument} > 0.5")
 
 
 def described(value: Any) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.arguments import require_network, require_shape
 from diffusion.discrete.categorical import log_probabilities
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.processes import Process
@@ -40,6 +40,7 @@ def predictor(
         (x_t int `[B, ...]`, t `[]` or `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`. It raises a ValueError if the
         output has another shape.
     """
+    require_network(network, "a function (x, t, condition) -> output")
 
     def predict(x_t: Array, t: Array) -> Array:
         output = network(x_t, t, condition)

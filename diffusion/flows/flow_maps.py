@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import require_floats, require_function
+from diffusion.arrays.arguments import require_floats, require_network
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.package import public
 from diffusion.parameterizations import (
@@ -48,6 +48,7 @@ from diffusion.schedules.noise_schedule import as_float
 
 Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
 """(schedule, t, s) -> the two time inputs of a network."""
+CALLED = "a function (x, clocks, condition) -> output"  # what a network of two times must be
 
 
 class FlowMap(NamedTuple):
@@ -183,7 +184,7 @@ def mean_flow(
         clocks: the two time inputs of the network, as functions of t and s; `start_and_duration()` if None, as in the
             authors' code.
     """
-    require_function(network, "network", "a function (x, clocks, condition) -> output")
+    require_network(network, CALLED)
     check_schedule(schedule)
     clocks = clocks or start_and_duration()
 
@@ -215,6 +216,7 @@ def mean_velocity(
     network: Network, schedule: NoiseSchedule, clocks: Clocks, x_t: Array, t: Array, s: Array, condition: Any = None
 ) -> Array:
     """The output of a network of two times at (x_t, t, s), of x_t's shape, in float32 or wider."""
+    require_network(network, CALLED)
     require_floats(x_t, "x_t")
     t, s = (at_each(schedule, at, x_t) for at in (t, s))
     return read_output(network(x_t, clocks(schedule, t, s), condition), x_t)

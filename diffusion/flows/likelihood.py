@@ -32,6 +32,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays import padding
 from diffusion.arrays.arguments import require_floats, require_keys
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import traced
 from diffusion.flows import probability_flow
 from diffusion.flows.ode import Solver
 from diffusion.package import public
@@ -71,6 +72,7 @@ def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> 
     Raises:
         ValueError: if steps is not positive, or t_start is outside [t_min, t_max).
     """
+    check_schedule(schedule)
     if steps < 1:
         raise ValueError(f"steps = {steps}: a solver takes at least 1 step")
     t_start = schedule.t_min if t_start is None else t_start
@@ -263,7 +265,12 @@ def bits_per_dim(log_density: Array, dims: ArrayLike) -> Array:
     Args:
         log_density: log-density `[B]` of dequantised images, in nats.
         dims: how many numbers D an image has, >= 1; `[B]` if images are padded, see `padding.count`.
+
+    Raises:
+        ValueError: if an image has no numbers; traced numbers pass.
     """
+    if not traced(dims) and np.any(np.asarray(dims) < 1):
+        raise ValueError(f"bits_per_dim: dims = {dims}, the numbers that an image has, must be at least 1")
     return -log_density / (dims * math.log(2)) + 7
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_mask
 from diffusion.arrays.broadcasting import flattened
 
 
@@ -78,7 +79,11 @@ def masked(mask: Array) -> Measurement:
 
     Args:
         mask: Bool that broadcasts against x `[B, ...]`, True where x is measured. y has x's shape and is 0 elsewhere.
+
+    Raises:
+        TypeError: if the mask is not Bool.
     """
+    require_mask(mask, "mask")
     return Measurement(
         lambda x: jnp.where(mask, x, 0),
         lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0),

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_network
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.manifold import Manifold, scaled
 from diffusion.package import public
 from diffusion.parameterizations import Clock, Network, read_output, time
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 
 
 def velocity_field(
@@ -77,6 +78,8 @@ def _tangent(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None, condition: Any
 ) -> Callable[[Array, ArrayLike], Array]:
     """The function (x, t) -> the network's output as a tangent vector at x, see `Manifold.lift`."""
+    require_network(network)
+    check_schedule(schedule)
     clock = clock or time()
 
     def output(x, t):

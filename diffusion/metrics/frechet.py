@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import threadpoolctl
 
+from diffusion.arrays.arguments import described
 from diffusion.metrics import pairwise
 
 SMALL_PRODUCT = 10**8  # multiply-adds that one thread does sooner than several find together
@@ -116,8 +117,14 @@ def covariance(moments: Moments) -> np.ndarray:
         float64 [D, D], symmetric.
 
     Raises:
+        TypeError: for features in place of their moments.
         ValueError: if there are fewer than two rows, or a moment (for example of a file) is not finite.
     """
+    if not isinstance(moments, Moments):
+        raise TypeError(
+            f"a Frechet distance takes the moments of two sets of features; got {described(moments)}. Valid: "
+            "moments(features)"
+        )
     if moments.count < 2:
         raise ValueError(f"a covariance needs at least 2 rows, got {moments.count}")
     if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all()):
@@ -149,6 +156,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         The distance, at least 0, in squared units of the features.
 
     Raises:
+        TypeError: for features in place of their moments.
         ValueError: if the numbers of features differ or a set has fewer than two rows.
     """
     return distance_to(a)(b)
@@ -171,8 +179,8 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
     square = np.pad(factor, ((0, 0), (0, len(factor) - factor.shape[1])))
 
     def distance(other: Moments) -> float:
-        _require_same_dim(reference, other)
         other_cov = covariance(other)
+        _require_same_dim(reference, other)
         with one_thread():
             if other.count <= len(other.mean):
                 other_order, columns = cholesky(other_cov)

@@ -12,6 +12,7 @@ from diffusion.arrays.arguments import require, require_floats, require_keys, re
 from diffusion.objectives.few_step import NETWORKS
 from diffusion.objectives.objective import Loss
 from diffusion.parameterizations import Parameterization, check
+from diffusion.parameterizations.network_outputs import check_kind
 from diffusion.schedules import check_schedule
 
 # All entries of a batch that some objective of this library reads; two players share one batch.
@@ -63,7 +64,14 @@ def entry(
         condition has another number of examples than x; if a mask removes a whole example, or the loss does not support
         masks; if the losses are not one for each example; and, like `parameterizations.denoiser`, if a parameterization
         is not defined at schedule.t_max, because the trained network could not be sampled.
+
+    Raises:
+        TypeError: if a parameterization is none, such as a density, or a function that was not called.
     """
+
+    for parameterization in read:
+        if parameterization is not None:
+            check_kind(parameterization)
 
     def decorate(loss: Loss) -> Loss:
         @functools.wraps(loss)

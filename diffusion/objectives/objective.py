@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require
 from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Buffer, Condition, Examples, Head, Trained
 from diffusion.parameterizations import Network, Parameterization, reads_alike
@@ -235,9 +236,11 @@ class Objective:
         """An objective with these facts. Passing a fact outside of its record, such as `times`, is deprecated.
 
         Raises:
-            TypeError: if a fact is unknown.
+            TypeError: if a fact is unknown, or the density is none, such as a schedule.
             ValueError: if there are both a buffer and a second player.
         """
+        if density is not None:
+            require(density, Density, "density", "a Density, such as timesteps.uniform_density(schedule)")
         if buffer is not None and second is not None:
             raise ValueError("an objective with a buffer has no second player. Valid: buffer=None, or second=None")
         records: dict[str, Any] = {"network": network, "condition": condition, "blocks": blocks}

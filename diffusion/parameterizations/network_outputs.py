@@ -7,6 +7,7 @@ __all__ = [
     "Parameterization",
     "Prediction",
     "check",
+    "check_kind",
     "check_network",
     "checked",
     "denoiser",
@@ -27,7 +28,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import described, require, require_floats, require_function
+from diffusion.arrays.arguments import described, require, require_floats, require_network
 from diffusion.package import public
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, check_times
@@ -146,10 +147,11 @@ def evaluate(
     """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`.
 
     Raises:
-        TypeError: if x_t does not hold floating-point numbers.
+        TypeError: if the network does not take three arguments, or x_t does not hold floating-point numbers.
         ValueError: if the network's output does not have the shape of x_t, with `parameterization.channels` times its
             channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
     """
+    require_network(network)
     require_floats(x_t, "x_t")
     t = as_float(t)
     check_times(schedule, t)  # also where the network is traced as a function of x alone
@@ -215,8 +217,17 @@ def checked(denoise: Denoiser) -> Denoiser:
 
 def check_network(network: Network, schedule: NoiseSchedule, parameterization: Parameterization) -> None:
     """Checks the arguments of `denoiser`, with the errors that it raises."""
-    require_function(network, "network", "a function (x, clock, condition) -> output")
+    require_network(network)
     check(parameterization, schedule)
+
+
+def check_kind(parameterization: Parameterization) -> None:
+    """Refuses a value that is not a parameterization, such as a function of `parameterizations` that was not called.
+
+    Raises:
+        TypeError: if the value is not a parameterization; the message names it.
+    """
+    require(parameterization, Parameterization, "parameterization", "a Parameterization, such as parameterizations.v()")
 
 
 def reads_alike(one: Parameterization, other: Parameterization, schedule: NoiseSchedule) -> bool:
@@ -264,7 +275,7 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
             and the condition that fails.
     """
     check_schedule(schedule)
-    require(parameterization, Parameterization, "parameterization", "a Parameterization, such as parameterizations.v()")
+    check_kind(parameterization)
     times = schedule.t_max if times is None else times
     if isinstance(times, Tracer):
         return

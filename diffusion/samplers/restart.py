@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps import Plan, plan
+from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.timesteps.plans import Plan, plan, times_of
 from diffusion.timesteps.valid_ranges import check_positive
 
 
@@ -53,7 +53,8 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
         ValueError: if 0 < sigma_min < sigma_max does not hold within the schedule, a restart has no steps or repeats,
             two restarts fall on the same time, the grid has no time between its ends, or rho is not positive.
     """
-    grid = np.asarray(grid)
+    check_schedule(schedule)
+    grid = times_of(grid, "restart_plan")
     with jax.ensure_compile_time_eval():
         ratios = np.asarray(np.exp(-np.asarray(schedule.log_snr(grid), np.float64) / 2))
         highest = float(np.exp(-np.float64(schedule.log_snr(schedule.t_max)) / 2))

@@ -117,6 +117,39 @@ AfterStep = Callable[[Array, Array, Array, Array], Array]
 """(x, s, i, keys `[B]`) -> x, a function of the sample that is applied after each step."""
 
 
+class AlongPlan(NamedTuple):
+    """An `AfterStep` that reads the plan for which it was made, and no other.
+
+    Attributes:
+        change: (x, s, i, keys) -> x.
+        plan: the plan that is sampled.
+    """
+
+    change: AfterStep
+    plan: Plan
+
+    def __call__(self, x: Array, s: Array, i: Array, keys: Array) -> Array:
+        return self.change(x, s, i, keys)
+
+    def check(self, plan: Plan) -> None:
+        """Refuses another plan, whose steps have other times; traced times pass.
+
+        Raises:
+            ValueError: for another plan; the message names the first step that differs.
+        """
+        if traced(*plan, *self.plan):
+            return
+        one, other = (np.stack([np.float32(part) for part in (p.t, p.s, p.renoise)], axis=1) for p in (self.plan, plan))
+        if one.shape != other.shape:
+            what = f"{len(one)} steps, and the sampled plan {len(other)}"
+        elif (one == other).all():
+            return
+        else:
+            step = int(np.argmax((one != other).reshape(len(one), -1).any(1)))
+            what = f"another step {step} than the sampled plan"
+        raise ValueError(f"after_step was made for a plan of {what}. Valid: one plan for both")
+
+
 class Loop(NamedTuple):
     """The two functions of a trajectory, which `sample` scans and `stepwise` runs step by step.
 
@@ -139,6 +172,8 @@ def loop(
 ) -> Loop:
     """The functions of a trajectory; arguments and errors as in `sample`."""
     check_arguments(sampler, denoise, schedule, plan)
+    if isinstance(after_step, AlongPlan):
+        after_step.check(plan)
     sampler = over_real(over_leaves(sampler, schedule))
     concrete = not isinstance(plan.renoise, Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
@@ -219,9 +254,9 @@ def sample(
     Raises:
         TypeError: if the sampler does not take `denoise`, or an argument has a wrong type, such as a grid in place of a
             plan.
-        ValueError: if keys do not match the batch, a prediction does not have the shape of x, a time of the plan lies
-            outside of [0, schedule.t_max], two neighbouring times are the same number in the type of x, or the plan of
-            a stochastic sampler has steps that go up without renoise.
+        ValueError: if keys do not match the batch, a prediction does not have the shape of x, after_step was made for
+            another plan, a time of the plan lies outside of [0, schedule.t_max], two neighbouring times are the same
+            number in the type of x, or the plan of a stochastic sampler has steps that go up without renoise.
     """
     return sample_with_memory(sampler, denoise, schedule, x, plan, keys, after_step=after_step)[0]
 

@@ -37,16 +37,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import timesteps
-from diffusion.arrays.arguments import require_floats, require_keys
+from diffusion.arrays.arguments import require_floats, require_keys, require_mask, require_shape
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network
-from diffusion.samplers.sample import AfterStep, Sampler, sample
+from diffusion.samplers.sample import AfterStep, AlongPlan, Sampler, sample
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, check_times
-from diffusion.timesteps import Plan
+from diffusion.timesteps.plans import Plan, times_of
 
 
 def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) -> Array:
@@ -71,9 +71,7 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
     return left_broadcast(schedule.alpha(t), images) * images + left_broadcast(schedule.sigma(t), images) * noise
 
 
-def replacement(
-    schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array
-) -> Callable[[Array, Array, Array, Array], Array]:
+def replacement(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array) -> AlongPlan:
     """Inpainting: after each step, the known values are replaced by a fresh draw of q(x_s | x_0).
 
         x_s <- mask (alpha_s known + sigma_s z) + (1 - mask) x_s
@@ -93,24 +91,23 @@ def replacement(
         mask: Bool that broadcasts against `known`, True where x_0 is known.
 
     Returns:
-        A hook for `samplers.sample(..., after_step=)`.
+        A hook for `samplers.sample(..., after_step=)`, which refuses another plan.
 
     Raises:
-        TypeError: if the known values are not floating-point numbers.
+        TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
     require_floats(known, "known")
+    require_mask(mask, "mask")
     renoise = jnp.asarray(plan.renoise)
 
     def after_step(x, s, i, keys):
         drawn = noised(schedule, s, known.astype(x.dtype), keys)
-        return jnp.where(mask & ~renoise[i], drawn, x)
+        return _where(mask & ~renoise[i], drawn, x)
 
-    return after_step
+    return AlongPlan(after_step, plan)
 
 
-def replacement_along(
-    schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array, noise: Array
-) -> Callable[[Array, Array, Array, Array], Array]:
+def replacement_along(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array, noise: Array) -> AlongPlan:
     """Inpainting as by `replacement`, with the same noise in all steps, and the clean known values after the last.
 
         x_i <- mask (alpha(t_i) known + sigma(t_i) noise) + (1 - mask) x_i,    t_i the time at which step i starts,
@@ -128,12 +125,13 @@ def replacement_along(
         noise: a draw of N(0, I) `[B, ...]`, usually the initial noise of sampling.
 
     Returns:
-        A hook for `samplers.sample(..., after_step=)`.
+        A hook for `samplers.sample(..., after_step=)`, which refuses another plan.
 
     Raises:
-        TypeError: if the known values are not floating-point numbers.
+        TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
     require_floats(known, "known")
+    require_mask(mask, "mask")
     times = jnp.asarray(plan.t)
     last = times.shape[0] - 1
     renoise = jnp.asarray(plan.renoise)
@@ -142,9 +140,16 @@ def replacement_along(
         t = at_each(schedule, times[jnp.minimum(i + 1, last)], x)
         alpha, sigma = (left_broadcast(level(t), x) for level in (schedule.alpha, schedule.sigma))
         on_line = jnp.where(i < last, alpha * known + sigma * noise, known).astype(x.dtype)
-        return jnp.where(mask & ~renoise[i], on_line, x)
+        return _where(mask & ~renoise[i], on_line, x)
 
-    return after_step
+    return AlongPlan(after_step, plan)
+
+
+def _where(mask: Array, known: Array, x: Array) -> Array:
+    """x, with the known values where the mask is True; refuses a mask that x would be broadcast to."""
+    replaced = jnp.where(mask, known, x)
+    require_shape(replaced, x.shape, "x with its known values, to which the mask and the known values broadcast,")
+    return replaced
 
 
 def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
@@ -170,7 +175,7 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     """
     if jump < 1 or resamplings < 1:
         raise ValueError(f"repaint: jump = {jump} and resamplings = {resamplings} must be at least 1")
-    grid = np.asarray(grid)
+    grid = times_of(grid, "repaint")
     last = grid.size - 2  # levels last .. 0 are noisy and -1 is the end of the grid, as in the authors' code
     left = dict.fromkeys(range(0, last + 1 - jump, jump), resamplings - 1)
     level = last
@@ -249,11 +254,11 @@ def sdedit(
         after_step: function that is applied after each step, as in `samplers.sample`.
 
     Raises:
-        TypeError: if the images are not floating-point numbers.
+        TypeError: if the images are not floating-point numbers, or the grid is a plan.
         ValueError: if t_0 is not above the grid's last time, or above t_max.
     """
     require_floats(images, "images")
-    grid = np.asarray(grid)
+    grid = times_of(grid, "sdedit")
     if not grid[-1] < t_0 <= schedule.t_max:
         raise ValueError(
             f"sdedit: t_0 = {t_0} must be above the grid's last time {grid[-1]:g} and at most "

@@ -73,7 +73,9 @@ class NoiseSchedule(NamedTuple):
             (`schedules.per_leaf`); () for a single schedule.
 
     Every function of t takes float t of any shape (integers and half precision are promoted to float32) and returns
-    the same shape, float32, or float64 where t is.
+    the same shape, float32, or float64 where t is. Times are in [0, t_max]. Beyond them a coefficient is a number
+    without meaning (alpha(3) of the cosine schedule is not 0), because a formula cannot refuse a time that is traced;
+    denoisers, samplers and `editing.noised` refuse such times where they are known.
     """
 
     alpha: Callable[[ArrayLike], Array]

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.arrays.parameters import functions_of, is_number, traced
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.discrete import MOST_STEPS
 from diffusion.timesteps.shifts import dimension_shift, shift as shifted
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
@@ -83,6 +83,7 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None, t_min: f
     Raises:
         ValueError: if t_min is outside of the schedule's times.
     """
+    check_schedule(schedule)
     first = schedule.t_min if t_min is None else t_min
     if not traced(first, schedule.t_min, schedule.t_max) and not schedule.t_min <= first < schedule.t_max:
         raise ValueError(
@@ -109,6 +110,7 @@ def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None 
     Raises:
         ValueError: if T is out of range or the schedule does not hold all these times.
     """
+    check_schedule(schedule)
     if not 1 <= T <= MOST_STEPS or schedule.t_max < 1 or schedule.t_min > 1 / T * (1 + 1e-6):
         raise ValueError(
             f"discrete_density: T = {T} needs T in 1 .. {MOST_STEPS} and times 1 / T .. 1 within the schedule's "
@@ -357,6 +359,7 @@ def per_frame(density: Density, frames: int) -> Density:
 
 def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], strata: int | None) -> Density:
     """The density of t_min + (t_max - t_min) fraction(u), clipped off the ends, where a schedule may be singular."""
+    check_schedule(schedule)
     span = schedule.t_max - schedule.t_min
     return from_quantile(lambda u: schedule.t_min + span * jnp.clip(fraction(u), 2.0**-24, 1 - 2.0**-24), strata)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps.valid_ranges import at_least_one
 
 
@@ -56,6 +56,7 @@ def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
 
 
 def _check_discrete(schedule: NoiseSchedule, steps: int, T: int) -> None:
+    check_schedule(schedule)
     if at_least_one(steps) > T:
         raise ValueError(f"steps = {steps} exceeds T = {T}, the steps of the discrete process")
     if schedule.t_max < 1:

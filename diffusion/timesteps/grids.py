@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.discrete import MOST_STEPS
 from diffusion.timesteps.valid_ranges import at_least_one, check_known, check_one_schedule, check_positive, check_sigmas
 
@@ -26,6 +26,7 @@ def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> n
     Raises:
         ValueError: if the last step is out of range.
     """
+    check_schedule(schedule)
     if last is None or at_least_one(steps) == 1:
         return np.linspace(schedule.t_max, 0.0, at_least_one(steps) + 1)
     check_known("uniform", last=last)
@@ -46,6 +47,7 @@ def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndar
         steps: number of solver steps N, >= 1.
         rho: exponent, > 0; 1 is uniform, larger values put more steps near the data.
     """
+    check_schedule(schedule)
     check_positive("polynomial", "rho", rho)
     return schedule.t_max * np.linspace(1.0, 0.0, at_least_one(steps) + 1) ** rho
 
@@ -65,6 +67,7 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
         a: first parameter of Beta(a, b), > 0; smaller values put more steps near the data.
         b: second parameter of Beta(a, b), > 0; smaller values put more steps near the noise.
     """
+    check_schedule(schedule)
     check_positive("beta", "a", a)
     check_positive("beta", "b", b)
     import scipy.special  # imported here: it takes as long as a third of the library
@@ -89,6 +92,7 @@ def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float
         end: argument of the sigmoid at the noise, > start.
         tau: temperature, > 0; a large tau gives a nearly uniform grid.
     """
+    check_schedule(schedule)
     check_known("sigmoid", start=start, end=end)
     if not start < end:
         raise ValueError(f"sigmoid: start = {start} must be below end = {end}")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.parameters import traced
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps.densities import Density
 
 
@@ -40,6 +40,7 @@ def loss_second_moment(
         ValueError: if bins or history is below 1, uniform_prob is not in (0, 1], or the schedule does not hold the
             times of the discrete process.
     """
+    check_schedule(schedule)
     if bins < 1 or history < 1:
         raise ValueError(f"loss_second_moment: bins = {bins} and history = {history} must be at least 1")
     if not traced(uniform_prob) and not 0 < uniform_prob <= 1:

@@ -7,7 +7,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.timesteps.plans import times_of
 from diffusion.timesteps.valid_ranges import at_least_one
 
 
@@ -45,7 +46,8 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
     Raises:
         ValueError: if the trajectories do not belong to the grid, or there are fewer times than `steps + 1`.
     """
-    grid = np.asarray(grid)
+    check_schedule(schedule)
+    grid = times_of(grid, "optimal")
     if grid.ndim != 1 or len(x) != grid.size or not np.all(np.diff(grid) < 0) or x.shape[1] < 2:
         raise ValueError(
             f"optimal: the grid has the shape {grid.shape} and the trajectories {x.shape}. Valid: a decreasing grid of "

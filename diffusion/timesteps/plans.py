@@ -32,6 +32,21 @@ class Plan(NamedTuple):
         return int(np.sum(~np.asarray(self.renoise)))
 
 
+def times_of(grid: ArrayLike, user: str) -> np.ndarray:
+    """The times of a grid as an array; refuses a plan, which holds pairs of times.
+
+    Args:
+        grid: `[N + 1]` times.
+        user: who needs them, for the message.
+
+    Raises:
+        TypeError: for a plan.
+    """
+    if isinstance(grid, Plan):
+        raise TypeError(f"{user} takes a grid, a vector of N + 1 times, but got a Plan. Valid: plan.grid, its times")
+    return np.asarray(grid)
+
+
 def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
     """The plan that follows a grid of times.
 
@@ -41,10 +56,11 @@ def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
         renoise: `[N]` Bool, True for the steps that add noise, whose time must increase; None for no such step.
 
     Raises:
+        TypeError: for a plan in place of the grid.
         ValueError: if two neighbouring times are equal, a time is not finite or negative, or the grid changes direction
             without `renoise`.
     """
-    grid = np.asarray(grid)
+    grid = times_of(grid, "plan")
     if grid.ndim != 1 or grid.size < 2:
         raise ValueError(f"a plan needs a vector of at least two times (one step); got shape {grid.shape}")
     if not np.all(np.isfinite(grid)) or np.any(grid < 0):

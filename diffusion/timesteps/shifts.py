@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.timesteps.plans import times_of
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
 
@@ -28,7 +29,8 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
         ValueError: if a time would leave the schedule's range, or two would coincide at its end.
     """
     check_positive("shift", "factor", factor)
-    grid = np.asarray(grid)
+    grid = times_of(grid, "shift")
+    check_schedule(schedule)
     if factor == 1:
         return grid
     check_one_schedule("shift", schedule)

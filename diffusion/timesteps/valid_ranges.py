@@ -3,14 +3,15 @@
 import math
 
 import jax
+import numpy as np
 
 from diffusion.arrays.parameters import traced
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 
 
 def at_least_one(steps: int) -> int:
-    """`steps` as an int; refuses a value that is not an integer of at least 1."""
-    if not math.isfinite(steps) or int(steps) != steps or steps < 1:
+    """`steps` as an int; refuses a value that is not an integer of at least 1, also True."""
+    if isinstance(steps, (bool, np.bool_)) or not math.isfinite(steps) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps = {steps}: a sampler takes an integer number of steps, at least 1")
     return int(steps)
 
@@ -33,7 +34,8 @@ def check_positive(function: str, name: str, value: float) -> None:
 
 
 def check_one_schedule(function: str, schedule: NoiseSchedule) -> None:
-    """Refuses a schedule of leaves, which has several log-SNRs at one time; the message names the function."""
+    """Refuses a schedule of leaves, with several log-SNRs at one time, or none; the message names the function."""
+    check_schedule(schedule)
     if schedule.leaves:
         raise ValueError(
             f"{function} chooses times by their log-SNR, but leaves with a schedule each have several. Valid: a "

@@ -55,7 +55,7 @@ def test_grid_of_n_steps_has_n_plus_1_decreasing_times_down_to_0(name):
 
 
 @every_grid
-@pytest.mark.parametrize("steps", [0, -1, 2.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, float("nan"), float("inf")])
 def test_bad_step_counts_are_refused(name, steps):
     with pytest.raises(ValueError, match="steps"):
         GRIDS[name](SCHEDULES["linear_beta"], steps)
