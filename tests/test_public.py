@@ -99,6 +99,7 @@ def test_the_nearest_name(name, nearest):
 @pytest.mark.parametrize(
     "name, nearest",
     [
+        ("aps", "Maps"),
         ("vp", "variance_preserving"),
         ("CFG", "classifier_free"),
         ("apg", "adaptive_projected"),
@@ -107,9 +108,35 @@ def test_the_nearest_name(name, nearest):
         ("rampe", "Ramp"),
     ],
 )
-def test_an_abbreviation_gives_the_name_of_its_initials(name, nearest):
+def test_an_abbreviation_gives_the_name_of_its_initials_and_a_slip_the_name_without_it(name, nearest):
     names = ["Maps", "Ramp", "adaptive_projected", "align_your_steps", "classifier_free", "classifier_free_plus_plus"]
     assert public.nearest(name, [*names, "posterior_sampling", "sub_vp", "variance_preserving"]) == nearest
+
+
+@pytest.mark.parametrize(
+    "module, name, nearest",
+    [
+        ("samplers", "lcm", "consistency"),
+        ("samplers", "LCM", "consistency"),
+        ("samplers", "ddm", "ddpm"),
+        ("discrete", "masked", "absorbing"),
+        ("discrete", "mdlm", "masked_diffusion"),
+        ("discrete", "sedd", "score_entropy"),
+        ("weightings", "eam", "edm"),
+        ("objectives", "lcd", "latent_consistency_distillation"),
+    ],
+)
+def test_a_name_of_papers_gives_the_public_one(module, name, nearest):
+    with pytest.raises(AttributeError, match=f"did you mean {nearest!r}"):
+        getattr(importlib.import_module(f"diffusion.{module}"), name)
+
+
+@pytest.mark.parametrize("module", ["samplers", "discrete"])
+def test_what_a_hint_of_papers_names_is_public_and_the_name_itself_is_not(module):
+    names = importlib.import_module(f"diffusion.{module}").__all__
+    source = (ROOT / "diffusion" / module / "__init__.py").read_text()
+    known = ast.literal_eval(re.search(r"known_as=({.*?})", source, re.DOTALL)[1])
+    assert known and {*known.values()} <= {*names} and not {*known} & {*names}
 
 
 def test_a_renamed_name_warns_and_is_the_new_one():

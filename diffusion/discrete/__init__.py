@@ -122,4 +122,4 @@ from diffusion.discrete.trained_masks import TrainedMasks as TrainedMasks, train
 from diffusion.discrete.truncation import nucleus as nucleus, tempered as tempered, top_k as top_k
 from diffusion.package import public
 
-public.declare(__name__)
+public.declare(__name__, known_as={"masked": "absorbing", "mdlm": "masked_diffusion", "sedd": "score_entropy"})

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+ONE_SLIP = 0.66  # the likeness of two names of three letters that differ in one; those of more letters are more alike
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | None:
     """The name that is most like a misspelt one; of the nearest, one of the same letters: "ddim" for "ddmi".
 
-    An abbreviation, with or without one letter more, gives the name of these initials: "classifier_free" for "CFG".
+    An abbreviation gives the name of these initials: "variance_preserving" for "vp"; with one letter more only where no
+    name differs in a single letter: "classifier_free" for "CFG".
 
     Args:
         name: the misspelt name.
@@ -31,15 +33,24 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     """
     misspelt, names = str(name)[:100], list(names)
     short = misspelt.lower()
-    for candidate in names:
-        initials = "".join(word[:1] for word in candidate.lower().split("_"))
-        if len(initials) > 1 and initials in short and len(short) <= len(initials) + 1:
-            return candidate
-    close = difflib.get_close_matches(misspelt, names, n=3, cutoff=alike)
-    return max(close, key=lambda candidate: sorted(candidate) == sorted(misspelt), default=None)
+    initials = {candidate: "".join(word[:1] for word in candidate.lower().split("_")) for candidate in names}
+    abbreviated = [candidate for candidate in names if len(initials[candidate]) > 1 and initials[candidate] in short]
+    if exact := [candidate for candidate in abbreviated if initials[candidate] == short]:
+        return exact[0]
+    alike_in = lambda share: difflib.get_close_matches(misspelt, names, n=3, cutoff=share)
+    if close := alike_in(max(ONE_SLIP, alike)):
+        return max(close, key=lambda candidate: sorted(candidate) == sorted(misspelt))
+    if longer := [candidate for candidate in abbreviated if len(short) == len(initials[candidate]) + 1]:
+        return longer[0]
+    return next(iter(alike_in(alike)), None)
 
 
-def declare(module: str, renamed: Mapping[str, str] = NONE, elsewhere: Mapping[str, str] = NONE) -> None:
+def declare(
+    module: str,
+    renamed: Mapping[str, str] = NONE,
+    elsewhere: Mapping[str, str] = NONE,
+    known_as: Mapping[str, str] = NONE,
+) -> None:
     """Makes public the names that a module lists in `__all__` or imports as themselves (`import heun as heun`).
 
     `dir()` shows them, and a misspelt one gives the nearest. What the module imports so under `TYPE_CHECKING`, where
@@ -49,6 +60,7 @@ def declare(module: str, renamed: Mapping[str, str] = NONE, elsewhere: Mapping[s
         module: the module's `__name__`; the call stands below its imports and its `__all__`.
         renamed: {deprecated name: present name}; a deprecated name warns, and goes with the next minor version.
         elsewhere: {deprecated name: the module that has this name now}; it warns in the same way.
+        known_as: {name that papers and other libraries use: the public name that the hint gives}; it is no name here.
     """
     namespace = vars(sys.modules[module])
     origins = dict(_reexports(namespace))
@@ -63,7 +75,8 @@ def declare(module: str, renamed: Mapping[str, str] = NONE, elsewhere: Mapping[s
             warnings.warn(f"{module}.{name} is now {elsewhere[name]}.{name}", DeprecationWarning, stacklevel=2)
             return getattr(importlib.import_module(elsewhere[name]), name)
         if name not in listed:
-            near = None if name.startswith("__") else nearest(name, listed)  # hasattr(module, "__wrapped__") is common
+            known = known_as.get(name.lower())
+            near = None if name.startswith("__") else known or nearest(name, listed)  # hasattr(.., "__wrapped__")
             hint = f"did you mean {near!r}?" if near else f"dir({module}) lists its names"
             # Without `obj=None` Python adds a hint of its own to this one.
             raise AttributeError(f"module {module!r} has no attribute {name!r}; {hint}", name=name, obj=None)

@@ -47,4 +47,4 @@ from diffusion.samplers.stochastic_interpolant import (
 )
 from diffusion.samplers.unipc import unipc as unipc
 
-public.declare(__name__)
+public.declare(__name__, known_as={"lcm": "consistency"})
