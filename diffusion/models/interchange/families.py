@@ -2,10 +2,13 @@
 
 __all__ = ["FAMILIES", "describing", "family_of", "find"]
 
+import difflib
+import re
 from collections.abc import MutableMapping
 
 import flax.linen as nn
 
+from diffusion.io import limits
 from diffusion.models import rooms
 from diffusion.models.interchange import (
     adm_tables,
@@ -41,7 +44,6 @@ from diffusion.models.interchange import (
     vit_tables,
 )
 from diffusion.models.interchange.family import Family, Refusal
-from diffusion.models.layers.choices import look_up
 from diffusion.package import public
 
 IN_MODELS: dict[str, Family] = {
@@ -84,14 +86,36 @@ FAMILIES: MutableMapping[str, Family] = rooms.Entries("table", "FAMILIES", IN_MO
 """The families of networks whose checkpoints this library reads and writes, by name."""
 
 
+# What most names of classes share: FluxTransformer2DModel, WanTransformer3DModel.
+SHARED = re.compile("Transformer|Autoencoder|KL|Model|[23]D")
+
+
 def find(name: str) -> Family:
     """The family of that name.
 
     Raises:
-        ValueError: for an unknown name; lists the valid ones, and the intended one if two letters are wrong.
+        ValueError: for an unknown name; gives the names that are like it, and where the others are listed.
     """
-    # Names of classes share most of their letters: FluxTransformer2DModel, WanTransformer3DModel.
-    return look_up(FAMILIES, name, "architecture", alike=1 - 2 / max(len(name), 2))
+    if name in FAMILIES:
+        return FAMILIES[name]
+    intended = public.nearest(name, FAMILIES, alike=1 - 2 / max(len(name), 2))
+    near = _alike(name) if intended is None else [intended]
+    listed = f"the {len(FAMILIES)} names in docs/models.md, models.interchange.FAMILIES"
+    valid = f"{', '.join(map(repr, near))}, or another of {listed}" if near else f"one of {listed}"
+    raise ValueError(f"architecture={limits.short(name)} is not known. Valid: {valid}")
+
+
+def _alike(name: str) -> list[str]:
+    """The names of families that are like a name without what most of them share, the nearest first; at most six."""
+    parts: dict[str, list[str]] = {}
+    for family in FAMILIES:
+        parts.setdefault(_distinctive(family), []).append(family)
+    close = difflib.get_close_matches(_distinctive(name), parts, n=6, cutoff=0.7)
+    return [family for part in close for family in parts[part]][:6]
+
+
+def _distinctive(name: str) -> str:
+    return (SHARED.sub("", name[:100]) or name[:100]).lower()
 
 
 def describing(module: nn.Module) -> list[Family]:

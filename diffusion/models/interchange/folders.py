@@ -283,7 +283,7 @@ def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
     if not name or not isinstance(name, str):
         raise Mismatch(
             f"{path}: its config.json names no architecture (_class_name or architectures); give the "
-            f"family, one of {', '.join(families.FAMILIES)}."
+            f"family, one of the {len(families.FAMILIES)} names in docs/models.md, models.interchange.FAMILIES."
         )
     for family in families.FAMILIES.values():
         if name in family.also and family.also[name].items() <= config.items():

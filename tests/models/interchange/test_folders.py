@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import weakref
 
@@ -285,8 +286,12 @@ def test_copies_and_computed_tensors_are_checked(tmp_path):
         ({**CONFIG, "act": "gelu"}, interchange.Refusal, "act = 'gelu' is not supported; supported: 'linear'"),
         ({**CONFIG, "rope": True}, interchange.Refusal, "sets rope = True, which this version does not know"),
         ({**CONFIG, "rope": False, "more": None}, None, ""),
-        ({**CONFIG, "_class_name": "ToyModle"}, ValueError, "'ToyModle' is not known. Valid: .*mean 'ToyModel'"),
-        ({"width": 3}, interchange.Mismatch, "names no architecture"),
+        (
+            {**CONFIG, "_class_name": "ToyModle"},
+            ValueError,
+            "'ToyModle' is not known. Valid: 'ToyModel', or another of the ",
+        ),
+        ({"width": 3}, interchange.Mismatch, "names no architecture.*; give .* names in docs.models.md"),
         ([1], limits.Refused, "holds list"),
         ("{", limits.Refused, "is not valid JSON"),
     ],
@@ -302,10 +307,33 @@ def test_configs(tmp_path, config, error, message):
 @pytest.mark.parametrize("name", ["AllegroTransformer3DModel", "PriorTransformer2DModel", "AutoencoderKLMagvit"])
 def test_strangers_are_not_answered_with_a_family_of_like_spelling(tmp_path, monkeypatch, name):
     monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
-    with pytest.raises(ValueError, match=f"'{name}' is not known. Valid: .*'EDM2UNet'$"):
+    listed = rf"one of the {len(interchange.FAMILIES)} names in docs/models\.md, models\.interchange\.FAMILIES"
+    with pytest.raises(ValueError, match=f"'{name}' is not known. Valid: {listed}$"):
         interchange.load(folder(tmp_path, config={"_class_name": name}))
-    with pytest.raises(ValueError, match="did you mean 'FluxTransformer2DModel'"):
-        families.find("FluxTransfomer2DModel")
+
+
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("FluxTransfomer2DModel", "'FluxTransformer2DModel'"),
+        ("fluxx", "'FluxTransformer2DModel'"),
+        ("SD3", "'SD3Transformer2DModel'"),
+        ("wan", "'(WanTransformer3DModel|AutoencoderKLWan)'"),
+        ("UNet3DConditionModel", "'UNet2DConditionModel'"),
+    ],
+)
+def test_a_misspelt_family_is_answered_with_the_nearest_first_and_where_the_others_are(monkeypatch, name, nearest):
+    monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
+    number = len(interchange.FAMILIES)
+    listed = rf"Valid: {nearest}.*, or another of the {number} names in docs/models\.md"
+    with pytest.raises(ValueError, match=listed) as raised:
+        families.find(name)
+    assert len(str(raised.value)) < 300
+
+
+def test_the_page_lists_all_families():
+    page = (pathlib.Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    assert [name for name in interchange.FAMILIES if name not in page] == []
 
 
 @pytest.mark.parametrize(
@@ -384,7 +412,7 @@ def test_the_nearest_known_architecture_is_named(tmp_path):
     save_file({"other.weight": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(interchange.Mismatch, match=r"no known architecture has tensors named like other\.weight"):
         interchange.load(tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"'Toymodel' is not known.*mean 'ToyModel'"):
+    with pytest.raises(ValueError, match=r"'Toymodel' is not known. Valid: 'ToyModel', or"):
         interchange.load(tmp_path / "toy.safetensors", "Toymodel")
 
 
