@@ -157,7 +157,6 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
 def _check_base(recipe: Recipe) -> None:
     """Refuses settings that the folder of a base states, and parts that do not fit it."""
     config = recipe.config
-    named = config["tuning"].get("name")
     if not config["base"]["path"]:
         return
     if recipe.companions.tuned is None:
@@ -193,6 +192,20 @@ def _check_base(recipe: Recipe) -> None:
             f"{base.model.side}; its own size is --config.data.source.side={base.model.side}",
             stacklevel=2,
         )
+    _check_objective_of_tuning(recipe, tuning)
+    if base.model.sees_mask and "mask" not in tuning.reads:
+        why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
+        raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
+    edits = base.model.kind.pictures.several
+    if base.model.sees_picture or (edits is not None and edits.needed):
+        why = f"{config['base']['path']} was trained to edit pictures, which no tuning passes to it"
+        raise refused(config, "tuning.name", why, "the text-to-image model from which it was trained")
+
+
+def _check_objective_of_tuning(recipe: Recipe, tuning: Any) -> None:
+    """Refuses an objective whose teacher, prompts or prior pictures lack what the tuning of a base reads."""
+    config = recipe.config
+    named = config["tuning"].get("name")
     more = (*tuning.reads, *tuning.sees)
     prior = recipe.objective.beside.prior
     if recipe.objective.condition.augmentations:
@@ -224,13 +237,6 @@ def _check_base(recipe: Recipe) -> None:
     if prior and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):
         why = "it adapts to the loss at each time, and prior preservation adds losses at other times"
         raise refused(config, "objective.density", why, "a density that does not adapt, or no prior_preservation")
-    if base.model.sees_mask and "mask" not in tuning.reads:
-        why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
-        raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
-    edits = base.model.kind.pictures.several
-    if base.model.sees_picture or (edits is not None and edits.needed):
-        why = f"{config['base']['path']} was trained to edit pictures, which no tuning passes to it"
-        raise refused(config, "tuning.name", why, "the text-to-image model from which it was trained")
 
 
 def _check_buckets(recipe: Recipe) -> None:

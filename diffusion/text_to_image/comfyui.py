@@ -13,7 +13,7 @@ library.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -362,31 +362,13 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
     masks = reader.table[latent].kind == "InpaintModelConditioning"
     if positive.inpainting != ([latent] if masks else []):
         raise reader.wrong(sampler, "has other masks at positive than at latent_image. Valid: one mask for both")
-    mask = None
-    if masks:
-        if reader.table[latent].inputs.get("noise_mask", True) is not False:
-            raise reader.wrong(latent, "has noise_mask = True, which replaces the kept latents too. Valid: False")
-        mask = reader.mask(latent, False)
-    elif reader.table[latent].kind == "SetLatentNoiseMask":
-        mask = reader.mask(latent, True)
-        latent = reader.source(latent, "samples", "VAEEncode")
-        if blends := [name for name, node in reader.table.items() if node.kind == "DifferentialDiffusion"]:
-            raise reader.wrong(blends[0], "changes the mask from step to step; delete it")
+    mask, latent = _mask(reader, latent)
     for name in (*decoded, *(() if reader.table[latent].kind in EMPTY else (latent,))):
         reader.same_checkpoint(name, reader.source(name, "vae", "CheckpointLoaderSimple", "VAELoader"), checkpoint)
     texts, emphasis = _texts(reader, *read_texts)
     fields = _steps(reader, sampling, latent, mask is not None)
     fields["guidance"] = guidance
-    name_of = lambda name: f"controlnet_{name}"
-    controls, attachments = [], {}
-    for name in positive.controls:
-        loader = reader.source(name, "control_net", "ControlNetLoader")
-        picture = reader.source(name, "image", "LoadImage")
-        ends = ("start_percent", "end_percent") if name in advanced else ()
-        start, end = (reader.value(name, field, float) for field in ends) if ends else (0.0, 1.0)
-        attachments[name_of(loader)] = reader.file(loader, "control_net_name", "controlnet")
-        shown, weight = reader.file(picture, "image", "input"), reader.value(name, "strength", float)
-        controls.append(Control.read((name_of(loader), shown, weight, (1 - end, 1 - start))))
+    controls, attachments = _controls(reader, positive.controls, advanced)
     files = [reader.lora(name) for name in loras]
     if len({file for file, _ in files}) < len(files):
         raise reader.wrong(
@@ -395,11 +377,43 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
         )
     request = Request(
         prompts=(texts[0],), negative=texts[1] if texts[1:] else None, emphasis=emphasis, windows=True,
-        controls=tuple(controls), perturbed_guidance=perturbed, **fields,
+        controls=controls, perturbed_guidance=perturbed, **fields,
     )  # fmt: skip
     name = reader.value(checkpoint, "ckpt_name" if reader.is_whole(checkpoint) else "unet_name", str)
     scheduler = reader.value(sampling.steps, "scheduler", str)
     return Workflow(name, dict(files), attachments, request, scheduler, positive.strength, shift, mask)
+
+
+def _mask(reader: _Reader, latent: str) -> tuple[Mask | None, str]:
+    """The mask of a sampler's latents, None without one; and the node that makes or encodes these latents."""
+    if reader.table[latent].kind == "InpaintModelConditioning":
+        if reader.table[latent].inputs.get("noise_mask", True) is not False:
+            raise reader.wrong(latent, "has noise_mask = True, which replaces the kept latents too. Valid: False")
+        return reader.mask(latent, False), latent
+    if reader.table[latent].kind == "SetLatentNoiseMask":
+        mask = reader.mask(latent, True)
+        latent = reader.source(latent, "samples", "VAEEncode")
+        if blends := [name for name, node in reader.table.items() if node.kind == "DifferentialDiffusion"]:
+            raise reader.wrong(blends[0], "changes the mask from step to step; delete it")
+        return mask, latent
+    return None, latent
+
+
+def _controls(
+    reader: _Reader, names: Sequence[str], advanced: Sequence[str]
+) -> tuple[tuple[Control, ...], dict[str, str]]:
+    """The controls of nodes, of which the `advanced` ones have an interval, and {attachment: its ControlNet's file}."""
+    name_of = lambda loader: f"controlnet_{loader}"
+    controls, attachments = [], {}
+    for name in names:
+        loader = reader.source(name, "control_net", "ControlNetLoader")
+        picture = reader.source(name, "image", "LoadImage")
+        ends = ("start_percent", "end_percent") if name in advanced else ()
+        start, end = (reader.value(name, field, float) for field in ends) if ends else (0.0, 1.0)
+        attachments[name_of(loader)] = reader.file(loader, "control_net_name", "controlnet")
+        shown, weight = reader.file(picture, "image", "input"), reader.value(name, "strength", float)
+        controls.append(Control.read((name_of(loader), shown, weight, (1 - end, 1 - start))))
+    return tuple(controls), attachments
 
 
 def _steps(reader: _Reader, sampling: _Sampling, latent: str, masked: bool) -> dict[str, Any]:

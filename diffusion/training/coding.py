@@ -68,12 +68,12 @@ def kl_network(module: nn.Module, last: tuple[str, ...] = LAST, first: tuple[str
     return network
 
 
-def decoder_network(module: nn.Module, last: tuple[str, ...] = LAST_OF_DECODER) -> Callable[..., Coded]:
+def decoder_network(module: nn.Module) -> Callable[..., Coded]:
     """Decodes the features of patches.
 
     Args:
-        module: a decoder [B, h, w, C] -> pictures, with its `patch`.
-        last: the path of the kernel of its last layer.
+        module: a decoder [B, h, w, C] -> pictures, with its `patch`, whose last layer has its kernel at
+            `LAST_OF_DECODER`.
 
     Returns:
         (its variables, features [B, N, C], keys and condition, which are not used, size=(H, W) of the pictures) ->
@@ -91,8 +91,8 @@ def decoder_network(module: nn.Module, last: tuple[str, ...] = LAST_OF_DECODER) 
             )
         z = features.reshape(len(features), *grid, -1)
         apply: Any = module.apply
-        redo = lambda kernel: apply({"params": _with(weights, last, kernel)}, z)
-        kernel = _at(weights, last)
+        redo = lambda kernel: apply({"params": _with(weights, LAST_OF_DECODER, kernel)}, z)
+        kernel = _at(weights, LAST_OF_DECODER)
         return Coded(redo(kernel), {}, kernel, redo)
 
     return network

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffusion.data import fingerprints, packing, shared_records, sources
 from diffusion.data.sources import python_objects
+from diffusion.data.sources.spec import listed
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.evaluation.real_images import Split
@@ -99,7 +100,6 @@ def require_same_classes(train: sources.DataSpec, other: sources.DataSpec) -> No
     """
     if not train.classes or other.classes == train.classes[: len(other.classes)]:
         return
-    listed = lambda names: ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
     name = lambda spec: f"{spec.name} ({spec.split})"
     raise ConfigError(
         f"the held-out examples, {name(other)}, have the classes {listed(other.classes)}, but the training examples, "

@@ -80,9 +80,9 @@ def public_names(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[
     return dict(sorted(public.items()))
 
 
-def module_sentences(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[str, str]:
+def module_sentences() -> dict[str, str]:
     """The first sentence of the docstring of each public module, by its name."""
-    return {name: module.sentence for name, module in sorted(_modules(root, package).items())}
+    return {name: module.sentence for name, module in sorted(_modules(ROOT, "diffusion").items())}
 
 
 def sentence(docstring: str | None) -> str:

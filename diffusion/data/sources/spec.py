@@ -126,11 +126,16 @@ def require_same_classes(one: DataSpec, other: DataSpec) -> None:
     """
     named = [spec for spec in (one, other) if spec.classes != tuple(map(str, range(spec.num_classes)))]
     if len(named) == 2 and one.classes and other.classes and one.classes != other.classes:
-        listed = lambda names: ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
         raise ValueError(
-            f"{other.name} has the classes {listed(other.classes)}, but {one.name} has {listed(one.classes)}, so that "
-            "a number stands for different classes. Valid: all names in both, classes = (...); or no labels, label = ''"
+            f"{other.name} has the classes {listed(other.classes)}, but {one.name} has {listed(one.classes)}, so the "
+            "same number would mean different classes. Valid: all names in both, classes = (...); or no labels, "
+            "label = ''"
         )
+
+
+def listed(classes: Sequence[str]) -> str:
+    """The first ten names of classes, for messages."""
+    return ", ".join(classes[:10]) + (" ..." if len(classes) > 10 else "")
 
 
 def warn_of_channels_first(name: str, shape: Any, dtype: str) -> None:

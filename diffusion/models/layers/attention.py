@@ -81,19 +81,18 @@ def attention(
     return look_up({"auto": xla, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v, bias)
 
 
-def mask_bias(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def mask_bias(mask: jax.Array) -> jax.Array:
     """The bias that hides keys: 0 where the mask is True, else a negative number that outweighs every score.
 
     A query that may attend to no key attends equally to all keys, without NaN.
 
     Args:
         mask: Bool [B, M] over keys, or [B or 1, N, M] over queries and keys.
-        dtype: dtype of the bias.
 
     Returns:
-        [B, 1, 1, M] or [B or 1, 1, N, M].
+        float32 [B, 1, 1, M] or [B or 1, 1, N, M].
     """
-    bias = jnp.where(mask, 0, jnp.finfo(dtype).min / 2).astype(dtype)
+    bias = jnp.where(mask, 0, jnp.finfo(jnp.float32).min / 2).astype(jnp.float32)
     return bias[:, None, None] if mask.ndim == 2 else bias[:, None]
 
 

@@ -51,9 +51,8 @@ def added(out: jax.Array, q: jax.Array, extra: tuple, implementation: str) -> ja
         extra: this layer's (keys, values) or (keys, values, weight) of each image prompt.
         implementation: implementation of attention, see `attention`.
     """
-    split = lambda a: a.reshape(*a.shape[:2], *q.shape[2:]).astype(q.dtype)
     for keys, values, *weight in extra:
-        more = attention(q, split(keys), split(values), implementation)
+        more = attention(q, _in_heads(keys, q), _in_heads(values, q), implementation)
         for factor in weight:
             more = more * factor[:, :, None, None].astype(more.dtype)
         out = out + more
@@ -71,15 +70,19 @@ def beside_own(q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple, implement
     Returns:
         [B, N, H, D / H].
     """
-    split = lambda a: a.reshape(*a.shape[:2], *q.shape[2:]).astype(q.dtype)
     normed = lambda a, scale: rms_norm(a) * scale[:, None, None].astype(a.dtype)
     out = jnp.zeros_like(q)
     for keys, values, weight, query_scale, key_scale in extra:
-        both = jnp.concatenate([normed(k, key_scale), split(keys)], axis=1)
-        values = jnp.concatenate([v, split(values)], axis=1)
+        both = jnp.concatenate([normed(k, key_scale), _in_heads(keys, q)], axis=1)
+        values = jnp.concatenate([v, _in_heads(values, q)], axis=1)
         more = attention(normed(q, query_scale), both, values, implementation)
         out = out + more * weight[:, :, None, None].astype(more.dtype)
     return out
+
+
+def _in_heads(x: jax.Array, q: jax.Array) -> jax.Array:
+    """Tokens [B, M, D] split into the heads of queries [B, N, H, D / H], in their dtype: [B, M, H, D / H]."""
+    return x.reshape(*x.shape[:2], *q.shape[2:]).astype(q.dtype)
 
 
 def stacked(extra: tuple, start: int, stop: int) -> tuple:

@@ -156,7 +156,7 @@ def test_floats_far_from_unit_variance_are_named(value, named, tmp_path):
 def test_sources_whose_numbers_stand_for_different_classes_are_not_combined(combine, tmp_path):
     write(tmp_path, "one/cat/1.png", "one/dog/1.png", "two/ant/1.png", "two/cat/1.png")
     open_both = lambda **how: [sources.class_folders(str(tmp_path / name), **how) for name in ("one", "two")]
-    with pytest.raises(ValueError, match="two has the classes ant, cat, but one has cat, dog, so that a number stands"):
+    with pytest.raises(ValueError, match="two has the classes ant, cat, but one has cat, dog, so the same number"):
         combine(open_both())
     assert combine(open_both(label="")).spec.num_classes == 0
     assert combine(open_both(classes=("ant", "cat", "dog"))).spec.classes == ("ant", "cat", "dog")
