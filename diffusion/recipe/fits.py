@@ -202,10 +202,14 @@ def _check_cache(recipe: Any, guided: Any) -> None:
         )
 
 
+def _frames(recipe: Any) -> tuple[int, ...]:
+    """The number of frames of a plan with a time for each; () for one time, or while the examples' shape is unknown."""
+    return () if recipe.examples.shape is None else recipe.sampling.plan.t.shape[1:]
+
+
 def _check_frames(recipe: Any) -> None:
-    """Refuses a plan of frames for examples with another number of frames; nothing while the shape is unknown."""
-    frames = recipe.sampling.plan.t.shape[1:]
-    if not frames or recipe.examples.shape is None:
+    """Refuses a plan of frames for examples with another number of frames."""
+    if not (frames := _frames(recipe)):
         return
     with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
         if recipe.examples.shape[:1] != frames:
@@ -216,9 +220,8 @@ def _check_frames(recipe: Any) -> None:
 
 
 def _check_times(recipe: Any) -> None:
-    """Refuses a plan of frames for a network with one time for all; nothing while the shape is unknown."""
-    frames = recipe.sampling.plan.t.shape[1:]
-    if not frames or recipe.examples.shape is None:
+    """Refuses a plan of frames for a network with one time for all."""
+    if not (frames := _frames(recipe)):
         return
     with blamed_on(recipe.config, "model.name", "sample.sampler"):
         x, _, condition = _inputs(recipe)
