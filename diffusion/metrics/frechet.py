@@ -174,9 +174,11 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
     from scipy.linalg import lapack  # imported here: most commands import this module, and few need a distance
 
     cov = covariance(reference)
+    spread = np.trace(cov)
     with one_thread():
         order, factor = cholesky(cov)
-    square = np.pad(factor, ((0, 0), (0, len(factor) - factor.shape[1])))
+    del cov  # of 2,048 or more features; only the other form needs a matrix of this size
+    square = functools.cache(lambda: np.pad(factor, ((0, 0), (0, len(factor) - factor.shape[1]))))
 
     def distance(other: Moments) -> float:
         other_cov = covariance(other)
@@ -189,10 +191,10 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
                 overlap = np.linalg.svd(factor.T @ root[order], compute_uv=False).sum()
             else:
                 # L^T S L, lower triangle (the stubs lack this function and the next one)
-                product, _ = lapack.dsygst(other_cov[order][:, order], square, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
+                product, _ = lapack.dsygst(other_cov[order][:, order], square(), itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
                 overlap = np.sqrt(np.clip(np.linalg.eigvalsh(product, UPLO="L"), 0, None)).sum()
         shift = reference.mean - other.mean
-        return float(max(0.0, shift @ shift + np.trace(cov) + np.trace(other_cov) - 2 * overlap))
+        return float(max(0.0, shift @ shift + spread + np.trace(other_cov) - 2 * overlap))
 
     return distance
 

@@ -16,7 +16,9 @@ def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
         influence(x) = 2 (m - mu).(x - m) + (x - m)^T (I - A) (x - m) - mean,    SE = std(influence) / sqrt(N),
 
     where A = L (L^T S L)^-1/2 L^T with R = L L^T is the derivative of 2 Tr((L^T S L)^1/2) with respect to S. It costs
-    one more eigenvalue problem; a bootstrap costs hundreds. It does not include the bias at finite N (`extrapolation`).
+    one more eigenvalue problem; a bootstrap costs hundreds. For no more samples than features, S = M M^T, the singular
+    values of L^T M take its place, in a time that grows with the square of the samples. It does not include the bias at
+    finite N (`extrapolation`).
 
     Args:
         samples: features, [N, D], N >= 2.
@@ -30,15 +32,21 @@ def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
     """
     samples = pairwise.checked("samples", samples, least=2)
     pairwise.same_dim(samples, reference.mean[None])
-    moments = frechet.moments(samples)
+    mean, (number, features) = samples.mean(axis=0, dtype=np.float64), samples.shape
     with frechet.one_thread():
         order, root = frechet.cholesky(frechet.covariance(reference))
-        values, vectors = np.linalg.eigh(root.T @ frechet.covariance(moments)[order][:, order] @ root)
+        if number <= features:
+            deviations = (samples - mean)[:, order] / np.sqrt(number - 1)  # M^T, whose factor need not be triangular
+            vectors, roots, _ = np.linalg.svd(root.T @ deviations.T, full_matrices=False)
+            values = roots**2
+        else:
+            cov = frechet.covariance(frechet.moments(samples))
+            values, vectors = np.linalg.eigh(root.T @ cov[order][:, order] @ root)
     in_range = values > _SMALLEST * values.max(initial=0)
     half = root @ (vectors[:, in_range] / values[in_range] ** 0.25)  # A = half half^T, in this order of the features
     influence = np.empty(len(samples))
     for rows in pairwise.blocks(len(samples), pairwise.BLOCK):
-        x = np.asarray(samples[rows], np.float64) - moments.mean
-        shift = 2 * x @ (moments.mean - reference.mean)
+        x = np.asarray(samples[rows], np.float64) - mean
+        shift = 2 * x @ (mean - reference.mean)
         influence[rows] = shift + np.square(x).sum(axis=1) - np.square(x[:, order] @ half).sum(axis=1)
     return bootstrap.standard_error(influence)

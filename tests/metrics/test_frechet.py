@@ -1,5 +1,7 @@
 """Frechet distance against closed forms, and moments against exact sums."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -102,6 +104,20 @@ def test_few_rows_of_many_features_by_the_general_formula(rng, count):
     expected = np.square(rows.mean(0)).sum() + np.trace(cov) + np.square(centred).sum() / (count - 1) - 2 * overlap
     distance = frechet.frechet_distance(gaussian(np.zeros(400), cov), gather(rows, [count]))
     assert distance == pytest.approx(expected, rel=1e-11)
+
+
+def test_a_reference_of_few_rows_keeps_no_matrix_of_the_features(rng):
+    features = 600
+    reference = frechet.moments(rng.normal(size=(10, features)))
+    few, many = (frechet.moments(rng.normal(size=(number, features))) for number in (20, features + 1))
+    tracemalloc.start()
+    distance = frechet.distance_to(reference)
+    near = distance(few)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 8 * features**2 / 4
+    far = distance(many)
+    assert (near, far) == pytest.approx([frechet.distance_to(other)(reference) for other in (few, many)], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -28,10 +28,38 @@ def test_one_dimension_by_hand():
     assert frechet_error.standard_error(x, reference) == pytest.approx(expected, rel=1e-9)
 
 
-def test_fewer_samples_than_features():
+def by_symmetric_roots(samples, reference):
+    """The definition: A = R^1/2 (R^1/2 S R^1/2)^-1/2 R^1/2, its inverse on the range alone."""
+    power = lambda cov, exponent: (lambda w, v: (v * np.where(w > 1e-10 * w.max(), w, np.inf) ** exponent) @ v.T)(
+        *np.linalg.eigh(cov)
+    )
+    values, vectors = np.linalg.eigh(reference.m2 / (reference.count - 1))
+    half = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    a = half @ power(half @ np.cov(samples.T) @ half, -0.5) @ half
+    x = samples - samples.mean(0)
+    influence = 2 * x @ (samples.mean(0) - reference.mean) + np.einsum("ni,ij,nj->n", x, np.eye(len(a)) - a, x)
+    return influence.std(ddof=1) / np.sqrt(len(x))
+
+
+@pytest.mark.parametrize("number, of_reference", [(10, 300), (40, 300), (41, 300), (10, 25), (30, 8)])
+def test_fewer_samples_than_features(number, of_reference):
     rng = np.random.default_rng(2)
+    mix = rng.normal(size=(40, 40)) / 6
+    reference = frechet.moments(rng.normal(size=(of_reference, 40)) @ mix + 0.2)
+    samples = rng.normal(size=(number, 40))
+    expected = by_symmetric_roots(samples, reference)
+    assert frechet_error.standard_error(samples, reference) == pytest.approx(expected, rel=1e-6)
+
+
+def test_few_samples_need_no_eigenvalues_of_as_many_as_features(monkeypatch):
+    rng = np.random.default_rng(3)
     reference = frechet.moments(rng.normal(size=(300, 40)))
-    assert np.isfinite(frechet_error.standard_error(rng.normal(size=(10, 40)), reference))
+    eigh, sizes = np.linalg.eigh, []
+    monkeypatch.setattr(np.linalg, "eigh", lambda cov: sizes.append(len(cov)) or eigh(cov))
+    frechet_error.standard_error(rng.normal(size=(10, 40)), reference)
+    assert not sizes
+    frechet_error.standard_error(rng.normal(size=(41, 40)), reference)
+    assert sizes == [40]
 
 
 def test_other_features_are_refused():
