@@ -509,6 +509,7 @@ def main(argv: list[str]) -> None:
     record = records.measure(requested())
     records.write(out, record)
     records.show(record)
+    records.require_value(record, out)
     print(f"{out}; measure it again by: {printed('evaluate', f'--verify={out}')}")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion.experiments.evaluation.figures import HIGHER, LOWER
 from diffusion.metrics import (
+    bootstrap,
     extrapolation,
     frechet,
     frechet_error,
@@ -155,7 +156,7 @@ def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
     return {
         name: {
             "value": getattr(overlap, name),
-            "standard_error": overlap.standard_errors[name],
+            **_error(overlap, name),
             "samples": overlap.samples,
             "reference": overlap.reference,
             "k": getattr(overlap, k),
@@ -163,6 +164,17 @@ def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
         }
         for name in names
     }
+
+
+def _error(overlap: manifold.Overlap, name: str) -> dict:
+    """The standard error; where all rows agree, and it would be 0, Wilson's interval of a share."""
+    if error := overlap.standard_errors[name]:
+        return {"standard_error": error}
+    if name == "density":  # a mean of counts
+        return {"standard_error": None}
+    rows = overlap.samples if name == "precision" else overlap.reference
+    interval = bootstrap.wilson_interval(round(getattr(overlap, name) * rows), rows)
+    return {"standard_error": None, "interval": list(interval)}
 
 
 def score(sets: FeatureSets) -> dict:

@@ -102,6 +102,17 @@ def write(path: pathlib.Path, content: Mapping) -> None:
     json_files.write(path, content)
 
 
+def require_value(content: Mapping, path: pathlib.Path) -> None:
+    """Refuses a record in which no figure has a value, so that a script does not take it for a measurement.
+
+    Raises:
+        ResultError: saying why the first figure has none.
+    """
+    if all(figure["value"] is None for figure in content["figures"].values()):
+        why = [figure["why"] for figure in content["figures"].values() if "why" in figure]
+        raise ResultError(f"no figure in {path} has a value: {why[0] if why else 'none is finite'}.")
+
+
 def read(path: pathlib.Path) -> dict:
     """Reads a record without executing anything in it; a damaged or altered record is a ResultError."""
     try:

@@ -609,6 +609,22 @@ def test_the_command_measures_and_verifies(files):
     assert result.returncode == 1 and "differs: samples.sha256" in result.stdout
 
 
+def test_a_record_without_any_value_is_refused_with_its_reason(files):
+    folder, _, _ = files
+    none = records.measure(request(folder, metrics=("is",)))
+    with pytest.raises(records.ResultError, match=r"no figure in r\.json has a value: .*has no logits"):
+        records.require_value(none, pathlib.Path("r.json"))
+    records.require_value(records.measure(request(folder, metrics=("is", "fid"))), pathlib.Path("r.json"))
+
+
+@pytest.mark.extended
+def test_the_command_fails_where_no_metric_has_a_value(files):
+    folder = files[0]
+    words = (f"--samples={folder}/a.npz", f"--reference={folder}/b.npz", "--features=pixels", "--metrics=is")
+    result = command(*words, f"--out={folder}/r.json", cache=folder / "cache")
+    assert result.returncode == 1 and "no figure in" in result.stderr and (folder / "r.json").is_file()
+
+
 @pytest.mark.slow
 def test_inception_end_to_end(files):
     """With weights of the right form that are not the published ones: refused, unless their digest is named."""

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.experiments.evaluation import image_metrics
+from diffusion.experiments.evaluation import image_metrics, report
 from diffusion.experiments.evaluation.image_metrics import FeatureSets, NotMeasured
 from diffusion.metrics import frechet, inception_score, kernel_distance
 
@@ -84,10 +84,27 @@ def test_precision_density_and_their_neighbours():
     assert (near.keys(), density.keys()) == ({"precision", "recall"}, {"density", "coverage"})
     assert {figure["k"] for figure in near.values()} == {3} and {figure["k"] for figure in density.values()} == {5}
     for figure in (*near.values(), *density.values()):
-        assert figure["samples"] == figure["reference"] == 60 and figure["standard_error"] >= 0
+        assert figure["samples"] == figure["reference"] == 60 and (figure["standard_error"] or 0) >= 0
     assert {figure["k"] for figure in image_metrics.pr(sets(60, 60, neighbours=4)).values()} == {4}
     few = image_metrics.pr(sets(60, 60, overlap_rows=20))["precision"]
     assert few["samples"] == few["reference"] == 20
+
+
+def test_a_share_of_no_or_all_rows_has_an_interval_and_no_error_of_zero():
+    """With z = 1.96 Wilson's interval of 0 of n reaches up to z^2 / (n + z^2), and of n of n down to n / (n + z^2)."""
+    real = RNG.normal(size=(60, 3))
+    end = 1.959964**2 / (60 + 1.959964**2)
+    for offset, value, interval in ((100.0, 0, [0, end]), (0.0, 1, [1 - end, 1])):
+        both = FeatureSets(gathered({"a": real + offset}), gathered({"a": real}), space(), 0, "one")
+        shares = image_metrics.pr(both) | {"coverage": image_metrics.dc(both)["coverage"]}
+        for name, figure in shares.items():
+            assert figure["value"] == value and figure["standard_error"] is None, name
+            assert figure["interval"] == pytest.approx(interval, abs=1e-9)
+        (text,) = {row[1] for row in report.metric_rows(shares)}
+        assert "±" not in text and text.startswith(f"{value} (")
+    far = FeatureSets(gathered({"a": real + 100}), gathered({"a": real}), space(), 0, "one")
+    density = image_metrics.dc(far)["density"]
+    assert (density["value"], density["standard_error"]) == (0, None) and "interval" not in density
 
 
 @pytest.mark.parametrize(
