@@ -56,14 +56,15 @@ def draw(keys: Array, probabilities: Array) -> Array:
         probabilities: probabilities float `[B, ..., K]`, at least 0; they need not sum to 1.
 
     Returns:
-        int32 `[B, ...]`. Example i depends only on keys[i] and probabilities[i]. A symbol is -1 if a probability of it
-        is NaN.
+        int32 `[B, ...]`. Example i depends only on keys[i] and probabilities[i]. A symbol is -1 if one of its
+        probabilities is NaN, or all are 0.
     """
 
     def one(key: Array, p: Array) -> Array:
         high, low = jax.random.bits(key, (2, *p.shape), jnp.uint32)
         race = jnp.where(p > 0, exponential(high, low) / p, jnp.inf)
-        return jnp.where(jnp.isnan(p).any(-1), -1, jnp.argmin(race, -1)).astype(jnp.int32)
+        lost = jnp.isnan(p).any(-1) | (p <= 0).all(-1)
+        return jnp.where(lost, -1, jnp.argmin(race, -1)).astype(jnp.int32)
 
     return jax.vmap(one)(keys, probabilities)
 

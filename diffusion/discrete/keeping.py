@@ -31,6 +31,16 @@ class Keeping(NamedTuple):
         """-alpha'(t) / alpha(t): replacements of a symbol per unit of time; infinite at t = 1."""
         return self.decay(t) / self.alpha(t)
 
+    def between(self, s: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
+        """alpha(t) / alpha(s) and 1 - alpha(t) / alpha(s), for s < t: the shares that stay and that are replaced.
+
+        Near the noise the numbers 1 - alpha have no digits of alpha. Where alpha(s) underflows, all are replaced.
+        """
+        alpha_s, alpha_t = self.alpha(s), self.alpha(t)
+        left = jnp.where(alpha_s > 0, alpha_s, 1.0)
+        lost = jnp.where(alpha_s < 0.5, alpha_s - alpha_t, self.replaced(t) - self.replaced(s))
+        return alpha_t / left, jnp.where(alpha_s > 0, lost / left, 1.0)
+
     def unmasking_rate(self, t: ArrayLike) -> Array:
         """-alpha'(t) / (1 - alpha(t)): the rate at which a mask disappears as t decreases; 0 at t = 0."""
         replaced = self.replaced(t)

@@ -198,8 +198,8 @@ class Process(NamedTuple):
 
     def _shares_between(self, s: ArrayLike, t: ArrayLike, x: Array) -> tuple[Array, Array]:
         """alpha_t / alpha_s and 1 - alpha_t / alpha_s, broadcastable against x."""
-        (alpha_s, replaced_s), (alpha_t, replaced_t) = self._shares(s, x), self._shares(t, x)
-        return alpha_t / alpha_s, (replaced_t - replaced_s) / alpha_s
+        stays, replaced = self.keeping.between(s, t)
+        return left_broadcast(stays, x), left_broadcast(replaced, x)
 
     def _one_hot(self, x: Array) -> Array:
         return jax.nn.one_hot(x, self.size, dtype=jnp.float32)

@@ -64,7 +64,7 @@ class RateProcess(NamedTuple):
 
     def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
         """q(x_t | x_s) for s < t <= 1: float32 `[B, ..., K]`, for symbols x_s `[B, ...]`."""
-        return self._rows(self._matrix(self._replaced_between(s, t)), x_s)
+        return self._rows(self._matrix(self.keeping.between(s, t)[1]), x_s)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
         """The mean over x_0 of q(x_s | x_t, x_0), as by `Process.posterior`: float32 `[B, ..., K]`.
@@ -72,7 +72,7 @@ class RateProcess(NamedTuple):
         q(b | z, a) = q(x_t = z | x_s = b) q(x_s = b | x_0 = a) / q(x_t = z | x_0 = a)
         """
         from_x0 = self._product(self._weights(x_t, x0, t), self._matrix(self.keeping.replaced(s)))
-        to_x_t = self._columns(self._matrix(self._replaced_between(s, t)), x_t)
+        to_x_t = self._columns(self._matrix(self.keeping.between(s, t)[1]), x_t)
         return to_x_t * from_x0
 
     def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
@@ -114,11 +114,6 @@ class RateProcess(NamedTuple):
         """p(a) / q_t(x_t | a) for each a `[B, ..., K]`, 0 where x_t cannot come from a."""
         likelihood = self.likelihood(x_t, t)
         return jnp.where(likelihood > 0, x0 / jnp.where(likelihood > 0, likelihood, 1.0), 0.0)
-
-    def _replaced_between(self, s: ArrayLike, t: ArrayLike) -> Array:
-        """1 - alpha_t / alpha_s."""
-        keeping = self.keeping
-        return (keeping.replaced(t) - keeping.replaced(s)) / keeping.alpha(s)
 
     def _matrix(self, replaced: ArrayLike) -> Array:
         """exp(-log(1 - replaced) R), `[..., K, K]`; at replaced = 1, all rows are the prior.

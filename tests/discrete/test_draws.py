@@ -16,6 +16,12 @@ def test_probabilities_that_are_nan_draw_no_symbol():
     np.testing.assert_array_equal(draw(keys, p), [[1, -1], [0, -1]])
 
 
+def test_probabilities_that_are_all_zero_draw_no_symbol():
+    keys = jax.random.split(jax.random.key(0), 2)
+    p = jnp.array([[[0.0, 1e-30], [0.0, 0.0]], [[0.0, 0.0], [2.0, 0.0]]])
+    np.testing.assert_array_equal(draw(keys, p), [[1, -1], [-1, 0]])
+
+
 def test_exponential_numbers_are_exact_at_both_ends():
     """-log(1 - u) in float64 of u = (high + (low + 1/2) / 2^32) / 2^32, from 2^-65 to 44."""
     high = np.array([0, 0, 1, 12345, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**32 - 1], np.uint32)

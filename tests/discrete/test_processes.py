@@ -48,6 +48,38 @@ def test_a_schedule_goes_from_one_to_zero_and_its_decay_is_its_derivative(keepin
         np.testing.assert_allclose(keeping.rate(t), -jax.grad(lambda t: jnp.log(keeping.alpha(t)))(t), rtol=5e-5)
 
 
+def near_noise(name, t):
+    """alpha near t = 1 in float64, where t is the float32 number."""
+    left = 1 - np.float64(np.float32(t))
+    return {
+        "linear": left,
+        "cosine": 2 * np.sin(np.pi / 4 * left) ** 2,
+        "polynomial": -np.expm1(3 * np.log1p(-left)),
+        "power": left**3,
+    }[name]
+
+
+@pytest.mark.parametrize("kind", [discrete.uniform, discrete.absorbing])
+@pytest.mark.parametrize("name", KEEPINGS)
+def test_steps_near_the_noise_have_the_digits_of_alpha(name, kind):
+    """A step of 1000 from t = 1 has alpha(s) = 1e-9 with a power of 3, which 1 - alpha(s) in float32 does not show."""
+    process = kind(KEEPINGS[name], 4)
+    symbols, masked = jnp.arange(4), jnp.full(4, 3)
+    for t, s in ((1.0, 0.999), (0.999, 0.998), (0.9999, 0.9998), (0.6, 0.5)):
+        share = near_noise(name, t) / near_noise(name, s)
+        np.testing.assert_allclose(process.transition(symbols, s, t), matrix(process, share), atol=2e-6)
+        law = process.posterior(masked, jnp.asarray([[0.5, 0.25, 0.25, 0.0]] * 4), t, s)
+        np.testing.assert_allclose(law.sum(-1), 1, atol=1e-5)
+
+
+def test_an_alpha_of_zero_before_the_end_is_noise():
+    """(1 - t)^14 is 1e-42 at t = 0.999, less than any number of full precision in float32: both times are noise."""
+    process = discrete.absorbing(discrete.power(14.0), 3)
+    for t, s in ((1.0, 0.999), (0.9995, 0.999)):
+        law = process.posterior(jnp.full(2, 2), jnp.asarray([[0.5, 0.5, 0.0]] * 2), t, s)
+        np.testing.assert_array_equal(law, [[0, 0, 1]] * 2)
+
+
 @every_process
 def test_transitions_compose(process):
     """From 0 to s and on to t is from 0 to t (Chapman and Kolmogorov)."""
