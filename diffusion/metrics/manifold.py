@@ -83,11 +83,9 @@ def overlap(
     balls = np.zeros(len(samples), np.int64)
     recalled = np.zeros(len(reference), bool)
     covered = np.zeros(len(reference), bool)
-    origin = pairwise.centre(reference)
     for rows in pairwise.blocks(len(samples), block):
-        query = samples[rows] - origin
         for real_rows in pairwise.blocks(len(reference), block):
-            squared = pairwise.squared_distances(query, reference[real_rows] - origin)
+            squared = pairwise.squared_distances(samples[rows], reference[real_rows])
             precise[rows] |= (squared <= real_radii[real_rows]).any(axis=1)
             recalled[real_rows] |= (squared <= sample_radii[rows, None]).any(axis=0)
             inside = squared < density_radii[real_rows]

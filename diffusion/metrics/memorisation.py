@@ -62,9 +62,7 @@ def nearest(queries: np.ndarray, references: np.ndarray, block: int = pairwise.B
     queries = pairwise.checked("queries", queries)
     references = pairwise.checked("references", references)
     pairwise.same_dim(queries, references)
-    origin = pairwise.centre(references)
-    squared = lambda query, reference: pairwise.squared_distances(query - origin, reference - origin)
-    _, index = pairwise.nearest(queries, references, squared, block)
+    _, index = pairwise.nearest(queries, references, pairwise.squared_distances, block)
     distances = np.empty(len(queries))
     for rows in pairwise.blocks(len(queries), block):
         difference = np.asarray(queries[rows], np.float64) - references[index[rows]]

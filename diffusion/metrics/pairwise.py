@@ -94,15 +94,18 @@ def unit(name: str, features: np.ndarray) -> np.ndarray:
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b in float64; values below the rounding error become zero, as for equal rows.
 
+    The mean of b is subtracted from both first, since numbers far from zero would leave no digits of a difference.
+
     Args:
-        a: rows of one set, [A, D]; subtracting a common vector from a and b first keeps more digits.
+        a: rows of one set, [A, D].
         b: rows of the other, [B, D].
 
     Returns:
         float64 [A, B], at least 0.
     """
-    a = np.asarray(a, np.float64)
-    b = np.asarray(b, np.float64)
+    origin = np.mean(b, axis=0, dtype=np.float64)
+    a = np.asarray(a, np.float64) - origin
+    b = np.asarray(b, np.float64) - origin
     size = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None, :]
     squared = size - 2 * (a @ b.T)
     squared[squared < _ROUNDING * size] = 0
@@ -154,27 +157,13 @@ def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, blo
     others = len(queries) - 1 if references is None else len(references)
     if not 1 <= count <= others:
         raise ValueError(f"k = {count} must be in 1 .. {others}, the number of other rows")
-    origin = centre(queries if references is None else references)
     best = np.full((len(queries), count), np.inf)
     for rows in blocks(len(queries), block):
-        query = queries[rows] - origin
         for others in blocks(len(queries if references is None else references), block):
-            other = (queries if references is None else references)[others] - origin
-            distances = squared_distances(query, other)
+            other = (queries if references is None else references)[others]
+            distances = squared_distances(queries[rows], other)
             if references is None and others == rows:
                 np.fill_diagonal(distances, np.inf)
             together = np.concatenate([best[rows], distances], axis=1)
             best[rows] = np.partition(together, count - 1, axis=1)[:, :count]
     return np.sort(best, axis=1)
-
-
-def centre(features: np.ndarray) -> np.ndarray:
-    """The mean row, in float64: the common vector to subtract before `squared_distances`.
-
-    Args:
-        features: the rows, [N, D], N >= 1.
-
-    Returns:
-        float64 [D].
-    """
-    return np.asarray(np.mean(features, axis=0, dtype=np.float64))

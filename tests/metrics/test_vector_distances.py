@@ -64,6 +64,19 @@ def test_sets_of_two_sizes_have_quantiles_between_their_rows():
     assert measured == pytest.approx(np.mean(np.array([0, 1 / 4, 3 / 4, 1]) ** 2))
 
 
+def test_numbers_far_from_zero_have_the_distances_of_their_differences():
+    """Seconds of a clock near 10^6: distances of rows do not depend on where the rows lie."""
+    rng = np.random.default_rng(3)
+    x, y = (np.round(64 * rng.normal(size=(size, 2))) / 64 for size in (20, 30))  # exact after the shift, too
+    measures = (
+        vector_distances.energy,
+        lambda x, y: vector_distances.gaussian_mmd(x, y, 0.7),
+        lambda x, y: vector_distances.median_distance(x),
+    )
+    for measure in measures:
+        assert measure(x + 2.0**24, y + 2.0**24) == pytest.approx(measure(x, y), rel=1e-9)
+
+
 def test_the_median_distance():
     assert vector_distances.median_distance(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(2)
     with pytest.raises(ValueError, match="at least half of all pairs of rows are equal"):
