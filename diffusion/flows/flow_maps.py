@@ -314,7 +314,7 @@ def latent_consistency(
         c_skip = sigma_data^2 / (n^2 + sigma_data^2),    c_out = n / sqrt(n^2 + sigma_data^2)
 
     so that a network for epsilon or v can be fine-tuned without changes; f differs from x0 only in the first few of the
-    T steps.
+    T steps. The authors' code has the index T t - 1 in place of T t, so that its f is x_t at the first step.
 
     Facts:
         boundary: f(x, 0) = x

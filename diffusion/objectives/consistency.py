@@ -1,11 +1,14 @@
 """Consistency training and distillation at two neighbouring times: f(x_t, t) = f(x_s, s) along the flow."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.flows import flow_maps
 from diffusion.objectives import weightings
 from diffusion.objectives.consistency_times import (
@@ -175,7 +178,7 @@ def ict(
     """
     return consistency_training(
         parameterization,
-        log_normal(schedule, -1.1, 2.0, strata),
+        log_normal(_in_range(schedule, 0.002, 80.0), -1.1, 2.0, strata),
         discretised(doubling_curriculum(total)),
         pseudo_huber(),
         inverse_gap,
@@ -260,6 +263,21 @@ def inverse_gap(schedule: NoiseSchedule, t: Array, s: Array) -> Array:
     check_one_schedule("inverse_gap", schedule)
     r_t, r_s = (jnp.exp(-schedule.log_snr(at) / 2) for at in (t, s))
     return 1 / (r_t - r_s)
+
+
+def _in_range(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) -> NoiseSchedule:
+    """The schedule without the times at which sigma / alpha is out of range, for a density that ends with the range."""
+
+    def end(t: ArrayLike, sigma: float, sign: int) -> ArrayLike:
+        with jax.ensure_compile_time_eval():
+            log_snr = -2 * math.log(sigma)
+            beyond = sign * (schedule.log_snr(t) - log_snr) > 1e-4
+            moved = schedule.inverse_log_snr(log_snr)
+        if traced(beyond, moved):
+            return jnp.where(beyond, moved, t)
+        return float(moved) if beyond else t
+
+    return schedule._replace(t_min=end(schedule.t_min, sigma_min, 1), t_max=end(schedule.t_max, sigma_max, -1))
 
 
 def end_of_flow(network: Network, schedule, parameterization, x, t, condition) -> Array:

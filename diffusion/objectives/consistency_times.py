@@ -95,7 +95,8 @@ def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: flo
     """The two neighbours of t among Karras's N(k) values of sigma / alpha.
 
     The probability of a pair is the mass of the density of t between its two times: with `log_normal` these are the
-    probabilities of iCT, with `ramp_density` all pairs are equally likely, as in CT.
+    probabilities of iCT, with `ramp_density` all pairs are equally likely, as in CT. Times beyond the range belong to
+    its first and last pair; `ict` draws none.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10

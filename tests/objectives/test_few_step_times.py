@@ -120,6 +120,21 @@ def test_pairs_of_times_have_the_published_probabilities(improved):
     assert scipy.stats.chisquare(np.bincount(i, minlength=N - 1), expected).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("schedule", [FLOW, schedules.cosine(), EDM])
+def test_improved_training_has_the_published_pairs_on_every_schedule(schedule):
+    """Strata of quantiles count each pair: the log-normal distribution ends at sigma / alpha = 0.002 and 80."""
+    N, size = 11, 4096
+    objective = objectives.ict(schedule, V, 800, strata=size)
+    keys = jax.random.split(jax.random.key(0), size)
+    batch = {"x": jnp.zeros((size, 1)), "index": jnp.arange(size)}
+    _, metrics = objective({"model": lambda x, t, condition: x}, schedule, keys, batch, 0)
+    reached = -np.asarray(schedule.log_snr(metrics["t"])) / 2
+    ln = np.log(np.linspace(0.002 ** (1 / 7), 80 ** (1 / 7), N) ** 7)
+    counts = np.bincount(np.abs(reached[:, None] - ln).argmin(1) - 1, minlength=N - 1)
+    mass = np.diff(scipy.stats.norm.cdf((ln + 1.1) / 2))
+    np.testing.assert_allclose(counts, size * mass / mass.sum(), atol=2)
+
+
 @pytest.mark.parametrize("t, pair", [(1.0, slice(0, 2)), (0.001 / 80, slice(-2, None))])
 def test_times_beyond_the_range_belong_to_its_first_and_last_pair(t, pair):
     """Karras's values from sigma = 0.002 to 40 on a schedule that goes from 0 to 80."""
