@@ -129,8 +129,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             stack.enter_context(mirror.held() if mirror else contextlib.nullcontext())
             if not checkpoints.steps(folder):
                 settings_checks.require_sources(config)
-            if not workdir.settle_config(folder, config):
-                stack.enter_context(workdir.forgotten_if_refused(folder))
+            stack.enter_context(workdir.restored_if_refused(folder))
+            workdir.settle_config(folder, config)
         workdir.require_shared(folder)
 
         if tunes:

@@ -216,9 +216,14 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
 
 def _saved_config(workdir: str | pathlib.Path) -> ConfigDict:
     """The config of the run in a folder, also of a run that Python built."""
+    return versions.read(_config_text(workdir))
+
+
+def _config_text(workdir: str | pathlib.Path) -> str:
+    """The content of config.json in a folder."""
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return versions.read(opener.read_text(path))
+        return opener.read_text(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
     except limits.Refused as error:
@@ -299,17 +304,24 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
 
 
 @contextlib.contextmanager
-def forgotten_if_refused(workdir: str | pathlib.Path) -> Iterator[None]:
-    """Removes config.json again if a new run is refused before its first step.
+def restored_if_refused(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Restores config.json, or removes a new one, if the run is refused before it has saved a step.
 
-    The command with another value of the refused field may then use the folder.
+    Other commands then read the config of the steps that the folder holds. A new run that was refused for one field may
+    use the folder with another value of it.
     """
     path = pathlib.Path(workdir)
+    file = path / "config.json"
+    before = _config_text(path) if file.exists() else None
+    steps = checkpoints.steps(path)
     try:
         yield
     except ConfigError:
-        if not checkpoints.steps(path) and not (path / "metrics.jsonl").exists():
-            (path / "config.json").unlink(missing_ok=True)
+        if checkpoints.steps(path) == steps:
+            if before is not None and _config_text(path) != before:
+                write_text(file, before)
+            elif before is None and not (path / "metrics.jsonl").exists():
+                file.unlink(missing_ok=True)
         raise
 
 

@@ -375,6 +375,7 @@ def test_a_dataset_replaced_between_stop_and_resume_is_refused(straight, tmp_pat
     with pytest.raises(ConfigError, match=rf"{words}.*--config.data.changed=accept"):
         train.run(tiny(**{"train.steps": 21}), tmp_path / "run")
     assert checkpoints.steps(tmp_path / "run") == [10, 15, 20]
+    assert workdir.read_config(tmp_path / "run").train.steps == 20  # as before the command that was refused
     assert train.run(tiny(**{"train.steps": 21, "data.changed": "accept"}), tmp_path / "run") == 0
     assert checkpoints.read_about(tmp_path / "run", 21)["data"] != checkpoints.read_about(straight, 20)["data"]
 

@@ -52,6 +52,32 @@ def test_fields_that_may_change_are_taken_over(tmp_path, field):
     assert workdir.read_config(tmp_path)[section][name] == 99
 
 
+def test_a_refused_command_leaves_the_config_of_the_run(tmp_path):
+    """What is refused after its config was settled, such as other data, must not change what other commands read."""
+    workdir.settle_config(tmp_path, config())
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="other examples"), workdir.restored_if_refused(tmp_path):
+        workdir.settle_config(tmp_path, config(**{"train.steps": 20}))
+        raise ConfigError("other examples")
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_new_run_that_is_refused_leaves_no_config(tmp_path):
+    with pytest.raises(ConfigError, match="too large"), workdir.restored_if_refused(tmp_path):
+        workdir.settle_config(tmp_path, config())
+        raise ConfigError("too large")
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_refusal_after_a_step_was_saved_leaves_the_config_of_that_step(tmp_path):
+    workdir.settle_config(tmp_path, config())
+    with pytest.raises(ConfigError, match="later"), workdir.restored_if_refused(tmp_path):
+        workdir.settle_config(tmp_path, config(**{"train.steps": 20}))
+        (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+        raise ConfigError("later")
+    assert workdir.read_config(tmp_path).train.steps == 20
+
+
 def test_checkpoints_without_a_config_are_left_alone(tmp_path):
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(WorkdirError, match=r"no config.json"):
