@@ -24,12 +24,16 @@ from diffusion.io import json_lines
 from diffusion.recipe.extensions import way_on
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.settings_checks import LOSS
-from diffusion.recipe.values import built_in_python, config_hash
+from diffusion.recipe.values import built_in_python, config_hash, plain
 from diffusion.training import gradient_norms, sharding, training_means
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation
 from diffusion.training.state import HEALTHY, TrainState
 
+NO_PROTOCOL = (  # fields of an evaluation in the loop that change no figure
+    *("evaluate.every", "evaluate.failed", "evaluate.overlap", "evaluate.loss", "loss.every"),
+    *("sample.number", "sample.batch_size"),
+)
 STEPS_AHEAD = 2  # how many steps may be dispatched before their metrics have arrived
 
 
@@ -84,6 +88,15 @@ class Bookkeeping:
         self._best = start.best if start.best and start.best["figure"] == config.checkpoint.best else None
         self._saved = start.step if start.resumed else None  # the last step whose checkpoint has been started
         saver.best = self._best["step"] if self._best else None
+        self._protocol = _protocol(config)
+        is_comparable = self._best is None or self._best.get("settings", self._protocol) == self._protocol
+        if not is_comparable:
+            self.display.say(
+                "WARNING: config.evaluate or config.sample has changed since step {step} had the least {figure}, "
+                "{value:.4g}. Later figures are not compared with it, and the next one becomes the "
+                "least.".format(**self._best)
+            )
+            self._best = None
         self._metrics_file = folder / "metrics.jsonl"
         self._timing_file = folder / "timing.jsonl"
         if self._speaks:
@@ -100,7 +113,8 @@ class Bookkeeping:
         every = config.evaluate.loss.every
         self._loss = held_out_loss.build(recipe, program, mesh, data.source) if every else None
         self._watch = stack.enter_context(recompilation.Watch())
-        self._keep_best(start.step, (figures or {}) | _average_loss(loss))
+        if is_comparable:
+            self._keep_best(start.step, (figures or {}) | _average_loss(loss))
 
     # ==== Before the first step ====
 
@@ -110,9 +124,10 @@ class Bookkeeping:
         if step < self._total or self.owes_evaluation(step):
             return False
         after = f"{way_on('sample', self._folder)}, or " if self._recipe.makes_samples else ""
-        more = f"--config.train.steps={2 * self._total}"
+        further = 2 * max(step, self._total)
+        more = f"--config.train.steps={further}"
         if built_in_python(self._config):
-            more = f"config={ {'train.steps': 2 * self._total} }"
+            more = f"config={ {'train.steps': further} }"
         self.display.say(
             f"{self._folder} is finished: step {step} of {self._total}. Next: {after}train on with {more}."
         )
@@ -256,7 +271,7 @@ class Bookkeeping:
         figure = self._config.checkpoint.best
         value = figures.get(figure)
         if value is not None and (self._best is None or value < self._best["value"]):
-            self._best = {"figure": figure, "step": step, "value": value}
+            self._best = {"figure": figure, "step": step, "value": value, "settings": self._protocol}
             self._saver.keep_best(self._best)
             self.display.say(f"step {step}  the least {figure} so far: its checkpoint is kept")
 
@@ -386,6 +401,15 @@ def _scaled(number: float) -> str:
     """A number with three significant digits and a metric prefix: "1.23 M"."""
     thousands = min(int(math.log10(number)) // 3, 5)
     return f"{number / 1000**thousands:.3g} {' kMGTP'[thousands].strip()}"
+
+
+def _protocol(config: ConfigDict) -> str:
+    """A hash of the settings that decide the value of config.checkpoint.best, whenever it is measured."""
+    parts = {"evaluate": config.evaluate, "sample": config.sample}
+    if config.checkpoint.best == LOSS:
+        parts = {"loss": {"split": config.evaluate.split, **config.evaluate.loss}}
+    settings = {f"{name}.{field}": value for name, part in parts.items() for field, value in plain(part).items()}
+    return config_hash({field: value for field, value in settings.items() if field not in NO_PROTOCOL})
 
 
 def _due(step: int, every: int) -> bool:

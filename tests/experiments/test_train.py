@@ -164,6 +164,9 @@ def test_finished_run_says_so_and_more_steps_go_on(tmp_path, capsys):
     assert train.run(tiny(**{"train.steps": 6}), tmp_path) == 0
     assert checkpoints.latest(tmp_path) == 6
     assert workdir.read_config(tmp_path).train.steps == 6
+    assert train.run(config, tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "is finished: step 6 of 4" in said and "train on with --config.train.steps=12." in said
 
 
 def test_the_command_ends_with_the_status_of_its_run(monkeypatch):
@@ -421,8 +424,8 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
     assert train.run(config, tmp_path / "stopped") == 0
     assert checkpoints.steps(tmp_path / "stopped") == [4, 8]
     assert capsys.readouterr().out.count("the least fd_pixels so far") == 4  # steps 2 and 4, twice
-    about = checkpoints.read_about(tmp_path / "stopped", 8)
-    assert about["best"] == {"figure": "fd_pixels", "step": 4, "value": 3.0}
+    best = checkpoints.read_about(tmp_path / "stopped", 8)["best"]
+    assert best.pop("settings") and best == {"figure": "fd_pixels", "step": 4, "value": 3.0}
 
 
 @pytest.mark.slow

@@ -256,24 +256,39 @@ def test_a_run_that_was_stopped_writes_the_same_lines(tmp_path):
     assert (stopped / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.extended
-def test_the_checkpoint_of_the_least_held_out_loss_is_kept(tmp_path, capsys):
+def passing(settings):
+    """A recipe whose b rises by 0.1 a step from 0.5 without end, past held-out records at 0.9, where step 4 is."""
+
     def away(networks, schedule, keys, batch, step):
-        """Training moves b upwards without end; held-out records lie where it passes."""
         b = networks["model"](batch["x"], jnp.zeros(len(keys)), None)
         return jnp.where(batch["x"] > 10, -b, jnp.square(b - batch["x"])).mean(-1), {"t": jnp.zeros(len(keys))}
 
-    own = recipe(
-        {"checkpoint.best": "held_out_loss", "checkpoint.keep": 1, "checkpoint.every": 6, "train.steps": 6,
-         "optimizer": {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.0}, "ema.decay": 0.0},
-        objective=dataclasses.replace(seen(away)), data=[{"x": np.full(2, 11, np.float32)}] * 4,
-        held_out=[{"x": np.full(2, 0.9, np.float32)}] * 4,
-    )  # fmt: skip
-    assert train.train(own, tmp_path) == 0
+    optimizer = {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.0}
+    settings = {"checkpoint.best": "held_out_loss", "checkpoint.keep": 1, "optimizer": optimizer, "ema.decay": 0.0,
+                **settings}  # fmt: skip
+    return recipe(settings, objective=dataclasses.replace(seen(away)), data=[{"x": np.full(2, 11, np.float32)}] * 4,
+                  held_out=[{"x": np.full(2, 0.9, np.float32)}] * 4)  # fmt: skip
+
+
+@pytest.mark.extended
+def test_the_checkpoint_of_the_least_held_out_loss_is_kept(tmp_path, capsys):
+    assert train.train(passing({"checkpoint.every": 6, "train.steps": 6}), tmp_path) == 0
     losses = {step: row["average"]["loss"] for step, row in rows_of(tmp_path).items()}
     assert min(losses, key=losses.get) == 4 and list(losses) == [2, 4, 6]  # b = 0.7, 0.9, 1.1
     assert checkpoints.steps(tmp_path) == [4, 6]
     assert "the least held_out_loss so far" in capsys.readouterr().out
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("changes, least", [
+    ({"evaluate.loss.number": 50}, 6),  # of steps 6 and 8, since the loss of step 4 is of other draws
+    ({"evaluate.loss.every": 4, "evaluate.number": 9, "sample.steps": 3}, 4),  # changes no draw of the loss
+])  # fmt: skip
+def test_the_least_loss_is_the_least_of_one_measurement(tmp_path, capsys, changes, least):
+    assert train.train(passing({}), tmp_path) == 0
+    assert train.train(passing({"train.steps": 8} | changes), tmp_path) == 0
+    assert checkpoints.steps(tmp_path) == [least, 8]
+    assert ("has changed since step 4 had the least held_out_loss" in capsys.readouterr().out) == (least == 6)
 
 
 @pytest.mark.extended
