@@ -5,7 +5,6 @@ Now and then a log also has the last lines of the runs.
 
 import pathlib
 import signal
-import sys
 import time
 
 from rich.console import Console, Group
@@ -17,7 +16,7 @@ from rich.text import Text
 from diffusion.experiments.sweeps.devices import Slot
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED
 from diffusion.training.runtime import process_memory
-from diffusion.training.runtime.progress import due, duration, held, line
+from diffusion.training.runtime.progress import Output, due, duration, held, line
 
 REFRESH = 0.5  # seconds
 
@@ -32,7 +31,7 @@ class Display:
             counts: how many of the sweep's runs have each status.
             console: the console that it writes to; standard output by default.
         """
-        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = console or Output()
         self.total = sum(counts.values())
         self.done = counts.get(DONE, 0)
         self.failed = counts.get(FAILED, 0)

@@ -5,6 +5,7 @@ Only process 0 speaks.
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,35 @@ SECONDS_BETWEEN_LINES = (5.0, 60.0)  # seconds between two lines of a log: at fi
 GROWTH = 0.02  # least time between two lines, as a share of the time since the start
 ESTIMATED_AFTER = 5.0  # seconds of steps after the first one, until the time of the run is estimated
 FORGET = 0.7  # weight of the earlier rate in the moving average that is shown
+
+
+class Output(Console):
+    """The standard output, without which the work goes on: its reader may be gone, or the disk of the log full."""
+
+    def __init__(self):
+        """Writes to standard output, without colours for numbers and words."""
+        super().__init__(file=sys.stdout, highlight=False, soft_wrap=True)
+
+    def print(self, *objects, **options) -> None:
+        """Prints, see `rich.console.Console.print`; what can no longer be printed is dropped."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self._drop(error.strerror or str(error))
+
+    def on_broken_pipe(self) -> None:
+        """Replaces rich's way, which ends the process in the middle of its work."""
+        self._drop("Broken pipe")
+
+    def _drop(self, why: str) -> None:
+        self.quiet = True
+        said = f"WARNING: the standard output cannot be written ({why}). The work goes on without it."
+        for stream, text in ((self.file, ""), (sys.stderr, said)):  # the pipe may be that of both
+            try:
+                print(text, file=stream, flush=True)
+            except OSError:
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())
 
 
 class Display:
@@ -46,7 +76,7 @@ class Display:
             unit: the noun for the examples, in the plural.
         """
         self.total, self.batch_size, self.speaks, self.unit = total, batch_size, speaks, unit
-        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = console or Output()
         self.rate = None  # steps a second
         self._reported = time.perf_counter()
         self._begun = self._reported if begun is None else begun
@@ -165,7 +195,7 @@ def bar(
     if not speaks:
         yield lambda done: None
         return
-    console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = console or Output()
     begun = time.perf_counter()
     rate = lambda done: done / max(time.perf_counter() - begun, 1e-9)
     left = lambda done: (total - done) / rate(done) if done else None

@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -184,3 +186,26 @@ def test_a_run_that_is_done_has_no_steps_to_come(monkeypatch, step, said):
     clock[0] = (step - 1) / 14
     shown.step_done(step)
     assert [line for line in out.getvalue().splitlines() if line.startswith("about")] == said
+
+
+def closed_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("gone, why", [
+    (closed_pipe, "Broken pipe"), (lambda: open("/dev/full", "w"), "No space left on device"),
+])  # fmt: skip
+def test_a_run_goes_on_where_its_output_is_gone(monkeypatch, capsys, gone, why):
+    """As in `diffusion train | tee log`, where tee is killed or the disk of the log is full."""
+    with gone() as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with progress.Display(100, 0, 8) as shown, progress.bar("sampling", 2, "images") as advance:
+            shown.say("training")
+            assert shown.report(100, 0.25) > 0
+            advance(2)
+        output.flush()  # as Python does at its end
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1 and f"the standard output cannot be written ({why})" in said
