@@ -71,10 +71,10 @@ def _check_training(config: Mapping) -> None:
     devices = math.prod(max(config["mesh"][axis], 1) for axis in sharding.BATCH_AXES)
     parts = max(train["accumulate"], 1) * devices
     if train["batch_size"] % parts:
+        into = f"into {train['accumulate']} micro-batches (config.train.accumulate) " if train["accumulate"] else ""
         raise ConfigError(
-            f"config.train.batch_size = {train['batch_size']} does not divide evenly into {train['accumulate']} "
-            f"micro-batches (config.train.accumulate) on {devices} devices (config.mesh). Valid: a multiple of "
-            f"{parts}."
+            f"config.train.batch_size = {train['batch_size']} does not divide evenly {into}on {devices} devices "
+            f"(config.mesh). Valid: a multiple of {parts}."
         )
     if not teacher["path"] and not config["base"]["path"] and teacher["scale"] != 1:
         raise refused(config, "teacher.scale", "there is no teacher", "1")

@@ -154,7 +154,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "patch": ([("model.patch", 3)], ["config.model.patch = 3", "(8, 8, 1)", "1, 2, 4, 8"]),
     "classes of the dataset": ([("model.num_classes", 9)], ["config.model.num_classes = 9", "10"]),
     "shape of the dataset": ([("data.shape", (8, 8, 3))], ["config.data.shape = (8, 8, 3)", "(8, 8, 1)"]),
-    "devices": ([("mesh.data", 3)], ["config.train.batch_size = 32", "3 devices", "a multiple of 3"]),
+    "devices": ([("mesh.data", 3)], ["config.train.batch_size = 32", "evenly on 3 devices", "a multiple of 3"]),
     "micro-batches": ([("train.accumulate", 5)], ["config.train.batch_size = 32", "a multiple of 5"]),
     "blocks": (
         [("objective.coupling", {"name": "optimal_transport", "block": 24})],

@@ -141,7 +141,7 @@ REFUSED = {
         {"model": {"name": "u_vit", "patch": 4, "width": 16, "depth": 2, "heads": 2, "num_classes": 2}},
         r"'u_vit' learns positions for only one size.*dit",
     ),
-    "devices": ({"mesh.data": 3}, r"config\.train\.batch_size = 4 does not divide evenly into 0.*on 3 devices"),
+    "devices": ({"mesh.data": 3}, r"config\.train\.batch_size = 4 does not divide evenly on 3 devices"),
     "latents": ({"data.latents.dir": "/cache", "data.augment": ()}, r"latents of one size"),
     "skip": ({"data.damaged": "skip"}, r"config\.data\.damaged = 'skip', but .*Valid: \"stop\""),
 }
