@@ -110,7 +110,7 @@ def call(
 
 
 def applied(function: Callable, settings: Mapping, path: str, what: str, **supplied: Any) -> Any:
-    """Calls a function with an entry that has its arguments alone and no name; otherwise as `call`."""
+    """Calls a function with the arguments in a config's entry that has no name. Errors as in `call`."""
     fields.check_type(path, plain(settings, path), dict)
     return call({"": function}, {"name": "", **settings}, path, what, **supplied)
 

@@ -207,7 +207,13 @@ def _check_range(field: str, value: Any) -> None:
 
 
 def check_type(path: str, value: Any, kinds: type | tuple[type, ...], optional: bool = False) -> None:
-    """Refuses a value, as `values.plain` returns it, of none of these types, which are keys of `WORDS`.
+    """Refuses a value of another type than these.
+
+    Args:
+        path: the path of the field.
+        value: its value, as `values.plain` returns it.
+        kinds: the valid types, which are keys of `WORDS`.
+        optional: whether None is valid, too.
 
     Raises:
         ConfigError: naming its path, the value and the types.

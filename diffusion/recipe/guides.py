@@ -70,7 +70,13 @@ class SecondRun(NamedTuple):
 
 
 def denoiser_of(recipe: Any, params: Any, condition: Any) -> Denoiser:
-    """The conditional denoiser of a second run."""
+    """The denoiser of a second run, given the condition if its data have one.
+
+    Args:
+        recipe: the parts of that run's recipe.
+        params: parameters of its network.
+        condition: the condition of B samples, leaves [B, ...].
+    """
     network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
     its_own = condition if recipe.examples.null is not None else None
     return parameterizations.denoiser(network, recipe.schedule, recipe.parameterization, its_own)
@@ -345,7 +351,13 @@ def _check_judges(recipe: Any, named: str) -> None:
 
 
 def judge_of(recipe: Any, params: Any, condition: Any) -> LogProbability:
-    """log p(y | x_t) of the classes y by the classifier of a second run."""
+    """(x_t, t) -> log p(y | x_t), by the classifier that a second run trained.
+
+    Args:
+        recipe: the parts of that run's recipe.
+        params: parameters of its network.
+        condition: the classes y of B samples, leaves [B, ...].
+    """
     network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
     return recipe.objective.network.judges(network, recipe.schedule, condition)
 
@@ -359,7 +371,13 @@ def weights(guides: tuple[Guide, ...]) -> dict[str, Any]:
 
 
 def measure(measured: Measured, pictures: np.ndarray, seed: int) -> np.ndarray:
-    """y = A x_0 + noise_std z for pictures `[K, ...]` on the network's scale; z follows from a picture's number."""
+    """The measurements y = A x_0 + noise_std z of pictures.
+
+    Args:
+        measured: the operator A and noise_std.
+        pictures: the pictures x_0 `[K, ...]`, on the network's scale.
+        seed: seed of z, which depends on it and on the picture's number alone.
+    """
     y = measured.build(pictures.shape[1:]).forward(jnp.asarray(pictures))
     keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(jnp.arange(len(y)))
     z = jax.vmap(lambda key: jax.random.normal(key, y.shape[1:], y.dtype))(keys)

@@ -251,7 +251,18 @@ def build(
     nested: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType({}),
     **supplied: Any,
 ) -> Any:
-    """The result of the function that an entry of a kind names; arguments and errors as in `entries.call`."""
+    """The result of the function that an entry of a config names, such as a sampler.
+
+    Args:
+        kind: a key of `KINDS`, such as "sampler".
+        spec: the entry.
+        path: the path of the entry, e.g. `config.schedule`.
+        nested: the functions that resolve arguments, see `entries.call`.
+        **supplied: arguments that do not come from the entry, see `entries.call`.
+
+    Raises:
+        ConfigError: under the conditions of `entries.call`, or if the result is not of the kind.
+    """
     table, returns = KINDS[kind].table, KINDS[kind].returns
     value = call(table, spec, path, kind, nested, **supplied)
     if returns is not None:

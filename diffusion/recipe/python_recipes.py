@@ -133,7 +133,7 @@ def _within(section: str, changed: Iterable[str]) -> bool:
 
 
 def recorded(config: ConfigDict, parts: Mapping[str, Any], data: Any) -> ConfigDict:
-    """The config with descriptions of the parts in the place of their names, as far as parts can be described."""
+    """A copy of the config in which descriptions of the parts replace their names, as far as parts can be described."""
     config = config.copy_and_resolve_references()
     for name, field in RECORDED.items():
         put(config, field, described(parts[name]))

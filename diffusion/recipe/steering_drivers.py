@@ -85,13 +85,29 @@ def numbering(numbers: type) -> Callable[[Callable], Callable]:
 
 
 def ddrm(measurement: Measurement, y: Array, noise_std: float = 0.0, eta: float = 0.85, eta_b: float = 1.0) -> Driver:
-    """`steering.ddrm` along the plan; the config's sampler is not used."""
+    """`steering.ddrm` along the plan; the config's sampler is not used.
+
+    Args:
+        measurement: the operator A with the field `filtered`.
+        y: the measurements `[B, ...]` of the samples.
+        noise_std: standard deviation of the noise in y, >= 0.
+        eta: share of fresh noise in the directions where y is missing or noisier than x_s, in [0, 1].
+        eta_b: share of the measured value in the other directions, in [0, 1].
+    """
     steered = steering.ddrm(measurement, y, noise_std, eta, eta_b)
     return lambda sampler, **arguments: samplers.sample(steered, **arguments)
 
 
 def daps(measurement: Measurement, y: Array, noise_std: float = 0.0, steps: int = 1, data_std: float = 1.0) -> Driver:
-    """`steering.daps` with the exact draw; the config's sampler is not used."""
+    """`steering.daps` with `steering.gaussian_draw`, which is exact; the config's sampler is not used.
+
+    Args:
+        measurement: the linear operator A.
+        y: the measurements `[B, ...]` of the samples.
+        noise_std: standard deviation of the noise in y, >= 0.
+        steps: number of DDIM steps that compute an estimate of x0, >= 1.
+        data_std: standard deviation of the data, > 0.
+    """
     draw = steering.gaussian_draw(measurement, y, noise_std)
     return lambda sampler, denoise, schedule, x, plan, keys: steering.daps(
         denoise, schedule, x, plan, keys, draw, steps=steps, data_std=data_std
@@ -99,7 +115,13 @@ def daps(measurement: Measurement, y: Array, noise_std: float = 0.0, steps: int 
 
 
 def red_diff(log_reward: LogReward, learning_rate: float = 0.1, scale: float = 0.25) -> Driver:
-    """`steering.red_diff` by Adam from zeros, with the log-likelihood as the reward; the sampler is not used."""
+    """`steering.red_diff` by Adam, starting at zeros; the config's sampler is not used.
+
+    Args:
+        log_reward: x `[B, ...]` -> reward `[B]`, which serves as the log-likelihood log p(y | x).
+        learning_rate: learning rate of Adam, > 0.
+        scale: weight of the network's residual, >= 0.
+    """
     optimizer = optax.adam(learning_rate, b2=0.99)
     return lambda sampler, denoise, schedule, x, plan, keys: steering.red_diff(
         denoise, schedule, log_reward, jnp.zeros_like(x), plan, keys, optimizer, scale=scale
@@ -111,7 +133,7 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
 
     Args:
         log_reward: x `[B, ...]` -> reward `[B]`.
-        number: number of particles a sample, >= 1.
+        number: number of particles for a sample, >= 1.
         beta: temperature of the reward, > 0.
         pull: scale of the reward's gradient in the proposal, as in `guidance.posterior_sampling`; 0: no gradient.
     """
@@ -134,7 +156,7 @@ def das(log_reward: LogReward, number: int, beta: float = 1.0, gamma: float | No
 
     Args:
         log_reward: x `[B, ...]` -> reward `[B]`, differentiable.
-        number: number of particles a sample, >= 1.
+        number: number of particles for a sample, >= 1.
         beta: temperature of the reward, > 0.
         gamma: rate of the tempering, > 0; None: the rate at which it ends at 1.
     """
@@ -150,7 +172,13 @@ def das(log_reward: LogReward, number: int, beta: float = 1.0, gamma: float | No
 
 
 def searched_paths(log_reward: LogReward, number: int, width: int = 1) -> Driver:
-    """The best sample of `steering.searched_paths`, with `number` candidates in each step."""
+    """The best sample of `steering.searched_paths`.
+
+    Args:
+        log_reward: x `[B, ...]` -> reward `[B]`.
+        number: number of candidates for a sample, >= 1.
+        width: number of candidates that survive a step, >= 1; it divides `number`.
+    """
     tempered = _tempered("searched_paths", log_reward, number, 1.0)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
@@ -170,7 +198,7 @@ def rejected(log_reward: LogReward, beta: float = 1.0, bound: float = 0.0, trial
         log_reward: x `[B, ...]` -> reward `[B]`.
         beta: temperature of the reward, > 0.
         bound: the upper bound of the reward; `near_value` and the likelihood of measured pictures have 0.
-        trials: number of trials of a sample at most, >= 1.
+        trials: largest number of trials for a sample, >= 1.
     """
     tempered = _tempered("rejected", log_reward, 1, beta)
 
@@ -189,7 +217,14 @@ def rejected(log_reward: LogReward, beta: float = 1.0, bound: float = 0.0, trial
 
 
 def mcgdiff(measurement: Measurement, y: Array, number: int, noise_std: float = 0.0) -> Driver:
-    """`steering.mcgdiff` with groups of `number` particles; each sample is one draw from its group."""
+    """`steering.mcgdiff` with groups of `number` particles; each sample is one draw from its group.
+
+    Args:
+        measurement: the operator A with the fields `filtered` and `trace`.
+        y: the measurements `[B, ...]` of the samples.
+        number: number of particles for a sample, >= 1.
+        noise_std: standard deviation of the noise in y, >= 0.
+    """
     _check_number("mcgdiff", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
@@ -230,7 +265,14 @@ def mixed(number: int) -> Driver:
 
 
 def searched_noise(log_reward: LogReward, rounds: int = 1, trials: int = 3, distance: float = 1.0) -> Driver:
-    """The sample of the best noise of `steering.searched_noise`; by default best of 4."""
+    """The sample of the best noise of `steering.searched_noise`; by default, of the best of 4 noises.
+
+    Args:
+        log_reward: x `[B, ...]` -> reward `[B]`.
+        rounds: number of rounds, >= 1; each starts from the best noise so far.
+        trials: number of neighbours in a round, >= 1.
+        distance: distance of the neighbours, in (0, 1]; at 1 they are independent of the noise.
+    """
 
     def drive(keys, **arguments):
         searches, draws = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -244,7 +286,14 @@ def searched_noise(log_reward: LogReward, rounds: int = 1, trials: int = 3, dist
 
 
 def optimised_noise(log_reward: LogReward, updates: int = 10, learning_rate: float = 0.1, prior: float = 0.0) -> Driver:
-    """The sample of the noise of `steering.optimised_noise`, by plain gradient ascent."""
+    """The sample of the noise of `steering.optimised_noise`, by plain gradient ascent.
+
+    Args:
+        log_reward: x `[B, ...]` -> reward `[B]`, differentiable.
+        updates: number of steps of gradient ascent, >= 1.
+        learning_rate: learning rate of gradient ascent, > 0.
+        prior: weight of the log-density of the noise's norm, >= 0.
+    """
 
     def drive(**arguments):
         generate, noise = _from_noise(**arguments)

@@ -62,7 +62,13 @@ def load(path: str | pathlib.Path, denoiser: nn.Module, base: Any, **how: Any) -
 
 
 def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch: int) -> dict[str, Any]:
-    """The condition of B pictures with the attachments' inputs, repeated B times, for a branch (0: conditional)."""
+    """A condition of B pictures with the inputs of the attachments added, under "seen".
+
+    Args:
+        condition: the condition, leaves [B, ...].
+        attached: the attachments, whose inputs have leaves [1, ...]; they are repeated B times.
+        branch: 0 for the conditional branch, 1 for the unconditional one.
+    """
     if not attached:
         return dict(condition)
     number = jax.tree.leaves(condition)[0].shape[0]

@@ -448,12 +448,18 @@ def _placed(
 
 
 def compiled(model: TextToImage, course: Course, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of a model and a course, compiled for its other arguments when it is first called; see `program`."""
+    """`function(model, course, ...)` as a function of its other arguments, which is compiled when it is first called.
+
+    It is kept as `program` describes.
+    """
     return program(model, course, function, lambda *first: jax.jit(functools.partial(function, *first)))
 
 
 def program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:
-    """The result of `make` for a model and a course, which is kept for the last `COURSES` courses of each name."""
+    """`make(model, course)`, or the result of the last call with an equal course and name.
+
+    The results for the `COURSES` courses that were used last are kept.
+    """
     courses = model._programs
     programs_of_course = courses[course.key] = courses.pop(course.key, {})
     while len(courses) > COURSES:

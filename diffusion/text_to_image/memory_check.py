@@ -31,14 +31,23 @@ def check_memory(
     images: Sequence[tuple[int, ...]] = (),
     masked: bool = False,
 ) -> bool:
-    """Refuses pictures that the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
+    """Refuses pictures for which the decoder or a call of the denoiser needs more memory than the weights leave.
 
     A denoiser that does not take words, or a reference, is refused here, too.
 
-    `images` holds the sides in pixels of the images that the denoiser sees, and `masked` says whether a part of an
-    image is kept, which the decoder may see.
+    Args:
+        model: a `TextToImage`.
+        course: the settings of the program.
+        batch: number of pictures at once, >= 1.
+        conditional: the condition of prompts, leaves [N, ...] for any N; only the other sides matter.
+        unconditional: the condition of negative prompts, of the same form.
+        attached: the attachments.
+        reference: whether the look of a picture is copied.
+        images: (height, width) in pixels of each image that the denoiser sees.
+        masked: whether a part of an image is kept, which the decoder may see.
 
-    The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
+    Returns:
+        True.
     """
     denoiser_params = model.params[model.kind.denoiser.folder]
     # Shapes alone: LoRAs are merged once they are known to fit.
@@ -66,6 +75,7 @@ def check_memory(
     x = jax.ShapeDtypeStruct((batch, *pytrees.packed_shape(course.shape(model))), jnp.float32)
     side = lambda channels, dtype: jax.ShapeDtypeStruct((1, *course.size, channels), dtype)
     image_and_mask = (None, side(3, jnp.float32), side(1, jnp.bool_)) if masked else ()
+    # The decoder first: to trace a denoiser makes a table of positions that is as large as the pictures.
     fine = jax.ShapeDtypeStruct((batch, *course.decoded_latents(model)), jnp.float32)
     check(model.params["vae"], functools.partial(decoded, model, course), fine, *image_and_mask)
     if model.kind.sound is not None:

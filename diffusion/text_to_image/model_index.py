@@ -55,7 +55,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def check_stated(index: Mapping[str, Any], kind: Kind, folder: pathlib.Path) -> None:
-    """Refuses a value of a field of model_index.json that its pipeline does not support; null stands for that value.
+    """Refuses a value in model_index.json that its pipeline does not support. A value of null is accepted.
 
     Raises:
         Refusal: naming the field and its values.
@@ -86,10 +86,10 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
 
 
 def read_guidance(folder: pathlib.Path, index: Mapping[str, Any], otherwise: Usual) -> Usual:
-    """The guidance that the folder's guider states, where it has one; `otherwise` for the steps.
+    """The steps and guidance `otherwise`, with the guidance scale of the folder's guider if it has one.
 
     Raises:
-        Refusal: for another guidance than the classifier-free one at all steps.
+        Refusal: if the guider does anything but classifier-free guidance at all steps.
     """
     if not has_part(index, "guider", True):
         return otherwise
@@ -104,10 +104,10 @@ def read_guidance(folder: pathlib.Path, index: Mapping[str, Any], otherwise: Usu
 
 
 def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
-    """Whether model_index.json names a part, the name of a folder.
+    """Whether model_index.json names a class for a part, such as "vae".
 
     Raises:
-        Refusal: if a part is missing that is not optional, or its entry is damaged.
+        Refusal: if a part that is not optional is missing, or the entry is damaged.
     """
     stated = index.get(part) or [None]
     if not isinstance(stated, list):

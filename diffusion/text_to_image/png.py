@@ -83,10 +83,10 @@ def model(
     attachments: Mapping[str, str] = MappingProxyType({}),
     quantised: str = "",
 ) -> dict[str, Any]:
-    """The statements of a picture's file on the model that made it; the arguments are as in `text_to_image.load`.
+    """What a picture's file says about the model that made it.
 
-    `quantised` is the kind of `text_to_image.with_quantised`, STORED for kernels that stay as the files store them, or
-    "".
+    Except for `quantised`, the arguments are those of `text_to_image.load`. `quantised` is the kind of
+    `text_to_image.with_quantised`, STORED for kernels that stay as the files store them, or "" for neither.
     """
     checkpoint = model_index.fingerprint(folder)
     return {

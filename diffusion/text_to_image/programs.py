@@ -185,7 +185,19 @@ def begin(
     reference: Array | None = None,
     images: Sequence[Array] = (),
 ) -> Start:
-    """The start of a trajectory, from the keys of the pictures and the images of the request."""
+    """The start of a trajectory of B pictures, from their random keys and the images of the request.
+
+    Args:
+        model: a `TextToImage`.
+        course: the settings of the program.
+        vae_params: parameters of the autoencoder.
+        keys: random keys of the pictures, [B].
+        image: the image from which the trajectory starts, whose part is kept, or that is a clip's first frame, float
+            [1, H, W, 3] in [-1, 1]; None without one.
+        mask: Bool [1, H, W, 1], True where the image is painted; None without a kept part.
+        reference: the picture whose look is copied, float [1, H, W, 3] in [-1, 1]; None without one.
+        images: further images that the denoiser sees, each float [1, H_i, W_i, 3] in [-1, 1]; for a clip, frames.
+    """
     vae = model.modules["vae"]
     factor = vae.factor
     encode, _ = _autoencoder(model, vae_params, course.tile, course.frames > 0)
@@ -345,10 +357,20 @@ def decoded_values(
     image: Array | None = None,
     mask: Array | None = None,
 ) -> Array:
-    """The pictures of latents, float in [-1, 1] and beyond: [B, H, W, 3], or [B, F, H, W, 3] for clips.
+    """The pictures that the autoencoder decodes from latents, before they become bytes.
 
-    For a picture that is taken apart they are its layers, [B, L, H, W, 4]. `first` is the known first latent frame of
-    clips; `image` and `mask` are as in `decode_latents`.
+    Args:
+        model: a `TextToImage`.
+        course: the settings of the program.
+        vae_params: parameters of the autoencoder.
+        x: the latents, [B, ...].
+        first: the known first latent frame of clips, [B, 1, h, w, D], which x lacks; None otherwise.
+        image: the picture whose part is kept, see `decode_latents`.
+        mask: its mask, see `decode_latents`.
+
+    Returns:
+        float [B, H, W, 3], [B, F, H, W, 3] for clips, or [B, L, H, W, 4] for the L layers of a picture that is taken
+        apart. Values are mostly in [-1, 1], but may lie outside.
     """
     if course.layers:
         apart = decode_latents(model, vae_params, x[:, 1:].reshape(-1, *x.shape[2:]), course.tile)
@@ -389,7 +411,11 @@ def sounds(model: Any, course: Course, params: Mapping[str, Any], x: Array) -> A
 def control_inputs(
     model: Any, course: Course, vae_params: Any, attachment: Attachment, picture: Array
 ) -> tuple[Any, Any]:
-    """The inputs of the branches from a control's picture [1, ...]; see `Attachment.encode`."""
+    """The inputs that an attachment's branches receive from a control's picture [1, H, W, C]; see `Attachment.encode`.
+
+    If the attachment reads latents, the first 3 channels of the picture are encoded by the autoencoder, and the others
+    are sampled at its spacing.
+    """
     if attachment.latents:
         vae = model.modules["vae"]
         encode, _ = _autoencoder(model, vae_params, course.tile)
@@ -413,7 +439,25 @@ def pictures(
     reference: Array | None = None,
     images: Sequence[Array] = (),
 ) -> tuple[Decoded, caching.Work | None]:
-    """The whole trajectory as one program: (its pictures and sounds, counts of `caching.Work`)."""
+    """The whole trajectory of B pictures as one program.
+
+    Args:
+        model: a `TextToImage`.
+        course: the settings of the program.
+        params: parameters of all networks, {folder of a part: parameters}.
+        conditional: the condition of the prompts, leaves [B, ...].
+        unconditional: the condition of the negative prompts, leaves [B, ...]; unused if `course.guided` is False.
+        scale: the scale of the guidance, as `jobs.Job.scale` returns it.
+        keys: random keys of the pictures, [B].
+        image: the image, see `begin`.
+        mask: its mask, see `begin`.
+        attached: the attachments.
+        reference: the picture whose look is copied, see `begin`.
+        images: further images, see `begin`.
+
+    Returns:
+        (the pictures and sounds, counts of the work that a cache left out).
+    """
     start = begin(model, course, params["vae"], keys, image, mask, reference, images)
     return sampled(model, course, params, start, conditional, unconditional, scale, attached, image, mask)
 
@@ -430,10 +474,7 @@ def sampled(
     image: Array | None = None,
     mask: Array | None = None,
 ) -> tuple[Decoded, caching.Work | None]:
-    """Does as `pictures`, from the start that `begin` returns.
-
-    `image` and `mask` are as in `decode_latents`.
-    """
+    """Does what `pictures` does, from the `start` that `begin` returns. Its other arguments are those of `pictures`."""
     weights = params[model.kind.denoiser.folder]
     evaluated, hook = _guided(model, course, weights, start, conditional, unconditional, scale, attached)
     sampler, plan, schedule = course.trajectory.sampler, course.trajectory.plan, model.process.schedule

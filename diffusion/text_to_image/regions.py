@@ -170,9 +170,13 @@ def on_latents(mask: np.ndarray, factor: int) -> np.ndarray:
 
 
 def token_places(words: Sequence[Word], prompts: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """The positions of the tokens of words in prompts, int32 [N, S, K], padded by -1.
+    """The positions of the tokens of S words in N prompts.
 
-    The first occurrence counts. Words are compared by their ids: a part of a longer word is no match.
+    The first occurrence of a word in a prompt counts. Words are compared by the ids of their tokens, so a part of a
+    longer word does not match.
+
+    Returns:
+        int32 [N, S, K], where K is the largest number of tokens of a word; shorter words are padded by -1.
 
     Raises:
         ValueError: for words that a prompt does not have, or that its context cuts off.

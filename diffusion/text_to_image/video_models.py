@@ -158,7 +158,7 @@ def _latents(vae: Any, encode: Callable[[Array], Any], clip: Array) -> Array:
 
 
 def first_latent(vae: Any, encode: Callable[[Array], Any], image: Array) -> Array:
-    """The clean first frame of a latent, [1, 1, h, w, D], of an image [1, H, W, C]: a clip of one frame."""
+    """The latents [1, 1, h, w, D] of an image [1, H, W, C], which is encoded as a clip of one frame."""
     return _latents(vae, encode, image[:, None])
 
 
@@ -220,7 +220,12 @@ def begun(denoise: Any, shape: Mapping[str, Any], first: Array) -> Any:
 
 
 def hinted(x: Array, first: Array, share: float) -> Array:
-    """The noise x [B, F', h, w, D] with a share of the first frame's latents [B, 1, h, w, D] in each of its frames.
+    """(1 - share) x + share `first`: noise in which each frame has a share of the first frame's latents.
+
+    Args:
+        x: the noise, [B, F', h, w, D].
+        first: the latents of the first frame, [B, 1, h, w, D].
+        share: the share, in [0, 1]; at 0, x is unchanged.
 
     Reference: as in the code of HunyuanVideo-I2V (Tencent, 2025), "i2v_stability".
     """

@@ -193,7 +193,15 @@ def _split_largest(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -
 def abstract(
     init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any, whole: str = WHOLE["all"]
 ) -> Any:
-    """Returns the shapes of `init(*args)`, as jax.ShapeDtypeStruct with shardings; computes nothing."""
+    """Returns `init(*args)` as jax.ShapeDtypeStruct with shardings, without computing it.
+
+    Args:
+        init: function that returns a tree of arrays.
+        mesh: the mesh of devices.
+        rules: (pattern, axes) pairs, see `shardings`.
+        *args: arguments of `init`.
+        whole: regular expression of the paths that fsdp does not split; see `WHOLE`.
+    """
     shapes = jax.eval_shape(init, *args)
     struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
     return jax.tree.map(struct, shapes, shardings(shapes, mesh, rules, whole))

@@ -79,10 +79,16 @@ def conditioned(condition: Any) -> Any:
 
 
 def split(tree: Any, number: int, shards: int) -> Any:
-    """Returns `number` micro-batches: leaves [B, ...] -> [number, B / number, ...].
+    """Splits a batch into micro-batches, without moving a row from one device to another.
 
-    Each micro-batch takes the same number of consecutive rows from each of the `shards` devices, so that no row moves
-    between devices.
+    Args:
+        tree: the batch, leaves [B, ...], where B is a multiple of `shards` times `number`.
+        number: number of micro-batches.
+        shards: number of devices over which the rows are split. Each micro-batch takes equally many consecutive rows
+            of each device.
+
+    Returns:
+        Leaves [number, B / number, ...].
     """
 
     def leaf(x):

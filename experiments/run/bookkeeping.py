@@ -167,7 +167,7 @@ class Bookkeeping:
         if self._config.evaluate.every:
             self.display.say(f"an evaluation reads at most {real_images.STREAMED:,} records of a pass over each split")
         if batches.read_again:
-            self.display.say(f"read again {batches.read_again:,} records of the stream to go on at its place")
+            self.display.say(f"read again {batches.read_again:,} records of the stream, to continue after them")
         if self._start.resumed and stream.resume == "anew":
             self.display.say(f"WARNING: the stream starts over at step {self._start.step}")
         if self._speaks:

@@ -2,11 +2,11 @@
 
 Its `resume` is
 
-- "state": the run goes on exactly from the stored state. Iterators with get_state and set_state (Grain) and datasets
+- "state": the run continues exactly from the stored state. Iterators with get_state and set_state (Grain) and datasets
   with state_dict and load_state_dict (Hugging Face) can do this.
-- "skip": the run goes on exactly, once all earlier records have been read again. The iterable must yield the same
-  records each time; the first records, and the last one before the run goes on, are compared.
-- "anew": the run begins the stream again from its start. The iterable can be iterated once, or differs each time.
+- "skip": the run continues exactly, after it has read all earlier records again. The iterable must yield the same
+  records each time; the first records, and the last one before the run resumes, are compared.
+- "anew": the run begins the stream again from its start. The iterable can be iterated only once, or differs each time.
 
 Every process of a run reads the whole stream and decodes the records of its own rows, so that a run is the same on any
 number of processes. A record is read *raw*; `Stream.decode` decodes it, in any thread.
@@ -20,9 +20,9 @@ from typing import Any, Protocol
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, blame
 
 PROMISES = {
-    "state": "a run that goes on does so exactly: the stream keeps where it is",
-    "skip": "a run that goes on does so exactly, and reads again all records that came before",
-    "anew": "a run that goes on begins the stream again from its start, so that it cannot be repeated",
+    "state": "a resumed run continues exactly, from the stored position of the stream",
+    "skip": "a resumed run continues exactly, after it has read all earlier records again",
+    "anew": "a resumed run begins the stream again, so no step can be repeated exactly",
 }
 
 

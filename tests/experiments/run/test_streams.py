@@ -152,7 +152,7 @@ def test_a_run_that_goes_on_is_the_undisturbed_one(tmp_path, name, capsys, compi
     texts = [(tmp_path / folder / "metrics.jsonl").read_text() for folder in ("parts", "whole")]
     assert texts[0] == texts[1]
     assert "a stream of examples, 2 numbers each, in" in said
-    assert "the data are a stream: a run that goes on does so exactly" in said
+    assert "the data are a stream: a resumed run continues exactly" in said
     assert ("read again 1 records of the stream" in said) == (resume == "skip")  # 12 = 11 + 1
     rows = [json.loads(line) for line in (tmp_path / "parts/stream.jsonl").read_text().splitlines()]
     assert [(row["step"], row["resume"]) for row in rows] == [(0, resume), (3, resume)]
@@ -164,7 +164,7 @@ def test_a_run_that_goes_on_is_the_undisturbed_one(tmp_path, name, capsys, compi
 def test_a_generator_begins_anew_and_the_run_says_so(tmp_path, capsys, compilation_cache):
     records = (record(i) for i in range(40))
     assert train(recipe(records, steps=2), tmp_path) == 0
-    assert "begins the stream again from its start, so that it cannot be repeated" in capsys.readouterr().out
+    assert "begins the stream again, so no step can be repeated exactly" in capsys.readouterr().out
     assert train(recipe((record(i) for i in range(40)), steps=3), tmp_path) == 0
     assert "WARNING: the stream starts over at step 2" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "stream.jsonl").read_text().splitlines()]
