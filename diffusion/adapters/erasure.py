@@ -102,7 +102,16 @@ def edited(
 
 
 def aligned(model: Any, tokens: Mapping[str, np.ndarray], old: str, new: str) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings of two texts from the last token of each on, as many of both; as the authors' code pairs them."""
+    """The embeddings of two texts that are paired, as in the authors' code.
+
+    In each text they begin at its last token; the longer of the two sequences is cut to the length of the other.
+
+    Args:
+        model: the model, for its tokenizer.
+        tokens: {text: the embeddings of its tokens}.
+        old: the first text.
+        new: the second text.
+    """
     first, second = (tokens[text][_last(model, text) :] for text in (old, new))
     number = min(len(first), len(second))
     return first[:number], second[:number]

@@ -339,7 +339,13 @@ def _decomposed(place: str, kernel: Array, magnitude: Array, shape: tuple[int, .
 
 
 def axes(down: Any, up: Any, ndim: int) -> tuple[int, int]:
-    """(number of axes of layers, index of the first axis of outputs) of a kernel with `ndim` axes, by its factors."""
+    """(number of axes of layers, index of the first axis of outputs) of a kernel.
+
+    Args:
+        down: the factor A of its update.
+        up: the factor B.
+        ndim: number of axes of the kernel.
+    """
     layers = down.ndim + up.ndim - ndim - 2
     return layers, down.ndim - 1
 

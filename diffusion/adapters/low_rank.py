@@ -54,7 +54,7 @@ def dora(
 ) -> Tuning:
     """DoRA: m (W + alpha / r B A) / |W + alpha / r B A|, with a magnitude m for each output, |W| at the start.
 
-    Arguments and errors as `lora`.
+    The arguments and errors are those of `lora`.
 
     Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", eq. 5.
     """
@@ -64,9 +64,9 @@ def dora(
 def loha(
     base: Any, rank: int = 8, alpha: float | None = None, targets: str = ATTENTION, text_targets: str = ""
 ) -> Tuning:
-    """LoHa: W + alpha / r (B A) * (B' A'), a product of elements, of rank r^2 at most; B' is zero at the start.
+    """LoHa: W + alpha / r (B A) * (B' A'), an elementwise product of rank at most r^2; B' is zero at the start.
 
-    Arguments and errors as `lora`.
+    The arguments and errors are those of `lora`.
 
     Reference: Hyeon-Woo et al. 2022, "FedPara"; Yeh et al. 2023, "Navigating Text-To-Image Customization".
     """
@@ -81,7 +81,9 @@ def lokr(
     targets: str = ATTENTION,
     text_targets: str = "",
 ) -> Tuning:
-    """LoKr: W + alpha / r kron(w1, w2), w2 of two factors where that has fewer numbers; w1 is zero at the start.
+    """LoKr: W + alpha / r kron(w1, w2), where w1 is zero at the start.
+
+    w2 is a product of two factors where these have fewer numbers than w2.
 
     Args:
         base, rank, alpha, targets, text_targets: the model, the rank r, alpha, and the patterns of the layers of the

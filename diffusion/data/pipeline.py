@@ -83,9 +83,9 @@ def batches(
     Returns:
         Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...]; [b, D] for pytrees), "label": int32 [b] (zeros
         without classes), "index": int64 [b] (global example index)}. Records with a condition add {"condition": pytree
-        of [b, ...]}, records with features {"features": [b, N, D]}, pairs {"rejected": like the example}, records with
-        metadata {"metadata": {name: [b, ...]}}, and
-        "skip" {"skipped": int32 [b], 1 where another record replaced a damaged one}. Its `close()` stops the threads.
+        of [b, ...]}, records with features {"features": [b, N, D]}, pairs {"rejected": like the example}, and records
+        with metadata {"metadata": {name: [b, ...]}}. With damaged="skip", each batch also has {"skipped": int32 [b], 1
+        where another record replaced a damaged one}. Its `close()` stops the threads.
 
     Raises:
         ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
@@ -223,12 +223,12 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def shuffled(size: int, seed: int, use: int, epoch: int, part: int = 0) -> np.ndarray:
-    """Returns a permutation of 0..size - 1, int64 [size], of its own for each (seed, use, epoch, part)."""
+    """Returns a permutation of 0..size - 1, int64 [size]; each (seed, use, epoch, part) has another one."""
     return np.argsort(_words(seed, use, epoch, part).random_raw(size), kind="stable")
 
 
 def _words(seed: int, use: int, number: int, part: int = 0) -> np.random.Philox:
-    """Returns a stream of random words of its own for each (seed, use, number, part); Salmon et al. (2011)."""
+    """Returns a stream of random words; each (seed, use, number, part) has another one; Salmon et al. (2011)."""
     # A stream counts up in the lowest word, so streams that differ in a higher one never meet.
     return np.random.Philox(key=np.array([seed, use], np.uint64), counter=np.array([0, number, part, 0], np.uint64))
 
@@ -247,7 +247,10 @@ def rngs_of(seed: int, indices: np.ndarray, position: int) -> Iterator[np.random
 def augmented(
     function: Augmentation, rngs: Iterable[np.random.Generator], images: Sequence[np.ndarray]
 ) -> Sequence[np.ndarray]:
-    """Augments images, each with its generator; all at once if the function can and they have one shape."""
+    """Augments images, each with its own generator.
+
+    If the images have one shape and the function has `of_batch`, this augments all of them at once.
+    """
     augment_batch = getattr(function, "of_batch", None)
     if augment_batch and len({np.shape(image) for image in images}) == 1:
         return augment_batch(rngs, images if isinstance(images, np.ndarray) else np.stack(images))
@@ -449,7 +452,13 @@ def _check(source: IndexedRecords, spec: DataSpec, seed: int, start: int, thread
 
 
 def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Batches:
-    """Runs `read` over 0..steps - 1 in order, in threads that prepare twice their number of batches in advance."""
+    """Yields `read(0)`, ..., `read(steps - 1)`, in order.
+
+    Args:
+        steps: number of batches.
+        read: function that returns a batch.
+        threads: number of threads that prepare batches, up to twice this number in advance.
+    """
     import grain  # imported here: Grain takes half a second, and sampling reads no batches
 
     # Grain's elements are whole batches: its cost per element would be most of the work if each were a small image.

@@ -191,12 +191,12 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
 
 
 def repaint_quarters(plan: Plan, first: int, resamplings: int) -> Plan:
-    """`repaint` for the steps of a plan from step `first` on, with jumps of a quarter of these steps.
+    """The steps of a plan from step `first` on, by `repaint` with jumps of a quarter of these steps.
 
-    With one resampling it is these steps as they are.
+    With one resampling, the steps are returned unchanged.
 
     Raises:
-        ValueError: for several resamplings of a plan that goes back to noise itself.
+        ValueError: if resamplings > 1 and the plan goes back to noise itself.
     """
     if resamplings == 1:
         return Plan(*(times[first:] for times in plan))

@@ -48,8 +48,8 @@ def tar_stream(
 
     Args:
         path: a folder, a file, or a pattern.
-        split: the split, whose name begins the names of its files; "train[:1000]" are the first records of these files,
-            in their order, and "train[1000:]" the others.
+        split: the split, whose name begins the names of its files; "train[:1000]" has the first 1000 records of these
+            files, in their order, and "train[1000:]" has the others.
         x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
             `columns.Columns`; columns are the suffixes of members.
         classes: the names of the labels, in the order of their numbers; a stream does not know them.
@@ -82,7 +82,10 @@ def parquet_stream(
     seed: int = 0,
     viewed: bool = True,
 ) -> Iterated:
-    """Streams the Parquet files of a folder, or of a pattern; arguments and errors as in `tar_stream`."""
+    """Streams the Parquet files in a folder, or the files that a pattern matches.
+
+    The arguments and errors are those of `tar_stream`, but columns are the columns of the files.
+    """
     order = _Order(path, split, (".parquet", ".parq"), parquet_records, dict, window, seed)
     columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "viewed": viewed}
     return _stream(order, split, classes, columns)

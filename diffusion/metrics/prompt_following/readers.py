@@ -38,7 +38,10 @@ class Detection(NamedTuple):
 
 
 def overlap(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, ends: int = 0) -> float:
-    """The intersection over the union of two boxes; `ends` is 1 where their ends are pixels inside, and 0 else."""
+    """The intersection over the union of two boxes (left, top, right, bottom), in [0, 1].
+
+    `ends` is 1 if the right and bottom ends are pixels inside the boxes, otherwise 0.
+    """
     area = lambda left, top, right, bottom: max(right - left + ends, 0) * max(bottom - top + ends, 0)
     both = area(*np.maximum(first[:2], second[:2]), *np.minimum(first[2:], second[2:]))
     union = area(*first) + area(*second) - both
@@ -117,7 +120,7 @@ def _is_detection(detection: Detection, shape: tuple[int, ...]) -> bool:
 
 
 def answered(answerer: Answerer, pictures: Sequence[np.ndarray], questions: Sequence[str]) -> list[dict[str, float]]:
-    """The probabilities of the answers to questions about pictures, a question for each.
+    """The probabilities of the answers to N questions about N pictures, one question for each picture.
 
     Raises:
         ReaderError: if the reader answers in another form.

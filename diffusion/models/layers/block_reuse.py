@@ -117,10 +117,18 @@ def params_of(module: nn.Module) -> Mapping[str, Any]:
 
 
 def taken_by(branch: int | None, deep: jax.Array | None, length: int) -> int:
-    """The block of the way up, of `length`, that takes the skip connection `branch`; 0 where `branch` is None.
+    """The index of the block of a U-Net's way up that receives a skip connection.
+
+    Args:
+        branch: index of the skip connection, or None.
+        deep: features that enter at this skip connection, or None.
+        length: number of blocks of the way up.
+
+    Returns:
+        length - 1 - branch; 0 if `branch` is None.
 
     Raises:
-        ValueError: for a branch that is not there, or deep features without their branch.
+        ValueError: if there is no such skip connection, or for deep features without a branch.
     """
     if branch is None and deep is not None:
         raise ValueError("deep=... holds features that enter at a skip connection, so pass branch=... too")

@@ -67,7 +67,7 @@ def named(condition: Any) -> Any:
 
 
 def with_strength(condition: Any, strength: Any, interval: Any = None) -> dict[str, Any]:
-    """A condition with the guidance strength added, and its interval; one without names as `named` has it."""
+    """A condition with a guidance strength, and with its interval if there is one; see `named` for other conditions."""
     guidance = {"strength": strength} if interval is None else {"strength": strength, "interval": interval}
     return {**(named(condition) or {"label": None}), **guidance}
 
@@ -138,7 +138,7 @@ def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...]
 
 
 def check_label(label: jax.Array | None, batch: int, num_classes: int) -> None:
-    """Refuses a class where the network has none, a missing one, and labels that are not one integer an example.
+    """Refuses a class for a network without classes, a missing class, and labels that are not one integer per example.
 
     Raises:
         ValueError: naming what is there and what is valid.

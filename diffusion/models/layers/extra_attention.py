@@ -86,12 +86,18 @@ def _in_heads(x: jax.Array, q: jax.Array) -> jax.Array:
 
 
 def stacked(extra: tuple, start: int, stop: int) -> tuple:
-    """The layers start .. stop - 1 of every image prompt, stacked along a first axis for a scan."""
+    """The arrays of layers start .. stop - 1 of every image prompt, stacked along a first axis for a scan."""
     return tuple(jax.tree.map(lambda *layers: jnp.stack(layers), *prompt[start:stop]) for prompt in extra)
 
 
 def lengthened(extra: tuple, queries: int, more: int) -> tuple:
-    """Layers of `stacked` for `more` queries than the masks are of: weights [L, B, N] are zero for the rest."""
+    """Image prompts of `stacked` whose weights over `queries` queries are extended to `more` queries by zeros.
+
+    Args:
+        extra: (keys, values, *weights) of each image prompt, with weights [L, B, 1] or [L, B, queries].
+        queries: number of queries of the masks.
+        more: number of queries of the attention, >= `queries`.
+    """
 
     def longer(weight: jax.Array) -> jax.Array:
         rest = more - queries if weight.shape[-1] == queries else 0

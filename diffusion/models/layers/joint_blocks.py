@@ -103,9 +103,17 @@ def attend(
     seen: jax.Array | None = None,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention with rotary positions to the tokens that are seen; afterwards tokens are split over devices again.
+    """Attention with rotary positions, after which tokens are split over devices again.
 
-    `bias` is added to the scores, as `attention` takes it.
+    Args:
+        q, k, v: queries [B, N, H, D / H], and keys and values [B, M, H, D / H].
+        angles: rotary angles of queries and keys, see `turn`; None for none.
+        implementation: implementation of attention, see `attention`.
+        seen: Bool [B, M] over keys, or [B or 1, N, M], True where a query attends to a key; None: everywhere.
+        bias: numbers that are added to the scores, as in `attention`; None for none.
+
+    Returns:
+        [B, N, H, D / H].
     """
     if angles is not None:
         q = turn(q, angles)

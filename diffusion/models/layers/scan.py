@@ -31,7 +31,7 @@ REMAT = {  # what the forward pass keeps for the backward pass, layer by layer; 
 
 
 def rematerialised(module: Any, remat: str, prevent_cse: bool = True) -> Any:
-    """The module class whose backward pass computes again what `REMAT[remat]` does not keep."""
+    """A module class whose backward pass recomputes all values except those that the policy `REMAT[remat]` keeps."""
     return nn.remat(module, policy=REMAT[remat], prevent_cse=prevent_cse) if REMAT[remat] else module
 
 

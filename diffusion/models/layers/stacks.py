@@ -23,7 +23,7 @@ class Layered:
 
 
 class Stack(NamedTuple):
-    """Equal layers of a network, one after the other.
+    """Layers of a network that are equal except for their parameters, and run one after the other.
 
     Attributes:
         name: its name among the network's parameters.
@@ -33,7 +33,7 @@ class Stack(NamedTuple):
         arguments: arguments of each layer, beside the carry.
         axes: axis of the layers in each argument: 0 if its first axis counts them, `nn.broadcast` if all layers share
             it. The default is for (c, angles, the layer's entries of the condition).
-        enter: carry of the stack before -> this one's.
+        enter: carry of the previous stack -> carry of this one.
         picture: carry -> the picture's tokens.
         unroll: number of layers in one turn of the scan, see `scan.scanned`.
     """
@@ -87,11 +87,11 @@ def several_stacks(
         carry: tokens before the first layer.
         output: function from the picture's tokens [B, N, D] to the network's output; may make parameters.
         features: indices, 1 for the first layer, of layers whose picture's tokens the call returns too; None: none.
-        through: evaluates the layers in the network's place, see `block_reuse`; None: all of them run.
+        through: function that evaluates the layers instead of the network, see `block_reuse`; None: all layers run.
         picture: carry of any of the stacks -> the tokens that `through` reads and returns.
 
     Returns:
-        The output; with `features`: (that, a tuple of the features); with `through`: (that, what it returns beside).
+        The output; with `features`: (output, tuple of the features); with `through`: (output, its second value).
 
     Raises:
         ValueError: for a layer that is not there.
@@ -119,9 +119,25 @@ def single_stack(
     picture: Callable[[Any], jax.Array] = lambda carry: carry,
     unroll: int = 0,
 ) -> Any:
-    """Runs the `depth` layers of a network, "blocks" among its parameters; see `Stack` and `several_stacks`.
+    """Runs the `depth` layers of a network, whose parameters are under "blocks", and makes its output:
 
-    carry <- block(carry, *arguments), depth times;    output(picture(carry))
+        carry <- block(carry, *arguments), depth times;    output(picture(carry)).
+
+    Args:
+        network: module with `depth` and `remat`, in whose compact call this runs.
+        block: class of the layer, see `Stack`.
+        fields: fields of the layer, in their order.
+        carry: tokens before the first layer.
+        arguments: arguments of each layer, beside the carry.
+        axes: axis of the layers in each argument, see `Stack`.
+        output: function from the picture's tokens to the network's output, see `several_stacks`.
+        features: indices of the layers whose tokens are returned too, see `several_stacks`.
+        through: function that evaluates the layers instead, see `several_stacks`.
+        picture: carry -> the picture's tokens.
+        unroll: number of layers in one turn of the scan, see `scan.scanned`.
+
+    Returns:
+        What `several_stacks` returns.
     """
     stack = Stack("blocks", network.depth, block, fields, arguments, axes, picture=picture, unroll=unroll)
     return several_stacks(network, (stack,), carry, output, features, through, picture)

@@ -201,7 +201,19 @@ def hamiltonian(
 def leapfrog(
     look: Callable[[Array], Point], point: Point, momentum: Array, b: ArrayLike, size: ArrayLike, number: int
 ) -> tuple[Point, Array]:
-    """`number` leapfrog steps for the energy -log(p^(1 - b) gamma^b); returns (particles, momentum)."""
+    """Leapfrog steps for the energy -log(p^(1 - b) gamma^b).
+
+    Args:
+        look: x -> `Point`, with values and gradients.
+        point: the particles.
+        momentum: their momentum, of the shape of x.
+        b: the rung, in [0, 1].
+        size: step size.
+        number: number of steps.
+
+    Returns:
+        (particles, momentum).
+    """
     push = lambda point: size / 2 * ((1 - b) * point.base_gradient + b * point.density_gradient)
 
     def step(carry, _):

@@ -92,7 +92,10 @@ def check_groups(x: Array, number: int) -> None:
 
 
 def prepared(sampler: Sampler, x: Array, plan: Plan) -> tuple[Sampler, Array, Plan]:
-    """The sampler and the samples with zeros on padding, in at least float32, and the plan with times of this dtype."""
+    """(sampler, x, plan) as the particles' loop needs them.
+
+    x has zeros on padding and at least float32, the sampler keeps them there, and the plan's times have x's dtype.
+    """
     if sampler.real is not None:
         padding.check(sampler.real, x)
     x = padding.zeroed(as_float(x), sampler.real)

@@ -183,7 +183,7 @@ SOLVERS = {
 
 
 def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) -> np.ndarray:
-    """`[steps]` decreasing indices 0 .. T - 1, whole but for "linspace"."""
+    """`[steps]` decreasing indices in 0 .. T - 1; all are whole numbers except with the spacing "linspace"."""
     if spacing == "trailing":
         return np.round(T - np.arange(steps) * T / steps) - 1
     count = steps + beyond
@@ -196,7 +196,10 @@ def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) 
 
 
 def lcm_indices(steps: int, original: int, T: int, share: float = 1.0) -> np.ndarray:
-    """`[steps]` of the `original` ones that the student learned from, evenly; of a share of these, the last ones."""
+    """`[steps]` indices, evenly spaced among the `original` ones that the student learned from.
+
+    With a share below 1, they are spaced among the last ones, which are this share of the `original` ones.
+    """
     if not 1 <= original <= T:
         raise ValueError(f"original_inference_steps = {original!r} must be in 1 .. {T}, the steps of the process")
     included = int(original * share)
