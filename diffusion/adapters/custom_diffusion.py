@@ -21,8 +21,8 @@ def custom_diffusion(
 ) -> Tuning:
     """A word as in `textual_inversion`, and all keys and values of cross-attention beside it.
 
-    A run writes the folder of the model and, in it, the file of the word and diffusers' small file of the layers, where
-    that can hold those of `targets`: keys and values of cross-attention, with or without its queries and outputs.
+    A run writes the folder of the model and, in it, the file of the word. If `targets` are the keys and values of
+    cross-attention, with or without its queries and outputs, it also writes diffusers' small file of these layers.
 
     Args:
         base, word, vectors, initial: the model, the new word, its number of tokens and its initial words, as in

@@ -15,9 +15,9 @@ def inpainting(base: Any) -> Tuning:
     """The whole U-Net, with nine channels in place of four: x_t, the mask, and the latents of the masked picture.
 
     The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
-    the base's. Of each record it reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1], above 0 where the
-    picture is repainted (`sources.painted` draws them); the autoencoder encodes the masked picture in each step, by
-    the mean of its distribution.
+    the base's. It reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1] of each record; the mask is above 0 where
+    the picture is repainted (`sources.painted` draws masks). The autoencoder encodes the masked picture in each step,
+    by the mean of its distribution.
 
     Args:
         base: the model, `text_to_image.described`; its denoiser is a U-Net that sees its latents alone.

@@ -284,7 +284,7 @@ def read(folder: str | pathlib.Path) -> Table:
 
 
 def null(folder: str | pathlib.Path) -> Entries:
-    """The condition that stands for none, without reading the other rows; errors as `read`."""
+    """The condition of the empty caption, without reading the other rows; errors as in `read`."""
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:

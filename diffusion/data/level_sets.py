@@ -21,8 +21,8 @@ def cloud_points(example: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def crossings(distance: np.ndarray, rng: np.random.Generator, number: int = POINTS) -> np.ndarray:
     """Points of the surface where a function on a grid changes its sign.
 
-    On each edge between two neighbours of different sign lies one point, where the straight line between their values
-    is zero; `number` of these are drawn, without replacement where there are enough. Edges are denser, by up to
+    Each edge between two neighbours of different sign has one point, where the straight line between their values is
+    zero. `number` of these points are drawn, without replacement if there are enough. Edges are denser, by up to
     3^(1/2), on surfaces that stand askew.
 
     Args:

@@ -8,9 +8,9 @@ import numpy as np
 def coverage(samples: np.ndarray, truths: np.ndarray, level: float) -> np.ndarray:
     """The share of the truths that lie in the central interval of the samples, number by number.
 
-    The interval reaches from the k-th smallest to the k-th largest of S samples. A truth of the same law lies in it
-    with the probability 1 - 2 k / (S + 1), and k is the largest number for which that is at least the level. Samples
-    that vary too little cover fewer truths, and samples that vary too much more.
+    The interval reaches from the k-th smallest to the k-th largest of S samples. A true value from the same
+    distribution lies in it with the probability 1 - 2 k / (S + 1), and k is the largest number for which this is at
+    least the level. Samples that vary too little cover fewer truths, and samples that vary too much more.
 
     Args:
         samples: samples `[S, ...]`.

@@ -136,8 +136,8 @@ def fold(tensors: dict[str, np.ndarray]) -> dict[str, Array]:
 def features(params: dict[str, Array], clips: Array) -> Array:
     """The logits of clips, averaged over time: the features of FVD.
 
-    The last block's values are averaged over all pixels and over each two steps that follow one another (at 224 pixels
-    the window [2, 7, 7] of the authors' code), and each average is classified.
+    The values of the last block are averaged over all pixels and over each pair of consecutive steps, and each average
+    is classified. (At 224 pixels, this is the window [2, 7, 7] of the authors' code.)
 
     Args:
         params: the parameters, from `load` or `fold`.

@@ -158,9 +158,9 @@ def cmmd(samples: np.ndarray, reference: np.ndarray) -> Discrepancy:
     """CLIP maximum mean discrepancy: 1,000 `mmd2` of embeddings of length 1, Gaussian kernel with sigma = 10.
 
     Jayasumana et al. 2024, "Rethinking FID: Towards a Better Evaluation Metric for Image Generation", section 4. The
-    estimate is the biased one (all pairs count), as in the authors' code; the embeddings are those of CLIP ViT-L/14 at
-    336 pixels, which that code takes at length 1, so that they are brought to length 1 here. The kernel is then nearly
-    linear and the differences small: the authors' float32 loses digits that float64 keeps.
+    estimate is the biased one (all pairs count), as in the authors' code. The embeddings are those of CLIP ViT-L/14 at
+    336 pixels. The authors' code scales them to length 1, and so does this function. The kernel is then nearly linear
+    and the differences small: the authors' float32 loses digits that float64 keeps.
 
     Args:
         samples: image embeddings of generated images, [N, D], N >= 2.

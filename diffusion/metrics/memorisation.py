@@ -99,8 +99,8 @@ def authenticity(samples: np.ndarray, train: np.ndarray, block: int = pairwise.B
 
     Alaa et al. 2022, "How Faithful is your Synthetic Data?", section 3.3, in the form of Stein et al. 2023, "Exposing
     flaws of generative model evaluation metrics", whose AuthPct is 100 times this. (The first paper's code takes the
-    nearest sample of a training row instead.) An exact copy is never authentic. Real data does not score 1 either:
-    compare with the score of held-out rows in place of the samples.
+    sample that is nearest to a training row instead.) An exact copy is never authentic. Real data does not score 1
+    either: compare with the score of held-out rows in place of the samples.
 
     Args:
         samples: features of generated images, [N, D], N >= 1.
@@ -146,8 +146,8 @@ def copied_by_similarity(
 ) -> Share:
     """Share of samples whose largest cosine with a training row exceeds a threshold.
 
-    Somepalli et al. 2023, "Diffusion Art or Digital Forgery?", with 0.5 for SSCD's features; another space of features
-    needs a threshold of its own (such as the 99.9th percentile of the cosines of held-out rows).
+    Somepalli et al. 2023, "Diffusion Art or Digital Forgery?", whose threshold is 0.5 for SSCD's features. Other
+    features need another threshold, such as the 99.9th percentile of the cosines of held-out rows.
 
     Args:
         samples: features of generated images, [N, D], N >= 1.

@@ -221,9 +221,10 @@ def colour(answers: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str)
 def relation(detections: Sequence[Sequence[Detection]], first: str, second: str, place: str) -> float:
     """How well two objects stand beside or above one another, mean over a film's frames.
 
-    A frame's score is the greatest over pairs of boxes of these labels: 1 where the centres are further apart along the
-    place's axis than across it, times APART / IoU where they overlap by APART or more. As in the authors' code the
-    order, left or right, does not count, and two boxes of one label are a pair too.
+    A frame's score is the greatest score of a pair of boxes with these labels. A pair has the score 0 unless the
+    centres are further apart along the place's axis than across it; then it has 1, or APART / IoU if the boxes overlap
+    by APART or more. As in the authors' code the order, left or right, does not count, and two boxes of one label are a
+    pair too.
 
     Args:
         detections: the objects in each frame, from a function such as a `readers.Detector`.

@@ -116,8 +116,8 @@ def matching(
 ) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
     """Bipartite soft matching of tokens: the most similar tokens are merged into tokens that stay.
 
-    The first token of each 2 x 2 cell stays; of the others the `number` with the largest cosine similarity to any of
-    these is merged, each into its nearest, as their mean.
+    The first token of each 2 x 2 cell stays. Of the others, the `number` tokens with the largest cosine similarity to
+    one of these are merged into the nearest of them, by the mean.
 
     Args:
         metric: `[B, N, D]` features by which tokens are compared.

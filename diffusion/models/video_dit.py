@@ -93,10 +93,19 @@ class VideoBlock(nn.Module):
         x <- x + attention(x, text)
 
     All gates and the output of the attention to the text start at zero. Its parameters are those of DiT's `Block`,
-    "temporal_modulation", "temporal_attention" and "cross_attention". Arguments of the call: tokens x [B, F S, D]; the
-    condition c [B, F or 1, D]; (the angles within a frame or None, the angles along the frames), or (those of all
-    patches, None); the text [B, M, D] or None; what is added to the scores of its tokens, or None; what is added to
-    those along the frames, or None; keys and values of earlier frames, or None. Returns (x, None), as a scan expects.
+    "temporal_modulation", "temporal_attention" and "cross_attention".
+
+    Arguments of the call, of which all but x, c and the angles may be None:
+
+    - tokens x [B, F S, D];
+    - the condition c [B, F or 1, D];
+    - the pair (angles within a frame or None, angles along the frames), or (angles of all patches, None);
+    - the text [B, M, D];
+    - the bias of the scores of the text's tokens;
+    - the bias of the scores along the frames;
+    - keys and values of earlier frames.
+
+    Returns (x, None), as a scan expects.
 
     Reference: Ma et al., "Latte: Latent Diffusion Transformer for Video Generation", 2024, section 3.2.
     """

@@ -16,8 +16,8 @@ from diffusion.recipe.values import plain
 def build(parts: Any, shape: Any = None) -> Any:
     """The Linen module `config.model`, not initialised, for examples of a shape, or of a pytree of shapes.
 
-    The sizes of its images, the channels that it puts out and the times that it receives come from the rest of the
-    config, under the names that the network has for them. Where the shape is known, the patch size is checked too.
+    The sizes of its images, the channels of its output and the times that it receives are set from the rest of the
+    config, under the names of the network's own fields. Where the shape is known, the patch size is checked too.
 
     Raises:
         ConfigError: also for a network that the objective or the parameterization cannot be used with.

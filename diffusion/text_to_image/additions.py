@@ -82,9 +82,9 @@ def with_attachments(
 def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
     """The model with LoRA files merged into its networks, as a new model.
 
-    A file with an interval of t acts on the denoiser at the steps of that interval alone, by kernels of its own that
-    are merged after the files without an interval (`timed_weights`). A prompt is encoded once for the whole trajectory:
-    the file's update of text encoders acts at every step.
+    A file with an interval of t acts on the denoiser only at the steps of that interval. The denoiser then has further
+    kernels, into which the file is merged after the files without an interval (`timed_weights`). A prompt is encoded
+    once for the whole trajectory, so the file's update of text encoders acts at every step.
 
     A control LoRA of FLUX.1, whose first layer reads a picture's latents too, makes a FluxControlPipeline of a
     FluxPipeline; the other files are merged before.

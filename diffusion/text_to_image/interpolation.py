@@ -16,8 +16,8 @@ def between(
 ) -> np.ndarray:
     """Pictures on the way from one prompt and seed to another, in the model's own size.
 
-    With a weight w the condition is (1 - w) c_1 + w c_2, and the noise `editing.slerp` of the two seeds' noises, which
-    has the norm of noise all the way; equal seeds are one noise.
+    With a weight w, the condition is (1 - w) c_1 + w c_2. The noise is `editing.slerp` of the noises of both seeds,
+    which has the norm of standard normal noise for any w. With equal seeds, all w have the same noise.
 
     Args:
         model: model of `text_to_image.load`.

@@ -20,10 +20,10 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
         e_ij = |alpha_j x0(x_i, t_i) + sigma_j eps(x_i, t_i) - x_j| / std(x_j)    (root mean squares over the batch),
 
     and dynamic programming finds the path of `steps` steps from the first time to the last with the least sum of
-    errors: no other choice of these times has a smaller sum. Dividing by the spread of the x_j converts errors at all
-    times to the error that they cause in the data, exactly so for Gaussian data. The search costs one evaluation of the
-    network on the whole batch for each time of the fine grid but the last. The criterion is that of solvers of order 1
-    (`ddim`, and `euler` where the paths are straight); a solver of higher order may do better on another grid.
+    errors. Dividing by the spread of the x_j converts errors at all times to the error that they cause in the data,
+    exactly so for Gaussian data. The search costs one evaluation of the network on the whole batch for each time of the
+    fine grid but the last. The criterion is that of solvers of order 1 (`ddim`, and `euler` where the paths are
+    straight); a solver of higher order may do better on another grid.
 
         _, trajectory = samplers.sample_trajectory(samplers.heun(), denoise, schedule, x, timesteps.plan(fine), keys)
         grid = timesteps.optimal(denoise, schedule, fine, trajectory.x, steps=8)

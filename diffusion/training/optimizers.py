@@ -33,9 +33,9 @@ class Optimizer(NamedTuple):
 def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | None) -> optax.Schedule:
     """Returns the learning rate by step: linear from 0 during `warmup` steps, then by one of three courses.
 
-    Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step has rate 0. "constant" stays at the peak,
-    "cosine" falls to 0 by half a cosine, and "cooldown" stays at the peak and falls to 0 on a line over the last fifth
-    of the run, so that runs of different lengths are equal until the shorter one cools down.
+    Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step has rate 0. "constant" stays at the peak, and
+    "cosine" falls to 0 by half a cosine. "cooldown" stays at the peak and falls linearly to 0 over the last fifth of
+    the run, so runs of different lengths are equal until the shorter one cools down.
 
     Args:
         peak: the rate after the warm-up, > 0.

@@ -77,8 +77,9 @@ def lapped_spectrum(
     Along time, what a network of sequences learns of one frequency it has to learn again at the next. Along frequency,
     with the blocks as channels, a convolution knows a partial wherever it lies; the blocks are then few and long.
 
-    A steady tone turns by pi kappa from block to block, kappa its frequency in bins: a bin higher, every second block
-    has the other sign, and is another picture to a convolution. With signs that alternate,
+    The phase of a steady tone turns by pi kappa from block to block, where kappa is its frequency in bins. For a tone
+    that is one bin higher, every second block therefore has the opposite sign, which is a different picture for a
+    convolution. With signs that alternate,
 
         x_ik = (-1)^(i k) gain sign(X_ik) |X_ik|^power,
 

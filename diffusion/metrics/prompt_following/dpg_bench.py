@@ -125,8 +125,8 @@ def yes(probabilities: Mapping[str, float]) -> bool:
 def score(prompt: Prompt, answers: Mapping[int, bool]) -> float:
     """The share of a prompt's questions that count, in [0, 1].
 
-    Questions that depend on a question of score 0 have score 0; they are taken in the order of the file, so that a
-    score of 0 goes on to the questions below.
+    A question that depends on a question of score 0 has score 0. The questions are scored in the order of the file, so
+    a score of 0 also reaches questions that depend on it indirectly, if they come later in the file.
 
     Args:
         prompt: the prompt with its questions.

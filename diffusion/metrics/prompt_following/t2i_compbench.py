@@ -127,8 +127,8 @@ def place(word: str, first: Sequence[float], second: Sequence[float]) -> float:
     """How well two boxes stand as a word of place says, in [0, 1].
 
     An object that is nearer than `DISTANCE` along one side is beside the other; else the score is DISTANCE / the larger
-    distance. It is on one of the other's sides if it lies farther along that side than across it, with boxes that
-    overlap by less than `OVERLAP` of their union; else the score is OVERLAP / overlap.
+    distance. It is on one of the other's sides if it lies farther along that side than across it; otherwise the score
+    is 0. If the boxes overlap by `OVERLAP` of their union or more, the score is OVERLAP / overlap.
 
     Args:
         word: the word of place, one of PLACES.

@@ -28,8 +28,9 @@ class AutoencoderRAE(WithoutPosterior):
 
         z = (features - mean) / (std + 1e-5)
 
-    The encoder receives pictures of (q H / p) x (q W / p) pixels, q its patch and p the decoder's, so that the decoded
-    picture has the size of x: DINOv2 with patches of 14 sees 224 x 224 pixels of a picture of 256 x 256.
+    The encoder receives pictures of (q H / p) x (q W / p) pixels, where q is the side of its patches and p the side of
+    the decoder's, so that the decoded picture has the size of x. For a picture of 256 x 256 pixels, DINOv2 with patches
+    of 14 receives 224 x 224 pixels.
 
     Attributes:
         encoder: an image encoder of `diffusion.models.image_encoders`, or one that is called and sized as they are.

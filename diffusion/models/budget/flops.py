@@ -50,9 +50,10 @@ def train_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
 def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
     """Counts the operations that the backward pass repeats for one image, by the model's `remat`.
 
-    "full" repeats every layer, "narrow" attention with its queries, keys and values, and the hidden layer of the MLP,
-    "dots" the two products of attention alone (its policy does not keep products with batch dimensions), "elementwise"
-    and "none" no product. Fused attention is not repeated by "narrow", which this count does not know.
+    "full" repeats every layer. "narrow" repeats attention with its queries, keys and values, and the hidden layer of
+    the MLP. "dots" repeats only the two products of attention, as its policy does not keep products with batch
+    dimensions. "elementwise" and "none" repeat no product. Fused attention is not repeated by "narrow", which this
+    count does not know.
 
     Args:
         model: the network.

@@ -9,8 +9,8 @@ from diffusion.models.layers.choices import sizes
 class MAE(PlainViT):
     """MAE's encoder on whole images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
 
-    The encoder sees every patch, as after its training; the decoder is not part of it. (The class token is not trained
-    by the loss directly; the mean of the patches is the usual pooled vector of fine-tuned networks.) Fields as
+    The encoder sees every patch, as it does after its training; the decoder is left out. (The class token is not
+    trained by the loss directly; the mean of the patches is the usual pooled vector of fine-tuned networks.) Fields as
     `PlainViT`; the epsilon of the norms is 1e-12 in transformers' configs, 1e-6 in the authors' code.
 
     Reference: He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022.

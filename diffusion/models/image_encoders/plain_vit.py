@@ -22,8 +22,8 @@ class PlainViT(VisionTransformer):
 
         tokens = [class, patches] + positions, through pre-norm layers and a norm
 
-    The images are normalised inside by the mean and standard deviation of each channel, `statistics` of the class;
-    where a class has no `leading` token, pooled is the mean of the patches.
+    The network normalises the images by the mean and standard deviation of each channel, which the class holds as
+    `statistics`. If a class has no `leading` token, pooled is the mean of the patches.
 
     Attributes:
         size: side of the images whose grid of positions was learned, in pixels; other sides interpolate the grid.

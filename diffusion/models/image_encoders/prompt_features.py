@@ -109,7 +109,7 @@ def inner(encoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
 
 
 def absent(encoder: nn.Module, params: Any, whole: bool) -> jax.Array:
-    """The features that stand for no picture, [1, P] or [1, N, F]."""
+    """The features that a network receives in place of a picture's if there is none, [1, P] or [1, N, F]."""
     reading = _reading(encoder)
     if not whole:
         return jnp.zeros((1, reading.pooled))

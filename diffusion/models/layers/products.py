@@ -16,10 +16,10 @@ def rows_first(
 
         out[b, n] = x[b, n] . kernel          as [B N, K] x [K, F]
 
-    The product is the same, but its derivative with respect to the kernel sums over all kept dimensions. Over one
-    dimension XLA's CPU compiler makes a fast matrix product of that sum, over two a slow one: forward and backward pass
-    of the MLP of DiT-S/2 take 18 ms instead of 38 for four examples on two cores. If activations are split over
-    devices, the dimensions are not joined, since that would move data between devices.
+    The product is the same, but its derivative with respect to the kernel sums over all kept dimensions. XLA's CPU
+    compiler makes a fast matrix product of a sum over one dimension, and a slow one of a sum over two: the forward and
+    backward pass of the MLP of DiT-S/2 take 18 ms instead of 38 ms, for four examples on two cores. If activations are
+    split over devices, the dimensions are not joined, since that would move data between devices.
 
     Inside `fp8.in_fp8` the products of tokens are computed in fp8.
 

@@ -10,9 +10,9 @@ def dynamic_scales(scale: float, times: np.ndarray, steps: int) -> np.ndarray:
 
         w_i = 1 + w (1 - cos(pi ((N - tau_i) / N)^5)) / 2
 
-    tau_i counts the steps of the training process, 0 .. T - 1, and N those of the sampler. Where T is much larger than
-    N, the cosine has many periods between two steps, so the scale jumps within [1, 1 + w]. diffusers 0.42 computes it
-    so; a smooth cosine would have the index i in place of tau_i.
+    tau_i counts the steps of the training process, 0 .. T - 1, and N those of the sampler. If T is much larger than N,
+    the cosine has many periods between two steps, so the scale jumps within [1, 1 + w]. This is what diffusers 0.42
+    computes; with the index i in place of tau_i, the cosine would be smooth.
 
     Args:
         scale: w, the scale of the request.

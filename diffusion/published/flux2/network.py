@@ -43,8 +43,8 @@ class Flux2(Layered, Backbone):
     """The transformer of FLUX.2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself; the network multiplies both
-    by 1000. The position of a value of x is (0, row, column, 0), that of text token i, 0 the first, (0, 0, 0, i), and
-    that of a value of the k-th picture that is edited (10 k, row, column, 0), 1 the first.
+    by 1000. A value of x has the position (0, row, column, 0), and a value of the k-th edited picture, k = 1, 2, ..,
+    has (10 k, row, column, 0). Text token i = 0, 1, .. has (0, 0, 0, i).
 
     Attributes:
         channels: C of the latents.

@@ -42,8 +42,8 @@ class Lumina2(Layered, Backbone):
     """The transformer of Lumina-Image 2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. (Its authors count the time from the noise,
-    so that it reads 1 - t, and their output has the other sign.) Text token i, 0 the first, has the position (i, 0, 0),
-    a patch (L, row, column) behind L tokens of text.
+    so that it reads 1 - t, and their output has the other sign.) Text tokens are numbered from 0, and token i has the
+    position (i, 0, 0). After L tokens of text, a patch has the position (L, row, column).
 
     Attributes:
         channels: C of the latents.

@@ -46,9 +46,10 @@ class CausalTextBlock(nn.Module):
 
         x <- x + tanh(gate) * f((1 + scale) * norm(x)),     f = attention, mlp
 
-    Arguments of the call: tokens x [B, M + N, D], the text's first; scale, gate of attention and of the MLP for the
-    picture, [B, 4, D]; those for the text; rotary angles [B, M + N, D / (2 heads)]; which tokens others attend to, Bool
-    [B, M + N]. Returns (x, None), as a scan expects; with `entering` (what the attention reads of the picture, None).
+    Arguments of the call: tokens x [B, M + N, D], the text's first; for the picture, the scale and the gate of
+    attention and of the MLP, [B, 4, D]; the same for the text; rotary angles [B, M + N, D / (2 heads)]; Bool [B, M +
+    N], True for tokens to which others attend. Returns (x, None), as a scan expects; with `entering` (what the
+    attention reads of the picture, None).
 
     Attributes:
         picture: number N of the picture's tokens.
@@ -98,8 +99,8 @@ class CausalTextBlock(nn.Module):
 class QwenImage21(Layered, Backbone):
     """The transformer of Qwen-Image 2.1: `apply(variables, x, t, condition)` is a `Network`.
 
-    Its clock is t itself, in [0, 1], and its output the velocity eps - x0. Token i of a text of n tokens, 0 the first,
-    has three times the position i, and pixel (r, c) of a latent of h x w (n, r - ceil(h / 2), c - ceil(w / 2)). So the
+    Its clock is t itself, in [0, 1], and its output the velocity eps - x0. Token i = 0, 1, .. of a text of n tokens has
+    the position (i, i, i). Pixel (r, c) of a latent of h x w pixels has (n, r - ceil(h / 2), c - ceil(w / 2)). So the
     picture's positions depend on the number of tokens of its own text, not on the padding.
 
     Attributes:

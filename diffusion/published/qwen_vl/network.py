@@ -46,8 +46,8 @@ def windows(rows: int, columns: int, side: int) -> np.ndarray:
 def text_positions(placeholders: jax.Array, grids: Sequence[tuple[int, int]]) -> jax.Array:
     """The three coordinates of the tokens of a text with pictures, int [B, N, 3].
 
-    A token of the text has its number three times. The token in row r and column c of a picture that begins at number n
-    has (n, n + r, n + c), and the text goes on at n + max(h, w).
+    A token of the text has its number three times. In a picture of h x w tokens that begins at number n, the token in
+    row r and column c has (n, n + r, n + c). The text after the picture begins at n + max(h, w).
 
     Args:
         placeholders: Bool [B, N], True where a picture's token stands; as many in each row as the pictures have.

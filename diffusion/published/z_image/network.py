@@ -44,8 +44,9 @@ class ZImage(Layered, Backbone):
     """The transformer of Z-Image: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. (Its authors count the time from the noise,
-    so that it reads 1000 (1 - t), and their output has the other sign.) Text token i, 1 the first, has the position
-    (i, 0, 0), a patch (L + 1, row, column) behind L tokens of text and padding, and padding of the picture (0, 0, 0).
+    so that it reads 1000 (1 - t), and their output has the other sign.) Text tokens are numbered from 1, and token i
+    has the position (i, 0, 0). After L tokens of text and padding, a patch has the position (L + 1, row, column). The
+    padding of the picture has (0, 0, 0).
 
     Attributes:
         channels: C of the latents.
