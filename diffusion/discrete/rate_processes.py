@@ -56,28 +56,28 @@ class RateProcess(NamedTuple):
 
     def marginal(self, x0: Array, t: ArrayLike) -> Array:
         """q(x_t | x_0): float32 `[B, ..., K]`, for symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
-        return self._rows(self._matrix(self.keeping.replaced(t)), x0)
+        return self._rows(self._at(t), x0)
 
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
         """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]`."""
-        return self._columns(self._matrix(self.keeping.replaced(t)), x_t)
+        return self._columns(self._at(t), x_t)
 
     def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
         """q(x_t | x_s) for s < t <= 1: float32 `[B, ..., K]`, for symbols x_s `[B, ...]`."""
-        return self._rows(self._matrix(self.keeping.between(s, t)[1]), x_s)
+        return self._rows(self._matrix(*self.keeping.between(s, t)), x_s)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
         """The mean over x_0 of q(x_s | x_t, x_0), as by `Process.posterior`: float32 `[B, ..., K]`.
 
         q(b | z, a) = q(x_t = z | x_s = b) q(x_s = b | x_0 = a) / q(x_t = z | x_0 = a)
         """
-        from_x0 = self._product(self._weights(x_t, x0, t), self._matrix(self.keeping.replaced(s)))
-        to_x_t = self._columns(self._matrix(self.keeping.between(s, t)[1]), x_t)
+        from_x0 = self._product(self._weights(x_t, x0, t), self._at(s))
+        to_x_t = self._columns(self._matrix(*self.keeping.between(s, t)), x_t)
         return to_x_t * from_x0
 
     def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
         """The concrete score p_t(y) / p_t(x_t), as by `Process.ratios`: float32 `[B, ..., K]`, 1 at y = x_t."""
-        ratios = self._product(self._weights(x_t, x0, t), self._matrix(self.keeping.replaced(t)))
+        ratios = self._product(self._weights(x_t, x0, t), self._at(t))
         return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 1.0, ratios)
 
     def x0_of_ratios(self, x_t: Array, ratios: Array, t: ArrayLike) -> Array:
@@ -86,7 +86,7 @@ class RateProcess(NamedTuple):
         It solves a linear system with the matrix q(x_t | x_0). Rounding errors grow as the rows of this matrix approach
         the prior.
         """
-        matrix = self._matrix(self.keeping.replaced(t))
+        matrix = self._at(t)
         return self._product(ratios, jnp.linalg.inv(matrix)) * self._columns(matrix, x_t)
 
     def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
@@ -115,16 +115,21 @@ class RateProcess(NamedTuple):
         likelihood = self.likelihood(x_t, t)
         return jnp.where(likelihood > 0, x0 / jnp.where(likelihood > 0, likelihood, 1.0), 0.0)
 
-    def _matrix(self, replaced: ArrayLike) -> Array:
-        """exp(-log(1 - replaced) R), `[..., K, K]`; at replaced = 1, all rows are the prior.
+    def _at(self, t: ArrayLike) -> Array:
+        """q(x_t | x_0) for all pairs of symbols, `[..., K, K]`."""
+        return self._matrix(self.keeping.alpha(t), self.keeping.replaced(t))
+
+    def _matrix(self, alpha: Array, replaced: Array) -> Array:
+        """exp(-log(alpha) R), `[..., K, K]`, where replaced is 1 - alpha; at alpha = 0, all rows are the prior.
 
         For a short time it is the mean of the powers of a transition matrix over a Poisson number of jumps. Squaring
         gives long times; after each squaring, rows are normalised.
         """
-        replaced = jnp.asarray(replaced, jnp.float32)[..., None, None]
+        alpha, replaced = (jnp.asarray(share, jnp.float32)[..., None, None] for share in (alpha, replaced))
         longest = 40 / self.slowest  # e^-40 is negligible
         squarings = max(math.ceil(math.log2(self.fastest * longest)), 0)
-        time = jnp.minimum(-jnp.log1p(-jnp.minimum(replaced, 1.0)), longest)
+        near, far = -jnp.log1p(-jnp.minimum(replaced, 0.5)), -jnp.log(jnp.where(alpha > 0, alpha, 1.0))
+        time = jnp.minimum(jnp.where(alpha < 0.5, far, near), longest)
         jumps = time * self.fastest / 2**squarings  # at most 1
         probabilities = np.eye(self.size) + self.rates / self.fastest
         weight, power = jnp.ones_like(jumps), np.eye(self.size)
@@ -136,7 +141,7 @@ class RateProcess(NamedTuple):
         for _ in range(squarings):
             matrix = jnp.matmul(matrix, matrix, precision=jax.lax.Precision.HIGHEST)
             matrix = matrix / jnp.sum(matrix, -1, keepdims=True)
-        return jnp.where(replaced < 1, matrix, jnp.asarray(self.prior, jnp.float32))
+        return jnp.where(alpha > 0, matrix, jnp.asarray(self.prior, jnp.float32))
 
     def _rows(self, matrix: Array, x: Array) -> Array:
         """matrix[x, :], with a matrix for each example `[B, K, K]`, or one for all."""

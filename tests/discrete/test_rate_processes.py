@@ -53,6 +53,19 @@ def test_marginals_and_transitions_are_matrix_exponentials(process):
     np.testing.assert_allclose(process.prior @ generator(process), 0, atol=1e-12)
 
 
+@pytest.mark.extended
+def test_the_elapsed_time_has_its_digits_near_the_noise():
+    """-log alpha is 20.7 at t = 0.999 with a power of 3, where 1 - alpha is 1 in float32; slow rates go on there."""
+    rates = discrete.banded_rates(8) * (1 - np.eye(8))
+    process, flow = discrete.rate_process(discrete.power(3.0), rates), rates - np.diag(rates.sum(1))
+    elapsed = lambda t: -3 * np.log(1 - np.float64(np.float32(t)))
+    symbols = jnp.arange(8)
+    for t in (0.3, 0.9, 0.999, 0.99999):
+        np.testing.assert_allclose(process.marginal(symbols, t), expm(elapsed(t) * flow), atol=2e-6)
+    step = (elapsed(0.9995) - elapsed(0.999)) * flow
+    np.testing.assert_allclose(process.transition(symbols, 0.999, 0.9995), expm(step), atol=2e-6)
+
+
 def test_the_matrices_of_neighbours_and_of_the_gaussian_are_those_of_the_paper():
     np.testing.assert_array_equal(RATES["neighbour"] > 0, np.abs(np.subtract.outer(np.arange(5), np.arange(5))) <= 1)
     assert RATES["banded"][0, 2] == 1 / 5 and RATES["banded"][0, 3] == 0

@@ -120,6 +120,7 @@ def test_pairs_of_times_have_the_published_probabilities(improved):
     assert scipy.stats.chisquare(np.bincount(i, minlength=N - 1), expected).pvalue > 1e-3
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule", [FLOW, schedules.cosine(), EDM])
 def test_improved_training_has_the_published_pairs_on_every_schedule(schedule):
     """Strata of quantiles count each pair: the log-normal distribution ends at sigma / alpha = 0.002 and 80."""
