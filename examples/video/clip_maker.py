@@ -12,6 +12,7 @@ from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.sampling import clip_coding, generate, run_denoiser, trained_run
 from diffusion.recipe import recipe as recipes
+from diffusion.training.runtime import progress
 from examples.video.clip_judge import FRAMES
 
 Words = Callable[[str], np.ndarray]
@@ -84,7 +85,8 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
         known = np.zeros((len(vectors), 0), np.uint8) if known is None else known
         make_batch = programs.setdefault(frames, program(frames))
         rows = (vectors, np.asarray(seeds), known)
-        clips, finite = chunks.applied(lambda rows: make_batch(*rows), rows, min(batch_size, len(vectors)))
+        with progress.bar("making clips", len(vectors), "clips") as advance:
+            clips, finite = chunks.applied(lambda rows: make_batch(*rows), rows, min(batch_size, len(vectors)), advance)
         generate.check_finite(run.config, len(clips), int((~finite).sum()))
         return clips
 
