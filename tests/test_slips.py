@@ -1,5 +1,8 @@
 """The slips of a first hour end in a sentence, and nothing of another shape than x's is broadcast."""
 
+import importlib
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +24,7 @@ from diffusion import (
     schedules,
     steering,
     timesteps,
+    videos,
 )
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import measurements
@@ -484,6 +488,71 @@ def test_a_slip_ends_in_a_sentence(name):
     call, error, sentence = SLIPS[name]
     with pytest.raises(error, match=sentence):
         jax.eval_shape(call)
+
+
+STAND_INS = {
+    "a": 1.0,
+    "b": 1.0,
+    "branches": guidance.separately(DENOISE, DENOISE),
+    "chunk": 1,
+    "clips": X,
+    "conditions": (X, X),
+    "context": X[:, :1],
+    "denoise": DENOISE,
+    "dimension": 4,
+    "factor": 2.0,
+    "given": np.array([True, False]),
+    "grid": np.linspace(1, 0, 4),
+    "images": X,
+    "keys": KEYS,
+    "log_reward": lambda x: x.sum(1),
+    "measurement": measurements.masked(jnp.array([True, False])),
+    "memory": X,
+    "network": network,
+    "noise_std": 0.1,
+    "number": 2,
+    "parameterization": V,
+    "plan": PLAN,
+    "sampler": samplers.ddim(),
+    "schedule": schedules.cosine,
+    "shares": (0.5, 0.5),
+    "solver": ode.runge_kutta(np.linspace(0, 1, 3)),
+    "steps": 3,
+    "tokens": 4,
+    "width": 2,
+    "window": 2,
+    "x": X,
+    "y": X,
+}
+OF_ONE = {
+    "align_your_steps": {"network": "stable_diffusion_xl"},
+    "rollout_from_memory": {"denoise": lambda memory: DENOISE, "remember": lambda memory, chunk: memory},
+}
+NO_FACTORY = {
+    "Product",
+    "Seen",
+    "Trained",
+    "error_scale",
+    "mean_velocity",
+}  # records, and what a factory's result calls
+TAKE_A_SCHEDULE = [
+    (module.__name__, name)
+    for module in (editing, flow_maps, guidance, likelihood, objectives, samplers, steering, timesteps, videos)
+    for name in module.__all__
+    if name not in NO_FACTORY
+    and inspect.isfunction(function := getattr(module, name))
+    and "schedule" in inspect.signature(function).parameters
+]
+
+
+@pytest.mark.parametrize("module, name", TAKE_A_SCHEDULE)
+def test_every_function_of_a_schedule_says_that_a_factory_was_not_called(module, name):
+    function = getattr(importlib.import_module(module), name)
+    needed = [
+        argument for argument, taken in inspect.signature(function).parameters.items() if taken.default is taken.empty
+    ]
+    with pytest.raises(TypeError, match=f"the function cosine.*{CALLED}"):
+        function(**{argument: (STAND_INS | OF_ONE.get(name, {})).get(argument) for argument in needed})
 
 
 def test_a_replacement_is_sampled_along_its_plan_in_any_width_and_under_jit():

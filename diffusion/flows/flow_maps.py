@@ -136,6 +136,7 @@ def from_denoiser(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
         denoise: (x_t, t) -> Prediction.
         schedule: the process.
     """
+    check_schedule(schedule)
     return FlowMap(lambda x_t, t, s: _along_the_line(schedule, x_t, s, denoise(x_t, t)))
 
 
@@ -153,6 +154,7 @@ def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
         denoise: (x_t, t) -> Prediction, defined at t and s.
         schedule: the process; alpha(t) and alpha(s) must not vanish.
     """
+    check_schedule(schedule)
 
     def flow_map(x_t, t, s):
         prediction = denoise(x_t, t)

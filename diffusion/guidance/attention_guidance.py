@@ -12,7 +12,7 @@ from diffusion.guidance.memory import Unpaired
 from diffusion.guidance.regional import check_box
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 Maps = Callable[[Array, ArrayLike], Sequence[Array]]
 """(x_t `[B, H, W, C]`, t) -> attention maps `[B, heads, N, M]`, one for each layer of the conditional network."""
@@ -95,6 +95,7 @@ def layout(
         ValueError: if the interval is empty, repeats is below 1, the numbers of words and boxes differ, or a box is
             empty or leaves the picture; when called, if a box contains no position of a map.
     """
+    check_schedule(schedule)
     if len(boxes) != tokens.shape[1]:
         raise ValueError(f"layout: {len(boxes)} boxes for {tokens.shape[1]} words; give one box for each word")
     for box in boxes:

@@ -11,7 +11,7 @@ from diffusion.arrays.arguments import require_shape
 from diffusion.guidance.prediction_changes import slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 LogProbability = Callable[[Array, ArrayLike], Array]
 """(x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`."""
@@ -47,6 +47,7 @@ def classifier(
     Raises:
         ValueError: if the interval is empty.
     """
+    check_schedule(schedule)
     check_interval(interval)
 
     def guided(x_t, t):

@@ -13,7 +13,7 @@ from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 
 def proximal(
@@ -52,6 +52,7 @@ def proximal(
         TypeError: if y is no array of floating-point numbers.
         ValueError: if noise_std is negative; when called, if y has another shape.
     """
+    check_schedule(schedule)
     if not traced(noise_std) and not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
     require_floats(y, "y")
@@ -102,6 +103,7 @@ def manifold_preserving(
     Raises:
         ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
+    check_schedule(schedule)
     check_interval(interval)
 
     def guided(x_t, t):

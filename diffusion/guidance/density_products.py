@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from diffusion.guidance.branches import Branches, evaluate, separately, with_conditions
 from diffusion.parameterizations import Denoiser, Prediction
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 
 class Product(NamedTuple):
@@ -92,6 +92,7 @@ def product(branches: Branches, schedule: NoiseSchedule, exponents: Sequence[flo
         ValueError: if the sum of the exponents is not positive; when called, if there is not one branch for each
             exponent.
     """
+    check_schedule(schedule)
     weighted = Product(branches, tuple(map(float, exponents)), schedule)
     if not weighted.total > 0:
         raise ValueError(
@@ -117,6 +118,7 @@ def multiplied(denoise: Denoiser, other: Denoiser, schedule: NoiseSchedule, expo
     Raises:
         ValueError: under the conditions of `product`.
     """
+    check_schedule(schedule)
     first = denoise if isinstance(denoise, Product) else product(separately(denoise), schedule, (1.0,))
     both = lambda x, t: (*first.branches(x, t), *separately(other)(x, t))
     return product(both, schedule, (*first.exponents, exponent))

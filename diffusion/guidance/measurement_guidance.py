@@ -15,7 +15,7 @@ from diffusion.guidance.measurements import Measurement, check_measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 
 def posterior_sampling(
@@ -49,6 +49,7 @@ def posterior_sampling(
     Raises:
         ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
+    check_schedule(schedule)
     check_interval(interval)
 
     def guided(x_t, t):
@@ -173,6 +174,7 @@ def pseudoinverse(
         TypeError: if y is no array of floating-point numbers.
         ValueError: if a standard deviation is out of range; when called, if y has another shape.
     """
+    check_schedule(schedule)
     if not traced(noise_std, data_std) and not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
     require_floats(y, "y")

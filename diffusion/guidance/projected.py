@@ -9,7 +9,7 @@ from diffusion.guidance.memory import Memory
 from diffusion.guidance.prediction_changes import inner, replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 
 
 def adaptive_projected(
@@ -51,6 +51,7 @@ def adaptive_projected(
         ValueError: if the threshold is not positive, momentum is not in (-1, 1) or the interval is empty; when called,
             if there are not two branches.
     """
+    check_schedule(schedule)
     check_interval(interval)
     if norm_threshold is not None and not traced(norm_threshold) and not norm_threshold > 0:
         raise ValueError(f"adaptive_projected: norm_threshold = {norm_threshold} must be positive, or None")

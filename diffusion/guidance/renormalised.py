@@ -9,7 +9,7 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, finite_derivatives
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 
 
 def renormalised(
@@ -45,6 +45,7 @@ def renormalised(
         ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` is below 1; when
             called, if there are not two branches, or `patch` does not divide an axis.
     """
+    check_schedule(schedule)
     if patch < 1:
         raise ValueError(f"renormalised: patch = {patch} must be at least 1")
     check_interval(interval)

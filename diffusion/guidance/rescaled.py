@@ -7,7 +7,7 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import deviation_ratio, extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 
 def rescaled(
@@ -44,6 +44,7 @@ def rescaled(
     Raises:
         ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.
     """
+    check_schedule(schedule)
     if not traced(rescale) and not 0 <= rescale <= 1:
         raise ValueError(f"rescaled: rescale = {rescale} must be in [0, 1]; 0 is classifier-free guidance")
     check_interval(interval)

@@ -7,7 +7,7 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import inner, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, finite_derivatives
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 
 def zero_star(
@@ -42,6 +42,7 @@ def zero_star(
         ValueError: if the schedule has no finite velocity at t_max or the interval is empty; when called, if there are
             not two branches.
     """
+    check_schedule(schedule)
     check_interval(interval)
     parameterizations.check(parameterizations.velocity(), schedule)
 

@@ -25,7 +25,7 @@ from diffusion.objectives.few_step import Distance, frozen, mix, per_example, pl
 from diffusion.objectives.inputs import pairs as ends, split, times
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Network, Parameterization, predict
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 from diffusion.timesteps import Density, log_normal
 from diffusion.timesteps.valid_ranges import check_one_schedule
 
@@ -153,6 +153,7 @@ def ct(schedule: NoiseSchedule, parameterization: Parameterization, total: int, 
         total: number of training steps K.
         strata: number of strata or None, see `timesteps.from_quantile`.
     """
+    check_schedule(schedule)
     pairs = discretised(square_root_curriculum(total))
     return consistency_training(parameterization, ramp_density(schedule, strata=strata), pairs)
 
@@ -176,6 +177,7 @@ def ict(
         total: number of training steps K.
         strata: number of strata or None, see `timesteps.from_quantile`.
     """
+    check_schedule(schedule)
     return consistency_training(
         parameterization,
         log_normal(_in_range(schedule, 0.002, 80.0), -1.1, 2.0, strata),
@@ -212,6 +214,7 @@ def cd(
     Raises:
         ValueError: if N < 2.
     """
+    check_schedule(schedule)
     if N < 2:
         raise ValueError(f"cd: N = {N}; a pair of times needs at least 2 (18 in the paper)")
     pairs = discretised(constant_curriculum(N))
@@ -247,6 +250,7 @@ def ect(
         c: constant of `pseudo_huber`; 0 in the authors' code.
         strata: number of strata or None, see `timesteps.from_quantile`.
     """
+    check_schedule(schedule)
     weight = weightings.edm(sigma_data)
     return consistency_training(
         parameterization,

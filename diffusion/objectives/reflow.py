@@ -14,7 +14,7 @@ from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.objectives.rollouts import check_ends
 from diffusion.parameterizations import Denoiser, Parameterization, velocity
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps import Density, Plan
 
 
@@ -85,6 +85,7 @@ def reflow_pairs(
         ValueError: if the sampler is stochastic, so that its noise does not determine the sample, or the plan does not
             lead from t_max to 0.
     """
+    check_schedule(schedule)
     sampler = samplers.heun() if sampler is None else sampler
     if sampler.draws:
         raise ValueError(

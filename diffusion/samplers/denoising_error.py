@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 
 
@@ -35,6 +35,7 @@ def denoising_error(
         A function log-SNR -> error, linear between the estimates and constant beyond them. It holds for any schedule,
         because the error depends only on the log-SNR.
     """
+    check_schedule(schedule)
     times = jnp.sort(jnp.asarray(times, as_float(x_0).dtype))[::-1]
 
     def at(number_and_time):

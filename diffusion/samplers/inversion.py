@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.sample import Sampler, State, start
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
@@ -119,6 +119,7 @@ def edict(
     Raises:
         ValueError: if mix is not in (0, 1], or a time has alpha = 0.
     """
+    check_schedule(schedule)
     if not 0 < mix <= 1:
         raise ValueError(f"edict: mix = {mix} must be in (0, 1] (0.93 in the paper)")
     _check_alpha("edict", schedule, plan.t)
@@ -190,6 +191,7 @@ def bdia(
     Raises:
         ValueError: if gamma is not in (0, 1], or the grid is not monotone with at least three times.
     """
+    check_schedule(schedule)
     if not 0 < gamma <= 1:
         raise ValueError(f"bdia: gamma = {gamma} must be in (0, 1]")
     grid = np.asarray(grid)

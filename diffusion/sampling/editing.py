@@ -44,7 +44,7 @@ from diffusion.guidance.prediction_changes import inner
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import AfterStep, AlongPlan, Sampler, sample
-from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, check_times
 from diffusion.timesteps.plans import Plan, times_of
 
@@ -96,6 +96,7 @@ def replacement(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array) 
     Raises:
         TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
+    check_schedule(schedule)
     require_floats(known, "known")
     require_mask(mask, "mask")
     renoise = jnp.asarray(plan.renoise)
@@ -130,6 +131,7 @@ def replacement_along(schedule: NoiseSchedule, plan: Plan, known: Array, mask: A
     Raises:
         TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
+    check_schedule(schedule)
     require_floats(known, "known")
     require_mask(mask, "mask")
     times = jnp.asarray(plan.t)
@@ -257,6 +259,7 @@ def sdedit(
         TypeError: if the images are not floating-point numbers, or the grid is a plan.
         ValueError: if t_0 is not above the grid's last time, or above t_max.
     """
+    check_schedule(schedule)
     require_floats(images, "images")
     grid = times_of(grid, "sdedit")
     if not grid[-1] < t_0 <= schedule.t_max:

@@ -34,7 +34,7 @@ from diffusion.flows.flow_maps import FlowMap
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
@@ -69,6 +69,7 @@ def completing(
         TypeError: if frames are not floating-point numbers.
         ValueError: if shapes do not fit.
     """
+    check_schedule(schedule)
     given = _checked(given, clips)
     missing = np.flatnonzero(~given)
     rest = timesteps.clean_time(schedule) if at is None else at
@@ -273,6 +274,7 @@ def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike,
         given: Bool `[F]`, True for known frames.
         noise: noise `[B, F, ...]`, from `samplers.prior`.
     """
+    check_schedule(schedule)
     given = np.asarray(given, bool)
     denoise = checked(denoise)
 

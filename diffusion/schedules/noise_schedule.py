@@ -126,6 +126,7 @@ def check_times(schedule: NoiseSchedule, t: ArrayLike) -> None:
     Raises:
         ValueError: if a time is outside, or NaN; the message names it.
     """
+    check_schedule(schedule)
     if traced(t, schedule.t_max):
         return
     values = np.asarray(t)

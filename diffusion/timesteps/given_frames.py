@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion.arrays.broadcasting import flattened
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps.densities import Density
 from diffusion.timesteps.plans import Plan
 from diffusion.timesteps.valid_ranges import check_one_schedule
@@ -22,6 +22,7 @@ def clean_time(schedule: NoiseSchedule) -> float:
     Facts:
         paper: none
     """
+    check_schedule(schedule)
     return schedule.t_min + 2.0**-24 * (schedule.t_max - schedule.t_min)
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from diffusion import samplers, timesteps
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers import Clip
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 
 
 def initial_noise(
@@ -40,6 +40,7 @@ def initial_noise(
     Returns:
         The initial noise `[B, ...]`.
     """
+    check_schedule(schedule)
     up = np.asarray(grid, np.float64)[::-1]
     with jax.ensure_compile_time_eval():
         alpha = np.asarray(schedule.alpha(jnp.asarray(up)))
