@@ -406,12 +406,22 @@ SLIPS = {
     "replacement by another plan": (
         lambda: edited(editing.replacement_along(FLOW, timesteps.plan([1.0, 0.5, 0.2, 0.0]), X, X > 0, X)),
         ValueError,
-        "after_step was made for a plan of another step 0 than the sampled plan",
+        "after_step was made for a plan whose step 0 differs from that of the sampled plan",
     ),
     "replacement by a shorter plan": (
-        lambda: edited(editing.replacement(FLOW, timesteps.plan([1.0, 0.0]), X, X > 0)),
+        lambda: edited(editing.replacement_along(FLOW, timesteps.plan([1.0, 0.0]), X, X > 0, X)),
         ValueError,
-        "after_step was made for a plan of 1 steps, and the sampled plan 3",
+        "after_step was made for a plan of 1 steps, and the sampled plan has 3",
+    ),
+    "replacement by a plan that renoises": (
+        lambda: edited(editing.replacement(FLOW, editing.repaint(np.linspace(1, 0, 3), 1, 2), X, X > 0)),
+        ValueError,
+        "after_step was made for a plan of 4 steps, and the sampled plan has 3",
+    ),
+    "replacement by a plan that renoises in another step": (
+        lambda: edited(editing.replacement(FLOW, timesteps.plan([0.5, 1.0, 0.5, 0.0], [True, False, False]), X, X > 0)),
+        ValueError,
+        "after_step was made for a plan whose step 0 differs",
     ),
     **{
         f"{name} of a plan": (call, TypeError, f"{name} takes a grid, a vector of N \\+ 1 times, but got a Plan")
@@ -566,6 +576,12 @@ def test_a_replacement_is_sampled_along_its_plan_in_any_width_and_under_jit():
     for out in (run(wide), jax.jit(run)(wide)):
         np.testing.assert_allclose(out[:, 0], 3, rtol=1e-6)
         assert np.all(np.abs(out[:, 1]) < 3)
+
+
+def test_a_replacement_serves_sdedit_which_makes_its_plan_by_itself():
+    hook = editing.replacement(FLOW, PLAN, 3 * X, jnp.array([True, False]))
+    edited = editing.sdedit(HEUN, DENOISE, FLOW, X, np.linspace(1, 0, 4), 0.5, KEYS, after_step=hook)
+    np.testing.assert_allclose(edited[:, 0], 3, rtol=1e-6)
 
 
 def test_what_is_right_passes():

@@ -123,31 +123,39 @@ class AlongPlan(NamedTuple):
     Attributes:
         change: (x, s, i, keys) -> x.
         plan: the plan that is sampled.
+        times: whether it reads the times of the plan; otherwise it only reads which steps renoise.
     """
 
     change: AfterStep
     plan: Plan
+    times: bool = True
 
     def __call__(self, x: Array, s: Array, i: Array, keys: Array) -> Array:
         return self.change(x, s, i, keys)
 
     def check(self, plan: Plan) -> None:
-        """Refuses another plan, whose steps have other times; traced times pass.
+        """Refuses to be sampled along another plan; traced times pass.
 
         Raises:
             ValueError: for another plan; the message names the first step that differs.
         """
-        if traced(*plan, *self.plan):
+        if traced(*plan, *self.plan) or not (self.times or np.any(plan.renoise) or np.any(self.plan.renoise)):
             return
-        one, other = (np.stack([np.float32(part) for part in (p.t, p.s, p.renoise)], axis=1) for p in (self.plan, plan))
-        if one.shape != other.shape:
-            what = f"{len(one)} steps, and the sampled plan {len(other)}"
-        elif (one == other).all():
-            return
-        else:
-            step = int(np.argmax((one != other).reshape(len(one), -1).any(1)))
-            what = f"another step {step} than the sampled plan"
-        raise ValueError(f"after_step was made for a plan of {what}. Valid: one plan for both")
+        steps, sampled = len(self.plan.renoise), len(plan.renoise)
+        if steps != sampled:
+            raise ValueError(
+                f"after_step was made for a plan of {steps} steps, and the sampled plan has {sampled}. Valid: one plan "
+                "for both"
+            )
+        differs = np.zeros(steps, bool)
+        for one, other in zip(self.plan, plan) if self.times else [(self.plan.renoise, plan.renoise)]:
+            one, other = (np.float32(part).reshape(steps, -1) for part in (one, other))
+            differs |= (one != other).any(1) if one.shape == other.shape else True
+        if differs.any():
+            raise ValueError(
+                f"after_step was made for a plan whose step {np.argmax(differs)} differs from that of the sampled "
+                "plan. Valid: one plan for both"
+            )
 
 
 class Loop(NamedTuple):

@@ -91,7 +91,7 @@ def replacement(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array) 
         mask: Bool that broadcasts against `known`, True where x_0 is known.
 
     Returns:
-        A hook for `samplers.sample(..., after_step=)`, which refuses another plan.
+        A hook for `samplers.sample(..., after_step=)`, which refuses a plan that renoises in other steps.
 
     Raises:
         TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
@@ -105,7 +105,7 @@ def replacement(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array) 
         drawn = noised(schedule, s, known.astype(x.dtype), keys)
         return _where(mask & ~renoise[i], drawn, x)
 
-    return AlongPlan(after_step, plan)
+    return AlongPlan(after_step, plan, times=False)
 
 
 def replacement_along(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array, noise: Array) -> AlongPlan:
