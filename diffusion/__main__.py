@@ -9,6 +9,7 @@ import textwrap
 import diffusion
 from diffusion.package import commands, public
 
+HELP = ("-h", "--help", "help")
 EXAMPLE = """\
   diffusion train --config=digits --workdir=runs/digits
   diffusion sample --workdir=runs/digits
@@ -24,6 +25,7 @@ def main() -> int | None:
     Returns:
         The exit status, where no command was run.
     """
+    _open_closed_streams()
     try:
         try:
             return _run()
@@ -33,6 +35,16 @@ def main() -> int | None:
         if not _output_is_closed():
             raise  # another pipe, or a connection
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Replaces each standard stream that is closed by the null device.
+
+    Otherwise another file, such as a checkpoint, gets the number of the stream, to which libraries write messages.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def _output_is_closed() -> bool:
@@ -49,8 +61,11 @@ def _output_is_closed() -> bool:
 def _run() -> int | None:
     """The command of the command line, and `main`'s exit status."""
     words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in HELP:
         print(overview())
+        return 0
+    if words[0] == "launch" and set(words[1:2]) & set(HELP):
+        print(overview("launch "))
         return 0
     if words[0] == "--version":
         print(f"diffusion {diffusion.__version__}")
@@ -82,9 +97,13 @@ def _run() -> int | None:
     return None
 
 
-def overview() -> str:
-    """All commands with what each is for, a line each as far as the terminal is wide."""
-    purposes = commands.purposes()
+def overview(group: str = "") -> str:
+    """The commands with what each is for, a line each as far as the terminal is wide.
+
+    Args:
+        group: the words with which the listed commands begin, e.g. "launch "; "" for all commands.
+    """
+    purposes = {name: what for name, what in commands.purposes().items() if name.startswith(group)}
     indent = max(map(len, purposes)) + 4
     width = max(shutil.get_terminal_size((120, 24)).columns, indent + 40)
     lines = [f"  {name:{indent - 2}}{textwrap.shorten(what, width - indent, placeholder=' ...')}"

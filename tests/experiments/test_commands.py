@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -341,6 +342,24 @@ def test_a_command_whose_reader_has_gone_ends_without_a_traceback(words):
             [sys.executable, "-m", "diffusion", *words], stdout=closed, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_command_whose_stream_is_closed_runs(number):
+    """As `diffusion --version >&-` does, or a service that has no standard streams."""
+    command = shlex.join([sys.executable, "-m", "diffusion", "--version"])
+    done = subprocess.run(f"exec {command} {number}>&-", shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if number == 1 else f"diffusion {diffusion.__version__}\n")
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "help"])
+def test_help_of_launch_lists_the_launchers(monkeypatch, capsys, word):
+    monkeypatch.setattr(sys, "argv", ["diffusion", "launch", word])
+    assert diffusion.__main__.main() == 0
+    said = capsys.readouterr().out
+    assert all(f"  launch {name} " in said for name in ("local", "slurm", "slurm_array", "tpu", "kubernetes"))
+    assert "  train " not in said
 
 
 def test_a_pipe_that_is_not_the_output_is_an_error(monkeypatch, capfd):
