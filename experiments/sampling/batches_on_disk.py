@@ -5,18 +5,50 @@ config, and of all labels and seeds. Image i depends on its own label and seed a
 00000250.work.npy beside it holds `generate.Generator.work` of the batch, where that is not zero.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.io import files
 from diffusion.recipe.values import config_hash
+
+
+@contextlib.contextmanager
+def held(out: pathlib.Path) -> Iterator[None]:
+    """Holds the samples of a folder for this process; the kernel releases them however the process ends.
+
+    Of two commands that sample into one folder, the first to end would remove the batches of the other.
+
+    Args:
+        out: the folder of the samples, which exists. The folder itself is locked, since its run may hold its own lock.
+
+    Raises:
+        WorkdirError: if another process samples into it.
+    """
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkdirError(
+                f"{out} is in use: another process writes samples there. Wait until it has ended, stop it, or choose "
+                "another --out."
+            ) from error
+        except OSError:  # a file system without locks of folders, such as NFS
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def key(config: Mapping, identity: Any, description: str, labels: Any, seeds: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 `sample_weights` makes the samples of a published model of classes in the same way.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -135,9 +136,15 @@ def sample_weights(
         labels, watermark, signer, quantised: the conditions, the watermark, the signer and the type of kernels, as in
             `sample`.
     """
-    config = recipe.config
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    with batches_on_disk.held(out) if jax.process_index() == 0 else contextlib.nullcontext():
+        return _sample_weights(recipe, weights, out, labels, watermark, signer, quantised, classes)
+
+
+def _sample_weights(recipe, weights, out, labels, watermark, signer, quantised, classes) -> Any:
+    """As `sample_weights`, in a folder that is held."""
+    config = recipe.config
     params, description = weights.params, dict(weights.description)
     if watermark is not None:
         _check_watermark(watermark, recipe)

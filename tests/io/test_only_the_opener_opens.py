@@ -46,6 +46,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "tensorflow_datasets.builder_from_directory": "a folder that catalog.check_folder has checked"
     },
     "diffusion/__main__.py": {"open": "the null device"},
+    "diffusion/experiments/sampling/batches_on_disk.py": {"os.open": "a folder, to lock it"},
     "diffusion/launch/local.py": {"open": "a pipe of its own"},
     "diffusion/data/builders.py": {".read_text": "the package's own code"},
     "diffusion/data/latent_cache.py": {"ArrayRecordDataSource": "paths that the opener has checked"},

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import batches_on_disk
 
 LABELS = np.arange(23, dtype=np.int32) % 4
@@ -22,6 +23,18 @@ def maker(calls, dies_at=None):
 
 def make_all(place, calls, dies_at=None):
     return batches_on_disk.images(maker(calls, dies_at), 1, LABELS, SEEDS, 5, place, lambda done: None)
+
+
+def test_one_process_at_a_time_samples_into_a_folder(tmp_path):
+    """The first to end would remove the batches of the other."""
+    with batches_on_disk.held(tmp_path):
+        with pytest.raises(WorkdirError, match="is in use: another process writes samples there"):
+            with batches_on_disk.held(tmp_path):
+                pass
+        make_all(tmp_path / ".samples-a", [])
+    with batches_on_disk.held(tmp_path):
+        batches_on_disk.clear(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_batches_cost_is_summed_over_all_that_made_them(tmp_path):

@@ -169,6 +169,12 @@ def test_samples_are_split_over_all_devices_and_counted_as_samples(monkeypatch, 
     assert seen == [("sampling", 7, "of samples: True"), ({"data": -1}, ["one", "two"])]
 
 
+def test_samples_of_another_process_are_left_alone(tmp_path):
+    weights = run_samples.Weights({}, "run", "step 1", {}, None)
+    with run_samples.batches_on_disk.held(tmp_path), pytest.raises(workdir.WorkdirError, match="is in use"):
+        run_samples.sample_weights(types.SimpleNamespace(config=None), weights, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def digits_recipe():
     config = digits.get_config("tiny")
