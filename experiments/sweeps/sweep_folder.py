@@ -20,8 +20,9 @@ from diffusion.io import failures, file_systems, limits, opener, schema
 from diffusion.io.files import write_text
 from diffusion.io.json_lines import append, rows
 from diffusion.package import commands as command_lines
-from diffusion.recipe import recipes
+from diffusion.recipe import recipes, versions
 from diffusion.recipe.extensions import printed
+from diffusion.recipe.values import plain
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")
@@ -80,7 +81,8 @@ class Status(NamedTuple):
 
 def write(directory: pathlib.Path, record: Record) -> None:
     """Writes sweep.json, whole or not at all."""
-    content = {"format": FORMAT, **record._asdict(), "runs": [run._asdict() for run in record.runs]}
+    bases = {name: json.loads(versions.write(base)) for name, base in record.bases.items()}
+    content = {"format": FORMAT, **record._asdict(), "bases": bases, "runs": [run._asdict() for run in record.runs]}
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "sweep.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
@@ -103,7 +105,7 @@ def read(directory: pathlib.Path) -> Record:
         content["runs"] = [Plan(**run) for run in content["runs"]]
         record = Record(**{name: content[name] for name in Record._fields})
         runs = [run._replace(commands=[current(words) for words in run.commands]) for run in record.runs]
-        return record._replace(runs=runs, bases={recipes.short(base): record.bases[base] for base in record.bases})
+        return record._replace(runs=runs, bases={recipes.short(name): _base(x) for name, x in record.bases.items()})
     except FileNotFoundError as error:
         raise WorkdirError(
             f"--workdir={directory} holds no sweep: it has no sweep.json. Start one by "
@@ -111,6 +113,11 @@ def read(directory: pathlib.Path) -> Record:
         ) from error
     except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:
         raise WorkdirError(f"{path} cannot be read: {limits.reason(error)}") from error
+
+
+def _base(fields: dict[str, Any]) -> dict[str, Any]:
+    """A base config in the fields of today; sweeps of before do not state the version of theirs."""
+    return plain(versions.read(json.dumps(fields))) if "version" in fields else fields
 
 
 def current(words: Sequence[str]) -> list[str]:

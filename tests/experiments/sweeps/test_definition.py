@@ -10,7 +10,7 @@ from diffusion.experiments.sweeps import commands as sweep_commands, definition,
 from diffusion.experiments.sweeps.combinators import each, product, zip as together
 from diffusion.experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
 from diffusion.experiments.sweeps.definition import Sweep
-from diffusion.recipe import ConfigError, extensions, recipes
+from diffusion.recipe import ConfigError, extensions, recipes, versions
 from diffusion.recipe.values import plain
 from tests import commands
 
@@ -145,6 +145,19 @@ def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(tmp_pat
     for words in ("no longer a run: seed=1", "a new run: seed=2", "--config.train.steps=50", "seed: 0 -> 5"):
         assert words in str(error.value)
     assert sweep_folder.read(tmp_path).runs[1].name == "seed=1"
+
+
+def test_a_sweep_goes_on_with_a_version_that_adds_a_field(tmp_path, monkeypatch):
+    """The new field has a value that changes nothing, as in config.json of its runs."""
+    before = record(each("seed", (0, 1)))
+    definition.settle(tmp_path, before)
+    adds = lambda fields: fields["train"].setdefault("new", 0)
+    monkeypatch.setattr(versions, "MIGRATIONS", [*versions.MIGRATIONS, adds])
+    base = {**before.bases[TINY], "train": {**before.bases[TINY]["train"], "new": 0}}
+    assert definition.settle(tmp_path, before._replace(bases={TINY: base})) == 0
+    base["train"]["new"] = 1
+    with pytest.raises(ConfigError, match=r"train\.new: 0 -> 1"):
+        definition.settle(tmp_path, before._replace(bases={TINY: base}))
 
 
 @pytest.mark.parametrize(
