@@ -3,9 +3,9 @@
     python -m benchmarks.growth_compiled
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.growth_compiled --sweeps=devices
 
-From the DiT of `benchmarks.growth` outwards, one quantity is changed at a time, and the step is compiled and never
-run: the figures are XLA's own (`cost_analysis`, `memory_analysis`), so that they do not depend on what else the machine
-does. An exponent p is the slope of the least squares line through (log size, log cost). The formulas are as in
+Starting from the DiT of `benchmarks.growth`, one quantity is changed at a time. The step is compiled but never run: the
+figures come from XLA (`cost_analysis`, `memory_analysis`), so they do not depend on what else the machine does. An
+exponent p is the slope of the least squares line through (log size, log cost). The formulas are as in
 `benchmarks.growth`; over devices, with the parameters split over all of them, each figure is a device's, whose share of
 the work is 1 / devices.
 """

@@ -1,9 +1,9 @@
 """The rows that every benchmark measures, prints and writes: (what, ours, peer, ratio, limit), taken in turn in one
 run.
 
-One machine gives 200 and 500 GFLOP/s for the same matrix product within half an hour, so that a time alone says little:
-ours, the peer's and the limit's are measured one after the other, round after round, and the ratio is the median of the
-rounds' own ratios.
+The same machine may give 200 and 500 GFLOP/s for the same matrix product within half an hour, so a time alone says
+little. Our time, the peer's and the limit's are therefore measured one after the other, round after round, and the
+ratio is the median of the rounds' ratios.
 """
 
 import json

@@ -4,10 +4,10 @@ warm cache.
     python -m benchmarks.start_up
     python -m benchmarks.start_up --depth=4 --rounds=2 --out=runs/start_up.json
 
-The train step of configs/imagenet256_dit.py, in float32, is traced and compiled without being run, each time in a
-process of its own: its blocks in one scan, or written out one after the other; with an empty compilation cache, and
-once more with the cache of the time before. Then `diffusion train` starts the digits recipe twice, in new run
-folders, with one cache: the seconds are printed by the run with its first step.
+The train step of configs/imagenet256_dit.py, in float32, is traced and compiled without being run, each time in a new
+process. Its blocks are in one scan, or written out one after the other. The compilation cache is empty at first; then
+the same is measured with the cache that the first compilation filled. Then `diffusion train` starts the digits recipe
+twice, in new run folders, with one cache: the seconds are printed by the run with its first step.
 """
 
 import json

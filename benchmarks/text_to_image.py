@@ -3,9 +3,9 @@
     make fixtures; python -m benchmarks.text_to_image --torch_python=.venv-peers/bin/python
     python -m benchmarks.text_to_image --torch_python=.venv-peers/bin/python --kinds=transformer --rounds=5
 
-The peer makes a small pipeline of 256 x 256 pixels, saves it as diffusers does, and both read that folder, start from
-the same noise and follow the same DPM-Solver++(2M) grid; they have to end in the same picture before anything is timed.
-A time covers the whole call, from the prompt's text to bytes. The limit is the time that the matrix products and
+The peer makes a small pipeline of 256 x 256 pixels and saves it as diffusers does. Both read that folder, start from
+the same noise and follow the same DPM-Solver++(2M) grid. They have to make the same picture before anything is timed. A
+time covers the whole call, from the prompt's text to bytes. The limit is the time that the matrix products and
 convolutions of the trajectory and the decoder would take at the rate of a product of 2048^3 of the same round.
 """
 

@@ -9,12 +9,13 @@ DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record)
 Time and score: not measured; the aim is an FID-50k below 4 (Karras et al., 2022, reach 1.79 with 200 million images).
 Preset `cpu`: 110 minutes of one core, FID 91.8 of 5,000 samples to 10,000 training images (docs/results.md).
 
-What half an hour allows, an estimate. The network (DDPM++ of width 96, 3 blocks a level: 25.6 million parameters) takes
-18.2 GFLOP an image forward by XLA's count, 54.6 to train, so a step of 256 images 14.0 TFLOP: 31 ms at 45 % of an
-H200's 989 TFLOP/s (8,200 images/s), 47 ms at 30 % (5,400). Of 30 minutes about 16 are left to train, the rest is start,
-transfers, compilation, 50,000 samples and Inception: 7.9 to 5.2 million images, 31 to 20 thousand steps. The published
-width of 128 with 4 blocks (55.7 million, 121 GFLOP) would see less than half of them. The run's length is set from its
-measured rate (`python -m benchmarks.gpu.recipe`; 24 thousand steps here), and what depends on it is a share of it:
+What half an hour allows, an estimate. The network is DDPM++ of width 96 with 3 blocks a level: 25.6 million parameters.
+By XLA's count it takes 18.2 GFLOP an image forward and 54.6 GFLOP to train, so a step of 256 images takes 14.0 TFLOP.
+This is 31 ms at 45 % of an H200's 989 TFLOP/s (8,200 images/s), and 47 ms at 30 % (5,400 images/s). Of 30 minutes about
+16 are left to train, the rest is start, transfers, compilation, 50,000 samples and Inception: 7.9 to 5.2 million
+images, 31 to 20 thousand steps. The published width of 128 with 4 blocks (55.7 million, 121 GFLOP) would see less than
+half of them. The run's length is set from its measured rate (`python -m benchmarks.gpu.recipe`; 24 thousand steps
+here), and what depends on it is a share of it:
 
     learning rate      1e-3 after 500 steps, then half a cosine to zero at the end
     moving average     a power function of width 0.05, kept 30 times; any wider one is made from these afterwards

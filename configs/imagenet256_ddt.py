@@ -23,9 +23,9 @@ not measured here yet. Published are:
 | DDT-XL/2, 256x256 | 2.0 | 1.26 | README of MCG-NJU/DDT |
 | DDT-XL/2, 512x512 (`:512`) | 3.0 | 1.28 | the same, and configs/repa_improved_ddt_xlen22de6_512.yaml |
 
-Not verified: the authors' config has 16 examples a device and no number of devices, so that the batch of 256 is
-the one of SiT, which the paper follows; and it names 4,000,000 steps, where the checkpoints are of earlier ones.
-Pictures are not mirrored, as in REPA's code.
+Not verified: the authors' config states 16 examples a device but not the number of devices, so the batch of 256 is
+SiT's, which the paper follows. It names 4,000,000 steps, but the checkpoints are from earlier steps. Pictures are not
+mirrored, as in REPA's code.
 
 Time: not measured. `diffusion plan --config=imagenet256_ddt --devices=64` estimates a step.
 

@@ -9,9 +9,9 @@ configs/lightningdit_xl_vavae_f16d32.yaml.
     diffusion evaluate --samples=runs/lightning_dit/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/lightning_dit/fid.json
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of an
-autoencoder whose latents are (16, 16, 32), normalised by a scale and a shift of each channel (the paper has VA-VAE
-f16d32), and INCEPTION, the file of FID's network (docs/evaluation.md).
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR). VAE is the folder of
+an autoencoder whose latents are (16, 16, 32), normalised by a scale and a shift of each channel; the paper has VA-VAE
+f16d32. INCEPTION is the file of FID's network (docs/evaluation.md).
 
 Score: FID-50K under ADM's protocol, Euler's method along 250 times; not measured here yet. Published are, of
 LightningDiT-XL/1:

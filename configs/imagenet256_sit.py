@@ -49,17 +49,17 @@ with Stable Diffusion's autoencoder, whose latents an affine-free batch norm nor
 
     --config.autoencoder.path=VAE --config.encoder.path=DINOV2 --config.perceptual.path=LPIPS
 
-with DINOV2 and LPIPS as `diffusion convert` writes them. What differs: the authors begin with a critic trained before
-and with measured statistics of the latents (here with the autoencoder's scale), clip the gradients of model and
-autoencoder apart, average the model alone, update the critic after the autoencoder and not before, and train its
-features of half precision. Their L1 and LPIPS are of pictures in [-1, 1], as here; what their LPIPS does to these was
-not read.
+with DINOV2 and LPIPS as `diffusion convert` writes them. The authors differ in these points: their critic is trained
+before; they begin with measured statistics of the latents, not with the autoencoder's scale; they clip the gradients of
+model and autoencoder separately, and average the model alone; they update the critic after the autoencoder and not
+before; and its features have half precision. Their L1 and LPIPS are of pictures in [-1, 1], as here; what their LPIPS
+does to these was not read.
 
 `imagenet256_sit:irepa` is REPA with iREPA's two changes (Singh et al. 2025, "What matters for Representation Alignment:
 Global Information or Spatial Structure?"): a convolution of 3 x 3 as the projector, and encoder's features normalised
 over the tokens of a picture, y - 0.6 mean over their deviation. The 0.6 and the weight 0.5 are the defaults of the
-authors' train.py (End2End-Diffusion/iREPA); their configs/irepa.yaml, which may set others, could not be read, nor that
-its kernel is 3 x 3 (train.py's own default is 1 x 1).
+authors' train.py (End2End-Diffusion/iREPA). Their configs/irepa.yaml, which may set other values, could not be read;
+nor could it be confirmed that its kernel is 3 x 3 (the default of train.py is 1 x 1).
 
 Presets: `imagenet256_sit:400k`, `imagenet256_sit:b2`, `imagenet256_sit:ode`, `imagenet256_sit:repa` and
 `imagenet256_sit:repae` (the rows above), `imagenet256_sit:irepa` (REPA with iREPA's changes), `imagenet256_sit:sra`

@@ -4,9 +4,10 @@
     diffusion sample --workdir=runs/lightning
     diffusion sample --workdir=runs/lightning --step=400 --config.sample.steps=2 --out=runs/lightning/2
 
-Students of 4, 2 steps and 1, in the stages of `students/progressive`: the first learns by the squared error, the later
-ones against a judge, which in the first half of a stage also sees where a step began. The judge has a small head for
-each block of the frozen teacher; the paper's judge is the teacher's encoder with one head, and trains as a whole.
+Students of 4, 2 and 1 steps, in the stages of `students/progressive`. The first one learns by the squared error. The
+later ones learn against a judge, which also sees where a step began in the first half of a stage. The judge has a small
+head for each block of the frozen teacher; the paper's judge is the teacher's encoder with one head, and trains as a
+whole.
 
 Time and score (docs/students_digits.md): 3.8 minutes of CPU time for 498 steps; on the digits 1.20, 1.95 and 4.48 times
 the teacher's Frechet distance in pixels in four, two steps and one; `students/progressive` has 1.02, 1.08 and 1.34.

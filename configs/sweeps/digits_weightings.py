@@ -3,8 +3,8 @@
     diffusion sweep --sweep=digits_weightings --workdir=runs/weightings --jobs=2
     diffusion sweep --workdir=runs/weightings --table
 
-A weighting is on the squared error of x0, so that one of them is one and the same loss whatever the network predicts
-(diffusion/objectives/weightings.py): what is left between epsilon, x0 and v is how well the network learns each. The
+A weighting multiplies the squared error of x0, so it means the same loss whatever the network predicts
+(diffusion/objectives/weightings.py). What remains between epsilon, x0 and v is how well the network learns each. The
 training is short, a quarter of `configs/digits.py`, so that differences show. All share the process (variance
 preserving, linear beta), its times (uniform), the network, the noise of the samples, and DPM-Solver++ in 20 steps
 without guidance.

@@ -12,11 +12,12 @@
     python -m examples.text.demo --config=text/drawings:fourth --workdir=runs/drawings \\
         --config.denoiser.init_from.path=runs/drawings/third
 
-It differs from `text/shapes` in three ways. The drawings have words of random letters among them, and the vocabulary
-is so small that such words stay single letters. The autoencoder trains for fewer steps. The denoiser trains four
-times: at a constant rate, on more times of little noise, where edges form; then from its average, at a rate that falls
-to 0, on more times of much noise, where colours find their objects; then from that average again, for 14,000 steps,
-between the two; then likewise at a third of the rate, for 9,000 steps, on three times as many drawings.
+It differs from `text/shapes` in three ways. The drawings have words of random letters among them, and the vocabulary is
+so small that such words stay single letters. The autoencoder trains for fewer steps. The denoiser trains four times.
+The first training has a constant rate and draws more times of little noise, where edges form. The second one starts
+from the first's average, with a rate that falls to 0, and draws more times of much noise, where colours find their
+objects. The third one starts from the second's average and lasts 14,000 steps, with times between the two. The fourth
+one does the same at a third of the rate, for 9,000 steps on three times as many drawings.
 
 Time and score: docs/text_demo.md.
 

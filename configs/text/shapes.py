@@ -3,9 +3,9 @@
     python -m examples.text.demo --config=text/shapes --workdir=runs/text
     diffusion sample --model=runs/text/model --prompt="a red circle above a blue square" -n 4
 
-Three trainings, each a run of its own in the folder: a text encoder that learns which caption belongs to which picture
-(CLIP's contrastive loss), an autoencoder from 64x64 pixels to 16x16 latents of 4 channels, and a transformer on these
-latents that reads the captions by cross-attention (PixArt's), trained by flow matching.
+Three networks are trained, each as a run in the folder: a text encoder that learns which caption belongs to which
+picture (CLIP's contrastive loss), an autoencoder from 64x64 pixels to 16x16 latents of 4 channels, and a transformer on
+these latents that reads the captions by cross-attention (as in PixArt), trained by flow matching.
 
 Time and score: docs/text_demo.md.
 

@@ -6,8 +6,8 @@
       --config.objective.wrappers='({"name": "prior_preservation", "prompt": "photo of a dog"},)'
     diffusion sample --workdir=runs/custom --prompt="photo of a <new> dog on a beach" -n 4
 
-Learning rate 4e-5, 250 steps of 2 pictures and 200 pictures of the class are those of diffusers' example
-`train_custom_diffusion.py` for one word, whose `--scale_lr` multiplies its 1e-5 by the 2 pictures and by 2 for those of
+Learning rate 4e-5, 250 steps of 2 pictures and 200 pictures of the class are the values for one word in diffusers'
+example `train_custom_diffusion.py`. Its `--scale_lr` multiplies 1e-5 by the 2 pictures, and by 2 for the pictures of
 the class.
 
 Presets: `custom_diffusion:tiny` (to see that everything works).

@@ -4,9 +4,10 @@
       --config.data.source.path=pairs
     diffusion sample --workdir=runs/edits --prompt="make it winter" --image=house.png --image_guidance=1.5
 
-The folder has a table metadata.csv (or .jsonl) with the columns file_name, the edited picture, original_file_name, the
-picture before, and text, the instruction. 5 % of the examples have no instruction, 5 % no original, and 5 % neither;
-the learning rate 1e-4 without decay comes from the paper, which takes 10,000 steps of 1,024 examples.
+The folder has a table metadata.csv (or .jsonl) with three columns: file_name names the edited picture,
+original_file_name the picture before the edit, and text holds the instruction. 5 % of the examples have no instruction,
+5 % no original, and 5 % neither. The learning rate 1e-4 without decay is the paper's, which makes 10,000 steps of 1,024
+examples.
 
 Expected time and quality are not known: it was run on tiny models alone.
 

@@ -4,8 +4,8 @@
     diffusion train --config=video/drawings --workdir=runs/clips        # the denoiser alone
 
 Clips of 8 frames of 32 x 32 pixels with one shape each. A space-time transformer reads which words the caption has, and
-a time for each frame: half of the examples are whole clips, a quarter go on from their first frame, a quarter from
-their first four, so that one network makes clips of captions, of pictures, and longer clips.
+a time for each frame. In half of the examples the whole clip is noised; in a quarter of them the first frame is given,
+and in a quarter the first four. So one network makes clips from captions, from pictures, and longer clips.
 
 Time and figures: docs/video_demo.md.
 

@@ -1,8 +1,8 @@
 """EDM's augmentation: flips and geometric changes of a training image, and the numbers that describe them to a network.
 
-It runs where the training step runs, each example with its own key, and is one matrix product, one interpolation, one
-matrix product: the image is made twice as fine, read at the moved positions, and made coarse again, by the low-pass
-filter of a wavelet (so that an unmoved picture comes back as it was).
+It runs where the training step runs, and each example has its own key. A matrix product makes the image twice as fine,
+an interpolation reads it at the moved positions, and another matrix product makes it coarse again. The filter is the
+low-pass filter of a wavelet, so a picture that is not moved stays the same.
 
     fine = U x U^T,    moved[p] = fine(G^-1 p),    out = D moved D^T
 

@@ -5,9 +5,9 @@
     for batch in buckets.batches(source, order, sizes, start=step): ...
 
 Which pictures a step reads is a function of (seed, step) alone: a run goes on from its step, and processes share the
-rows of a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other; the
-pictures that do not fill a batch at the end of an epoch begin the bucket's first batch of the next epoch, so that no
-picture is left out.
+rows of a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other.
+Pictures that do not fill a batch at the end of an epoch begin the bucket's first batch of the next epoch, so no picture
+is left out.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Distances between two sets of vectors, for examples that are no pictures: energy, kernel and sliced Wasserstein.
 
-Each is zero between equal distributions alone, and each is a plug-in estimate, the distance between the two empirical
-distributions: never negative, and above zero for two sets of one distribution, the more so the fewer rows there are.
-Compare it with a floor, the same distance for as many real rows.
+Each distance is zero only between equal distributions. Each function computes a plug-in estimate, the distance between
+the two empirical distributions. It is never negative, and above zero for two sets of the same distribution; the fewer
+rows there are, the larger it is. Compare it with a floor, the same distance for as many real rows.
 """
 
 from collections.abc import Callable

@@ -135,8 +135,9 @@ def variety(features: np.ndarray) -> float:
 def negatives(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
     """How often a picture shows what a negative prompt names, before and after.
 
-    A caption leaves the colour open ("a circle"), and each colour in turn is the negative prompt ("a red shape"); then
-    the shape likewise ("a red shape", against "a circle"); `number` says how many pictures for each of them.
+    First, captions leave the colour open ("a circle"), and each colour in turn is the negative prompt ("a red shape").
+    Then captions leave the shape open ("a red shape"), and each shape is the negative prompt ("a circle"). Each
+    negative prompt has `number` pictures.
 
     Returns:
         {"colour": {"before", "after"}, "shape": likewise}, each from `clustered.share`: each prompt and seed stands

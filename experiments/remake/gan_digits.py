@@ -157,8 +157,8 @@ def denoised(params: Any, key: jax.Array, process: Process, number: int, solver_
 def figures(samples: np.ndarray) -> dict[str, float]:
     """The figures of 497 samples `[497, 64]` against the digits that are held out.
 
-    The Fréchet distance of pixels stands over the distance of 497 training digits, and the mean distance to the nearest
-    training digit over the mean of the digits that are held out: below 1 for samples that repeat training digits.
+    The Fréchet distance of pixels is divided by the distance of 497 training digits. The mean distance to the nearest
+    training digit is divided by its mean over held-out digits; it is below 1 for samples that repeat training digits.
     """
     data, held_out = digits()
     nearest = lambda rows: np.sqrt(pairwise.squared_distances(rows, data).min(1)).mean()

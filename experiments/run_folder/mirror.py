@@ -1,7 +1,8 @@
 """A run that trains in an object store: it works in a local folder, which a thread copies to the store.
 
-The local folder keeps its promises (whole files, checkpoints that appear by a rename, a lock of the kernel), and what
-is sent is that folder at one moment: the store always holds a run as a kill at that moment would leave it.
+The local folder is written as usual: files are never half-written, checkpoints appear by a rename, and the kernel holds
+a lock. What is sent is this folder at one moment, so the store always holds a run as a kill at that moment would leave
+it.
 """
 
 import contextlib

@@ -8,8 +8,8 @@
 | averaged | a p_1 + (1 - a) p_2 of the pictures of two shapes at one place                       |
 | blurred  | a picture under a Gaussian filter                                                    |
 
-Whatever its numbers, a shape of the first three kinds is kept only if it is in more than one piece, or if no drawing of
-the eight, at any size, place and turn, covers it by 0.8: half of a diamond is a triangle, and no broken shape.
+A shape of the first three kinds is kept only if it has more than one piece, or if none of the eight drawings, at any
+size, place and turn, covers it by 0.8. Otherwise it would not count as broken: half of a diamond is a triangle.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """How well drawn shapes cover masks: the best overlap of each of the eight shapes, over size, place and turn.
 
-The shapes of the data are known exactly, so that no network is needed: every template is the mask of a drawing,
-{pixels whose centre lies inside the shape's edge}, and a mask M is compared with each template T by
+The shapes of the data are known exactly, so no network is needed. A template is the mask of a drawing, {pixels whose
+centre lies inside the shape's edge}. A mask M is compared with each template T by
 
     |M and T| / |M or T|,    with |M or T| = |M| + |T| - |M and T|,
 

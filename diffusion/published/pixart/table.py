@@ -3,8 +3,8 @@
 Our few-step students that receive the scale of the guidance have Flux's field guidance_embeds, which diffusers' PixArt
 lacks.
 
-A file of theirs does not record the size of its training pictures, and the positions of its patches depend on it
-only at 256 pixels (interpolation_scale): a single file without a config counts as one of 512 pixels or more.
+A published file does not record the size of its training pictures. The positions of the patches depend on the size only
+at 256 pixels (interpolation_scale), so a single file without a config counts as one of 512 pixels or more.
 """
 
 from collections.abc import Mapping

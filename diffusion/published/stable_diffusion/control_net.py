@@ -5,10 +5,10 @@
     x_t ------ conv_in ----------+        v
                                       residuals -- the entry "residuals" of the U-Net's condition
 
-A union ControlNet knows several kinds of control: the kind is embedded with the time, and a transformer of one token,
-the mean of the hint and an embedding of its kind, says what is added to the hint. In the authors' code the tokens of a
-batch attend to each other, where those of one picture, of both branches of guidance, are the same; here each attends to
-itself, so that a picture does not depend on the others of its batch.
+A union ControlNet knows several kinds of control. The kind is embedded with the time. A transformer of one token, the
+mean of the hint plus an embedding of its kind, computes what is added to the hint. In the authors' code, the tokens of
+all pictures of a batch attend to each other, and both branches of guidance of a picture have the same token. Here each
+token attends to itself alone, so a picture does not depend on the others of its batch.
 
 Pictures and features are channels last.
 """
