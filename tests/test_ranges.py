@@ -489,7 +489,7 @@ RANGES = {
     "quantile samples": (lambda n: crps.quantile_form(ROWS[:n], ROWS[0]), [1], [0], "S >= 1"),
     "sizes of targets": (lambda y: crps.quantile_form(ROWS, np.full(2, y)), [1e-3], [0.0], "is relative to the size"),
     "mind": (lambda n: mind.mind(ROWS, ROWS[::-1], n), [2], [1], "at least 2 directions"),
-    "manifold": (lambda k: manifold.overlap(ROWS, ROWS[::-1], k, 1), [1, 5], [0, 6], "k must be|at least 7"),
+    "manifold": (lambda k: manifold.overlap(ROWS, ROWS[::-1], k, 1), [1, 5], [0, 6], "must be at least 1|at least 7"),
     "copied ratio": (
         lambda ratio: memorisation.copied_by_ratio(ROWS[:2], ROWS[2:], ratio),
         [1e-3, 0.999],
