@@ -50,7 +50,6 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
     if run.sampler.frames:
         sampler = run.config.sample.sampler.sampler.to_dict()
         from_known = run.changed({"sample.sampler": sampler, "sample.plan": {"name": "plan"}})
-    denoiser = run_denoiser.denoiser(run.recipe)
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     window = run.shape[0]
     window_frames = 1 + step * (window - 1)  # frames of a window
@@ -58,13 +57,13 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
     def program(frames: int) -> Callable[..., tuple[Array, Array]]:
         @jax.jit
         def make_batch(vectors: Array, seeds: Array, known: Array) -> tuple[Array, Array]:
-            denoise = denoiser(run.params, {"vector": vectors})
+            source = from_known if known.shape[1] else run
+            denoise = run_denoiser.build_for_sampler(source.recipe)(run.params, {"vector": vectors})
             first, rest = generate.keys(seeds)
             length = known.shape[1]
             before = 1 + (length - 1) // step if length else 0  # frames of x that are known
             windows = -(-(frames - length) // (window_frames - length))
             x = samplers.prior(run.schedule, first, (windows * (window - before), *run.shape[1:]))
-            source = from_known if length else run
             plan = source.recipe.sampling.plan
             walk = (source.sampler, denoise, run.schedule, x, plan, rest)
             if not length:

@@ -151,7 +151,7 @@ def sample(model: str | pathlib.Path, folder: pathlib.Path, prompts: Sequence[st
     Raises:
         ConfigError: for a word that the model does not know, or a folder without a trained run.
     """
-    run = trained_run.load(model)
+    run = trained_run.load(model, any_kind=True)
     pairs = is_of_pairs(run.config)
     words = motions.words_of_both if pairs else motions.words
     try:

@@ -113,7 +113,7 @@ def measure(
         changes: fields of the config and their values, as `trained_run.load` takes them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = trained_run.load(model, changes)
+    run = trained_run.load(model, changes, any_kind=True)
     config: Any = run.config
     make, known = clip_maker.maker(run, 16, motions.words_of_both), clip_maker.context(run)
     began = time.process_time()

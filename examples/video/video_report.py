@@ -100,7 +100,7 @@ def measure(
     """
     out.mkdir(parents=True, exist_ok=True)
     networks = clip_judge.judge()
-    run = trained_run.load(model, changes)
+    run = trained_run.load(model, changes, any_kind=True)
     config: Any = run.config
     make, known = clip_maker.maker(run), clip_maker.context(run)
     began = time.process_time()

@@ -88,22 +88,28 @@ class Trained(NamedTuple):
         return to_model(x) if x.dtype == jnp.uint8 else x, jax.tree.map(lambda leaf: leaf[rows], conditions)
 
 
-def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
+def load(
+    folder: str | pathlib.Path,
+    changes: Mapping[str, Any] | None = None,
+    step: int | None = None,
+    any_kind: bool = False,
+) -> Trained:
     """Loads the moving average of a run, at a step of its checkpoints; None for the latest.
 
     `folder` may also be a published model of classes, a folder with model_index.json (see `class_models`), or the name
     of a model that ships with the package, such as "digits" (see `shipped_models`).
-    `changes` are dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
+    `changes` are dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}. `any_kind` says
+    whether to accept a run that trains a flow map, as for `from_config`.
 
     Raises:
-        ConfigError: if a field is not known, or the run trains a flow map.
+        ConfigError: if a field is not known, or the run trains a flow map and a denoiser is needed.
         WorkdirError, CheckpointError: if there is no run, or no checkpoint.
     """
     if class_folders.is_of_classes(folder):
         model = class_models.load(folder)
         run = from_config(model.config, model.params, class_models.jumps(folder))
     else:
-        run = from_config(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
+        run = from_config(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0], any_kind)
     return run.changed(changes) if changes else run
 
 

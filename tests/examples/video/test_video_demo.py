@@ -136,7 +136,7 @@ def test_clips_are_made_by_the_denoiser_of_the_run(monkeypatch):
     shade = lambda labels: labels["vector"][:, :1, None, None, None]
     predict = lambda x, labels: Prediction(jnp.broadcast_to(shade(labels), x.shape), jnp.zeros_like(x))
     denoiser = lambda params, labels: lambda x, t: predict(x, labels)
-    monkeypatch.setattr(clip_maker.run_denoiser, "denoiser", lambda recipe: denoiser)
+    monkeypatch.setattr(clip_maker.run_denoiser, "build_for_sampler", lambda recipe: denoiser)
     of_pixels = clip_maker.clip_coding.Coding((), lambda params, x: x, lambda params, x: x)
     monkeypatch.setattr(clip_maker.clip_coding, "build_coding", lambda recipe: of_pixels)
     schedule = rectified_flow()
@@ -157,14 +157,18 @@ def test_a_student_of_chunks_makes_the_clips_of_diffusion_sample_and_continues_g
     config = load("video/drawings:tiny")
     config.model.update({"patch": 16, "width": 16})
     config.sample.update({"steps": 2, "plan": FRAMES["sample.plan"] | {"delay": 2, "chunk": 4}, "batch_size": 2})
-    config.sample.sampler = FRAMES["sample.sampler"]
+    config.sample.sampler = {"name": "per_frame", "sampler": {"name": "consistency"}}
+    config.sample.guidance.scale = 1.0
+    pairs = {"name": "shrinking", "stage": 100}
+    density = {"name": "uniform_density"}
+    config.objective = {"name": "consistency_training", "density": density, "pairs": pairs, "target": "model"}
     recipe = checks.on_its_data(checks.validate(config))
     captions = ["a red star bounces", "a blue circle moves left slowly"]
     vectors = {"vector": np.stack([motions.words(caption) for caption in captions])}
     init = lambda: recipe.network.init(jax.random.key(0), jnp.zeros((2, *recipe.examples.shape)), jnp.zeros(2), vectors)
     rng = np.random.default_rng(0)
     random = lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32)
-    run = trained_run.from_config(config, jax.tree.map(random, jax.eval_shape(init)))
+    run = trained_run.from_config(config, jax.tree.map(random, jax.eval_shape(init)), any_kind=True)
     make = clip_maker.maker(run)
     clips = make(captions, [3, 4])
     sampled = generate.generator(run.recipe).images(run.params, vectors, np.array([3, 4], np.uint32))
