@@ -129,10 +129,10 @@ REPORTS = {
         ("test.webp", "withheld.webp", "image_to_video.webp", "extension.webp"),
         "The model of `make demo-video` generates clips of 8 frames: from captions, from captions with "
         "combinations withheld from training, from a first picture, and four times as long as the training "
-        "clips. Some shapes have specks of another colour, and a few are torn. [The report](video/report.md) "
-        "has measurements by a judge; [the demo](../video_demo.md) explains the training.",
+        "clips. Many shapes are torn or have specks of another colour. [The report](video/report.md) has "
+        "measurements by a judge and by drawn templates; [the demo](../video_demo.md) explains the training.",
         (
-            "python -m examples.video.demo --config=video/drawings --workdir=runs/video --number=48",
+            "python -m examples.video.demo --config=video/drawings --workdir=runs/video --number=400",
             "python -m tools.docs.gallery_reports video=runs/video/report",
         ),
     ),
