@@ -244,7 +244,7 @@ def test_bad_frames_are_refused():
             lambda: call([True, False]),
             r"given must be Bool \[F\], one for each frame of clips \(2, 3, 1\); got shape \(2",
         ),
-        (lambda: call([True, False, False], up), "the plan may have no steps that renoise"),
+        (lambda: call([True, False, False], up), "no step of the plan may renoise"),
         (lambda: call([True, False, False], x=x[:, :2]), "with the same shape"),
         (lambda: timesteps.given_pattern("1x."), r"the pattern '1x\.' must have '1' for each"),
         (lambda: timesteps.given_pattern("111"), "at least one"),
