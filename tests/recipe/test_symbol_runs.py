@@ -297,7 +297,7 @@ def test_a_block_causal_run_samples_block_after_block_as_by_all_positions():
     made = generate.generator(recipe)
     np.testing.assert_array_equal(made.images(variables, labels, generate.seeds(recipe.config, 8)), x)
     assert made.nfe == 4  # a step of each of two blocks, and one evaluation that keeps it
-    with pytest.raises(ConfigError, match="--infill: a block-causal network sees nothing behind a gap"):
+    with pytest.raises(ConfigError, match="--infill: a block-causal network does not see the text after a gap"):
         symbol_samples.infilled(recipe, "a_a", ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"blocks of 3 of 4 positions\. Valid: a divisor"):
         Recipe(schedules.rectified_flow(), of_blocks(3), network.clone(causal=3), records, config=settings)
