@@ -90,11 +90,11 @@ class Bookkeeping:
         saver.best = self._best["step"] if self._best else None
         self._protocol = _protocol(config)
         is_comparable = self._best is None or self._best.get("settings", self._protocol) == self._protocol
-        if not is_comparable:
+        if self._best and not is_comparable:
             self.display.say(
-                "WARNING: config.evaluate or config.sample has changed since step {step} had the least {figure}, "
-                "{value:.4g}. Later figures are not compared with it, and the next one becomes the "
-                "least.".format(**self._best)
+                "WARNING: config.evaluate or config.sample has changed since step "
+                f"{self._best['step']} had the least {self._best['figure']}, {self._best['value']:.4g}. Later figures "
+                "are not compared with it, and the next one becomes the least."
             )
             self._best = None
         self._metrics_file = folder / "metrics.jsonl"

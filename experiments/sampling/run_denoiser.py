@@ -170,7 +170,7 @@ def tangent_field(recipe: Recipe, reads: Moves) -> Callable[[Any, Array], Any]:
     return build
 
 
-def build_for_sampler(recipe: Recipe) -> Callable[[Any, Array], Any]:
+def build_for_sampler(recipe: Recipe) -> Callable[[Any, Any], Any]:
     """`flow_map`, `tangent_field` or `denoiser`, whichever the recipe's sampler takes."""
     reads = recipe.objective.reads
     if isinstance(reads, Moves):
