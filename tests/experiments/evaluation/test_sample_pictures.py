@@ -14,6 +14,7 @@ from diffusion.recipe import ConfigError, data
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.sections import Examples, sectioned
 from diffusion.schedules import rectified_flow
+from diffusion.timesteps import uniform_density
 
 
 class Molecules(Records):
@@ -27,7 +28,11 @@ class Molecules(Records):
 
 def samples_of(source, shape, out):
     schedule = rectified_flow()
-    parts = {"objective": flow_matching(schedule), "network": nn.Dense(shape[-1]), "parameterization": velocity()}
+    parts = {
+        "objective": flow_matching(uniform_density(schedule)),
+        "network": nn.Dense(shape[-1]),
+        "parameterization": velocity(),
+    }
     recipe = Recipe(schedule=schedule, data=source, examples=Examples(shape=shape), config={}, **parts)
     x = np.zeros((2, *shape), np.float32)
     return sample_pictures.Samples(recipe, x, np.zeros(2, np.int32), np.zeros(2, np.int32), False, out)

@@ -61,5 +61,5 @@ def test_a_measurement_takes_no_padding():
     x = jnp.zeros((4, 3))
     with pytest.raises(ValueError, match="reads all of x"):
         sampler = samplers.padded(samplers.ddpm(), REAL)
-        measurement = guidance.measurements.masked(jnp.ones(3))
+        measurement = guidance.measurements.masked(jnp.ones(3, bool))
         steering.mcgdiff(sampler, leaking, SCHEDULE, x, PLAN, KEYS, measurement, x, number=2)
