@@ -4,8 +4,9 @@
     diffusion train --config=students/causvid_ode:runs/clips --workdir=runs/causvid_ode
     diffusion train --config=students/causvid:runs/causvid_ode --workdir=runs/causvid
 
-The student has the teacher's network, in which a chunk sees no later one, and its weights. It has not been trained to
-its end.
+The student has the teacher's network, in which a chunk sees no later one, and its weights.
+
+Time and figures: docs/video_demo.md.
 
 Presets: `causvid_ode:runs/clips,tiny` (seconds; to see that everything works).
 """

@@ -5,7 +5,9 @@
     diffusion sample --workdir=runs/self_forcing
 
 As `students/dmd`, of a teacher of clips with a time for each frame: two chunks, each in four steps of config.sample
-(grid, steps, shift), and the loss of distributions is on the whole clip. It has not been trained to its end.
+(grid, steps, shift), and the loss of distributions is on the whole clip.
+
+Time and figures: docs/video_demo.md; 1,500 steps of 12 clips took 38 minutes of one core.
 
 Presets: `self_forcing:runs/clips,tiny` (seconds; to see that everything works).
 """
