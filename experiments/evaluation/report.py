@@ -153,9 +153,9 @@ def copies_row(others: str, copies: Mapping, kind: str = "pictures") -> Row:
     """A row of a report: how often samples are nearer to training examples than 1 % and 5 % of other examples are.
 
     Args:
-        others: what the other examples are called, such as "test images".
+        others: name of the other examples, such as "test images".
         copies: the result of `neighbours.copying`.
-        kind: what the examples are called.
+        kind: name of the examples, in the plural.
     """
     near = copies["share_below_held_out_percentile"]
     exact = f"exact copies {copies['samples']['exact_duplicates']}"
