@@ -1,6 +1,6 @@
 """The files that the library keeps: their folder, and how to write them whole."""
 
-__all__ = ["array", "atomic", "cache", "other_names", "whole_folder", "write_text"]
+__all__ = ["array", "atomic", "cache", "lock", "other_names", "whole_folder", "write_text"]
 
 import contextlib
 import fcntl
@@ -92,12 +92,12 @@ def _alone(path: str, flags: int) -> int:
         BlockingIOError: if another process writes it.
     """
     descriptor = os.open(path, flags & ~os.O_TRUNC, 0o666)
-    _lock(descriptor, path)
+    lock(descriptor, path)
     os.ftruncate(descriptor, 0)
     return descriptor
 
 
-def _lock(descriptor: int, path: str | os.PathLike) -> None:
+def lock(descriptor: int, path: str | os.PathLike) -> None:
     """Locks an open file or folder until its descriptor is closed.
 
     Raises:
@@ -160,7 +160,7 @@ def _empty_folder(path: pathlib.Path) -> int:
     """
     path.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY)
-    _lock(descriptor, path)
+    lock(descriptor, path)
     for item in path.iterdir():
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item)

@@ -6,7 +6,6 @@ config, and of all labels and seeds. Image i depends on its own label and seed a
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -37,15 +36,13 @@ def held(out: pathlib.Path) -> Iterator[None]:
     """
     descriptor = os.open(out, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WorkdirError(
-                f"{out} is in use: another process writes samples there. Wait until it has ended, stop it, or choose "
-                "another --out."
-            ) from error
-        except OSError:  # a file system without locks of folders, such as NFS
-            pass
+        files.lock(descriptor, out)
+    except BlockingIOError as error:
+        raise WorkdirError(
+            f"{out} is in use: another process writes samples there. Wait until it has ended, stop it, or choose "
+            "another --out."
+        ) from error
+    try:
         yield
     finally:
         os.close(descriptor)
