@@ -103,7 +103,7 @@ def replacement(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array) 
 
     def after_step(x, s, i, keys):
         drawn = noised(schedule, s, known.astype(x.dtype), keys)
-        return _where(mask & ~renoise[i], drawn, x)
+        return _with_known(mask & ~renoise[i], drawn, x)
 
     return AlongPlan(after_step, plan, times=False)
 
@@ -142,12 +142,12 @@ def replacement_along(schedule: NoiseSchedule, plan: Plan, known: Array, mask: A
         t = at_each(schedule, times[jnp.minimum(i + 1, last)], x)
         alpha, sigma = (left_broadcast(level(t), x) for level in (schedule.alpha, schedule.sigma))
         on_line = jnp.where(i < last, alpha * known + sigma * noise, known).astype(x.dtype)
-        return _where(mask & ~renoise[i], on_line, x)
+        return _with_known(mask & ~renoise[i], on_line, x)
 
     return AlongPlan(after_step, plan)
 
 
-def _where(mask: Array, known: Array, x: Array) -> Array:
+def _with_known(mask: Array, known: Array, x: Array) -> Array:
     """x, with the known values where the mask is True; refuses a mask that x would be broadcast to."""
     replaced = jnp.where(mask, known, x)
     require_shape(replaced, x.shape, "x with its known values, to which the mask and the known values broadcast,")
