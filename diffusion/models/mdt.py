@@ -71,12 +71,7 @@ def distances(rows: int, columns: int) -> np.ndarray:
 
 
 class MDTBlock(nn.Module):
-    """A layer of DiT with relative positions; before it, x <- dense([x, skip]) if there is a skip.
-
-    Arguments of the call: tokens x [B, K, D]; the skip [B, K, D] or None; the condition c [B, D]; the distances of the
-    tokens [B or 1, K, K]; what is added to the scores of keys [B, 1, 1, K] or None; this layer's masks, each [B].
-    Returns (x, x), as a scan expects that keeps the tokens of every layer.
-    """
+    """A layer of DiT with relative positions; before it, x <- dense([x, skip]) if there is a skip."""
 
     heads: int
     mlp_ratio: float
@@ -94,6 +89,17 @@ class MDTBlock(nn.Module):
         absent: jax.Array | None,
         masks: dict[str, jax.Array],
     ) -> tuple[jax.Array, jax.Array]:
+        """Args:
+            x: tokens [B, K, D].
+            skip: tokens [B, K, D] of the skip connection; None for no skip.
+            c: condition [B, D].
+            distance: index of the distance between two tokens, int [B or 1, K, K].
+            absent: numbers [B, 1, 1, K] that are added to the scores of the keys; None for none.
+            masks: this layer's masks, Bool [B] each.
+
+        Returns:
+            (x, x), for a scan that stacks the tokens after each layer.
+        """
         before = x
         if skip is not None:
             both = jnp.concatenate([x, skip], axis=-1)

@@ -47,7 +47,7 @@ small = nn.initializers.variance_scaling(0.32**2, "fan_in", "normal")
 class _Block(nn.Module):
     """x <- x + gate * f(norm(x)), f = attention, SwiGLU; no dense layer has a bias.
 
-    Arguments of the call: tokens x [B, N, D] and rotary angles [N, size / 2]. Returns (x, None), as a scan expects.
+    It takes tokens x [B, N, D] and rotary angles [N, size / 2], and returns (x, None), as a scan expects.
     """
 
     heads: int

@@ -68,8 +68,8 @@ def place_features(side: int, frequencies: int) -> np.ndarray:
 class FieldBlock(nn.Module):
     """h <- h + silu(norm(h) W_1) W_2 for the pixels of each patch, with weights computed from the patch's token.
 
-    The columns of W_1 and W_2 have length one. Arguments of the call: pixels h [B, N, P, D], tokens s [B, N, S].
-    Returns (h, None), as a scan expects.
+    The columns of W_1 and W_2 have length one. It takes pixels h [B, N, P, D] and tokens s [B, N, S], and returns
+    (h, None), as a scan expects.
 
     Reference: Wang et al., 2025, section 3.3.
     """

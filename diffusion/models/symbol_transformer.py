@@ -42,9 +42,7 @@ class SymbolBlock(nn.Module):
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
 
-    Arguments of the call: tokens x [B, L, D], the condition c [B, C] or None, rotary angles, the bias of the scores or
-    None, and the keys and values before or None. Returns (x, None), as a scan expects. The attention's layers have no
-    biases.
+    The dense layers of the attention have no bias.
 
     Reference: Lou et al. 2024 and Sahoo et al. 2024: the authors' code, `DDiTBlock`.
     """
@@ -66,6 +64,16 @@ class SymbolBlock(nn.Module):
         bias: jax.Array | None = None,
         before: tuple[jax.Array, jax.Array] | None = None,
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, L, D].
+            c: condition [B, C]; None for a layer without shifts, scales and gates.
+            angles: rotary angles.
+            bias: numbers that are added to the scores, see `attention`; None for none.
+            before: keys and values of earlier tokens, see `Attention`; None for none.
+
+        Returns:
+            (x, None), as a scan expects.
+        """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
             (0, 0, 1, 0, 0, 1) if c is None else Modulation(6, self.dtype, x.shape[-1], name="modulation")(c)
         )

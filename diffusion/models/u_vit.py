@@ -52,11 +52,7 @@ def _norm(dtype: str, name: str) -> nn.LayerNorm:
 
 
 class UViTBlock(nn.Module):
-    """x <- x + f(norm(x)), f = attention, then the MLP; before them, x <- dense([x, skip]) if there is a skip.
-
-    Arguments of the call: tokens x [B, T, D]; the skip [B, T, D] or None; this layer's entries of the
-    condition. Returns (x, x), as a scan expects that keeps the tokens of every layer.
-    """
+    """x <- x + f(norm(x)), f = attention, then the MLP; before them, x <- dense([x, skip]) if there is a skip."""
 
     heads: int
     mlp_ratio: float
@@ -68,6 +64,14 @@ class UViTBlock(nn.Module):
     def __call__(
         self, x: jax.Array, skip: jax.Array | None, per_layer: dict[str, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
+        """Args:
+            x: tokens [B, T, D].
+            skip: tokens [B, T, D] of the skip connection; None for no skip.
+            per_layer: this layer's entries of the condition: "skip" Bool [B], "residual" [B, T, D], or none.
+
+        Returns:
+            (x, x), for a scan that stacks the tokens after each layer.
+        """
         width = x.shape[-1]
         before = x
         if skip is not None:

@@ -95,18 +95,6 @@ class VideoBlock(nn.Module):
     All gates and the output of the attention to the text start at zero. Its parameters are those of DiT's `Block`,
     "temporal_modulation", "temporal_attention" and "cross_attention".
 
-    Arguments of the call, of which all but x, c and the angles may be None:
-
-    - tokens x [B, F S, D];
-    - the condition c [B, F or 1, D];
-    - the pair (angles within a frame or None, angles along the frames), or (angles of all patches, None);
-    - the text [B, M, D];
-    - the bias of the scores of the text's tokens;
-    - the bias of the scores along the frames;
-    - keys and values of earlier frames.
-
-    Returns (x, None), as a scan expects.
-
     Reference: Ma et al., "Latte: Latent Diffusion Transformer for Video Generation", 2024, section 3.2.
     """
 
@@ -131,6 +119,19 @@ class VideoBlock(nn.Module):
         seen: jax.Array | None,
         before: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, F S, D] of F frames.
+            c: condition [B, F or 1, D] after SiLU.
+            angles: (rotary angles within a frame or None, rotary angles along the frames), or (rotary angles of all
+                patches, None).
+            text: tokens of the text [B, M, E]; None for no text.
+            bias: bias of the scores of the text's tokens; None for none.
+            seen: bias of the scores along the frames; None for none.
+            before: keys and values of earlier frames, for the attention along the frames; None for none.
+
+        Returns:
+            (x, None), as a scan expects.
+        """
         batch, tokens, width = x.shape
         grid = (batch, self.frames, tokens // self.frames, width)
 

@@ -208,11 +208,8 @@ class Block(nn.Module):
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
 
-    The gates start at zero, so that the layer starts as the identity. Arguments of the call: tokens x [B, N, D], the
-    condition c [B, D] (time and class, after SiLU) or [B, N, D] for each token, rotary angles or None, this layer's
-    masks, each [B] (`diffusion.models.layers.layer_masks`), and the bias of the attention, see `Attention`. Returns
-    (x, None), as a scan expects; with `entering` (what its attention reads, None). Without the field `bias`, neither
-    the layers of queries, keys and values nor the layers of the MLP have a bias.
+    The gates start at zero, so that the layer starts as the identity. Without the field `bias`, neither the layers of
+    queries, keys and values nor the layers of the MLP have a bias.
 
     Reference: Peebles & Xie, 2023, figure 3.
     """
@@ -236,6 +233,17 @@ class Block(nn.Module):
         bias: jax.Array | None = None,
         entering: bool = False,
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, N, D].
+            c: condition after SiLU (time and class), [B, D], or [B, N, D] for each token.
+            angles: rotary angles; None for no rotation.
+            masks: this layer's masks, Bool [B] each, see `diffusion.models.layers.layer_masks`.
+            bias: numbers that are added to the attention's scores, see `Attention`; None for none.
+            entering: whether to return only the attention's input.
+
+        Returns:
+            (x, None), as a scan expects; with `entering`, (the input [B, N, D], None).
+        """
         before = x = layout.row_major(x)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, x.shape[-1], name="modulation")(
             c

@@ -35,7 +35,7 @@ class VectorEmbedding(nn.Module):
 class Conditioning(nn.Module):
     """The vector that conditions every layer: silu(time(t) + pooled(text) [+ strength(guidance)]), [B, width].
 
-    Arguments of the call: the time [B] or [], the pooled text [B, P], and the guidance strength [B] or None.
+    It takes the time [B] or [], the pooled text [B, P], and the guidance strength [B] or None.
     """
 
     width: int
@@ -221,30 +221,14 @@ class JointBlock(nn.Module):
         stream <- stream + gate * leave(attention(q, k, v))
         stream <- stream + gate' * mlp(norm(stream) (1 + scale') + shift')
 
-    Arguments of the call: the streams (picture [B, N, D], text [B, M, D]), the condition c [B, D] after SiLU or
-    `MixedTimes`, rotary angles of text and picture [M + N, D / (2 H)] or None, and this layer's entries of the
-    condition:
-
-        "skip"      Bool [B]: the layer does nothing
-        "identity"  Bool [B]: of the picture's tokens each attends to itself alone, and to the text
-        "residual"  [B, N, D]: added to the picture after the layer, skipped or not
-        "extra"     image prompts: attentions of the picture's queries, before their rotation, whose output is added
-                    to the picture after the layer, see `extra_attention`
-        "extra_joint"  image prompts that the picture's tokens attend to beside themselves, whose output is added to
-                    the picture's attention, see `extra_attention`
-        "vectors"   of the picture's and the text's stream, each [B, 6, D], in place of those computed from c
-        "seen"      Bool [B, M + N]: which tokens, the text's first, others attend to; without it all
-
-    Returns (streams, None), as a scan expects; with `entering` (what the attention reads of the picture, None).
-
     Attributes:
-        heads: number of attention heads.
-        qk_norm: RMS-normalise queries and keys.
-        dual: the picture has a second attention, to itself alone (SD3.5-medium).
-        last: no later layer needs the text; this one only attends to it.
+        heads: number H of attention heads.
+        qk_norm: whether queries and keys are RMS-normalised.
+        dual: whether the picture has a second attention, only to itself (SD3.5-medium).
+        last: whether no later layer needs the text, so that this one attends to it without changing it.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
-        gated: the MLP is SwiGLU with three times the width, and no layer has a bias (FLUX.2).
+        gated: whether the MLP is SwiGLU with three times the width and no layer has a bias (FLUX.2).
 
     Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, figure 2b.
     """
@@ -266,6 +250,26 @@ class JointBlock(nn.Module):
         inputs: dict[str, Any],
         entering: bool = False,
     ) -> tuple[Any, None]:
+        """Args:
+            streams: tokens of the picture [B, N, D] and of the text [B, M, D].
+            c: condition [B, D] after SiLU, or `MixedTimes`.
+            angles: rotary angles of text and picture [M + N, D / (2 H)]; None for no rotation.
+            inputs: this layer's entries of the condition, none of which is required:
+                "skip": Bool [B], True for examples that the layer leaves unchanged.
+                "identity": Bool [B], True for examples in which a token of the picture attends to itself and the text
+                    only.
+                "residual": numbers [B, N, D] that are added to the picture after the layer, even if it is skipped.
+                "extra": image prompts with separate attentions, which read the picture's queries before their rotation.
+                    The output is added to the picture after the layer, see `extra_attention`.
+                "extra_joint": image prompts that the picture's tokens attend to together with each other. The output is
+                    added to the picture's attention, see `extra_attention`.
+                "vectors": vectors [B, 6, D] of the picture and of the text, which replace the vectors computed from c.
+                "seen": Bool [B, M + N], the text first, True for tokens that others attend to.
+            entering: whether to return only the attention's input at the picture's tokens.
+
+        Returns:
+            (streams, None), as a scan expects; with `entering`, (the input [B, N, D], None).
+        """
         x, text = streams = jax.tree.map(layout.row_major, streams)
         width = x.shape[-1]
         stream = (width, self.heads, self.qk_norm, self.dtype)
@@ -310,7 +314,7 @@ class JointBlock(nn.Module):
 class PictureBlock(nn.Module):
     """A layer of the picture's stream alone, whose tokens attend to each other (SD3.5-large's ControlNets).
 
-    Arguments of the call: tokens x [B, N, D], and the condition c [B, D] after SiLU. Returns (x, None).
+    It takes tokens x [B, N, D] and the condition c [B, D] after SiLU, and returns (x, None).
     """
 
     heads: int
@@ -330,9 +334,7 @@ class SingleBlock(nn.Module):
         q, k, v, h = enter(norm(x) (1 + scale) + shift)
         x <- x + gate * leave([attention(q, k, v), gelu(h)])
 
-    Arguments of the call: tokens x [B, M + N, D], text first; c and angles as `JointBlock`; its entry
-    "residual" [B, N, D] is added to the picture's tokens; "vectors" [B, 3, D] and "seen" are as `JointBlock`'s. Returns
-    (x, None). With `gated`, silu(h) h' of three times the width each stands in the place of gelu(h), without biases.
+    With `gated`, silu(h) h' replaces gelu(h), where h and h' have three times the width each, and no layer has a bias.
 
     Reference: Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023, section 2, for the
     parallel layer; the code of FLUX.1 (Black Forest Labs, 2024).
@@ -345,6 +347,16 @@ class SingleBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, c: Any, angles: jax.Array, inputs: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, M + N, D], first the text's, then the picture's.
+            c: condition, see `JointBlock`.
+            angles: rotary angles [M + N, D / (2 H)].
+            inputs: this layer's entries of the condition: "residual" [B, N, D] and "seen" as in `JointBlock`, and
+                "vectors" [B, 3, D] for all tokens.
+
+        Returns:
+            (x, None), as a scan expects.
+        """
         shift, scale, gate = self._vectors(c, inputs.get("vectors"))
         options = {"beside": 6 if self.gated else 4, "bias": not self.gated}
         both = Projections(x.shape[-1], self.heads, True, self.dtype, **options, name="attention")

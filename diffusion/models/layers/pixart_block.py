@@ -64,12 +64,7 @@ def embedded_text(network: Any, text: jax.Array) -> jax.Array:
 
 
 class PixArtBlock(nn.Module):
-    """Attention, attention to the text, MLP; the first and the last as in DiT's block, conditioned by table + c.
-
-    Arguments of the call: tokens x [B, N, D]; c [B, 6, D], the same for all layers; the text [B, M, D]; what is added
-    to the scores of its tokens, or None; this layer's entries of the condition. Returns (x, None), as a scan
-    expects; with `entering` (what its attention reads, None).
-    """
+    """Attention, attention to the text, MLP; the first and the last as in DiT's block, conditioned by table + c."""
 
     heads: int
     mlp_ratio: float
@@ -86,6 +81,18 @@ class PixArtBlock(nn.Module):
         per_layer: dict[str, Any],
         entering: bool = False,
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, N, D].
+            c: the time's vectors [B, 6, D], which all layers share.
+            text: tokens of the text [B, M, E].
+            bias: bias of the scores of the text's tokens; None for none.
+            per_layer: this layer's entries of the condition: the masks of `Attention`, "skip" Bool [B], "extra" (image
+                prompts, see `CrossAttention`) and "residual" [B, N, D], which is added after the MLP.
+            entering: whether to return only the attention's input.
+
+        Returns:
+            (x, None), as a scan expects; with `entering`, (the input [B, N, D], None).
+        """
         before = x
         width = x.shape[-1]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)

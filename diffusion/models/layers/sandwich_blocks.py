@@ -60,10 +60,6 @@ class SandwichBlock(nn.Module):
 
         x <- x + tanh(gate) * norm(f((1 + scale) * norm(x))),     f = attention, mlp
 
-    Arguments of the call: tokens x [B, N, D], the condition c [B, P], or None for a layer without scales and gates,
-    rotary angles [N, D / (2 H)] or [B, N, D / (2 H)], and which tokens others attend to, Bool [B, N], or None for all.
-    Returns (x, None), as a scan expects; with `entering` (what the attention reads of the last `picture` tokens, None).
-
     Attributes:
         heads: number H of attention heads.
         epsilon: epsilon of the norms, > 0.
@@ -88,6 +84,16 @@ class SandwichBlock(nn.Module):
     def __call__(
         self, x: jax.Array, c: jax.Array | None, angles: jax.Array, seen: jax.Array | None, entering: bool = False
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, N, D].
+            c: condition [B, P]; None for a layer without scales and gates.
+            angles: rotary angles [N, D / (2 H)] or [B, N, D / (2 H)].
+            seen: Bool [B, N], True for tokens that others attend to; None for all.
+            entering: whether to return only the attention's input at the picture's tokens.
+
+        Returns:
+            (x, None), as a scan expects; with `entering`, (the input [B, picture, D], None).
+        """
         norm = lambda name: nn.RMSNorm(self.epsilon, dtype=self.dtype, name=name)
         width = x.shape[-1]
         scales, gates = (1, 1), (1, 1)

@@ -27,12 +27,7 @@ class GatedMlp(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x <- x + f(norm(x)), with f = attention to itself, attention to the text, and the MLP, one after the other.
-
-    Arguments of the call: tokens x [B, N, D], the text [B, M, E], the bias of its keys' scores (or None), image
-    prompts (or None) and the examples whose attention to itself is the identity (or None), see `CrossAttention`.
-    Returns (x, None), as a scan expects.
-    """
+    """x <- x + f(norm(x)), with f = attention to itself, attention to the text, and the MLP, one after the other."""
 
     heads: int
     attention: str
@@ -42,6 +37,16 @@ class TransformerBlock(nn.Module):
     def __call__(
         self, x: jax.Array, text: jax.Array, bias: jax.Array | None, extra: tuple | None, identity: jax.Array | None
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, N, D].
+            text: tokens of the text [B, M, E].
+            bias: bias of the scores of the text's tokens; None for none.
+            extra: image prompts, see `CrossAttention`; None for none.
+            identity: Bool [B], True for examples in which a token attends only to itself; None for none.
+
+        Returns:
+            (x, None), as a scan expects.
+        """
         # The variance of centred values: the difference of two means would lose digits.
         norm = lambda i: nn.LayerNorm(1e-5, self.dtype, use_fast_variance=False, name=f"norm_{i}")
         attend = lambda name: CrossAttention(

@@ -169,9 +169,9 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     """One layer; `near` (Bool) selects the second of two kinds of angles, biases and sight, if there are two.
 
-    A token that sees none, as padding on the left, takes nothing from attention (`sighted` [B or 1, N, 1] is False).
-    The sum stays float32 whatever the compute type, as T5's: a few of the states are so large that bfloat16 would lose
-    the summands. Returns (x, None), as a scan expects.
+    A token that attends to no token, such as padding on the left, receives nothing from attention (`sighted`
+    [B or 1, N, 1] is False). The sum stays in float32 whatever the compute type, as in T5: a few of the states are so
+    large that bfloat16 would lose the summands. Returns (x, None), as a scan expects.
     """
 
     hidden: int

@@ -83,9 +83,7 @@ class AuraFlowBlock(nn.Module):
         h       = (1 + scale') norm(x + gate leave(attention(q, k, v))) + shift'
         x       <- x + gate' mlp(h)
 
-    The output of the attention reaches x through the MLP alone. Arguments of the call: the streams, each [B, N, D], and
-    the condition c [B, D] after SiLU. Returns (streams, None), as a scan expects; with `entering` (what the attention
-    reads of the picture's tokens, None).
+    The output of the attention reaches x only through the MLP.
 
     Attributes:
         streams: names of the streams.
@@ -103,6 +101,14 @@ class AuraFlowBlock(nn.Module):
 
     @nn.compact
     def __call__(self, streams: tuple[jax.Array, ...], c: jax.Array, entering: bool = False) -> tuple[Any, None]:
+        """Args:
+            streams: tokens [B, N, D] of each stream.
+            c: condition [B, D] after SiLU.
+            entering: whether to return only the attention's input at the picture's tokens.
+
+        Returns:
+            (streams, None), as a scan expects; with `entering`, (the input [B, picture, D], None).
+        """
         width = streams[0].shape[-1]
         parts = [AuraFlowStream(width, self.heads, self.dtype, name=name) for name in self.streams]
         if entering:

@@ -41,9 +41,6 @@ class CogVideoXBlock(nn.Module):
 
         x <- x + gate * f(norm(x) (1 + scale) + shift),   f = attention, mlp
 
-    Arguments of the call: tokens [B, M + N, D], the text's first; the condition c [B, T] after SiLU; rotary angles
-    [M + N, D / (2 H)], zeros for the text, or None. Returns (tokens, None), as a scan expects.
-
     Attributes:
         words: number M of the text's tokens.
         heads: number H of heads.
@@ -58,6 +55,14 @@ class CogVideoXBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array, angles: jax.Array | None) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, M + N, D], first the text's, then the video's.
+            c: condition [B, T] after SiLU.
+            angles: rotary angles [M + N, D / (2 H)], zeros for the text; None for no rotation.
+
+        Returns:
+            (tokens, None), as a scan expects.
+        """
         width = x.shape[-1]
 
         def parts(name: str) -> list[jax.Array]:

@@ -141,18 +141,13 @@ class HiDreamBlock(nn.Module):
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, MLP
 
-    Arguments of the call: the streams, each [B, N, D], whose first ends with the picture's tokens; the condition c
-    [B, D] after SiLU; the angles of all tokens, the last stream's first; the layer's own text [B, M, D], which stands
-    in front of them in this layer alone. Returns (streams, None), as a scan expects; with `entering` (what the
-    attention reads of the picture's tokens, None).
-
     Attributes:
         streams: names of the streams; "text" has no experts.
-        picture: number of the picture's tokens.
-        padding: number of tokens of padding that the one before them stands for; 0: there is none. See `HiDream`.
+        picture: number of the picture's tokens, which are the last ones of the first stream.
+        padding: number of padding tokens that the one token before the picture's represents, see `HiDream`; 0 for none.
         heads: number H of attention heads.
         experts: number of experts.
-        active: number of those that a token has.
+        active: number of experts that a token is sent to.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
     """
@@ -170,6 +165,16 @@ class HiDreamBlock(nn.Module):
     def __call__(
         self, streams: tuple[jax.Array, ...], c: jax.Array, angles: jax.Array, text: jax.Array, entering: bool = False
     ) -> tuple[Any, None]:
+        """Args:
+            streams: tokens [B, N, D] of each stream.
+            c: condition [B, D] after SiLU.
+            angles: rotary angles of all tokens, in the order text, last stream, .., first stream.
+            text: this layer's text [B, M, D], which precedes the last stream in this layer only.
+            entering: whether to return only the attention's input at the picture's tokens.
+
+        Returns:
+            (streams, None), as a scan expects; with `entering`, (the input [B, picture, D], None).
+        """
         fields = (streams[0].shape[-1], self.heads)
         parts = [
             HiDreamStream(*fields, self.experts * (name != "text"), self.active, self.dtype, name=name)

@@ -41,7 +41,8 @@ THETA = 256.0
 class RefinerBlock(nn.Module):
     """x + gate * attention(norm(x)), then x + gate' * mlp(norm(x)), with gates of the condition.
 
-    Arguments of the call: tokens [B, M, D], the condition c [B, D] after SiLU, what is added to the tokens' scores.
+    Its input is the tokens x [B, M, D], the condition c [B, D] after SiLU, and the bias of the attention scores, see
+    `diffusion.models.layers.attention`.
     """
 
     heads: int

@@ -55,8 +55,7 @@ class GatedAttention(nn.Module):
 
         q, k, v = [norm(query(x)), norm(key(x)), value(x)];    x <- out(attention(turn(q), turn(k), v) sigmoid(gate(x)))
 
-    Arguments of the call: tokens x [B, N, D], rotary angles [N, D / (2 heads)] or None, and which tokens others attend
-    to, Bool [B, N], or None for all. No layer has a bias; the scales of the norms are 1 + scale.
+    No dense layer has a bias. A norm multiplies by 1 + its learned scale.
 
     Reference: Ainslie et al., "GQA", 2023; Qiu et al., "Gated Attention for Large Language Models", 2025.
     """
@@ -69,6 +68,14 @@ class GatedAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, angles: jax.Array | None, seen: jax.Array | None) -> jax.Array:
+        """Args:
+            x: tokens [B, N, D].
+            angles: rotary angles [N, D / (2 heads)]; None for no rotation.
+            seen: Bool [B, N], True for tokens that the others attend to; None for all.
+
+        Returns:
+            [B, N, D].
+        """
         width = x.shape[-1]
         dense = functools.partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype, kernel_init=xavier)
         norm = lambda name: RmsNorm(self.epsilon, True, self.dtype, name=name)
@@ -86,8 +93,8 @@ class GatedAttention(nn.Module):
 class TextBlock(nn.Module):
     """Attention and an MLP, each behind a norm: the layer of the text.
 
-    Arguments of the call: tokens x [B, N, D], and which of them others attend to, Bool [B, N], or None for all. Returns
-    (x, None), as a scan expects. Fields are those of `GatedAttention`, and the MLP's number of hidden features.
+    It takes tokens x [B, N, D] and the mask `seen` of `GatedAttention`, and returns (x, None), as a scan expects. The
+    field `hidden` is the MLP's number of hidden features; the others are the fields of `GatedAttention`.
     """
 
     hidden: int
@@ -111,9 +118,8 @@ class Krea2Block(nn.Module):
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
 
-    Arguments of the call: tokens x [B, N, D]; c [B, 6, D], which all layers share; rotary angles [N, D / (2 heads)];
-    which tokens others attend to, Bool [B, N]. Returns (x, None), as a scan expects; with `entering` (what the
-    attention reads of the last `picture` tokens, None). The other fields are `TextBlock`'s.
+    The field `picture` is the number of the picture's tokens, which are the last ones; the others are the fields of
+    `TextBlock`.
     """
 
     picture: int
@@ -128,6 +134,16 @@ class Krea2Block(nn.Module):
     def __call__(
         self, x: jax.Array, c: jax.Array, angles: jax.Array, seen: jax.Array, entering: bool = False
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, N, D].
+            c: the time's vectors [B, 6, D], which all layers share.
+            angles: rotary angles [N, D / (2 heads)].
+            seen: Bool [B, N], True for tokens that the others attend to.
+            entering: whether to return only the attention's input at the picture's tokens.
+
+        Returns:
+            (x, None), as a scan expects; with `entering`, (the input [B, picture, D], None).
+        """
         norm = lambda name: RmsNorm(self.epsilon, True, self.dtype, name=name)
         scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = table_vectors(self, c, x)
         read = (1 + scale_a) * norm("attention_norm")(x) + shift_a

@@ -60,8 +60,8 @@ class LTX2Connector(nn.Module):
 
         y_n = the n-th valid token, or register n mod R where there is none;   out = norm(blocks(y))
 
-    Arguments of the call: tokens [B, M, D], where R divides M; which are valid, Bool [B, M]. Its fields are
-    the same as in `LTX2Connectors`.
+    It takes tokens x [B, M, D], where the number R of registers divides M, and a mask Bool [B, M] of the valid tokens;
+    it returns [B, M, D]. The fields are described in `LTX2Connectors`.
     """
 
     heads: int

@@ -75,17 +75,18 @@ def sound_positions(length: int) -> jax.Array:
 
 
 class StreamInputs(NamedTuple):
-    """The inputs that all layers share of one modality, beside its tokens.
+    """The inputs of one modality that are the same in all layers; its tokens change from layer to layer.
 
     Attributes:
-        vectors: vectors of its time, [B, F or 1, 6 or 9, D]: shift, scale and gate of its attention, of its MLP, and of
-            its attention to the text.
-        between: vectors of the other modality's time, [B, 1, 5, D]: scale and shift for the attention of the clip, the
-            same for the attention of the sound, and the gate of its own attention.
-        reading: shift and scale of its text, [B, 1, 2, D], or None.
-        text: [B, M, D].
-        angles: angles of its tokens in its attention to itself.
-        times: their angles in the attention between the modalities.
+        vectors: vectors of the modality's time, [B, F or 1, 6 or 9, D]: shift, scale and gate of the self-attention, of
+            the MLP and, if there are 9, of the attention to the text.
+        between: vectors of the other modality's time, [B, 1, 5, D]: scale and shift of the tokens in the clip's
+            attention to the sound, scale and shift in the sound's attention to the clip, and the gate of this
+            modality's attention to the other.
+        reading: shift and scale of the text, [B, 1, 2, D]; None for neither.
+        text: tokens of the modality's text, [B, M, D].
+        angles: rotary angles of the tokens in the self-attention.
+        times: rotary angles of the tokens in the attention between the modalities.
     """
 
     vectors: jax.Array
@@ -112,10 +113,9 @@ class TimeVectors(nn.Module):
 
 
 class LTX2Entry(nn.Module):
-    """The input of one modality's layers: (tokens, embedding of its time, `StreamInputs`).
+    """The layer from one modality's latents, times and text to the inputs of its transformer layers.
 
-    Arguments of the call: latents [B, N, C]; its times [B, F or 1]; the time of the other modality [B, 1]; its text;
-    its angles, and those of its times. Fields are those of `LTX2`.
+    The fields are described in `LTX2`.
     """
 
     width: int
@@ -128,6 +128,17 @@ class LTX2Entry(nn.Module):
     def __call__(
         self, x: jax.Array, t: jax.Array, other: jax.Array, text: jax.Array, angles: jax.Array, times: jax.Array
     ) -> tuple[jax.Array, jax.Array, StreamInputs]:
+        """Args:
+            x: latents [B, N, C].
+            t: clocks [B, F] of the frames, or [B, 1].
+            other: clock [B, 1] of the other modality, the largest one if its frames have several.
+            text: tokens of the modality's text [B, M, E].
+            angles: rotary angles of the tokens in the self-attention.
+            times: rotary angles of the tokens in the attention between the modalities.
+
+        Returns:
+            (tokens [B, N, width], embeddings of t [B, F or 1, width], `StreamInputs`).
+        """
         dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
         vectors = lambda count, name: TimeVectors(count, self.width, self.dtype, name=name)
         tokens = layout.split(dense(x), "batch", "tokens", None)
@@ -219,9 +230,7 @@ class LTX2Stream(nn.Module):
 class LTX2Block(nn.Module):
     """A layer: each modality attends to itself and its text, then both to each other, then an MLP for each.
 
-    Both read the other as it was before this attention. Arguments of the call: tokens, (clip [B, N, D], sound
-    [B, L, D']); their `StreamInputs`; the bias of the text's scores, or None; which examples are apart, Bool [B], or
-    None; this layer's masks. Returns (tokens, None), as a scan expects.
+    In the attention between them, each modality reads the other's tokens before this attention changes them.
 
     Attributes:
         clip, sound: fields of the two streams, see `LTX2Stream`.
@@ -239,6 +248,16 @@ class LTX2Block(nn.Module):
         apart: jax.Array | None,
         masks: dict[str, jax.Array],
     ) -> tuple[tuple[jax.Array, ...], None]:
+        """Args:
+            carry: tokens (clip [B, N, D], sound [B, L, D']).
+            inputs: the `StreamInputs` of clip and sound.
+            bias: bias of the scores of the text's tokens; None for none.
+            apart: Bool [B], True for examples whose modalities do not attend to each other; None for no example.
+            masks: this layer's masks: "identity" Bool [B], or no entry.
+
+        Returns:
+            (tokens, None), as a scan expects.
+        """
         streams = LTX2Stream(*self.clip, name="video"), LTX2Stream(*self.sound, name="audio")
         identity = masks.get("identity")
         clip, sound = (part.attended(x, given, bias, identity) for part, x, given in zip(streams, carry, inputs))

@@ -70,8 +70,8 @@ def span_angles(positions: jax.Array, width: int, dtype: type[np.floating] = np.
         w_k = (pi / 2) 10000^(k / (K - 1)),   k < K = floor(D / (2 A))
         out[n] = [0, .., w_0 (2 p_0 - 1), w_0 (2 p_1 - 1), .., w_1 (2 p_0 - 1), ..]
 
-    There are D / 2 - A K zeros. The products are float32's, as in training: the largest angles, of 15,708 radians, are
-    rounded there.
+    The first D / 2 - A K angles are zero. The products are computed in float32, as in training, although this rounds
+    the largest angles, which are about 15,708 radians.
 
     Args:
         positions: coordinates p of the tokens, [B, N, A], 1 at the end of the span.
@@ -95,9 +95,7 @@ class LTXBlock(nn.Module):
         x <- x + attention(x, text)
         x <- x + gate' * mlp(norm(x) (1 + scale') + shift')
 
-    The norm is RMSNorm without a learned scale. Arguments of the call: tokens x [B, N, D]; c [B, F or 1, 6, D], which
-    all layers share; the text [B, M, D]; what is added to the scores of its tokens, or None; angles [B or 1, N, D / 2].
-    Returns (x, None), as a scan expects.
+    The norm is RMSNorm without a learned scale.
     """
 
     heads: int
@@ -108,6 +106,16 @@ class LTXBlock(nn.Module):
     def __call__(
         self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, angles: jax.Array
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, N, D], frame by frame.
+            c: the times' vectors [B, F or 1, 6, D], which all layers share.
+            text: tokens of the text [B, M, D].
+            bias: bias of the scores of the text's tokens; None for none.
+            angles: rotary angles [B or 1, N, D / 2].
+
+        Returns:
+            (x, None), as a scan expects.
+        """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)
         attend = lambda name: WideAttention(self.heads, 1e-5, self.attention, self.dtype, name=name)
         read = rms_norm(x) * (1 + scale_a) + shift_a

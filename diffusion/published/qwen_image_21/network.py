@@ -46,10 +46,7 @@ class CausalTextBlock(nn.Module):
 
         x <- x + tanh(gate) * f((1 + scale) * norm(x)),     f = attention, mlp
 
-    Arguments of the call: tokens x [B, M + N, D], the text's first; for the picture, the scale and the gate of
-    attention and of the MLP, [B, 4, D]; the same for the text; rotary angles [B, M + N, D / (2 heads)]; Bool [B, M +
-    N], True for tokens to which others attend. Returns (x, None), as a scan expects; with `entering` (what the
-    attention reads of the picture, None).
+    A token of the text attends to the text's tokens up to itself; a token of the picture attends to all tokens.
 
     Attributes:
         picture: number N of the picture's tokens.
@@ -75,6 +72,17 @@ class CausalTextBlock(nn.Module):
         attended: jax.Array,
         entering: bool = False,
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, M + N, D], first the text's, then the picture's.
+            vectors: scale and gate of the attention and of the MLP for the picture, [B, 4, D].
+            text_vectors: the same vectors for the text.
+            angles: rotary angles [B, M + N, D / (2 heads)].
+            attended: Bool [B, M + N], False for tokens that no token attends to.
+            entering: whether to return only the attention's input at the picture's tokens.
+
+        Returns:
+            (x, None), as a scan expects; with `entering`, (the input [B, N, D], None).
+        """
         words = x.shape[1] - self.picture
         is_text = jnp.arange(x.shape[1])[:, None] < words
         scale_a, gate_a, scale_m, gate_m = (

@@ -110,7 +110,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """x = x + attention(norm(x)); x = x + mlp(norm(x)). Returns (x, None), as a scan expects."""
+    """x <- x + attention(norm(x)), then x <- x + mlp(norm(x)). Returns (x, None), as a scan expects."""
 
     heads: int
     hidden: int

@@ -86,10 +86,6 @@ class SanaBlock(nn.Module):
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, convolution
 
-    Arguments of the call: tokens x [B, N, D]; c [B, 6, D], the same for all layers; the text [B, M, D]; what is added
-    to the scores of its tokens, or None; this layer's masks, "identity" [B] or none. Returns (x, None), as a scan
-    expects; with `entering` (what its attention reads, None).
-
     Attributes:
         rows, columns: numbers of rows and columns of the tokens.
         heads, text_heads: numbers of heads of the two attentions.
@@ -118,6 +114,17 @@ class SanaBlock(nn.Module):
         masks: dict[str, jax.Array],
         entering: bool = False,
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: tokens [B, N, D].
+            c: the time's vectors [B, 6, D], which all layers share.
+            text: tokens of the text [B, M, D].
+            bias: bias of the scores of the text's tokens; None for none.
+            masks: this layer's masks: "identity" Bool [B], or no entry.
+            entering: whether to return only the attention's input.
+
+        Returns:
+            (x, None), as a scan expects; with `entering`, (the input [B, N, D], None).
+        """
         width = x.shape[-1]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)
         read = layer_norm(x) * (1 + scale_a) + shift_a

@@ -72,12 +72,9 @@ class CascadeLayer(nn.Module):
         x <- x (1 + scale) + shift
         x <- x + attention(norm(x) to [condition, norm(x)])
 
-    Arguments of the call: x [B, H, W, C]; the sinusoids of the times [B, n, E]; the condition's tokens [B, M, D]; the
-    skip [B, H, W, C], or None. Returns (x, None), as a scan expects.
-
     Attributes:
-        heads: number of attention heads; 0: no attention.
-        kernel: side of the depthwise convolution.
+        heads: number of attention heads; 0 for no attention.
+        kernel: side of the depthwise convolution's kernel, odd.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
     """
@@ -91,6 +88,15 @@ class CascadeLayer(nn.Module):
     def __call__(
         self, x: jax.Array, times: jax.Array, tokens: jax.Array, skip: jax.Array | None = None
     ) -> tuple[jax.Array, None]:
+        """Args:
+            x: features [B, H, W, C].
+            times: sinusoids of the n times, [B, n, E].
+            tokens: tokens of the condition [B, M, D].
+            skip: features of the skip connection [B, H, W, C']; None for no skip.
+
+        Returns:
+            (x, None), as a scan expects.
+        """
         width = x.shape[-1]
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
         border = [(self.kernel // 2, self.kernel // 2)] * 2

@@ -46,10 +46,7 @@ class WanBlock(nn.Module):
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
         x <- x + attention(norm(x), text)
 
-    Arguments of the call: tokens x [B, N, D]; c [B, F, 6, D], the same for all layers, with F = 1 where all frames have
-    one time; the angles of the patches; the text [B, M, D]; tokens of pictures [B, K, D] or None; hints [L, B, N, D]
-    and the number of the one that is added after the layer, or None. Returns (x, None), as a scan expects; with
-    `entering` (what its attention reads, None).
+    The norm of the tokens before the attention to the text is left out without the field `text_norm`.
     """
 
     heads: int
@@ -70,6 +67,19 @@ class WanBlock(nn.Module):
         hint: jax.Array | None = None,
         entering: bool = False,
     ) -> tuple[jax.Array, Any]:
+        """Args:
+            x: tokens [B, N, D], frame by frame.
+            c: the times' vectors [B, F, 6, D], which all layers share; F = 1 if all frames have the same time.
+            angles: rotary angles of the patches.
+            text: tokens of the text [B, M, D].
+            pictures: tokens of pictures [B, K, D]; None for none.
+            hints: hints [L, B, N, D] of VACE's branch; None for no branch.
+            hint: index of the hint that is added after this layer, int []; None for no hint.
+            entering: whether to return only the attention's input.
+
+        Returns:
+            (x, None), as a scan expects; with `entering`, (the input [B, N, D], None).
+        """
         width = x.shape[-1]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)
         attend = lambda name: WideAttention(self.heads, 1e-6, self.attention, self.dtype, name=name)
@@ -89,7 +99,7 @@ class WanBlock(nn.Module):
 
 
 class WanControlBlock(WanBlock):
-    """A layer of VACE's branch: `WanBlock`, whose tokens a dense layer also turns into a hint. Returns (x, hint)."""
+    """A layer of VACE's branch: `WanBlock`, and a dense layer from its tokens to a hint. Returns (x, hint)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *arguments: Any) -> tuple[jax.Array, jax.Array]:
