@@ -50,6 +50,8 @@ UNTESTED = ("loss", "step", "nfe", "steps_per_second")  # losses of two objectiv
 OF_LOSS = (  # sections whose fields say what the loss on held-out records is
     "objective.", "schedule.", "parameterization.", "data.", "teacher.", "autoencoder.", "evaluate.loss.",
 )  # fmt: skip
+WEIGHTS = ("average", "quantised", "infill", "watermark")  # what samples.json says of the weights beside their name
+RESULTS = ("step", "steps", "seed", "evaluations", "deviation_of_a_draw")  # of a run, within the protocol of a metric
 SCALED = "_over_floor"  # the end of a figure that is another one divided by a constant of the protocol
 CURVES = "Training: the loss by step, and by t. Losses of different objectives or weightings do not compare"
 
@@ -105,6 +107,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         if not content
     ]
     notes += [note for path, content in reports.items() if (note := _of_earlier_step(path, content))]
+    notes += [*_of_other_steps(reports), *_of_other_conditions(paths)]
     if len(groups) == 1:
         notes.append("These runs differ in their seeds alone, so that there is one setting and no difference to test.")
     return Compared(
@@ -124,6 +127,25 @@ def _of_earlier_step(folder: pathlib.Path, content: Mapping[str, Any]) -> str:
     return f"{folder}: the figures of its samples are of step {step}, but its latest checkpoint is of step {latest}."
 
 
+def _of_other_steps(reports: Mapping[pathlib.Path, Mapping]) -> list[str]:
+    """A note where the figures of samples are of different steps; [] otherwise."""
+    steps = {path: figures.checkpoint_of_samples(content).get("step") for path, content in reports.items()}
+    steps = {path: step for path, step in steps.items() if step is not None}
+    of_each = ", ".join(f"{path}: {step}" for path, step in steps.items())
+    return [f"The figures of samples are of different steps: {of_each}."] if len(set(steps.values())) > 1 else []
+
+
+def _of_other_conditions(folders: Sequence[pathlib.Path]) -> list[str]:
+    """A note where equally many samples have different classes or conditions; [] otherwise."""
+    known: dict[Any, dict[str, pathlib.Path]] = {}
+    for folder in folders:
+        record = sample_files.read_record(folder) or {}
+        if "conditions" in record:  # earlier versions did not write them
+            known.setdefault(_sampling(folder).get("number"), {}).setdefault(str(record["conditions"]), folder)
+    others = [" and ".join(map(str, by_digest.values())) for by_digest in known.values() if len(by_digest) > 1]
+    return [f"The samples in {folders_named} have different classes or conditions." for folders_named in others]
+
+
 def _config_of(folder: pathlib.Path) -> dict[str, Any]:
     """The config of a run, or of the run that a folder of other samples lies in, with the sampling that was used."""
     inside = not (folder / "config.json").is_file() and (folder / "samples.npz").is_file()
@@ -138,7 +160,7 @@ def _config_of(folder: pathlib.Path) -> dict[str, Any]:
     config = plain(config)
     if type(config.get("seed", 0)) is not int:
         raise WorkdirError(f"{run / 'config.json'} has seed = {limits.short(config['seed'])}. Valid: an integer.")
-    return {**config, "sample": _sampling(folder) or config["sample"]}
+    return {**config, "sample": {**(_sampling(folder) or config["sample"]), **_weights(folder)}}
 
 
 def _sampling(folder: pathlib.Path) -> dict[str, Any]:
@@ -150,6 +172,18 @@ def _sampling(folder: pathlib.Path) -> dict[str, Any]:
             "Make the samples again."
         )
     return dict(sample)
+
+
+def _weights(folder: pathlib.Path) -> dict[str, Any]:
+    """The weights that made the samples in a folder, by the flags of `diffusion sample`; its default without samples.
+
+    A step is left out, since the runs of one setting may differ in it.
+    """
+    checkpoint = (sample_files.read_record(folder) or {}).get("checkpoint")
+    checkpoint = checkpoint if isinstance(checkpoint, Mapping) else {}
+    name = checkpoint.get("weights")  # of an average of several checkpoints: its numbers
+    facts = {fact: checkpoint[fact] for fact in WEIGHTS if fact in checkpoint}
+    return {"weights": name if isinstance(name, str) else "ema", **facts}
 
 
 def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
@@ -179,10 +213,17 @@ def _protocol(folder: pathlib.Path, content: Mapping) -> dict[str, Any]:
                 part["protocol"]: {"reference": part["reference"]} for part in content.get("encoders", {}).values()
             },
             "of": {
-                name: {fact: part[fact] for fact in facts if fact in part}
+                name: {fact: _without_results(part[fact]) for fact in facts if fact in part}
                 for name, part in figures.named(content).items()
             },
         }
+
+
+def _without_results(fact: Any) -> Any:
+    """The protocol of a metric, without what it says of the run or of the outcome; any other fact as it is."""
+    if not isinstance(fact, Mapping):
+        return fact
+    return {name: value for name, value in fact.items() if name not in RESULTS}
 
 
 def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) -> Run:

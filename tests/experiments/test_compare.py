@@ -238,6 +238,73 @@ def test_other_samples_of_a_run_have_the_settings_that_made_them(tmp_path):
             compare.compare([run, guided])
 
 
+def sampled(folder, **checkpoint):
+    """A run folder whose samples a checkpoint of step 9 has made."""
+    content = json.loads((folder / "report.json").read_text())
+    record = {"checkpoint": {"step": 9, "weights": "ema", **checkpoint}, "sample": plain(recipe.get_config().sample)}
+    content["protocol"]["sampling"] = record
+    (folder / "report.json").write_text(json.dumps(content))
+    (folder / "samples.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_raw_weights_and_another_average_are_other_settings_than_the_moving_average(tmp_path):
+    """A run whose samples the raw weights made stood beside one of the moving average without a word."""
+    average = {"average": 0.1, "tracked": 0.05, "of_steps": [3, 9], "weights": [0.25, 0.75]}
+    folders = [
+        sampled(made(tmp_path / "a", 4.0)),
+        sampled(made(tmp_path / "raw", 6.0), weights="params"),
+        sampled(made(tmp_path / "wide", 5.0), **average),
+        sampled(made(tmp_path / "small", 7.0), quantised="int8"),
+    ]
+    result = compare.compare(folders)
+    assert result.fields == {
+        "sample.average": ["(absent)", "(absent)", 0.1, "(absent)"],
+        "sample.quantised": ["(absent)", "(absent)", "(absent)", "int8"],
+        "sample.weights": ["ema", "params", "ema", "ema"],
+    }
+    assert [group.name for group in result.groups] == ["a", "raw", "wide", "small"]
+    # Two seeds are no seeds of one setting if only one of them has raw weights.
+    result = compare.compare([folders[0], sampled(made(tmp_path / "seed", 5.0, 1), weights="params")])
+    assert result.fields == {"sample.weights": ["ema", "params"]} and len(result.groups) == 2
+    # A run without samples of its own will be sampled by the moving average.
+    assert compare.compare([folders[0], made(tmp_path / "none", 5.0, 1)]).fields == {}
+
+
+def test_samples_of_other_steps_and_of_other_classes_are_named(tmp_path):
+    first = sampled(made(tmp_path / "a", 4.0))
+    second = sampled(made(tmp_path / "b", 6.0, 1), step=12)
+    for folder, digest in ((first, "f"), (second, "g")):
+        record = json.loads((folder / "samples.json").read_text())
+        (folder / "samples.json").write_text(json.dumps({**record, "conditions": digest}))
+    notes = compare.compare([first, second]).notes
+    assert f"The figures of samples are of different steps: {first}: 9, {second}: 12." in notes
+    assert f"The samples in {first} and {second} have different classes or conditions." in notes
+    same = compare.compare([first, sampled(made(tmp_path / "c", 6.0, 2))]).notes
+    assert not any("different" in note for note in same)
+
+
+def test_what_a_metric_has_found_is_no_part_of_its_protocol(tmp_path):
+    """The evaluations of an adaptive solver differ from run to run, and so no two likelihoods could be compared."""
+
+    def evaluated(folder, value, **found):
+        protocol = {"t_start": 1e-5, "rtol": 1e-5, "step": 9, "evaluations": 70.5, "deviation_of_a_draw": 0.5} | found
+        content = json.loads((folder / "report.json").read_text())
+        content["model"] = {
+            "bits_per_dim": {"value": value, "standard_error": 0.3, "samples": 64, "protocol": protocol}
+        }
+        (folder / "report.json").write_text(json.dumps(content))
+        return folder
+
+    first = evaluated(made(tmp_path / "a", 4.0), 2.0)
+    other = made(tmp_path / "b", 4.0, **{"train.batch_size": 32})
+    second = evaluated(other, 3.0, step=18, evaluations=81.25, deviation_of_a_draw=0.25)
+    test = compare.compare([first, second]).tests["b"]["bits_per_dim"]
+    assert test.value == 1.0 and test.p == pytest.approx(2 * stats.norm.sf(1 / np.hypot(0.3, 0.3)))
+    with pytest.raises(ConfigError, match=r"of\.bits_per_dim\.protocol\.rtol: 1e-05 -> 0\.001"):
+        compare.compare([first, evaluated(second, 3.0, rtol=1e-3)])
+
+
 def test_a_field_that_one_config_lacks_is_another_setting_than_none(tmp_path):
     """guidance = None and no field guidance; reports compare in the fields of their protocols that both have."""
     run = made(tmp_path / "a", 4.0)
