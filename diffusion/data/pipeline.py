@@ -74,7 +74,7 @@ def batches(
             1; None: all.
         augment: functions (rng, image) -> image, applied in this order, each with its own rng. If the condition is a
             picture of the example's sides, each needs the attribute `moves`, see `transforms.Augmentation`.
-        shuffle: False keeps the order of the source in every epoch.
+        shuffle: whether every epoch has a new order; otherwise it has the order of the source.
         threads: threads that prepare batches in advance; 0 prepares each when it is requested.
         damaged: the treatment of a damaged record: "stop", or "skip": the next sound record in the order of the source
             replaces it, with the same global example index and draws.

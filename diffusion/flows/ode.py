@@ -98,7 +98,7 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
         most: largest number of attempted steps, >= 1; an example that does not reach the end within them is NaN.
 
     Raises:
-        ValueError: if end is not after start, or a tolerance is not positive.
+        ValueError: if end is not after start, a tolerance is not positive, or most is below 1.
     """
     if not start < end:
         raise ValueError(f"the end must come after the start, got {start} to {end}")

@@ -64,7 +64,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float
         (low, high).
 
     Raises:
-        ValueError: if level is outside (0, 1) or a replicate is not finite.
+        ValueError: if level is outside (0, 1), there is no replicate, or a replicate is not finite.
     """
     values = np.asarray(values, np.float64)
     if not 0 < level < 1:

@@ -59,7 +59,7 @@ def train(
         progress: called after every step with its number and the loss.
 
     Raises:
-        TypeError, ValueError: as `attribute_reader.train`.
+        TypeError, ValueError: as in `attribute_reader.train`, and if the numbers of images and captions differ.
     """
     attribute_reader.check(images)
     if len(captions) != len(images):

@@ -70,7 +70,7 @@ def train(
 
     Raises:
         TypeError: if the images are not uint8.
-        ValueError: if shapes do not fit, labels are negative, or there is one class only.
+        ValueError: if shapes do not fit, labels are negative, there is only one class, or steps is below 1.
     """
     _check(images, labels)
     if steps < 1:

@@ -55,7 +55,7 @@ def classifier_accuracy(
 
     Raises:
         TypeError: if images are not uint8.
-        ValueError: if shapes do not fit, there is no test image, or no sample has a test label.
+        ValueError: if shapes do not fit, there is no test image, or a test label has no sample.
     """
     test_labels = np.asarray(test_labels)
     if len(test_images) == 0 or test_labels.shape != (len(test_images),):

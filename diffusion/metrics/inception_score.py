@@ -42,7 +42,7 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
         seed: the seed of the shuffle; None keeps the order.
 
     Raises:
-        ValueError: if the shape is not [N, K], a logit is not finite, or there are fewer rows than splits.
+        ValueError: if the shape is not [N, K] with K >= 2, a logit is not finite, or there are fewer rows than splits.
     """
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")

@@ -133,7 +133,8 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
         seed: the seed of the subsets; the same seed gives the same figure.
 
     Raises:
-        ValueError: if shapes do not fit, a feature is not finite, or there are fewer rows than a subset needs.
+        ValueError: if shapes do not fit, a feature is not finite, subsets or size is below 2, or a set has too few rows
+            for a subset.
     """
     if subsets < 2 or size < 2:
         raise ValueError(f"KID needs subsets >= 2 and size >= 2, got {subsets} subsets of {size} rows")

@@ -67,7 +67,8 @@ def overlap(
         block: rows in one matrix product; bounds the memory, not the result.
 
     Raises:
-        ValueError: if shapes do not fit, a feature is not finite, or there are too few rows for k neighbours.
+        ValueError: if shapes do not fit, a feature is not finite, a k is below 1, or there are too few rows for k
+            neighbours.
     """
     if min(manifold_k, density_k) < 1:
         raise ValueError(f"manifold_k = {manifold_k} and density_k = {density_k} must be at least 1")

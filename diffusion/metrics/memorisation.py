@@ -191,8 +191,8 @@ def data_copying(
         block: rows in one matrix product.
 
     Raises:
-        ValueError: if shapes do not fit, a feature is not finite, a cell lacks training or held-out rows, or none has
-            enough samples.
+        ValueError: if shapes do not fit, a feature is not finite, least is below 1, a cell lacks training or held-out
+            rows, or no cell has enough samples.
     """
     sets = {"samples": samples, "held_out": held_out, "train": train}
     sets = {name: pairwise.checked(name, rows) for name, rows in sets.items()}

@@ -25,8 +25,9 @@ def p_value(
         second: number of rows of the second set.
         draws: number of random exchanges, at least 1.
         rng: numpy Generator; the same state gives the same p-value.
-        paired: exchange row i of the first set with row i of the second, or not; else any rows with any.
-        strata: int [first + second] or None; rows are exchanged within their stratum (such as a class) alone.
+        paired: whether row i of the first set is exchanged only with row i of the second; otherwise any rows are
+            exchanged.
+        strata: int [first + second] or None; rows are exchanged only within their stratum, such as a class.
 
     Returns:
         The p-value, in (0, 1].

@@ -54,12 +54,12 @@ class DDT(Layered, Backbone):
         final_norm: norm of the last layer, one of the same names.
         mlp: "gelu" or "swiglu".
         bias: whether the layers of queries, keys and values, and of the MLP, have biases.
-        qk_norm: RMS-normalise queries and keys, with a learned scale.
+        qk_norm: whether queries and keys are RMS-normalised, with a learned scale.
         positions: "rope" (rotary, in every attention) or "sincos_rope", also fixed ones added to the encoder's tokens.
         span: place of the last row and column for rotary positions, see `rope_angles`; 0: each row counts one.
         clock: "positional", sinusoids of periods up to 20 pi, or "fourier" features of the time, with random constant
             frequencies.
-        silu_again: the blocks apply SiLU to their condition, which has passed one before.
+        silu_again: whether the blocks apply SiLU to their condition, to which SiLU was applied before.
         unroll: number of blocks in one turn of a scan, as `DiT`.
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.

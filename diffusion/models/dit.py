@@ -60,22 +60,22 @@ class DiT(Layered, Backbone):
         heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         mlp_ratio: hidden features of the MLP over `width`.
-        learn_sigma: the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        learn_sigma: whether the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         norm: "layernorm" (the paper), "rmsnorm", or "scaled_rmsnorm", whose scales are learned.
         mlp: "gelu" (the paper) or "swiglu".
         positions: "sincos" (the paper: fixed, added to the tokens), "rope" (rotary, in every attention), or
             "sincos_rope", both.
-        qk_norm: RMS-normalise queries and keys, with a learned scale.
+        qk_norm: whether queries and keys are RMS-normalised, with a learned scale.
         remat: parts to compute again in the backward pass to save memory: "none"; "elementwise", all but products and
             attention; "dots", attention too; "narrow", all but fused attention and the products that are added to the
             tokens; or "full".
         unroll: number of blocks in one turn of the scan; 0: the number of `layers.scan.turn`, on CPU all of up to 12.
         times: number of times that the network receives as its clock: 1, or 2 for a network of two times (MeanFlow,
             shortcut models); the sum of their embeddings conditions it.
-        strength: the network receives, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
-            imitates; see `objectives.latent_consistency_distillation`.
-        interval: the network also receives, as "interval" [B, 2], the times from and to which it is guided; with
-            `strength` alone.
+        strength: whether the network receives the scale of the guidance that it imitates (1 for none), as "strength"
+            [B] of its condition; see `objectives.latent_consistency_distillation`.
+        interval: whether the network also receives the times from and to which it is guided, as "interval" [B, 2]; only
+            with `strength`.
         frequency_shift: shift of the frequencies of the time's features, 0 (the paper) or 1, see `sinusoid`.
         own_embeddings: whether every block has its own embeddings of the time and the class, and the last layers the
             first block's, as diffusers trains a DiT; in the paper all share one.

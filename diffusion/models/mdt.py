@@ -131,7 +131,7 @@ class MDT(Layered, Backbone):
         heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         decoder_depth: blocks behind the place where masked patches are completed; depth - decoder_depth is even.
-        learn_sigma: the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        learn_sigma: whether the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         mlp_ratio: hidden features of the MLP over `width`.
 
     Reference: Gao et al., "Masked Diffusion Transformer is a Strong Image Synthesizer", 2023 (its second version).

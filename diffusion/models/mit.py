@@ -118,9 +118,9 @@ class MiT(Layered, Backbone):
         bottleneck: features between the two dense layers that embed a patch; 0: one layer.
         default_strength: scale > 0 of the guidance that it imitates, of a condition without "strength"; 1: none.
         default_interval: times from and to which it is guided, of a condition without "interval".
-        clean: pixel MeanFlow: the last layer gives the picture, and the output is (x - picture) / clip(t, 0.05, 1);
-            rotary positions are the picture's rows and columns, and a learned table is added to all tokens.
-            False: the last layer gives the output, and rotary positions count along the sequence.
+        clean: whether the network is pixel MeanFlow's: the last layer gives the picture, and the output is (x -
+            picture) / clip(t, 0.05, 1); rotary positions are the picture's rows and columns, and a learned table is
+            added to all tokens. False: the last layer gives the output, and rotary positions count along the sequence.
         unroll: number of blocks in one turn of the scan, as `DiT`.
         shape: (H, W, C) of its images; with `clean` it takes no others.
 

@@ -80,7 +80,7 @@ class SequenceTransformer(Layered, Backbone):
         mlp: "gelu" or "swiglu".
         positions: "sincos" (fixed, added to the tokens: where a step is counts) or "rope" (rotary, in every attention:
             distances alone count, for data that are alike along the line).
-        qk_norm: RMS-normalise queries and keys, with a learned scale.
+        qk_norm: whether queries and keys are RMS-normalised, with a learned scale.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
         times: number of times that the network receives as its clock, 1 or 2, as in `DiT`.
         input_gain: whether the output is o + g x, where the last layer computes both o and g for each value. The best

@@ -107,7 +107,7 @@ class SymbolTransformer(Layered, Backbone):
         mlp_ratio: hidden features of the MLP over `width`.
         norm: a name in `blocks.BLOCK_NORMS`.
         mlp: "gelu" or "swiglu".
-        qk_norm: RMS-normalise queries and keys, with a learned scale.
+        qk_norm: whether queries and keys are RMS-normalised, with a learned scale.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
         causal: positions of a block, which see each other and earlier blocks alone, so that a block can be evaluated
             with what `symbol_memory` keeps of these; 0: all positions see each other. With `clock="none"` alone: the

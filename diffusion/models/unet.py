@@ -56,12 +56,12 @@ class UNet(UNetLevels, Backbone):
         out_channels: number of channels of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
         heads: attention heads of every level; None where `head_size` decides.
         head_size: channels of a head; None where `heads` decides.
-        scale_shift: the embedding scales and shifts the norm (ADM); else it is added (DDPM).
+        scale_shift: whether the embedding scales and shifts the norm (ADM); otherwise it is added (DDPM).
         resample: the operation that changes the side, "conv" or "block", see the table above.
         padding: padding of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
         features: number of sinusoids of the time; None: widths[0].
         frequency_shift: shift of the sinusoids' frequencies, 0 or 1 (DDPM), see `embeddings.sinusoid`.
-        sines_first: order of the sinusoids; cosines first if False.
+        sines_first: whether the sines precede the cosines in the sinusoids.
         groups: number of groups of the norms, a divisor of the widths.
         epsilon: epsilon of the norms, > 0.
         dropout: rate in the blocks, drawn where a call has `dropout_keys`.
@@ -74,7 +74,7 @@ class UNet(UNetLevels, Backbone):
         embedding_width: width of the embedding; None: four times the number of the time's features.
         qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
             of the authors but ImageNet 64); does not change the network.
-        middle_attention: attention between the two blocks of the middle.
+        middle_attention: whether there is attention between the two blocks of the middle.
         middle_groups: number of groups of the norm of that attention, 0 for no norm; None: `groups`.
         middle_gain: factor of the sums in the middle, > 0, see `ResnetBlock.gain`.
         centred: whether the input, in [0, 1], enters as 2 x - 1.

@@ -79,8 +79,8 @@ def one_step() -> Simulation:
 def backward_simulation(grid: Sequence[float]) -> Simulation:
     """Samples from one of a few steps, whose noisy input the generator produced in the earlier steps, as in sampling.
 
-        x_0 = z,   x_{i+1} = alpha(t_{i+1}) stop x0(x_i, t_i) + sigma(t_{i+1}) eps_i     for i < k
-        x = x0(x_k, t_k),   k uniform in 0 .. N - 1, for each example
+        y_0 = z,   y_{i+1} = alpha(t_{i+1}) stop x0(y_i, t_i) + sigma(t_{i+1}) eps_i     for i < k
+        x = x0(y_k, t_k),   k uniform in 0 .. N - 1, for each example
 
     The steps before k have no gradient. The cost is N evaluations, of which one is differentiated. On the grid (t_max,
     0) the result equals `one_step` bit for bit.

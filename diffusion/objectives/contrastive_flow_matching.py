@@ -37,7 +37,7 @@ def contrastive_flow_matching(
         density: distribution of t.
         weight: lambda of the paper, in [0, 1).
         block: number of consecutive examples that are contrasted with each other; it divides the batch.
-        coupling: (keys, x0, eps) -> eps re-paired.
+        coupling: `Coupling` of data and noise; if None, each x_0 keeps the noise of the batch or the drawn noise.
         clock: the time that the network "model" receives; t itself if None.
 
     Returns:

@@ -21,7 +21,7 @@ def early_prediction(
 ) -> Term:
     """A second output of the network, from the features of a block, which is the weaker model of `guidance.internal`.
 
-        term = mean |v_hat - v|^2,    v = alpha' x_0 + sigma' eps,    v_hat of what project(h) predicts
+        term = mean |v_hat - v|^2,    v = alpha' x_0 + sigma' eps,    v_hat the velocity that project(h) predicts
 
     project(h) is read with the same parameterization as the network's output.
 

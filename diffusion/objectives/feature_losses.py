@@ -385,7 +385,7 @@ def self_alignment(
 def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float = 0.5, until: int | None = None) -> Term:
     """The dispersive loss (InfoNCE with squared distances): features repel each other within a block of the batch.
 
-        term = log mean_{i, j} exp(-|h_i - h_j|^2 / (D temperature)),    i, j in the block, with i = j
+        term = log mean_{i, j} exp(-|h_i - h_j|^2 / (D temperature)),    i, j in the block, i = j included
 
     D is the number of entries of h, by which the authors' code divides.
 
@@ -461,5 +461,5 @@ def _mean_cosine(a: Array, b: Array) -> Array:
 
 
 def unit_vectors(features: Array) -> Array:
-    """Features `[..., D]` over their norm; what is added to its square gives features of zero a gradient."""
+    """Features `[..., D]` divided by their norm; a small constant in the root keeps the gradient finite at zero."""
     return features * jax.lax.rsqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True) + 1e-12)

@@ -36,7 +36,7 @@ def flow_matching(
 
     Args:
         density: distribution of t for each example, or for each frame (`timesteps.per_frame`).
-        coupling: (keys, x0, eps) -> eps re-paired; if None, each x0 keeps the noise of the batch or the drawn noise.
+        coupling: `Coupling` of data and noise; if None, each x_0 keeps the noise of the batch or the drawn noise.
         clock: the time that the network "model" receives; t itself if None.
         direction: weight of the velocity's direction, >= 0; 1 in LightningDiT.
 

@@ -144,8 +144,8 @@ def improved_mean_flow(
         "velocity_loss" `[B]`.
 
     Raises:
-        ValueError: if equal is not in [0, 1], p < 0, or guidance has no valid scale or share; TypeError from the
-            objective, if the network has no forward derivative.
+        ValueError: if equal is not in [0, 1], p < 0, guidance has no valid scale or share, or there is a projector but
+            no velocity_layer; TypeError from the objective, if the network has no forward derivative.
     """
     check_shares(equal, p)
     if guidance is not None:

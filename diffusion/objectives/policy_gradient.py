@@ -78,9 +78,10 @@ def policy_gradient(
         divergence of a whole trajectory; and "clipped", the share of its steps in which the ratio is out of range.
 
     Raises:
-        ValueError: if an argument is out of range, beta > 0 without a teacher, the grid has a single step to the data,
-            or the sampler's step is not a Gaussian draw with a fixed variance; when called, if group does not divide
-            the batch, if the grid does not lead from t_max to 0, and under the conditions of `rewarded`.
+        ValueError: if an argument is out of range, the policy is unknown, beta > 0 without a teacher, the grid has a
+            single step to the data, or the sampler's step is not a Gaussian draw with a fixed variance; when called, if
+            group does not divide the batch, if the grid does not lead from t_max to 0, and under the conditions of
+            `rewarded`.
     """
     if group < 2:
         raise ValueError(

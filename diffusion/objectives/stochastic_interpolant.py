@@ -57,7 +57,7 @@ def stochastic_interpolant(
         interpolant: I and gamma; see `objectives.interpolants`.
         density: distribution of t in (0, 1).
         predicts: names of the quantities in the channels of the network "model", in order.
-        coupling: (keys, x_0, x_1) -> x_1 re-paired; if None, each x_0 keeps the batch's "noise" or the drawn one.
+        coupling: `Coupling` of x_0 and x_1; if None, each x_0 keeps the batch's "noise" or the drawn one.
         clock: the time that the network receives; t itself if None. The schedule has no other use here.
 
     Returns:
@@ -146,7 +146,7 @@ def schroedinger_bridge(
     Args:
         sigma: the bridge's diffusion, > 0.
         density: distribution of t in (0, 1), best kept away from the ends, where the target is infinite.
-        coupling: (keys, x_0, x_1) -> x_1 re-paired; `couplings.schroedinger_bridge(sigma)` if None.
+        coupling: `Coupling` of x_0 and x_1; `couplings.schroedinger_bridge(sigma)` if None.
         clock: the time that the network "model" receives; t itself if None.
 
     Returns:

@@ -68,7 +68,7 @@ def adaptive(
         (x at t_end `[B, ...]`, `AdaptiveStats`).
 
     Raises:
-        ValueError: if the times are outside the schedule or equal, or a tolerance is not positive.
+        ValueError: if the times are outside the schedule or equal, a tolerance is not positive, or most is below 1.
     """
     check_schedule(schedule)
     require_floats(x, "x")

@@ -47,10 +47,10 @@ def picard(
 ) -> tuple[Array, PicardStats]:
     """Carries x along a plan as `sample` does, with the same noise, but with a window of steps in parallel.
 
-    Initially all samples in the window are guesses, and only x_0 is final. A sweep computes all steps in parallel and
-    sums the changes,
+    Let y_0 = x be the given sample and y_j the sample after j steps. Initially all samples in the window are guesses,
+    and only y_0 is final. A sweep computes all steps in parallel and sums the changes,
 
-        x_{j+1} <- x_0 + sum_{i <= j} (step_i(x_i) - x_i),
+        y_{j+1} <- y_0 + sum_{i <= j} (step_i(y_i) - y_i),
 
     while the rest of a sampler's state (the history of a multistep method) comes from the previous step. Every sweep
     makes at least one more sample final, so N sweeps give the result of `sample` up to rounding. The window advances

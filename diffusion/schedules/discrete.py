@@ -70,7 +70,8 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         betas: `[T]` variances of the steps, each in (0, 1), T up to 10^6.
 
     Raises:
-        ValueError: if betas is not a vector of numbers in (0, 1), or has more numbers.
+        TypeError: if betas is traced; the tables are computed when the process is built.
+        ValueError: if betas is not a vector of numbers in (0, 1), or has more than 10^6 numbers.
     """
     _check_known(betas)
     betas = np.asarray(betas, np.float64)

@@ -193,8 +193,8 @@ def beta_density(schedule: NoiseSchedule, a: float, b: float, strata: int | None
 
     Args:
         schedule: the process, which defines t_min and t_max.
-        a: exponent of t plus 1, > 0.
-        b: exponent of 1 - t plus 1, > 0.
+        a: first parameter of Beta(a, b), > 0: the density is proportional to t^(a - 1) (1 - t)^(b - 1) on [0, 1].
+        b: second parameter of Beta(a, b), > 0.
         strata: number of strata or None, see `from_quantile`.
 
     Raises:

@@ -11,8 +11,8 @@ class Plan(NamedTuple):
     """The steps of a sampler, as pairs of times.
 
     Attributes:
-        t: `[N]` time at which step i starts.
-        s: `[N]` time at which step i ends.
+        t: times `[N]` at which the steps start; `[N, F]` if each of F frames has its own time.
+        s: times at which the steps end, in t's shape.
         renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) without the network.
     """
 

@@ -37,9 +37,9 @@ class AutoencoderKL(WithPosterior, CheckedNetwork):
         picture_channels: number C of the pictures' channels.
         groups: number of groups of the norms.
         attention_levels: levels, 0 at the picture's side, that have attention after each block.
-        middle_attention: attention between the two blocks of the smallest side.
-        quantization_convs: a 1x1 convolution after the encoder, and one before the decoder.
-        decoder_conv: whether the decoder's is present; None: as `quantization_convs`.
+        middle_attention: whether there is attention between the two blocks of the smallest side.
+        quantization_convs: whether there is a 1x1 convolution after the encoder, and one before the decoder.
+        decoder_conv: whether there is a 1x1 convolution before the decoder; None: as `quantization_convs`.
         decoded_channels: number of channels of the decoded pictures; None: C.
         scale: scale of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: shift of the latents, likewise.

@@ -39,7 +39,7 @@ class VQModel(WithoutPosterior, CheckedNetwork):
         picture_channels: number C of the pictures' channels.
         groups: number of groups of the norms.
         attention_levels: levels, 0 at the picture's side, that have attention after each block.
-        middle_attention: attention between the two blocks of the smallest side.
+        middle_attention: whether there is attention between the two blocks of the smallest side.
         finite_levels: d numbers of levels for finite scalar quantization, in place of a codebook.
         scale: scale of the vectors for a diffusion model, see
             `diffusion.models.autoencoders.latent_space.to_diffusion`.
@@ -118,7 +118,7 @@ class VQModel(WithoutPosterior, CheckedNetwork):
 
         Args:
             z: [B, h, w, d], neither scaled nor shifted.
-            quantize: first replace each vector by its code.
+            quantize: whether each vector is first replaced by its code.
 
         Returns:
             [B, f h, f w, C], about in [-1, 1] and not clipped, float32.

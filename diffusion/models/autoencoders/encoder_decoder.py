@@ -53,7 +53,7 @@ class Options(NamedTuple):
         layers: residual blocks of a level of the encoder; the decoder has one more.
         groups: number of groups of the norms.
         attention_levels: levels that have attention after each of their blocks.
-        middle_attention: attention between the two blocks of the smallest side.
+        middle_attention: whether there is attention between the two blocks of the smallest side.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type; outputs are float32.
     """

@@ -119,8 +119,9 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
 
     Args:
         latents: batches [B, h, w, D], of any sizes.
-        per_channel: one scale and one shift for each of the D channels (Karras et al., "Analyzing and Improving the
-            Training Dynamics of Diffusion Models", 2024, appendix B), not one for all.
+        per_channel: whether each of the D channels has its own scale and shift (Karras et al., "Analyzing and Improving
+            the Training Dynamics of Diffusion Models", 2024, appendix B); otherwise all channels share one scale and
+            one shift.
 
     Raises:
         ValueError: for an empty stream, numbers that are not finite, or latents that do not vary.

@@ -50,7 +50,7 @@ def options(default: bool) -> tuple[Choice | Field | Follows, ...]:
     """The rows of its switches; each class has its own rows of positions.
 
     Args:
-        default: default of its switches for SwiGLU and RMSNorm.
+        default: whether its fields for SwiGLU and RMSNorm are True by default.
     """
     return (
         switch("use_rmsnorm", "norm", default, "scaled_rmsnorm", "layernorm"),

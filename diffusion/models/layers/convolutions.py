@@ -119,7 +119,7 @@ class ResnetBlock(nn.Module):
         dtype: compute type.
         resample: "keep", or "down" or "up" to halve or double the side.
         taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
-        project: a convolution of one pixel on x even if the number of channels does not change.
+        project: whether x passes a convolution of one pixel even if the number of channels does not change.
         gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
         least: least number of channels in a group of the norms, see `GroupNorm`.
         activation: name of the activation, in `ACTIVATIONS`.

@@ -21,7 +21,7 @@ class CrossAttention(nn.Module):
         zero: whether the output starts at zero.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
-        qk_norm: RMS-normalise queries and keys over all heads together, with a learned scale.
+        qk_norm: whether queries and keys are RMS-normalised over all heads together, with a learned scale.
     """
 
     heads: int

@@ -67,8 +67,8 @@ class SpatialTransformer(nn.Module):
         depth: number of blocks; they are scanned, their parameters stacked along a first axis.
         heads: number of attention heads, a divisor of C.
         groups: number of groups of the norm.
-        linear: `in` and `out` are dense layers (SD 2, XL), or convolutions of one pixel (SD 1), which are the same
-            function with kernels of other shapes.
+        linear: whether `in` and `out` are dense layers (SD 2, XL); otherwise they are convolutions of one pixel (SD 1),
+            which compute the same function with kernels of other shapes.
         attention: implementation, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type.

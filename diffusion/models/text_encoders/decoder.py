@@ -212,10 +212,11 @@ class DecoderEncoder(Backbone):
         theta: base of the rotary frequencies.
         scaling: scaling of these frequencies, see `frequencies`.
         biased: whether queries, keys and values have biases.
-        qk_norm: RMS-normalise queries and keys.
-        gemma: norms also after attention and MLP, all scales as 1 + scale, and embeddings times sqrt(width).
-        cap: c of c tanh(score / c); 0: none.
-        score_size: the scores are divided by its root; 0: head_size.
+        qk_norm: whether queries and keys are RMS-normalised.
+        gemma: whether there are norms after attention and MLP too, norms multiply by 1 + scale, and embeddings are
+            multiplied by sqrt(width).
+        cap: bound c of the scores, which become c tanh(score / c); 0 for no bound.
+        score_size: number by whose square root the scores are divided; 0 for head_size.
         window: number of tokens that a layer of `near` sees.
         near: whether each layer sees a window alone; () for no layer.
         near_theta: base of these layers' frequencies; 0: the others' frequencies, scaling included.

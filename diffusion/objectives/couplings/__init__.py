@@ -1,8 +1,8 @@
 """Couplings: which noise goes with which data.
 
-A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`, condition) -> eps re-paired. The keys are used only
-by couplings that draw pairs at random. With any coupling other than `independent`, E[eps | x_t] is no longer -sigma
-times the score, so samplers that use the score do not apply to a network trained with it.
+A `Coupling` is called with (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`, condition) and returns eps re-paired. The keys
+are used only by couplings that draw pairs at random. With any coupling other than `independent`, E[eps | x_t] is no
+longer -sigma times the score, so samplers that use the score do not apply to a network trained with it.
 
 Sampling starts from the prior under every condition, so in training too the noise given the condition must follow the
 prior. Transport between all examples of a block violates this: it gives each class the noise that lies nearest to it.

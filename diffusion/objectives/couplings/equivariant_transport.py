@@ -60,8 +60,8 @@ def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rot
 
     Args:
         block: number of examples that are matched among themselves, >= 2; the block^2 possible pairs are all aligned.
-        permutation: see `aligned`.
-        rotation: see `aligned`.
+        permutation: whether points may be permuted, see `aligned`.
+        rotation: whether the noise may be rotated, see `aligned`.
 
     Raises:
         ValueError: under the conditions of `aligned`, or if block < 2; when called, if block does not divide the batch

@@ -64,7 +64,7 @@ class Flux(Layered, Backbone):
         text_width: number E of features of the text's tokens.
         pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
-        strength: the network receives the guidance strength that it imitates (Flux-dev).
+        strength: whether the network receives the scale of the guidance that it imitates (Flux-dev).
         approximator: (features, hidden features, layers) of the network that makes the vectors of all layers (Chroma),
             without a strength and with a `pooled_width` of 0; (): each layer makes its own, of t, the pooled text and
             the strength.

@@ -55,7 +55,7 @@ class Flux2(Layered, Backbone):
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the four coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.
-        strength: the network receives the guidance strength that it imitates (FLUX.2 dev).
+        strength: whether the network receives the scale of the guidance that it imitates (FLUX.2 dev).
 
     Reference: the code of FLUX.2 (Black Forest Labs, 2025).
     """

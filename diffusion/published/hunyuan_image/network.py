@@ -45,9 +45,9 @@ class HunyuanImage(Layered, Backbone):
         text_width: number E of features of the text's tokens.
         glyph_width: number G of features of the tokens of words in quotes; 0 for a network without them.
         axes: features of a head that rotate with row and column; they sum to width / heads.
-        strength: the network receives the guidance strength that it imitates.
-        times: number of times that the network receives as its clock: 1, or 2 for a distilled network, which receives
-            the time at which a step ends, too, and whose output is the mean velocity up to there (MeanFlow).
+        strength: whether the network receives the scale of the guidance that it imitates.
+        times: number of times that the network receives as its clock: 1, or 2 for a distilled network, which also
+            receives the time at which a step ends, and whose output is the mean velocity over the step (MeanFlow).
 
     Reference: Tencent Hunyuan, "HunyuanImage 2.1", 2025, and its code.
     """

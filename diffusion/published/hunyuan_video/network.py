@@ -96,7 +96,7 @@ class HunyuanVideo(Layered, Backbone):
         text_width: number E of features of the text's tokens.
         pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with frame, row and column; they sum to width / heads.
-        strength: the network receives the guidance strength that it imitates.
+        strength: whether the network receives the scale of the guidance that it imitates.
         image_condition: how the network sees an image with which the clip begins:
             "none": not at all.
             "latent_concat": channels beside the latents hold the latents of the image, then zeros, and a mask.

@@ -103,7 +103,7 @@ class LTX2Connectors(CheckedNetwork):
             they share one, and both texts have `text_width` features.
         biased: whether these layers have biases.
         gated: whether the heads of attention have gates (2.3).
-        halves: how positions turn queries and keys, see `LTX2`.
+        halves: whether positions turn pairs of features half a head apart, see `LTX2`.
 
     Reference: HaCohen et al., "LTX-2: Efficient Joint Audio-Visual Foundation Model", 2026; its code in diffusers.
     """

@@ -160,7 +160,7 @@ class LTX2Stream(nn.Module):
         between: number of features of all heads in the attention to the other modality.
         gated: whether the heads of attention have gates.
         modulated: whether the attention to the text is shifted, scaled and gated, too.
-        halves: how angles turn queries and keys, see `WideAttention`.
+        halves: whether angles turn pairs of features half a head apart, see `WideAttention`.
         implementation: implementation of attention.
         dtype: compute type.
     """

@@ -48,10 +48,10 @@ class PixArt(Layered, Backbone):
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
-        learn_sigma: return 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
-        sized: the network receives the size of the picture (PixArt-alpha of 1024 pixels).
-        strength: the network receives the scale of the guidance (1: none) that it imitates, as in DiT.
-        span: the positions of the patches of a picture of any size go from 0 to this along each side.
+        learn_sigma: whether the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        sized: whether the network receives the size of the picture (PixArt-alpha of 1024 pixels).
+        strength: whether the network receives the scale of the guidance that it imitates (1 for none), as in DiT.
+        span: range of the positions of patches along each side, which lie in [0, span) for a picture of any size.
 
     Reference: Chen et al., "PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
     Synthesis", 2023; Chen et al., "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image

@@ -152,11 +152,11 @@ class Sana(Layered, Backbone):
         text_heads: number of heads of the attention to the text.
         text_width: number E of features of the text's tokens.
         mlp_ratio: channels of the gated convolution over `width`.
-        qk_norm: RMS-normalise the queries and keys of both attentions over all heads together (SANA 1.5).
-        strength: the network receives the scale of the guidance that it was distilled with (SANA-Sprint).
+        qk_norm: whether queries and keys of both attentions are RMS-normalised over all heads together (SANA 1.5).
+        strength: whether the network receives the scale of the guidance that it was distilled with (SANA-Sprint).
         strength_scale: factor of that scale before its embedding.
-        span: the positions of the patches of a picture of any size go from 0 to this along each side; 0: there are no
-            positions.
+        span: range of the positions of patches along each side, which lie in [0, span) for a picture of any size; 0 for
+            a network without positions.
         attention: implementation of the attention to the text, see `diffusion.models.layers.attention`.
 
     Reference: Xie et al., "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers", 2024;

@@ -58,11 +58,11 @@ class ConditionalUNet(Backbone):
         text_width: features of a token of the prompt.
         layers: residual blocks of a level on the way down; one more on the way up.
         middle: transformer blocks in the middle; 0 for a network that has no middle (BK-SDM's small ones).
-        bare_middle: the middle is a single residual block (SSD-1B); needs `middle=0`.
+        bare_middle: whether the middle is a single residual block (SSD-1B); needs `middle=0`.
         in_channels: C of the input: 4, or 9 with the channels of a mask and a masked image (inpainting).
         out_channels: number of channels of the output.
         groups: number of groups of the group norms, a divisor of the widths.
-        linear: the transformers' projections are dense, see `SpatialTransformer`.
+        linear: whether the transformers' projections are dense, see `SpatialTransformer`.
         added_width: numbers that "pooled" and the sinusoids of "size" make together (XL: 1280 + 6 * 256); 0 for a
             network that does not receive them.
         size_width: sinusoids of each number in "size".

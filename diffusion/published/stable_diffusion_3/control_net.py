@@ -46,7 +46,8 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
             inpaints.
         text: whether the layers are MM-DiT's, of picture and text; else they are of the picture alone (SD3.5-large's).
         embeds: whether patches and positions of x have their own embedding; else the base's (SD3.5-large's).
-        pooled: it receives the pooled text; without, zeros, and the hint's latents without the autoencoder's shift.
+        pooled: whether it receives the pooled text; otherwise it receives zeros, and the hint's latents without the
+            autoencoder's shift.
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3, for
     U-Nets; the code of diffusers' SD3ControlNetModel.

@@ -53,7 +53,7 @@ class MMDiT(Layered, Backbone):
         positions: side of the table of positions, in tokens.
         sample_size: side of the latents whose neighbouring tokens have positions one apart in the initial table.
         dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
-        qk_norm: RMS-normalise queries and keys, with a learned scale (SD3.5).
+        qk_norm: whether queries and keys are RMS-normalised, with a learned scale (SD3.5).
 
     Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024.
     """
