@@ -27,8 +27,9 @@ OF_TRANSFORMERS = rooms.Entries("control_net", "CONTROL_NETS")  # by the names o
 def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) -> Tuning:
     """A ControlNet that reads "control" [H, W, 3] of each record; it begins as a copy of the denoiser's first layers.
 
-    Its layers before the residuals are zero at the start, so that the first step's output is the base's. A U-Net's
-    reads the picture in [-1, 1], a transformer's its latents, which a run computes once.
+    Its layers before the residuals are zero at the start, so that the first step's output is the base's. The ControlNet
+    of a U-Net reads the picture in [-1, 1]; that of a transformer reads the picture's latents, which a run computes
+    once.
 
     Args:
         base: the model, `text_to_image.described`; its denoiser is a U-Net, a PixArt, an MM-DiT or a Flux, or another

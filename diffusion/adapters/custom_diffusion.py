@@ -19,7 +19,7 @@ from diffusion.adapters.tuning import Params, Tuning
 def custom_diffusion(
     base: Any, word: str = "<new>", vectors: int = 1, initial: str = "thing", targets: str = CROSS
 ) -> Tuning:
-    """A word as in `textual_inversion`, and all keys and values of cross-attention beside it.
+    """Trains a new word, as `textual_inversion` does, and all keys and values of cross-attention.
 
     A run writes the folder of the model and, in it, the file of the word. If `targets` are the keys and values of
     cross-attention, with or without its queries and outputs, it also writes diffusers' small file of these layers.

@@ -1,4 +1,4 @@
-"""diffusers' small files of custom diffusion: layers of attention that stand in place of the model's own.
+"""diffusers' small files of custom diffusion: attention layers that replace the model's.
 
 | tensor, behind the name of an attention                                     | in place of                      |
 |-----------------------------------------------------------------------------|----------------------------------|
@@ -34,7 +34,7 @@ WHOLE = (KEYS, KEYS | {"to_q.weight", "to_out.0.weight", "to_out.0.bias"})  # wh
 
 
 def recognised(names: Iterable[str]) -> bool:
-    """Whether tensors of these names are a file of custom diffusion."""
+    """Whether tensors with these names come from a file of custom diffusion."""
     return any(NAME.fullmatch(name) for name in names)
 
 

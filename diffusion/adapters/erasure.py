@@ -24,15 +24,15 @@ CROSS = r"attn2\.to_[kv]\.weight$"
 
 
 def solved(kernel: Any, old: Any, new: Any, fixed: Any, preserve: float = 1.0, keep: float = 0.1) -> np.ndarray:
-    """The kernel that maps `old` to what it mapped `new` to, near where it was elsewhere; float64 within.
+    """The kernel that maps `old` to what the old kernel makes of `new`, and is otherwise close to the old kernel.
 
     Args:
-        kernel: [in, out], W0 transposed.
-        old: [n, in], the c_i.
-        new: [n, in], the d_i.
-        fixed: [m, in], the p_j; m may be 0.
-        preserve: weight of these, >= 0.
-        keep: weight of the distance to the kernel, > 0.
+        kernel: the old kernel [in, out], W0 transposed.
+        old: embeddings c_i of the tokens that are erased, [n, in].
+        new: embeddings d_i of the tokens that replace them, [n, in].
+        fixed: embeddings p_j of the tokens that stay, [m, in]; m may be 0.
+        preserve: weight of the p_j, >= 0.
+        keep: weight of the distance to the old kernel, > 0.
 
     Raises:
         ValueError: for weights out of range, or embeddings that do not belong together.
@@ -59,7 +59,7 @@ def edited(
     preserve: float = 1.0,
     keep: float = 0.1,
 ) -> Any:
-    """A model that sees one text as another, in one closed form without training.
+    """A model that sees one text as another, computed in closed form without training.
 
     Args:
         model: a model that `text_to_image.load` returned, whose denoiser reads the text by cross-attention.
@@ -102,7 +102,7 @@ def edited(
 
 
 def aligned(model: Any, tokens: Mapping[str, np.ndarray], old: str, new: str) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings of two texts that are paired, as in the authors' code.
+    """The paired embeddings of two texts, as in the authors' code.
 
     In each text they begin at its last token; the longer of the two sequences is cut to the length of the other.
 

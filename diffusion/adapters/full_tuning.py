@@ -15,7 +15,7 @@ from diffusion.models.interchange import families, folders
 
 
 def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
-    """Trains all or some weights of the denoiser, starting from the base's; they are float32 for a base of any type.
+    """Trains all or some weights of the denoiser, starting from the base's, in float32 whatever the base's type.
 
     A run writes the folder of the whole model.
 
@@ -23,10 +23,10 @@ def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
         base: the model, `text_to_image.described`.
         targets: regular expression, searched in the names that the denoiser's tensors have in its own library; "" for
             all of them. "attn2" is ESD-x, and "^(?!.*attn2)" ESD-u.
-        text: whether the text encoders train too, all of their weights.
+        text: whether all weights of the text encoders train too.
 
     Raises:
-        ValueError: for a pattern that finds nothing, is no regular expression, or parts what is one parameter here.
+        ValueError: for a pattern that finds nothing, is no regular expression, or selects a part of one parameter.
 
     Reference: Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation".
     """
@@ -66,7 +66,7 @@ def chosen_leaves(module: Any, pattern: str) -> set[str]:
     """The leaves of a network whose tensors in its own library have a pattern in their names.
 
     Raises:
-        ValueError: for a pattern that finds nothing, is no regular expression, or parts what is one leaf here.
+        ValueError: for a pattern that finds nothing, is no regular expression, or selects a part of one leaf.
     """
     family = families.family_of(module)
     table = folders.rows_of(family, module, family.first_layout)

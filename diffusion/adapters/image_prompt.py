@@ -1,6 +1,6 @@
 """A tuning that teaches a text-to-image model to take image prompts, an IP-Adapter.
 
-The image encoder reads each picture once, before the training; a run keeps what it makes of them (`Tuning.see`).
+The image encoder reads each picture once, before the training; a run keeps the features (`Tuning.see`).
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""A tuning that makes an inpainting model of a text-to-image one, whose U-Net sees a mask and what is not masked."""
+"""A tuning that turns a text-to-image model into an inpainting model, whose U-Net sees a mask and the rest."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ PICTURE, MASK = "picture", "mask"  # entries of a record's condition
 
 
 def inpainting(base: Any) -> Tuning:
-    """The whole U-Net, with nine channels in place of four: x_t, the mask, and the latents of the masked picture.
+    """Trains the whole U-Net with nine input channels: x_t, the mask, and the latents of the masked picture.
 
     The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
     the base's. It reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1] of each record; the mask is above 0 where
@@ -20,10 +20,10 @@ def inpainting(base: Any) -> Tuning:
     by the mean of its distribution.
 
     Args:
-        base: the model, `text_to_image.described`; its denoiser is a U-Net that sees its latents alone.
+        base: the model, `text_to_image.described`; its denoiser is a U-Net that receives only x_t.
 
     Raises:
-        ValueError: for a base whose kind of pipeline has none that inpaints, or another denoiser.
+        ValueError: for a base whose pipeline has no relative that inpaints, or another denoiser.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 4.5.
     """

@@ -1,4 +1,4 @@
-"""A tuning that makes a model which edits pictures by instructions of a text-to-image one: InstructPix2Pix."""
+"""InstructPix2Pix: a tuning that turns a text-to-image model into one that edits pictures by instructions."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ ORIGINAL = "original"  # entry of a record's condition
 
 
 def instruct_pix2pix(base: Any) -> Tuning:
-    """The whole U-Net, with eight input channels in place of four: x_t, and the latents of the original picture.
+    """Trains the whole U-Net with eight input channels: x_t, and the latents of the original picture.
 
     The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
     the base's. A record's picture is the edited one, its caption is the instruction, and "original" [H, W, 3] in its
     condition is the picture before the edit. The autoencoder encodes the original once, before the training, by the
     mean of its distribution; the U-Net sees this mean without the scale of latents. For a share of the examples
     (`condition_dropout`, 0.05 in the paper), a run drops the instruction and the original; for an equal share it drops
-    the instruction alone, and for another one the original alone. A dropped original is zeros.
+    only the instruction, and for another equal share only the original. A dropped original is zeros.
 
     Args:
         base: the model, `text_to_image.described`, of Stable Diffusion 1, 2 or XL.

@@ -39,7 +39,7 @@ def prompt(
     Args:
         module, params: the adapter and its parameters.
         features: the features of the image encoder, [B, F] or [B, N, F].
-        weight: the weight of the image prompt's part of attention, [B]; 0 adds nothing, to the bit.
+        weight: the weight of the image prompt's part of attention, [B]; 0 adds exactly nothing.
         mask: the strength of the prompt over the picture, [B, H, W], for example in pixels; None for 1 everywhere.
         layers: the layers of the denoiser, needed with a mask: PyTorch's bicubic filter brings it to the grid of each,
             as in diffusers.
@@ -109,7 +109,7 @@ def attachment(
         encoder, encoder_params: the image encoder and its parameters, see `prompt_features`.
 
     Raises:
-        ValueError: for an encoder of another width than the adapter reads, or a denoiser of other layers.
+        ValueError: for an encoder of another width than the adapter reads, or a denoiser with other layers.
     """
     reads_tokens = module.projection.reads_tokens
     width = prompt_features.width(encoder, reads_tokens)

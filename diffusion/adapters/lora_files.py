@@ -22,8 +22,7 @@ the ends of the names mark DoRA, LoHa and LoKr (`lora_kinds`), and changes of a 
     lora_B.bias        added to the bias, times alpha / r
     weight, scale      of a norm: its values themselves, in place of the base's (FLUX's control LoRAs)
 
-`save` writes LoRA, DoRA and LoHa; `save_layers` what has the form of a file already, such as a LoKr that was trained
-so.
+`save` writes LoRA, DoRA and LoHa; `save_layers` writes tensors that already have the form of a file, such as a LoKr's.
 """
 
 __all__ = ["Lora", "blank", "build_adapter", "load", "require_writable", "save", "save_layers", "shapes"]

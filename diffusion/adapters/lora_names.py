@@ -93,7 +93,7 @@ PROCESSORS = {
 
 
 def spelled(layers: Iterable[str]) -> dict[str, str]:
-    """The layers by their names, and by those with "_" for ".", as kohya writes them, where no two share that name."""
+    """The layers by name, and by name with "_" for ".", as kohya writes it, unless two layers share that spelling."""
     by_name: dict[str, list[str]] = {}
     for layer in layers:
         by_name.setdefault(layer.replace(".", "_"), []).append(layer)

@@ -1,7 +1,7 @@
 """Tunings of low rank: LoRA, DoRA, LoHa and LoKr of the denoiser, and of the text encoders too.
 
 The layers are named as their own library names them ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"), so
-that each has factors of its own in the file, as peft's have.
+that each layer has its own factors in the file, as in peft's files.
 """
 
 __all__ = ["dora", "loha", "lokr", "lora", "tuning_of_adapters"]
@@ -38,7 +38,8 @@ def lora(
         rank: r of all layers, at least 1.
         alpha: numerator of the scale, above 0; None: the rank, so that the scale is 1.
         targets: regular expression, searched in the names of the denoiser's layers.
-        text_targets: likewise of the text encoders' layers, `TEXT` for example; "": they stay as they are.
+        text_targets: regular expression, searched in the names of the text encoders' layers, such as `TEXT`; "" to
+            leave them unchanged.
 
     Raises:
         ValueError: for a rank below 1 or above that of a layer, an alpha of 0 or below, or a pattern that matches no
@@ -83,12 +84,13 @@ def lokr(
 ) -> Tuning:
     """LoKr: W + alpha / r kron(w1, w2), where w1 is zero at the start.
 
-    w2 is a product of two factors where these have fewer numbers than w2.
+    w2 [c, d] is a product of two factors of rank r if r < max(c, d) / 2.
 
     Args:
         base, rank, alpha, targets, text_targets: the model, the rank r, alpha, and the patterns of the layers of the
             denoiser and of the text encoders, as in `lora`. Where w2 is not factored, the scale is 1.
-        factor: the larger side of w1, where it divides the layer's; -1: near the square root.
+        factor: bound of the sides of w1. The largest divisor of a layer's side up to this bound gives a side of w1, or
+            the side of w2 if it is larger than its cofactor. -1 for the square root of the layer's side.
 
     Raises:
         ValueError: as in `lora`, or for a factor that is 0 or below -1.
@@ -161,7 +163,7 @@ def _chosen(base: Any, targets: str, text_targets: str) -> dict[str, str]:
 
 
 def _split(size: int, factor: int) -> tuple[int, int]:
-    """(m, n) with m n = size and m <= n: m as large as can be, at most the factor where that is not -1."""
+    """(m, n) with m n = size and m <= n; one is the largest divisor up to the factor, or to the root if it is -1."""
     most = factor if factor > 0 else int(np.sqrt(size))
     m = max(m for m in range(1, min(most, size) + 1) if size % m == 0)
     return min(m, size // m), max(m, size // m)

@@ -1,4 +1,4 @@
-"""Textual inversion: a new word, whose embeddings alone are trained."""
+"""Textual inversion: only the embeddings of a new word are trained."""
 
 import pathlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A tuning: what a run teaches a text-to-image model, beside the model's own weights, which stay as they are.
+"""A tuning: new weights that a run trains beside the weights of a text-to-image model, which do not change.
 
     tuning = low_rank.lora(base, rank=8)                              # base: text_to_image.described(folder)
     weights = tuning.init(key, params)                                # params: the base's, by the names of its networks
@@ -37,13 +37,13 @@ class Tuning:
             `apply`, kernels of params may have the types of the base's files, bfloat16 or float16, where the base
             computes in float32; no sum is rounded to these.
         apply: (params of `networks`, weights, x_t, clock, condition) -> output of the denoiser, a pure function. The
-            condition has what the denoiser receives; where the tuning `encodes`, tokens in place of the text.
+            condition holds the denoiser's entries; if the tuning `encodes`, it holds tokens in place of the text.
         write: (folder, weights, metadata) -> the files that it wrote there, in the spellings that others read.
         attach: (a loaded model, weights) -> the tuned model, for sampling.
         networks: names of the base's networks that `apply` reads.
         copies: names of further networks that only `init` reads.
-        encodes: whether `apply` runs the text encoders itself, on `base.encoded`'s tokens; else the run encodes the
-            captions once, before the training.
+        encodes: whether `apply` runs the text encoders itself, on `base.encoded`'s tokens; otherwise the run encodes
+            the captions once, before the training.
         reads: entries of a record's "condition", columns of the data, that `apply` reads beside the text; "control",
             for example. Where a run drops the caption of an example, they are zeros.
         latents: the entries of `reads` that are pictures, and that the records hold as latents of the base's
@@ -56,8 +56,8 @@ class Tuning:
             computes once, before its training; None: none. Where a run drops the caption of an example, they are zeros.
         sees: the shapes of these entries, without the number.
         sees_of: entry of a record's condition whose pictures `see` receives; "" for the record's own picture.
-        apart: entries of the condition that a run also drops alone, each of other examples, with the share of examples
-            that it drops the whole condition of; `CAPTIONED` stands for the text.
+        apart: entries of the condition that a run also drops separately, each for a further share of the examples that
+            is equal to the share without any condition; `CAPTIONED` stands for the text.
     """
 
     base: Any
@@ -79,7 +79,7 @@ class Tuning:
 
 
 def computed(model: Any, parts: Sequence[str]) -> dict[str, Any]:
-    """The parameters of networks in the type that these compute in; a change in the type of a file would be rounded.
+    """The parameters of networks in their compute type, because a change in the type of a file could be rounded away.
 
     Args:
         model: a loaded model.

@@ -1,4 +1,4 @@
-"""Tunings of a whole U-Net that sees more beside x_t: channels of its first convolution, zero at the start."""
+"""Tunings of a whole U-Net with further input channels beside x_t, for which its first kernel is zero at the start."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> 
     the base's. The run writes the folder of a model of another pipeline.
 
     Args:
-        base: the model, `text_to_image.described`; its denoiser is a U-Net that sees its latents alone.
+        base: the model, `text_to_image.described`; its denoiser is a U-Net that receives only x_t.
         pipeline: the class in the folder's model_index.json.
         channels: number of new channels.
         seen: (params, condition, x_t) -> the new channels.

@@ -69,7 +69,8 @@ def extended(model: Any, words: Sequence[Word]) -> Any:
 
     Args:
         model: a `text_to_image.TextToImage`, with its weights or described.
-        words: each with rows for all encoders of CLIP; of a described model anything with their shapes.
+        words: the new words, each with rows for all encoders of CLIP; for a described model, anything with the shapes
+            of rows.
 
     Raises:
         ValueError: for a word that the model has already.
