@@ -79,7 +79,7 @@ class EditedPictures(NamedTuple):
             smaller pictures stay as they are, and edges are cut off until the sides fit the latents.
         number: the most pictures of a request; 0: any number.
         needed: whether a request must have one.
-        repainted: whether an image that is changed or repainted is the first of them, too.
+        repainted: whether an image that is changed or repainted is also the first of them.
         sized: index of the picture whose size the result has.
         prompt_pixels: the number of pixels of a picture in the prompt, to which it is scaled likewise; 0: the text
             encoder sees none.
@@ -102,12 +102,12 @@ class FirstImage(NamedTuple):
 
     Attributes:
         begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
-        masked: whether it then sees masks of the known frames, too.
+        masked: whether it then also sees masks of the known frames.
         one_mask: whether it sees, without `masked`, one mask of the known latent frame behind these latents.
         hint: share of that image's latents in every frame of the noise from which its clips are made.
         left_out: number of latent frames at the beginning that are left out of the finished clip.
         sight: (folder of the model, text encoder) -> (picture uint8 [H, W, 3] -> uint8 [h, w, 3] as the text encoder
-            takes it), where the text encoder sees that image, too, and a black one beside a negative prompt; None: it
+            takes it), where the text encoder also sees that image, and a black one beside a negative prompt; None: it
             sees none.
         clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
             the latent is clean (TI2V-5B of Wan 2.2, LTX-Video, HunyuanVideo that replaces tokens).
@@ -129,10 +129,10 @@ class Video(NamedTuple):
 
     Attributes:
         frames: number of frames of a clip where a request names none, as in the class's `__call__`.
-        size: height and width in pixels, likewise.
+        size: height and width of a clip in pixels where a request names none.
         rate: frames a second.
         second: the folder of a second denoiser for the times below model_index.json's boundary_ratio; "" for none.
-        first: the way in which they begin with an image.
+        first: how clips begin with an image.
         fills: whether its denoiser sees a clip and masks of the frames that it makes (VACE); a request may name the
             first frame, or the first and the last.
         timed: whether its denoiser receives the time of each latent frame in seconds: the time of the last frame that
@@ -162,10 +162,10 @@ class Sound(NamedTuple):
         sample_rate: modules -> samples of a waveform in a second.
         guides: (branches, schedule, shapes of {"video", "sound"}, scales, names of the branches behind the first) ->
             the guided denoiser. The scales are {"video": {name: scale}, "sound": ...} with the names "text",
-            "perturbed" and "apart"; the branches are in this order, too.
+            "perturbed" and "apart"; the branches have the same order.
         guidance: scale of the sound's guidance by the text, in the class's `__call__`; 1 is none.
-        modality_guidance: scale of the guidance away from a clip and a sound that leave out each other (the entry
-            "apart" of a condition), likewise.
+        modality_guidance: scale of the guidance away from a clip and a sound that do not attend to each other (the
+            entry "apart" of a condition), in the class's `__call__`; 1 is none.
     """
 
     networks: tuple[str, ...]
@@ -218,7 +218,8 @@ class Prompts(NamedTuple):
         readers: the uses of the text encoders, in the order that `condition` takes them.
         condition: (prompts, *encoders, *connectors, **how) -> condition.
         connectors: the folders of further networks that `condition` takes behind the encoders, as functions of arrays.
-        instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
+        instructed: whether an instruction precedes the prompts, except negative ones; `condition` takes an argument of
+            this name.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
     """
 
@@ -236,11 +237,12 @@ class DenoiserNetwork(NamedTuple):
         network: its class; None: any.
         folder: the name of its folder.
         multiple: denoiser -> the number that divides the sides of its latents.
-        objection: denoiser -> why it is another pipeline's, in words after "whose denoiser has"; "" where it is not.
+        objection: denoiser -> the reason why it belongs to another pipeline, in words after "whose denoiser has"; "" if
+            it does not.
         variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
         strength: whether it must read the strength of the guidance.
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
-        jumps: whether it receives the end of a step, too, so that it makes a flow map.
+        jumps: whether it also receives the end of a step, and is thus a flow map.
     """
 
     network: type[nn.Module] | None = None
@@ -290,7 +292,8 @@ class Guidance(NamedTuple):
         dynamic_scales: (scale, times of the training process [N], steps N) -> the scale of each step, if the class has
             a guidance that changes with the steps; None: it has not.
         image_scale: scale of the guidance by the picture that is edited; 1 is none.
-        perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
+        perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None for no such
+            guidance.
         perturbed_scale: scale of that guidance; 0 is none.
     """
 

@@ -11,7 +11,7 @@ from diffusion.text.encoding import Encoder, encode
 
 
 def chroma(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of Chroma, which sees the first token of the padding behind the whole prompt, too.
+    """{"text", "text_mask"} of Chroma, which also attends to the first token of padding after the prompt.
 
     Args:
         prompts: B texts.

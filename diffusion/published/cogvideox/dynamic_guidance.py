@@ -1,4 +1,4 @@
-"""CogVideoX's scale of the guidance, another one at each step: `use_dynamic_cfg` of its pipelines in diffusers."""
+"""CogVideoX's guidance scale, which changes with every step: `use_dynamic_cfg` of its pipelines in diffusers."""
 
 import numpy as np
 

@@ -93,7 +93,8 @@ class CogVideoX(Layered, Backbone):
 
     Attributes:
         channels: C of the latents.
-        in_channels: number of channels of the network's input: the latents, and beside them a given first frame's.
+        in_channels: number of channels of the network's input: the latents', and those of a first frame if it receives
+            one.
         width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
         heads: number of attention heads.
@@ -103,9 +104,10 @@ class CogVideoX(Layered, Backbone):
         frames: frames of the latents in a patch; 1 (CogVideoX) or 2 (CogVideoX 1.5).
         positions: "sincos" (2b), added to the video's tokens, or "rope" (5b), rotary in each head.
         grid: rows and columns of latents of the training. Rotary positions of one frame in a patch are scaled to it.
-        spacing: (of frames, of rows and columns): sin-cos positions are divided by them.
-        words: number M of the text's tokens, where positions of all tokens are learned, too; 0: they are not.
-        learned: number F of frames, likewise; x then has the sides of `grid`.
+        spacing: divisors of the sin-cos positions, (for frames, for rows and columns).
+        words: number M of the text's tokens if the positions of all tokens are learned; 0 if they are not.
+        learned: number F of frames with learned positions, where x has the sides of `grid`; 0 if positions are not
+            learned.
         offset: whether an embedding of the number 2 is added to the time's (CogVideoX 1.5 from a picture).
 
     Reference: Yang et al., "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer", 2024, section 2.2.

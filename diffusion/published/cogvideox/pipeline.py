@@ -12,7 +12,7 @@ from diffusion.text.encoding import Encoder, encode
 
 
 def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.Array]:
-    """{"text"} of CogVideoX, which sees the padding, too.
+    """{"text"} of CogVideoX, which also attends to the padding.
 
     Args:
         prompts: B texts.

@@ -5,7 +5,7 @@
     x_t --- patches, dense ----+    v
                                residuals -- the entry "residuals" of Flux's condition: for joint and for single layers
 
-The hint are the latents of a picture (InstantX's), or the picture itself, which convolutions read (XLabs's). A union
+The hint is the latents of a picture (InstantX), or the picture itself, which convolutions read (XLabs). A union
 ControlNet knows several kinds of control: the embedding of a kind is one more token of the text.
 
 Pictures and features are channels last.
@@ -46,7 +46,8 @@ class FluxControlNet(ControlNetBeside, nn.Module):
         depth: number of joint layers.
         singles: number of single layers, or 0.
         modes: number of kinds of control that a union ControlNet knows, or 0.
-        pixels: channels that convolutions make of a picture in [-1, 1]; 0: it reads latents.
+        pixels: number of channels into which convolutions turn a picture in [-1, 1]; 0 for a ControlNet that reads
+            latents.
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3, for
     U-Nets; the code of diffusers' FluxControlNetModel.

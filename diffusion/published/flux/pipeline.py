@@ -16,7 +16,7 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower; it reads the first window of a long prompt alone.
+        clip: ViT-L's text tower; it reads only the first window of a long prompt.
         t5: T5's encoder with a tokenizer of 512 (dev) or 256 (schnell) tokens.
         **how: further arguments of `encode`, for T5.
     """

@@ -1,6 +1,6 @@
 """FLUX.2's autoencoder by diffusers' names: AutoencoderKL with packed latents, which a batch norm centres and scales.
 
-The norm's statistics are the scale and the shift of our module: its config lacks them, and its files have them.
+The norm's statistics are the scale and the shift of our module. They are in its files, not in its config.
 """
 
 from functools import partial

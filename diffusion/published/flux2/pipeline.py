@@ -15,7 +15,7 @@ JUDGE = (
 
 
 def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text"} of FLUX.2 dev: the padding, and what Mistral 3 reads of the prompt behind a system's.
+    """{"text"} of FLUX.2 dev: Mistral 3's states of the padding, and of the prompt after a system prompt.
 
     Args:
         prompts: B texts; "[IMG]", the placeholder of a picture, is removed from them.
@@ -28,7 +28,7 @@ def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any
 
 
 def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text"} of FLUX.2 klein: what a user says to Qwen 3, which is not to think, and the padding behind.
+    """{"text"} of FLUX.2 klein: Qwen 3's states of the prompt, as a user's message without thinking, and of padding.
 
     Args:
         prompts: B texts.

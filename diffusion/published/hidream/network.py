@@ -13,7 +13,7 @@
     pooled                                                             |
                                                 norm, shift, scale, dense, unpatchify --> [B, H, W, C]
 
-A layer's Llama leaves after the layer. Pictures and features are channels last.
+Llama's tokens of a layer are dropped after the layer. Pictures and features are channels last.
 """
 
 import functools
@@ -71,7 +71,7 @@ class Experts(nn.Module):
 
     Attributes:
         experts: number of experts.
-        active: number of those that a token has.
+        active: number of experts that a token is sent to.
         dtype: compute type.
 
     Reference: Dai et al., "DeepSeekMoE: Towards Ultimate Expert Specialization in Mixture-of-Experts Language Models",
@@ -213,13 +213,13 @@ class HiDream(Layered, Backbone):
         singles: number of layers of one stream.
         heads: number of attention heads.
         experts: number of experts of a layer.
-        active: number of experts that a token has, at most `experts`.
+        active: number of experts that a token is sent to, at most `experts`.
         t5_width: number T of features of T5's tokens.
         llama_width: number E of features of Llama's states.
-        llama_layers: number of Llama's layer, 0 for the first, whose states each layer reads.
+        llama_layers: number of the Llama layer whose states each layer reads, one for each layer; 0 is the first.
         pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
-        largest: height and width of latents that have as many pixels as the largest.
+        largest: height and width of latents with the largest number of pixels.
 
     Reference: Cai et al., "HiDream-I1: A High-Efficient Image Generative Foundation Model with Sparse Diffusion
     Transformer", 2025.

@@ -20,10 +20,11 @@ def hidream(
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower with its projection; like the next, it reads the first window of a long prompt alone.
+        clip: ViT-L's text tower with its projection; like the next encoder, it reads only the first window of a long
+            prompt.
         clip_g: ViT-bigG's text tower with its projection.
         t5: T5's encoder, `masked=True`, with a tokenizer of 128 tokens.
-        llama: Llama's states after the layers that the denoiser reads, `masked=True`, with a tokenizer of as many.
+        llama: Llama's states after the layers that the denoiser reads, `masked=True`, with a tokenizer of 128 tokens.
         **how: further arguments of `encode`, for T5 and Llama.
     """
     read = [(encode(prompts, encoder, **how).tokens, encoder) for encoder in (t5, llama)]

@@ -38,7 +38,7 @@ class Guider(NamedTuple):
         momentum: beta, in (-1, 1).
         norm_threshold: r > 0, the largest norm of the step; 0 for no limit.
         eta: share of the parallel part that is kept.
-        start: number of the last step, 0 the first, with the classifier-free guidance.
+        start: index, from 0, of the last step with classifier-free guidance.
     """
 
     scale: float = 3.5
@@ -87,8 +87,8 @@ def projected_velocity(
         schedule: the process, a linear flow.
         scale: w.
         plain: the guider of prompts without words in quotes.
-        quoting: the guider of those with some.
-        quotes: Bool [B], the examples whose prompts have words in quotes.
+        quoting: the guider of prompts with words in quotes.
+        quotes: Bool [B], True for examples whose prompts have words in quotes.
 
     Returns:
         A guidance with memory.
@@ -121,7 +121,7 @@ def guiders(folder: pathlib.Path, parts: Mapping[str, bool]) -> tuple[Guider, Gu
 
     Args:
         folder: the model's folder.
-        parts: flags by "guider" and "ocr_guider", whether it has that part.
+        parts: whether the folder has the parts "guider" and "ocr_guider", by their names.
 
     Raises:
         Refusal: for guiders that are not supported together.

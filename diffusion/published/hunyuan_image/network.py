@@ -40,7 +40,7 @@ class HunyuanImage(Layered, Backbone):
         width: number of features of a token, a multiple of `heads`.
         depth: number of joint layers.
         singles: number of single layers.
-        refiners: layers of the text alone.
+        refiners: number of layers that refine the text before it meets the picture.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         glyph_width: number G of features of the tokens of words in quotes; 0 for a network without them.
@@ -81,8 +81,7 @@ class HunyuanImage(Layered, Backbone):
 
         Args:
             x: noised latents [B, H, W, C].
-            t: times in [0, 1], [B] or [], float32 or wider; a tuple of two, the begin and the end of a step, if `times`
-                is 2.
+            t: times in [0, 1], [B] or [], float32 or wider; a tuple of the start and the end of a step if `times` is 2.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M].
                 "glyphs": [B, K, glyph_width], of words in quotes. "glyph_mask": Bool [B, K]. A network with

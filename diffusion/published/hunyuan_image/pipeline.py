@@ -18,14 +18,14 @@ QUOTES = ("''", '""', "‘’", "“”")  # in the order in which their words a
 def _in_quotes(prompt: str) -> str:
     """The words in quotes of a prompt, as their encoder reads them, with repetitions; "" without any.
 
-    An apostrophe is a quote, too, as in the code of the pipeline.
+    An apostrophe counts as a quote, as in the code of the pipeline.
     """
     words = [word for begin, end in QUOTES for word in re.findall(f"{begin}(.*?){end}", prompt)]
     return "".join(f'Text "{word}". ' for word in words)
 
 
 def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask", "glyphs", "glyph_mask"} of HunyuanImage 2.1: the prompt behind a task, and words in quotes.
+    """{"text", "text_mask", "glyphs", "glyph_mask"} of HunyuanImage 2.1: the prompt after a task, and words in quotes.
 
     Args:
         prompts: B texts.

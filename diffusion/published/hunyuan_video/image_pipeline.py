@@ -32,15 +32,15 @@ def hunyuan_video_from_image(
 ) -> dict[str, Any]:
     """{"text", "text_mask", "pooled"} of HunyuanVideo from an image: some tokens of the picture, and then the prompt's.
 
-    The task goes, and of what stands behind a prompt all but the last token.
+    The tokens of the task are removed, and of the tokens after the prompt only the last is kept.
 
     Args:
         prompts: B texts; the placeholder of a picture is removed from them.
         llava: Llava's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 103 + 256
             tokens that pads on the right.
-        clip: ViT-L's text tower; it reads the first window of a long prompt alone.
-        pictures: the picture, or none: float32 [1, S, S, 3] in [-1, 1] at the size that Llava sees.
-        every: stride at which the picture's tokens are kept; the first is.
+        clip: ViT-L's text tower; it reads only the first window of a long prompt.
+        pictures: one picture, float32 [1, S, S, 3] in [-1, 1] at the size that Llava sees; () for none.
+        every: stride at which the picture's tokens are kept, beginning with the first.
         **how: further arguments of `encode`, for Llava.
     """
     texts = [prompt.replace(PLACEHOLDER, "") for prompt in prompts]

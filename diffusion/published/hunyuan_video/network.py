@@ -91,7 +91,7 @@ class HunyuanVideo(Layered, Backbone):
         width: number of features of a token, a multiple of `heads`.
         depth: number of joint layers.
         singles: number of single layers.
-        refiners: layers of the text alone.
+        refiners: number of layers that refine the text before it meets the clip.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         pooled_width: number P of features of the pooled text.
@@ -137,8 +137,8 @@ class HunyuanVideo(Layered, Backbone):
 
         Args:
             x: noised latents [B, F, H, W, in_channels]; H and W even.
-            t: times in [0, 1], [B] or [], float32 or wider. With "token_replace" also [B, F]; the last one
-                counts: the first frame has none, and all others have the same.
+            t: times in [0, 1], [B] or [], float32 or wider. With "token_replace" also [B, F], of which the last time is
+                read: the first frame is clean, and all others share one time.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of Llama. "text_mask": Bool [B, M]. "pooled": [B, pooled_width], of CLIP.
                 "strength": [B], required where the network receives it, refused elsewhere.
@@ -184,7 +184,7 @@ class HunyuanVideo(Layered, Backbone):
         return joint_then_single(self, streams, joint, single, video.shape[1], output, features)
 
     def _checked_time(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> jax.Array:
-        """The time of all frames, or of those behind the first, [B] or []."""
+        """The time of all frames, or of all frames after the first, [B] or []."""
         if self.image_condition == "token_replace" and jnp.ndim(t) == 2:
             network_checks.frame_times(self, x, t)
             t = t[:, -1]

@@ -18,13 +18,13 @@ OF_CLIP_TASK = 95  # tokens of that
 
 
 def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask", "pooled"} of HunyuanVideo: Llama reads the prompt behind a task, which is left out.
+    """{"text", "text_mask", "pooled"} of HunyuanVideo: Llama reads the prompt after a task, whose states are left out.
 
     Args:
         prompts: B texts.
         llama: Llama's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 95 + 256
             tokens.
-        clip: ViT-L's text tower; it reads the first window of a long prompt alone.
+        clip: ViT-L's text tower; it reads only the first window of a long prompt.
         **how: further arguments of `encode`, for Llama.
     """
     embeddings = encode(prompts, llama, before=CLIP_TASK, behind="<|eot_id|>", **how)

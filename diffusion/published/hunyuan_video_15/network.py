@@ -8,7 +8,7 @@
                                                              |
                                           norm, shift, scale, dense --> [B, F, H, W, C]
 
-A token of the clip is one value of the latent. Videos and features are channels last.
+Each position of the latents is one token of the clip. Videos and features are channels last.
 """
 
 from typing import Any
@@ -80,14 +80,14 @@ class HunyuanVideo15(Layered, Backbone):
         channels: C of the latents.
         width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
-        refiners: layers of the text alone.
+        refiners: number of layers that refine the text before it meets the clip.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         glyph_width: number G of features of the tokens of words in quotes.
         patch_width: number P of features of the patches of an image.
         axes: features of a head that rotate with frame, row and column; they sum to width / heads.
-        from_image: whether a clip begins with an image: its latents stand beside the clip's, with a mask, and the
-            network receives its patches.
+        from_image: whether clips begin with an image, whose latents and a mask are further input channels, and whose
+            patches the network receives.
         side: side in pixels of the square that has as many pixels as a frame of the clips that it was trained on.
 
     Reference: Tencent Hunyuan, "HunyuanVideo 1.5 Technical Report", 2025, and its code.

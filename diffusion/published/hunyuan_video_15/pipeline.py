@@ -23,10 +23,10 @@ OF_TASK = 108  # tokens of the task
 
 
 def hunyuan_video_15(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask", "glyphs", "glyph_mask"} of HunyuanVideo 1.5: the prompt behind a task, and words in quotes.
+    """{"text", "text_mask", "glyphs", "glyph_mask"} of HunyuanVideo 1.5: the prompt after a task, and words in quotes.
 
     Args:
-        prompts: B texts; an empty one is a space.
+        prompts: B texts; an empty text is read as a space.
         qwen: Qwen's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 108 + 1000
             tokens.
         byt5: ByT5's encoder, `masked=True`, with a tokenizer of 256 tokens.

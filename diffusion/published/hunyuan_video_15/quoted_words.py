@@ -1,4 +1,4 @@
-"""The words in quotes of a prompt, which the second text encoder of HunyuanVideo 1.5 reads alone."""
+"""The words in quotes of a prompt, the only words that the second text encoder of HunyuanVideo 1.5 reads."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def in_quotes(prompt: str) -> str:
 
 
 def glyphs(quoted: Sequence[str], byt5: Encoder) -> dict[str, Any]:
-    """{"glyphs", "glyph_mask"} of words in quotes, in which nothing is seen of a prompt without any.
+    """{"glyphs", "glyph_mask"} of words in quotes; the mask of a prompt without such words is False everywhere.
 
     Args:
         quoted: B texts as their encoder reads them; "" for a prompt without words in quotes.

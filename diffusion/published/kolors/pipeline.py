@@ -11,7 +11,7 @@ from diffusion.text.encoding import Encoder, encode, pooled
 
 
 def kolors(prompts: Sequence[str], chat_glm: Encoder, **how: Any) -> dict[str, jax.Array]:
-    """{"text", "pooled"} of Kolors, whose network attends to the padding, too.
+    """{"text", "pooled"} of Kolors, whose network also attends to the padding.
 
     Args:
         prompts: B texts.

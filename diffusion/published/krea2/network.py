@@ -160,7 +160,7 @@ class Krea2(Layered, Backbone):
     """The transformer of Krea 2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. A patch has the position (0, row, column),
-    and all of the text (0, 0, 0), so that the order of the text's tokens is known from their states alone.
+    and all of the text (0, 0, 0), so that only the states of the text's tokens show their order.
 
     Attributes:
         channels: C of the latents.

@@ -1,4 +1,4 @@
-"""What LTX-2 makes of a prompt's states in Gemma 3: the text of its clip and the text of its sound.
+"""The networks from a prompt's states in Gemma 3 to LTX-2's two texts, one for the clip and one for its sound.
 
 states [B, M, K E], after each layer -- normalised -- dense (of both, or of each) -- tokens, valid ones first, then
 registers -- [ attention to itself, MLP ] x depth -- norm --> [B, M, D], of the clip and of the sound
@@ -99,8 +99,8 @@ class LTX2Connectors(CheckedNetwork):
         heads: number of attention heads.
         depth: number of layers of each connector.
         registers: number R of learned registers, a divisor of the number of tokens.
-        separate: whether the clip and the sound have dense layers of their own (2.3), after another norm; otherwise
-            they share one, and both texts have `text_width` features.
+        separate: whether the clip and the sound have separate dense layers (2.3), after another norm; otherwise they
+            share one, and both texts have `text_width` features.
         biased: whether these layers have biases.
         gated: whether the heads of attention have gates (2.3).
         halves: whether positions turn pairs of features half a head apart, see `LTX2`.

@@ -1,9 +1,9 @@
-"""LTX-2's guidance: by the text, away from perturbed layers and from modalities apart, each modality with its scales.
+"""LTX-2's guidance: by the text, and away from perturbed layers and from modalities that ignore each other.
 
     g = x0 + (w - 1) (x0 - x0_negative) + s (x0 - x0_perturbed) + (m - 1) (x0 - x0_apart)
     out = g (phi std(x0) / std(g) + 1 - phi)
 
-Layers are perturbed by the layer mask "identity": their tokens attend to themselves alone.
+Clip and sound have separate scales. Layers are perturbed by the layer mask "identity": a token attends only to itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ class Scales(NamedTuple):
     """The scales of one modality's guidance.
 
     Attributes:
-        text: w, 1 for none.
-        perturbed: s, 0 for none.
-        apart: m, 1 for none.
-        rescale: phi in [0, 1], see `guidance.rescaled`.
+        text: scale w of the guidance by the text; 1 for none.
+        perturbed: scale s of the guidance away from perturbed layers; 0 for none.
+        apart: scale m of the guidance away from modalities that ignore each other; 1 for none.
+        rescale: strength phi of the rescaling, in [0, 1], see `guidance.rescaled`.
     """
 
     text: Any = 3.0

@@ -159,7 +159,7 @@ class LTX2Stream(nn.Module):
         heads: number of attention heads.
         between: number of features of all heads in the attention to the other modality.
         gated: whether the heads of attention have gates.
-        modulated: whether the attention to the text is shifted, scaled and gated, too.
+        modulated: whether the attention to the text is also shifted, scaled and gated.
         halves: whether angles turn pairs of features half a head apart, see `WideAttention`.
         implementation: implementation of attention.
         dtype: compute type.
@@ -214,7 +214,7 @@ class LTX2Stream(nn.Module):
     def cross_attended(
         self, x: jax.Array, inputs: StreamInputs, read: jax.Array, other: jax.Array, times: jax.Array, apart: Any
     ) -> jax.Array:
-        """x after the attention to the other modality, which examples that are `apart` leave out."""
+        """x after the attention to the other modality, which is left out for examples that are `apart`."""
         mixed = self.other_attention(read, other, angles=inputs.times, key_angles=times)
         gate = inputs.between[:, :, 4] + self.other_table[4].astype(inputs.between.dtype)
         mixed = gate * mixed
@@ -294,15 +294,18 @@ class LTX2(Layered, Backbone):
         channels: C of the clip's latents.
         sound_channels: C' of the sound's latents.
         width: number of features of a clip's token, a multiple of `heads`.
-        sound_width: number of features of a sound's token, and of the heads between the two; likewise.
+        sound_width: number of features of a sound's token, and of all heads in the attention between clip and sound; a
+            multiple of `heads`.
         depth: number of layers.
         heads: number of attention heads, in every attention.
         text_width: number of features of the texts' tokens.
-        projected: whether two dense layers bring the texts to the widths of the tokens (2.0); otherwise they have them.
+        projected: whether two dense layers bring the texts to the widths of the tokens (2.0); otherwise the texts have
+            these widths.
         halves: whether positions turn pairs of features half a head apart (as published); otherwise neighbouring ones.
         gated: whether the heads of attention have gates (2.3).
-        modulated: whether the attention to the text is conditioned by the time, too (2.3).
-        perturbed: whether its guidance may perturb the layer mask "identity"; a fact of the weights, for pipelines.
+        modulated: whether the time also conditions the attention to the text (2.3).
+        perturbed: whether its guidance may perturb layers by the mask "identity"; a fact of the weights, which
+            pipelines read.
         gate_clock: the largest clock of the gates between the modalities.
 
     Reference: HaCohen et al., "LTX-2: Efficient Joint Audio-Visual Foundation Model", 2026; its code in diffusers.
@@ -352,8 +355,9 @@ class LTX2(Layered, Backbone):
                 "text", "sound_text": the text for the clip and for the sound, [B, M, E], see `text_widths`.
                 "text_mask": Bool [B, M], for both.
                 "rate": frames of the clip in a second, [B]; without it 24.
-                "apart": Bool [B], whether clip and sound leave out each other; without it they do not.
-                "identity": layer mask, see `layer_masks`: tokens of these layers attend to themselves alone.
+                "apart": Bool [B], True for examples whose clip and sound do not attend to each other; without it False
+                    for all.
+                "identity": layer mask, see `layer_masks`: in these layers a token attends only to itself.
             features: blocks whose tokens of the clip [B, F H W, width] the call returns too, see
                 `layers.block_features`; None: none.
 

@@ -24,7 +24,7 @@ FACTOR = 2 ** (LEVELS - 1)
 
 
 class SoundConv(nn.Module):
-    """A convolution of 3 x 3, or 1 x 1, over earlier frames and the bands on both sides; zeros stand outside."""
+    """A convolution of 3 x 3, or 1 x 1, over earlier frames and the bands on both sides, padded with zeros."""
 
     features: int
     size: int = 3
@@ -103,8 +103,9 @@ class SoundDecoder(nn.Module):
 class LTX2SoundAutoencoder(CheckedNetwork):
     """Spectrograms to the moments of a Gaussian, and latents to spectrograms.
 
-    `tokens` makes a diffusion model's sound [B, L, D M/4] of latents, one for each frame of them, and `latents` is its
-    inverse. Their scale and shift are those of a token's features, the bands of a channel one after the other.
+    `tokens` turns latents into a diffusion model's sound [B, L, D M/4], with one token for each frame of the latents,
+    and `latents` is its inverse. Their scale and shift are those of a token's features, the bands of a channel one
+    after the other.
 
     Attributes:
         width: channels of the first level.
@@ -170,7 +171,7 @@ class LTX2SoundAutoencoder(CheckedNetwork):
         return to_diffusion(z.swapaxes(2, 3).reshape(*z.shape[:2], -1), self.scale, self.shift)
 
     def latents(self, tokens: jax.Array) -> jax.Array:
-        """Latents [B, L, M/4, D] as the decoder reads them; the inverse of `tokens`."""
+        """The latents [B, L, M/4, D] of tokens, as the decoder reads them; the inverse of `tokens`."""
         z = from_diffusion(tokens, self.scale, self.shift)
         return z.reshape(*z.shape[:2], self.latent_channels, -1).swapaxes(2, 3)
 

@@ -28,7 +28,7 @@ def lengthened(x: jax.Array, taps: jax.Array, factor: int, edge: int) -> jax.Arr
         x: sequences.
         taps: the filter's taps.
         factor: factor of the rate.
-        edge: number of times that the first and the last number stand before and behind a sequence.
+        edge: number of times that the first and the last number are repeated at the ends of a sequence.
     """
     length, size = x.shape[1], len(taps)
     spread = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)), mode="edge").swapaxes(1, 2).reshape(-1, 1, length + 2 * edge)
@@ -40,7 +40,7 @@ def lengthened(x: jax.Array, taps: jax.Array, factor: int, edge: int) -> jax.Arr
 
 
 def shortened(x: jax.Array, taps: jax.Array, factor: int) -> jax.Array:
-    """Every `factor`-th number of sequences [B, L, C] behind a low-pass filter of K taps [K], [B, L / factor, C]."""
+    """Every `factor`-th number of sequences [B, L, C] after a low-pass filter of K taps [K], [B, L / factor, C]."""
     size = len(taps)
     around = (size // 2 + size % 2 - 1, size // 2)
     padded = jnp.pad(x, ((0, 0), around, (0, 0)), mode="edge").swapaxes(1, 2).reshape(-1, 1, x.shape[1] + sum(around))
@@ -122,11 +122,11 @@ class LTX2Vocoder(CheckedNetwork):
 
     Attributes:
         features: number of a spectrogram's bands times its channels, M C.
-        width: channels behind the first convolution; each level halves them.
+        width: number of channels after the first convolution; each level halves it.
         waves: channels of the waveform, 2 for stereo.
         kernels: samples of each level's transposed convolution.
         factors: factor by which each level lengthens its input.
-        block_kernels: samples of the convolutions of the blocks that stand side by side in each level, odd.
+        block_kernels: samples of the convolutions of the parallel blocks of each level, odd.
         dilations: dilations of each of these blocks.
         slope: slope of the leaky ReLUs before the last.
         sample_rate: samples of the waveform in a second.

@@ -42,7 +42,7 @@ RATE = 25.0
 
 
 def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
-    """Angles of the pairs of neighbouring features of a token, other ones in each head.
+    """Angles of the pairs of neighbouring features of a token, different ones in each head.
 
         p = (seconds_f / 20, 32 i / 2048, 32 j / 2048);   the angles are those of `span_angles`
 
@@ -129,7 +129,7 @@ class LTXBlock(nn.Module):
 class LTXVideo(Layered, Backbone):
     """The transformer of LTX-Video: `apply(variables, x, t, condition)` is a `Network`.
 
-    A frame whose t is 0 is known: with [t, .., t] behind a 0 it makes a video of its first picture.
+    A frame whose t is 0 is known: with the times [0, t, .., t] the network continues a given first picture.
 
     Attributes:
         channels: C of the latents.
@@ -167,7 +167,8 @@ class LTXVideo(Layered, Backbone):
             t: the network's clock in [0, 1000], [], [B], or [B, F] with a time for each frame; float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
-                "rate": frames of the video in a second, [B]; without it 25, so that frame f of x is of 8 f / rate.
+                "rate": frames of the video in a second, [B], so that frame f of x is at 8 f / rate seconds; without it
+                    25.
                 "seconds": the time of each frame of x in seconds, [B, F], in place of the rate.
             features: blocks whose tokens [B, F H W, width] the call returns too, see `layers.block_features`; None:
                 none.

@@ -49,7 +49,7 @@ class Lumina2(Layered, Backbone):
         channels: C of the latents.
         width: number of features of a token, a multiple of `heads`.
         depth: layers of the whole sequence.
-        refiners: number of layers of the text alone, and of the picture alone.
+        refiners: number of layers for the text before the two are joined, and of layers for the picture.
         heads: number of heads of the queries.
         key_heads: number of heads of keys and values, a divisor of `heads`.
         hidden: number of features inside the gated MLPs.
@@ -89,8 +89,8 @@ class Lumina2(Layered, Backbone):
             x: noised latents [B, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which stand first; without
-                it all are.
+                "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which come before
+                padding; without it True for all.
 
         Returns:
             [B, H, W, C].

@@ -16,12 +16,12 @@ SYSTEM = (
 
 
 def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of Lumina-Image 2: what Gemma 2 reads of the prompt behind a system's; padding stands last.
+    """{"text", "text_mask"} of Lumina-Image 2: Gemma 2's states of the prompt after a system prompt; padding is last.
 
     Args:
         prompts: B texts.
         gemma: Gemma's states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 256 tokens.
-        instructed: whether the system's text stands before the prompts; False for negative prompts.
+        instructed: whether the system prompt precedes the prompts; False for negative prompts.
         **how: further arguments of `encode`.
     """
     return text_first(encode(prompts, gemma, before=SYSTEM if instructed else "", **how))

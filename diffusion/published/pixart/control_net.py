@@ -7,7 +7,7 @@
     latents -- embedding, dense -- + -- copy of layer 0 -- copy of layer 1 -- ...
     of the picture        (zero at the start)
 
-Embedding, prompt and time are the base's own: the file of a ControlNet holds the copies and the dense layers alone.
+Embedding, prompt and time are the base's: the file of a ControlNet holds only the copies and the dense layers.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """ControlNets of PixArt by the names of PixArtControlNetAdapterModel, of diffusers' research projects.
 
-Its config names the number of layers alone, of PixArt's own width. Ours of another width has the fields of its layers
-beside it, by the names of their arguments.
+Its config names only the number of layers, for layers of PixArt's width. For another width, ours also has the fields of
+the layers, by the names of their arguments.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ PIXART = {"num_attention_heads": 16, "attention_head_dim": 72, "cross_attention_
 
 
 def describe(module: PixArtControlNet) -> dict[str, Any]:
-    """Their config.json for our module; of PixArt's own width, the number of layers alone."""
+    """Their config.json for our module; for PixArt's width, only the number of layers."""
     config = CONFIG.describe(module)
     return config if PIXART.items() - config.items() else {"num_layers": module.depth}
 

@@ -23,7 +23,7 @@ DIVISOR = 32  # of the sides of all pictures
 
 
 def _edits(prompts: Sequence[str], qwen: Encoder, pictures: Sequence[Any], names: str, **how: Any) -> dict[str, Any]:
-    """The condition of texts behind pictures; `names` stands before each, with its number in the place of {}."""
+    """The condition of texts after pictures; `names` precedes each picture, with its number in place of {}."""
     texts = [prompt.replace(PLACEHOLDER, "") for prompt in prompts]
     tokens: tuple[jax.Array, ...] = tuple(qwen.see(picture) for picture in pictures) if qwen.see else ()
     counts = [height * width for height, width, _ in (picture.shape for picture in tokens)]
@@ -39,7 +39,7 @@ def _edits(prompts: Sequence[str], qwen: Encoder, pictures: Sequence[Any], names
 def qwen_image_edit(
     prompts: Sequence[str], qwen: Encoder, *, pictures: Sequence[Any] = (), **how: Any
 ) -> dict[str, Any]:
-    """{"text", "text_mask"} of Qwen-Image-Edit: picture and prompt as Qwen 2.5 VL reads them, without the task before.
+    """{"text", "text_mask"} of Qwen-Image-Edit: picture and prompt as Qwen 2.5 VL reads them, without the task.
 
     Args:
         prompts: B texts; the placeholder of a picture is removed from them.

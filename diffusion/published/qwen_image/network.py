@@ -41,8 +41,8 @@ class QwenImage(Layered, Backbone):
 
     Its clock is t itself, in [0, 1]; the network multiplies it by 1000. Of h x w patches, patch (r, c) has the position
     (k, r - ceil(h / 2), c - ceil(w / 2)), with k = 0 for x and k = 1, 2, ... for the pictures that are edited. Text
-    token i, 0 the first, has three times m + i, m the largest floor(h / 2) or floor(w / 2) of all: pictures grow around
-    their centre, and the text stands on the diagonal behind.
+    token i = 0, 1, .. has the position (m + i, m + i, m + i), where m is the largest floor(h / 2) or floor(w / 2) of
+    all pictures: pictures grow around their centre, and the text follows on the diagonal.
 
     Attributes:
         channels: C of the latents.
@@ -86,8 +86,8 @@ class QwenImage(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M]. "pictures": a tuple of latents [B, h, w, C], h and
                 w even, of pictures that are edited or combined; they are further tokens. Layers need one.
-                "kind": integers [B] of layers, 0 or 1, which of the two vectors is added; without it 0, as the
-                published pipeline has it.
+                "kind": integers [B], 0 or 1, for layers: the index of the vector that is added; without it 0, as in
+                the published pipeline.
 
         Returns:
             Numbers of the shape of x.

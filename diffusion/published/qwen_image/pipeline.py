@@ -18,7 +18,7 @@ OF_TASK = 34  # tokens of the task and of what stands before the user's words
 
 
 def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of Qwen-Image: the prompt as Qwen 2.5 VL reads it behind a task, whose tokens are left out.
+    """{"text", "text_mask"} of Qwen-Image: the prompt as Qwen 2.5 VL reads it after a task, whose tokens are left out.
 
     Args:
         prompts: B texts.

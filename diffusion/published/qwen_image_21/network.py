@@ -10,8 +10,8 @@
     0 --> those of the text       |  picture's tokens
                         norm, scale, dense --> [B, H, W, C]
 
-A token of the text attends to itself and those before it, a token of the picture to all. So nothing of the text depends
-on x or t. Pictures and features are channels last.
+A token of the text attends to itself and the tokens before it, a token of the picture to all. The text's states
+therefore do not depend on x or t. Pictures and features are channels last.
 """
 
 from typing import Any
@@ -108,8 +108,8 @@ class QwenImage21(Layered, Backbone):
     """The transformer of Qwen-Image 2.1: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. Token i = 0, 1, .. of a text of n tokens has
-    the position (i, i, i). Pixel (r, c) of a latent of h x w pixels has (n, r - ceil(h / 2), c - ceil(w / 2)). So the
-    picture's positions depend on the number of tokens of its own text, not on the padding.
+    the position (i, i, i). Pixel (r, c) of a latent of h x w pixels has (n, r - ceil(h / 2), c - ceil(w / 2)). The
+    picture's positions therefore depend on the number of tokens of its text, not on the padding.
 
     Attributes:
         channels: C of the latents.

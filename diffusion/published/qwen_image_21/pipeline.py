@@ -16,7 +16,7 @@ def qwen_image_21(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str
     """{"text", "text_mask"} of Qwen-Image 2.1: the chat with the prompt, without the message of the system before it.
 
     Args:
-        prompts: B texts; an empty one is a space.
+        prompts: B texts; an empty text is read as a space.
         qwen: Qwen 3 VL's states after its last layer, `masked=True, norm=False`, with a tokenizer of 14 + 1024 tokens.
         **how: further arguments of `encode`.
     """

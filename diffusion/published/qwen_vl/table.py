@@ -1,4 +1,4 @@
-"""Qwen 2.5 VL by the names of transformers: the image tower alone, and the tower with the language model.
+"""Qwen 2.5 VL by the names of transformers: the image tower, and the tower with the language model.
 
 A folder of a Qwen2_5_VLForConditionalGeneration is opened as its language model, "Qwen2Model", which most of its users
 need; both by the name of the family: `interchange.load(folder, "Qwen2_5_VLModel")`.
@@ -96,7 +96,7 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def build(config: Mapping[str, Any]) -> QwenVL:
-    """Our module for the config of the whole."""
+    """Our module for the config of the whole model."""
     outer = Fields("Qwen2_5_VLModel", config, tuple(config))
     text = _text_config(config)
     turns = text.get("rope_parameters") or text.get("rope_scaling")

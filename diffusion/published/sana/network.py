@@ -12,8 +12,8 @@
                                                     |
                                                [B, H, W, C]
 
-Latents of a deep-compression autoencoder have few pixels, each of them a token. The convolutions tell
-where a token is, and a table in the networks of 2048 pixels and more. Pictures and features are channels last.
+Latents of a deep-compression autoencoder have few pixels, each of them a token. The convolutions show where a token is;
+the networks of 2048 pixels and more also have a table of positions. Pictures and features are channels last.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ class LinearSelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, identity: jax.Array | None = None) -> jax.Array:
-        """x: [B, N, D]. identity: Bool [B], examples whose tokens attend to themselves alone."""
+        """x: [B, N, D]. identity: Bool [B], True for examples in which a token attends only to itself."""
         q, k, v = Heads(self.heads, x.shape[-1] // self.heads, self.dtype, bias=False, name="qkv")(x)
         if self.qk_norm:
             q, k = norm_over_heads(q, "query_norm", self.dtype), norm_over_heads(k, "key_norm", self.dtype)

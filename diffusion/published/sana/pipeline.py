@@ -30,14 +30,14 @@ OF_PROMPT = 300  # tokens of SANA's prompt, the start among them
 
 
 def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of SANA: the prompt in lower case, as Gemma 2 reads it behind an instruction.
+    """{"text", "text_mask"} of SANA: the prompt in lower case, as Gemma 2 reads it after an instruction.
 
     Two tokens of the instruction stay: the start of the text, and the last token, with which the prompt may begin.
 
     Args:
         prompts: B texts.
         gemma: Gemma's normalised states of its last layer, `masked=True`, with a tokenizer of 300 tokens.
-        instructed: whether the instruction stands before the prompts; False for negative prompts.
+        instructed: whether the instruction precedes the prompts; False for negative prompts.
         **how: further arguments of `encode`.
     """
     prompts = [prompt.lower().strip() for prompt in prompts]

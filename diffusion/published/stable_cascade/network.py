@@ -50,7 +50,7 @@ def time_features(t: jax.Array, size: int) -> jax.Array:
 
 
 def resized(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Bilinear interpolation in which the corners stay in place: [B, H, W, C] -> [B, height, width, C]."""
+    """Bilinear interpolation that keeps the corners in place: [B, H, W, C] -> [B, height, width, C]."""
     for axis, side in ((1, height), (2, width)):
         if x.shape[axis] != side:
             weights = jnp.asarray(_interpolation(x.shape[axis], side), x.dtype)
@@ -131,7 +131,7 @@ class StableCascade(Backbone):
         widths: channels of each level, the finest first.
         layers: number of layers of each level on the way down.
         up_layers: the same on the way up, in the order of `widths`.
-        repeats: how often each level's layers run on the way down, with a dense layer between.
+        repeats: number of times that each level's layers run on the way down, with a dense layer between.
         up_repeats: the same on the way up.
         heads: number of attention heads of each level; 0 for a level without attention.
         resizing: how the side changes before each level but the finest: "convolution" and "bilinear" halve it, "none"
@@ -139,7 +139,7 @@ class StableCascade(Backbone):
         condition_width: number D of features of the condition's tokens.
         pooled_width: number P of features of the pooled prompt.
         tokens: number of tokens that the pooled prompt becomes, and each embedding of an image.
-        text_width: number E of features of a token of the prompt; 0: it reads the pooled prompt alone.
+        text_width: number E of features of a token of the prompt; 0 for a network that reads only the pooled prompt.
         image_width: number I of features of an image's embedding; above 0 where `text_width` is.
         coarse_channels: channels of the latents of the stage before; 0 for the first stage.
         pixel_channels: channels of a small picture beside them, which is black in all published use; 0: none.

@@ -8,7 +8,7 @@
 A union ControlNet knows several kinds of control. The kind is embedded with the time. A transformer of one token, the
 mean of the hint plus an embedding of its kind, computes what is added to the hint. In the authors' code, the tokens of
 all pictures of a batch attend to each other, and both branches of guidance of a picture have the same token. Here each
-token attends to itself alone, so a picture does not depend on the others of its batch.
+token attends only to itself, so a picture does not depend on the others of its batch.
 
 Pictures and features are channels last.
 """

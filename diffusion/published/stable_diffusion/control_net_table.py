@@ -1,7 +1,7 @@
 """ControlNets of Stable Diffusion 1.x, 2.x and XL, and unions for XL: the parameters of a U-Net and of a hint.
 
-Their names are diffusers', or come from the authors' single files (control_v11p_sd15_canny), which ComfyUI reads; of
-unions diffusers' alone are known, for both.
+Their names are diffusers', or come from the authors' single files (control_v11p_sd15_canny), which ComfyUI reads; for
+unions only diffusers' names are known, and serve both layouts.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def table(module: ControlNet, layout: str) -> list[Row]:
 
 
 def _kinds(module: ControlNet) -> list[Row]:
-    """The rows of what a union has more; "transformer_layes" is their name."""
+    """The rows of a union's further layers; "transformer_layes" is their spelling."""
     rows = [Row("task_embedding", "kind_embedding/embedding"), *linear("spatial_ch_projs", "kind_added")]
     rows += two_linear("control_add_embedding", "kind_")
     layer = clip_tables.original_layer(module.unet.widths[0])

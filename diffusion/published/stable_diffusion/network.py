@@ -45,8 +45,8 @@ class ConditionalUNet(Backbone):
     with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
     `class_embedding` selects, and optional entries for adapters: "residuals", as `residual_shapes` lists them,
     "level_residuals", as `level_shapes` does, with or without the middle's, "extra", image prompts
-    (`layers.extra_attention`) for the cross-attentions that `extra_layers` lists, and "identity" Bool
-    [B, transformer_blocks], blocks in which pixels attend to themselves alone (`layers.layer_masks`).
+    (`layers.extra_attention`) for the cross-attentions that `extra_layers` lists, and "identity" Bool [B,
+    transformer_blocks], blocks in which a pixel attends only to itself (`layers.layer_masks`).
 
     Attributes:
         widths: channels of each level, the finest first.
@@ -394,7 +394,7 @@ class Layers:
         return h, start
 
     def pass_over(self, depths: tuple[int, ...], j: int) -> None:
-        """Leaves a transformer out: the image prompts of its blocks are nobody else's."""
+        """Leaves out a transformer and the image prompts of its blocks, so that later blocks receive their own."""
         self.attended += depths[j] if depths else 0
 
     def _resnet(self, h: jax.Array, level: int, name: str) -> jax.Array:

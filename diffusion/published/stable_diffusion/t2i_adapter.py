@@ -32,8 +32,8 @@ class T2IAdapter(nn.Module):
         blocks: residual blocks of each.
         factor: side of the squares whose pixels become channels.
         channels: number of channels of the picture: 3, or 1 for a grey one.
-        kind: "full" halves the side before each feature but the first; "full_xl" before the third alone; "light"
-            halves as "full", and its blocks have a quarter of the width.
+        kind: "full" halves the side before each feature but the first; "full_xl" only before the third; "light" halves
+            as "full", and its blocks have a quarter of the width.
 
     Reference: Mou et al., "T2I-Adapter: Learning Adapters to Dig out More Controllable Ability for Text-to-Image
     Diffusion Models", 2023, section 3.3; the two other kinds come from the authors' code.
@@ -144,8 +144,8 @@ def _entries(
 ) -> dict[str, Any]:
     """The weighted features, an `Attachment.entries`; one more than there are levels is added if it fits the middle.
 
-    The last feature of a light adapter that has a width for each level is half as large as the middle. diffusers leaves
-    it out, too.
+    The last feature of a light adapter that has a width for each level is half as large as the middle. diffusers also
+    leaves it out.
     """
     *levels, middle = level_shapes(unet, *x.shape[1:3])
     features = seen if len(seen) <= len(levels) or seen[-1].shape[1:] == middle else seen[:-1]

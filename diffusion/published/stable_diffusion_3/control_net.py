@@ -44,8 +44,10 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
         depth: number of layers; the first `base.dual` have a second attention.
         hint_channels: number of channels of the hint: the latents', and one more for the mask of a ControlNet that
             inpaints.
-        text: whether the layers are MM-DiT's, of picture and text; else they are of the picture alone (SD3.5-large's).
-        embeds: whether patches and positions of x have their own embedding; else the base's (SD3.5-large's).
+        text: whether the layers are MM-DiT's, of picture and text; otherwise they are layers of the picture
+            (SD3.5-large's).
+        embeds: whether patches and positions of x have a separate embedding; otherwise it reads the base's tokens
+            (SD3.5-large's).
         pooled: whether it receives the pooled text; otherwise it receives zeros, and the hint's latents without the
             autoencoder's shift.
 

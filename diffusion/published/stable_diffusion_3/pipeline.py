@@ -28,7 +28,7 @@ def stable_diffusion_3(
         clip: ViT-L's text tower with its projection, `skip=1, norm=False`.
         clip_g: ViT-bigG's text tower with its projection, `skip=1, norm=False`.
         t5: T5's encoder with a tokenizer of `length`; None: the model receives zeros in its place, as in training.
-        width, length: width and number of T5's tokens where there is no T5.
+        width, length: width and number of the zero tokens if there is no T5.
         **how: further arguments of `encode`.
     """
     first = encode(prompts, clip, **how)

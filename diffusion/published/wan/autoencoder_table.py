@@ -38,7 +38,7 @@ def video_conv(theirs: str, ours: str) -> list[Row]:
 def video_rows(
     module: Any, block: Callable[[str, str, bool], list[Row]], resize: Callable[[str, str], list[Row]]
 ) -> list[Row]:
-    """The convolutions and blocks of an encoder and its decoder, whose levels diffusers has in lists of their own.
+    """The convolutions and blocks of an encoder and its decoder, whose levels are separate lists in diffusers.
 
     Args:
         module: module with its `widths` and `layers`.

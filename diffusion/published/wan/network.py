@@ -5,7 +5,7 @@
                               |               patches of 1 x 2 x 2, dense     norm, MLP, norm
     t [B] or [B, F] --+       |                           |                       |
          |            |   [ attention over all patches, shifted, scaled and gated by table + c ]
-         |       c [6, D] [ attention to the text, and by keys of their own to the pictures    ]  x depth
+         |       c [6, D] [ attention to the text, and with separate keys to the pictures      ]  x depth
          |            +-> [ MLP, shifted, scaled and gated by table + c                        ]
          |                                                |
          +----- table + t: shift, scale ------- norm, dense, unpatchify --> [B, F, H, W, C]
@@ -135,17 +135,17 @@ class Wan(Layered, Backbone):
 
     Attributes:
         channels: C of the latents.
-        in_channels: number of channels of the network's input: the latents, and beside them a mask and the latents of
-            given frames.
+        in_channels: number of channels of the network's input: the latents', and those of a mask and of the latents of
+            known frames if it receives them.
         width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
         heads: number of attention heads.
         hidden: number of features inside the MLP.
         text_width: number E of features of the text's tokens.
         picture_width: number P of features of the patches of pictures; 0 for a network that receives none.
-        picture_tokens: number K of these patches, where they have learned positions; 0: they have none, and any number
-            is valid.
-        text_norm: whether the attention to the text has its own norm.
+        picture_tokens: number K of these patches if they have learned positions; 0 if they have none, and any number is
+            valid.
+        text_norm: whether the tokens are normalised before the attention to the text.
         control_layers: numbers of the layers to whose tokens VACE's branch adds a hint, in order from 0; (): no branch.
         control_channels: number of channels of the branch's input.
 

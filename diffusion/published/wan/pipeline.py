@@ -11,7 +11,7 @@ from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
 
 def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Array]:
-    """{"text"} of Wan, whose network attends to zeros behind the text; runs of white space are one space.
+    """{"text"} of Wan, whose network attends to zeros after the text; runs of white space become one space.
 
     Args:
         prompts: B texts.

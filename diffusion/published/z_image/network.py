@@ -14,8 +14,8 @@
                               |
                        [B, H, W, C]
 
-Text and picture are each padded to a multiple of 32 tokens by a learned token, which the others attend to. Pictures and
-features are channels last.
+Text and picture are each padded to a multiple of 32 tokens with a learned token, to which the others attend. Pictures
+and features are channels last.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ class ZImage(Layered, Backbone):
         channels: C of the latents.
         width: number of features of a token, a multiple of `heads`.
         depth: layers of the whole sequence.
-        refiners: layers of the text alone, and of the picture alone.
+        refiners: number of layers for the text before the two are joined, and of layers for the picture.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
@@ -89,7 +89,7 @@ class ZImage(Layered, Backbone):
             x: noised latents [B, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which stand first.
+                "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which come before padding.
 
         Returns:
             [B, H, W, C].

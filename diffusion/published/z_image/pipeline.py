@@ -10,7 +10,7 @@ from diffusion.text.qwen_chat import ANSWER, USER
 
 
 def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of Z-Image: what a user says to Qwen 3, up to where the answer begins; padding stands last.
+    """{"text", "text_mask"} of Z-Image: Qwen 3's states of the prompt as a user's message; padding is last.
 
     Args:
         prompts: B texts.
