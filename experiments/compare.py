@@ -131,8 +131,8 @@ def _of_other_steps(reports: Mapping[pathlib.Path, Mapping]) -> list[str]:
     """A note where the figures of samples are of different steps; [] otherwise."""
     steps = {path: figures.checkpoint_of_samples(content).get("step") for path, content in reports.items()}
     steps = {path: step for path, step in steps.items() if step is not None}
-    of_each = ", ".join(f"{path}: {step}" for path, step in steps.items())
-    return [f"The figures of samples are of different steps: {of_each}."] if len(set(steps.values())) > 1 else []
+    listed = ", ".join(f"{path}: {step}" for path, step in steps.items())
+    return [f"The figures of samples are of different steps: {listed}."] if len(set(steps.values())) > 1 else []
 
 
 def _of_other_conditions(folders: Sequence[pathlib.Path]) -> list[str]:

@@ -295,4 +295,5 @@ def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
         read,
         digest,
         _record(spec, "dataset", np.uint8, version=description.version, **_resized(side)),
+        records.stamp(),  # files of whole blocks have one size for many pictures
     )

@@ -68,9 +68,8 @@ def reconstruct(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSe
         "autoencoder": autoencoder.record,
     }
     shape = (*originals.shape[:2], autoencoder.module.picture_channels)
-    return Reconstructions(
-        ImageSet(originals.count, shape, read, hashlib.sha256(known.encode()).hexdigest(), record), errors
-    )
+    fingerprint = hashlib.sha256(known.encode()).hexdigest()
+    return Reconstructions(ImageSet(originals.count, shape, read, fingerprint, record, originals.stamp), errors)
 
 
 def run(request: comparison.Request, fresh: bool = False) -> dict:

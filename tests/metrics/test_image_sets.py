@@ -2,13 +2,16 @@
 
 import hashlib
 import io
+import os
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
 
-from diffusion.data import sources
+from diffusion.data import catalog, sources
 from diffusion.metrics import image_sets
 from diffusion.metrics.image_sets import ImageSetError
 
@@ -70,6 +73,27 @@ def test_a_dataset_at_its_split():
     np.testing.assert_array_equal(found.read(3, 9), np.stack([records[i]["image"] for i in range(3, 9)]))
     assert found.fingerprint != image_sets.open_set("digits@test[:21]").fingerprint
     assert found.fingerprint == image_sets.open_set("digits@test[:20]").fingerprint
+
+
+def test_a_dataset_that_was_prepared_anew_is_another_set_for_features_on_disk(tmp_path):
+    """Its files have whole blocks of 64 KiB: other pictures, of equal sizes, had the features of the earlier ones."""
+    prepared = pathlib.Path(catalog.find("digits"))
+    copy = tmp_path / "digits" / prepared.name
+    shutil.copytree(prepared, copy)
+    before = image_sets.open_set("digits@test", str(tmp_path))
+    pictures = before.read(0, before.count)
+    (path,) = copy.glob("*-test.*")
+    reader, size = ArrayRecordReader(str(path)), path.stat().st_size
+    stored = reader.read_all()
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in reversed(stored):
+        writer.write(record)
+    writer.close()
+    os.utime(path, (0, 0))
+    after = image_sets.open_set("digits@test", str(tmp_path))
+    np.testing.assert_array_equal(after.read(0, after.count), pictures[::-1])
+    assert path.stat().st_size == size and after.stamp != before.stamp
+    assert image_sets.open_set("digits@test", str(tmp_path)).stamp == after.stamp
 
 
 def test_the_digest_of_files_is_of_their_bytes_in_order_and_of_their_names_by_choice(tmp_path):

@@ -78,6 +78,12 @@ def test_a_set_says_what_it_is_and_is_known_again(autoencoder):
     assert reconstructions.reconstruct(changed, image_sets.from_array(images())).images.fingerprint != first.fingerprint
 
 
+def test_the_stamp_of_the_pictures_is_that_of_their_reconstructions(autoencoder):
+    """Features on disk are of one stamp: reconstructions of a dataset that changed had those of the earlier ones."""
+    originals = image_sets.from_array(images())._replace(stamp="changed at noon")
+    assert reconstructions.reconstruct(autoencoder, originals).images.stamp == "changed at noon"
+
+
 def test_what_are_no_bytes_is_refused(autoencoder):
     with pytest.raises(ImageSetError, match="holds float32, but reconstructions are compared with bytes"):
         reconstructions.reconstruct(autoencoder, image_sets.from_array(images().astype(np.float32)))
