@@ -128,8 +128,8 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
             "for characters to fill in."
         )
     padded = text.ljust(length, UNKNOWN)
-    known = np.array([character in vocabulary for character in padded])
-    values = np.array([vocabulary.index(character) if character in vocabulary else 0 for character in padded])
+    known = np.array([character != UNKNOWN for character in padded])  # though the vocabulary may have a low line
+    values = np.array([vocabulary.index(character) if character != UNKNOWN else 0 for character in padded])
     return recipe.with_parts(sampler=discrete.infilling(_sampler(recipe), jnp.asarray(values), jnp.asarray(known)))
 
 

@@ -34,6 +34,10 @@ def test_a_text_stands_at_the_beginning_and_its_gaps_and_its_rest_are_filled_in(
     values, known = symbol_samples.infilled(run(), "b_ca", ("a", "b", "c"))
     np.testing.assert_array_equal(known, [True, False, True, True, False, False])
     np.testing.assert_array_equal(np.asarray(values)[np.asarray(known)], [1, 2, 0])
+    # In source code a low line is a symbol like others: it still stands for what is filled in.
+    values, known = symbol_samples.infilled(run(), "b_ca", ("_", "a", "b", "c"))
+    np.testing.assert_array_equal(known, [True, False, True, True, False, False])
+    np.testing.assert_array_equal(np.asarray(values)[np.asarray(known)], [2, 3, 1])
 
 
 @pytest.mark.parametrize("causal, evaluations", [(0, 10), (2, 33), (3, 22)])
