@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.data import level_sets
 from diffusion.experiments.evaluation.real_images import balanced_order
-from diffusion.experiments.evaluation.subject import held_out_source
+from diffusion.experiments.evaluation.subject import held_out_source, training_source
 from diffusion.metrics import bootstrap, point_clouds
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
@@ -24,8 +24,9 @@ def measure_clouds(subject: Any) -> dict:
     """The figures of samples against held-out clouds, of training clouds (the floor), and of scattered points.
 
     Scattered points are clouds whose points are drawn from all training clouds together: they lie where points lie, and
-    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns. For signed
-    distances, `in_one_piece` is the share of connected solids, also by class.
+    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns. Of several
+    clouds of one file the first is taken, since the others would be its nearest neighbours. For signed distances,
+    `in_one_piece` is the share of connected solids, also by class.
 
     Args:
         subject: `model_metrics.Subject` of a run on a source of surfaces.
@@ -40,8 +41,12 @@ def measure_clouds(subject: Any) -> dict:
             f"--metrics=clouds is for surfaces in space, but {subject.real.spec.name} holds none. Valid: a run on "
             "solid_points, solid_distances or mesh_clouds, e.g. --config=shapes/points."
         )
+    held_out, trained = (
+        (split.images[:: getattr(of, "draws", 1)], split.labels[:: getattr(of, "draws", 1)])
+        for split, of in ((subject.real, source), (subject.train, training_source(subject)))
+    )
     wanted = subject.config.evaluate.number
-    number = min(wanted, len(subject.images), len(subject.real.images), len(subject.train.images))
+    number = min(wanted, len(subject.images), len(held_out[0]), len(trained[0]))
     if number < 2:
         raise ConfigError(f"--metrics=clouds compares two sets of at least 2 clouds, but each has only {number}.")
 
@@ -49,8 +54,7 @@ def measure_clouds(subject: Any) -> dict:
         rows = balanced_order(labels)[:number]
         return np.stack([surface(images[row], np.random.default_rng((SEED, i))) for i, row in enumerate(rows)])
 
-    reference = clouds(subject.real.images, subject.real.labels)
-    real = clouds(subject.train.images, subject.train.labels)
+    reference, real = clouds(*held_out), clouds(*trained)
     every = real.reshape(-1, real.shape[-1])
     scattered = every[np.random.default_rng(SEED).integers(len(every), size=real.shape[:2])]
     sets = {"": clouds(subject.images, subject.labels), "_of_real_shapes": real, "_of_scattered_points": scattered}
@@ -77,7 +81,7 @@ def measure_clouds(subject: Any) -> dict:
                     metrics[f"{figure}_{name}{suffix}"] = {"value": value, "samples": number, "reference": number}
     if subject.images.ndim == VOLUMES:
         names = subject.real.spec.classes
-        some = {"": (subject.images, subject.labels), "_of_real_shapes": (subject.train.images, subject.train.labels)}
+        some = {"": (subject.images, subject.labels), "_of_real_shapes": trained}
         for suffix, (images, labels) in some.items():
             rows = balanced_order(labels)[:number]
             shares = in_one_piece(images[rows], labels[rows], names)

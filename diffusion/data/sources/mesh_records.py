@@ -51,12 +51,19 @@ def mesh_clouds(
         FileNotFoundError: if there is no such folder.
         ValueError: if it holds no meshes, or a number is below 1.
     """
-    return CloudRecords(MeshClouds(path, split, points, draws), split, label=label, classes=classes, together=draws)
+    records = CloudRecords(MeshClouds(path, split, points, draws), split, label=label, classes=classes, together=draws)
+    records.draws = draws
+    return records
 
 
 class CloudRecords(Records):
-    """Records that are points of surfaces."""
+    """Records that are points of surfaces.
 
+    Attributes:
+        draws: number of consecutive records that are points of one file.
+    """
+
+    draws = 1
     surface = staticmethod(level_sets.cloud_points)
 
 

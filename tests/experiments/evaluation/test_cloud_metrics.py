@@ -20,9 +20,12 @@ def clouds(seed, number, at=0.0, width=1.0):
 def subject(monkeypatch):
     """A run whose examples are clouds; their surface adds what its generator draws."""
 
-    def make(samples, real, train, number=100):
-        source = types.SimpleNamespace(surface=lambda x, rng: x + 1e-9 * rng.normal(size=x.shape))
-        monkeypatch.setattr(cloud_metrics, "held_out_source", lambda subject: source)
+    def make(samples, real, train, number=100, draws=1):
+        of = lambda draws: types.SimpleNamespace(
+            surface=lambda x, rng: x + 1e-9 * rng.normal(size=x.shape), **({} if draws == 1 else {"draws": draws})
+        )
+        monkeypatch.setattr(cloud_metrics, "held_out_source", lambda subject: of(draws))
+        monkeypatch.setattr(cloud_metrics, "training_source", lambda subject: of(draws))
         half = lambda x: types.SimpleNamespace(images=x, labels=np.arange(len(x)) % 2, spec=SPEC)
         config = types.SimpleNamespace(evaluate=types.SimpleNamespace(split="test", number=number))
         labels = np.arange(len(samples)) % 2
@@ -93,6 +96,18 @@ def test_real_shapes_are_the_floor_and_far_clouds_are_none(subject):
     for distance in ("chamfer", "earth_movers"):
         assert value(f"1nna_{distance}") == 1 and value(f"1nna_{distance}_of_real_shapes") < 0.9
         assert value(f"minimum_matching_{distance}") > 5 * value(f"minimum_matching_{distance}_of_real_shapes")
+
+
+def test_of_several_clouds_of_one_file_the_first_counts(subject):
+    """With its other draws among the references, the nearest neighbour of each would be one of them."""
+    samples, real, train = clouds(0, 9), clouds(1, 4), clouds(2, 5)
+    drawn = lambda x: x.repeat(3, axis=0) + 1e-3 * np.arange(3 * len(x))[:, None, None]
+    every = lambda x: drawn(x)[::3]
+    found = cloud_metrics.measure_clouds(subject(samples, drawn(real), drawn(train), draws=3))
+    alone = cloud_metrics.measure_clouds(subject(samples, every(real), every(train)))
+    assert found["1nna_chamfer"]["samples"] == 4
+    for name in ("1nna_chamfer", "coverage_earth_movers", "minimum_matching_chamfer_of_real_shapes"):
+        assert found[name]["value"] == pytest.approx(alone[name]["value"], abs=1e-6), name
 
 
 def test_the_number_is_that_of_the_smallest_set_or_of_the_config(subject):
