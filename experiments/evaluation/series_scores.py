@@ -25,7 +25,7 @@ COVERED = (0.5, 0.9)  # levels of the intervals
 
 
 def parts(source: Any, number: int) -> Part:
-    """The first series of a source, at most `number` of them.
+    """The first series of a source, or windows of a file that are spread evenly over it; at most `number` of them.
 
     Raises:
         ConfigError: if no part of the series is given, or the hidden values are not known.
@@ -35,7 +35,10 @@ def parts(source: Any, number: int) -> Part:
             f"--metrics=crps is for series of which a part is given, but {source.spec.name} has none. Valid: a source "
             'with hide, e.g. config.data.source.hide = {"name": "forecast", "horizon": 16}.'
         )
-    records = pipeline.fetch(source, np.arange(min(number, len(source))))
+    rows = np.arange(min(number, len(source)))
+    if isinstance(source, StandardSeries):  # windows overlap, so the first ones would be the beginning of a file alone
+        rows = np.linspace(0, len(source) - 1, len(rows)).round().astype(int)
+    records = pipeline.fetch(source, rows)
     leaf = lambda name: np.stack([record["condition"][name] for record in records])
     truth = np.stack([record["x"] for record in records])
     part = Part(leaf("given"), leaf("mask"), leaf("real"), truth)

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.data import gaussian_processes
+from diffusion.data import gaussian_processes, series_masks, sources
 from diffusion.experiments.evaluation import series_scores
 from diffusion.experiments.evaluation.series_charts import Part
 from diffusion.recipe import ConfigError
@@ -157,6 +157,16 @@ def test_the_first_series_of_a_source():
         np.testing.assert_array_equal(some.truth[:, 0, 1], 10.0 + np.arange(number))
         np.testing.assert_array_equal(some.given[:, 0], np.stack([np.arange(number), np.zeros(number)], 1))
         assert some.mask[..., 0].all() and some.real[..., 1].all() and not (some.mask & some.real).any()
+
+
+def test_windows_of_a_file_are_spread_over_it(tmp_path):
+    """Windows of a stride of 1 overlap: the first three of 16 would be of the first six steps."""
+    np.save(tmp_path / "a.npy", np.arange(19.0))
+    source = sources.series_windows(str(tmp_path / "a.npy"), length=4, held_out=0.0, hide=series_masks.forecast(1))
+    some = series_scores.parts(source, 3)
+    ends = some.truth[:, 3, 0] * source.std + source.mean
+    np.testing.assert_allclose(ends, [3, 11, 18], rtol=1e-6)
+    assert len(series_scores.parts(source, 99).truth) == 16
 
 
 def test_sources_that_have_nothing_to_score_are_refused():
