@@ -13,6 +13,8 @@ from diffusion.io.files import write_text
 def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes filled.csv of a .csv file, or filled.npz of another one, if any missing value of it is sampled.
 
+    It says how many missing values have no sample, since they stay empty.
+
     Args:
         source: the source of the run's conditions.
         samples: the samples of its records in turn, `[N, L, C]`.
@@ -26,6 +28,13 @@ def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathli
     filled = source.filled(np.asarray(samples))
     if all(np.array_equal(filled[name], one, equal_nan=True) for name, one in source.series.items()):
         return []
+    empty, missing = (sum(int(np.isnan(one).sum()) for one in some.values()) for some in (filled, source.series))
+    if empty:
+        windows = min(len(samples), len(source))
+        print(
+            f"{empty} of the {missing} missing values stay empty: they are not in the {windows} windows that were "
+            f"sampled, of {len(source)} (config.sample.number), or no window of the split has them"
+        )
     if not source.where.endswith(".csv"):
         with files.atomic(folder / "filled.npz") as file:
             np.savez(file, allow_pickle=False, **filled)

@@ -335,9 +335,16 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
             "first step. Valid: names alone as a header, or numbers alone, with an empty cell where a value is "
             "missing; if it is a header, name the columns of the series by columns"
         )
+    counts_rows = width > 1 and len(rows) > 2 and all(row[:1] == [str(line)] for line, row in enumerate(rows[1:]))
+    if counts_rows and not rows[0][0].strip() and not (header and columns):
+        raise ValueError(
+            f"{file}: its first column has no name and counts the rows, as the index that pandas writes. Valid: a file "
+            "without it (to_csv(index=False)), or, where the others have names, the columns of the series by columns"
+        )
     for name in columns:
-        if name not in names:
-            raise ValueError(f"{file} has no column {name!r}. Valid: {', '.join(names)}")
+        if names.count(name) != 1:
+            held = "no column" if name not in names else f"{names.count(name)} columns"
+            raise ValueError(f"{file} has {held} {name!r}. Valid: {', '.join(names)}, each of them once")
     chosen = [names.index(name) for name in columns] or list(range(len(names)))
     body = rows[header:]
     values = np.empty((len(body), len(chosen)))

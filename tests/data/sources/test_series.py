@@ -184,6 +184,39 @@ def test_windows_of_files(tmp_path):
     np.testing.assert_allclose(again[:, 0], np.where(np.isnan(table[:, 0]), source.mean[0], table[:, 0]))
 
 
+def test_missing_values_without_a_sample_are_counted_in_words(tmp_path, capsys):
+    values = np.arange(40.0)
+    values[[3, 20, 21, 37]] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    source = sources.series_windows(
+        str(tmp_path / "a.npy"), length=5, stride=5, held_out=0.0, hide=series_masks.missing()
+    )
+    assert len(source) == 3
+    series_files.write(source, np.zeros((2, 5, 1)), tmp_path)
+    said = capsys.readouterr().out
+    assert "1 of the 4 missing values stay empty" in said and "2 windows that were sampled, of 3" in said
+    series_files.write(source, np.zeros((3, 5, 1)), tmp_path)
+    assert not capsys.readouterr().out
+
+
+def test_the_index_of_a_table_and_columns_of_one_name_are_refused(tmp_path):
+    """What pandas writes by to_csv, with names and without."""
+    rows = "".join(f"{i},{i % 3},{i % 2}\n" for i in range(9))
+    for head in (",load,price\n", ",0,1\n"):
+        (tmp_path / "a.csv").write_text(head + rows)
+        with pytest.raises(
+            ValueError, match="its first column has no name and counts the rows, as the index that pandas"
+        ):
+            series.read_series(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text(",load,price\n" + rows)
+    assert series.read_series(str(tmp_path / "a.csv"), ("load",))["a"].shape == (9, 1)
+    (tmp_path / "a.csv").write_text(",5,1\n3,1,1\n4,1,1\n")  # a first step with a missing value
+    assert np.isnan(series.read_series(str(tmp_path / "a.csv"))["a"][0, 0])
+    (tmp_path / "a.csv").write_text("t,load,load\n" + rows)
+    with pytest.raises(ValueError, match=r"has 2 columns 'load'\. Valid: t, load, load, each of them once"):
+        series.read_series(str(tmp_path / "a.csv"), ("load",))
+
+
 def test_a_missing_value_that_no_sample_is_of_stays_missing(tmp_path):
     """The first value is missing and given, as nobody hides it; what is hidden is in the file."""
     values = np.append(np.nan, np.arange(11.0))
