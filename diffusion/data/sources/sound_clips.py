@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.data import identities
 from diffusion.data.sound import forms, instruments as notes
 from diffusion.data.sources import sequences, splits, table_records
 from diffusion.data.sources.spec import Derived, Leaf, Source
@@ -136,6 +137,10 @@ class Sounds(Derived):
             DamagedRecord: if the source raises it.
         """
         return dict(self._record(int(row)))
+
+    def identities(self) -> np.ndarray | None:
+        """The identities of the clips in their files, see `data.identities`."""
+        return identities.stated(self._of)
 
     def _made(self, row: int) -> dict[str, Any]:
         record = dict(self._of[row])

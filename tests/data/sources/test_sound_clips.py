@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion import sound
-from diffusion.data import sources
+from diffusion.data import shared_records, sources
 from diffusion.io import wav
 from diffusion.recipe import ConfigError, data
 
@@ -121,6 +121,14 @@ def test_a_folder_of_classes_is_cut_into_clips(tmp_path):
     assert source.fingerprint()["records"] == 3
     with pytest.raises(ConfigError, match="no split 'test'"):
         opened({"name": "wav_folder", "path": str(tmp_path), "sample_rate": RATE, "length": LENGTH}, "test")
+
+
+def test_parts_of_a_folder_know_which_clips_they_share(tmp_path):
+    folder_of(tmp_path, {"a.wav": (20 * LENGTH, RATE)})
+    entry = {"name": "wav_folder", "path": str(tmp_path), "sample_rate": RATE, "length": LENGTH}
+    part = lambda split: shared_records.identify(opened(entry, split))
+    assert shared_records.by_number(part("train[:10]"), part("train[10:]")) == 0
+    assert shared_records.by_number(part("train[:10]"), part("train[8:]")) == 2
 
 
 def test_classes_splits_and_patterns(tmp_path):
