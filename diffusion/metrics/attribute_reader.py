@@ -1,6 +1,6 @@
 """A small network that predicts the class of each attribute of a picture, to judge whether pictures fit their prompts.
 
-It trains on real pictures and their attributes alone, never with the prompt of a picture. Its last hidden layer serves
+It trains only on real pictures and their attributes, never with the prompt of a picture. Its last hidden layer serves
 as features. Like `classifier`, it needs no network library.
 """
 

@@ -81,7 +81,7 @@ def nearest(chains: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def secondary_structure(ca: np.ndarray) -> np.ndarray:
-    """`[..., n]` of each residue: 1 in a helix, 2 in a strand, 0 in neither, by distances and angles of CA alone.
+    """`[..., n]` of each residue: 1 in a helix, 2 in a strand, 0 in neither, by distances and angles of CA only.
 
     Labesse et al. 1997, "P-SEA: a new efficient assignment of secondary structure from C alpha trace of proteins";
     without its extension of ends, and without contacts between strands. Helices have five residues at least, strands

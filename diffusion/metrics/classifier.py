@@ -1,6 +1,6 @@
-"""A small convolutional classifier, trained on real images alone, whose last hidden layer serves as features.
+"""A small convolutional classifier, trained only on real images, whose last hidden layer serves as features.
 
-It is written with jax.lax alone: the library's mathematics does not depend on a network library.
+It is written only with jax.lax: the library's mathematics does not depend on a network library.
 """
 
 import functools

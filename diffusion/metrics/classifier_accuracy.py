@@ -1,4 +1,4 @@
-"""Classifier accuracy score: the accuracy on real images of a classifier that is trained on samples alone."""
+"""Classifier accuracy score: the accuracy on real images of a classifier that is trained only on samples."""
 
 import pathlib
 from typing import NamedTuple

@@ -74,7 +74,7 @@ def from_records(
         spec: the source's name, for reports.
         shape: the shape of the source, [N, F, H, W, C].
         read: (start, stop) -> [stop - start, F, H, W, C].
-        fingerprint: a text that changes with the clips; where it is of some clips alone, give the set a `stamp` too.
+        fingerprint: a text that changes with the clips; if it covers only some clips, also give the set a `stamp`.
         frames, every, seed: the arguments of `open_set`.
 
     Raises:

@@ -37,7 +37,7 @@ class ImageSet(NamedTuple):
         fingerprint: a sha256 that changes with any image.
         record: the set's entry in a report: "images" (the name that was passed), "kind", "dtype"; for a dataset
             "version"; for pictures that were cropped and resized "side".
-        stamp: a text that changes with the files of a source whose fingerprint is of some images alone; "" otherwise.
+        stamp: a text that changes with the files of a source whose fingerprint covers only some images; "" otherwise.
             Features on disk are of the same stamp, and reports do not have it, since it changes with a copy too.
     """
 
@@ -167,7 +167,7 @@ def npz_array(spec: str, path: pathlib.Path, noun: str) -> tuple[str, npz.Header
 
 
 def files_digest(paths: Sequence[pathlib.Path], named: bool = False) -> str:
-    """The sha256 of the files one after the other; with `named` each behind its name and size."""
+    """The sha256 of the files one after the other; with `named`, each after its name and size."""
     total = hashlib.sha256()
     for path in paths:
         total.update(f"{path.name} {path.stat().st_size}\n".encode() if named else b"")
@@ -226,12 +226,12 @@ def _array_record(spec: str, path: pathlib.Path, side: int) -> ImageSet:
 
 
 def _resized(side: int) -> dict:
-    """What a record says of pictures that become squares of a side; nothing of those that stay as they are."""
+    """The entry of a record for pictures that become squares of a side; none for pictures that are not resized."""
     return {"side": side} if side else {}
 
 
 def _of_side(digest: str, side: int) -> str:
-    """The fingerprint of pictures that become squares of a side; 0 for those that stay as they are."""
+    """The fingerprint of pictures that become squares of a side; side 0 for pictures that are not resized."""
     return hashlib.sha256(f"{digest} side {side}".encode()).hexdigest() if side else digest
 
 

@@ -121,7 +121,7 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
     Binkowski et al. 2018, "Demystifying MMD GANs", section 4: 100 subsets of 1,000 rows of each set, drawn without
     replacement within a subset. torch-fidelity draws as many, with its own generator, and reports the standard
     deviation over the subsets (divisor `subsets`), not the error of the mean; clean-fid draws as many from NumPy's
-    global generator and reports the mean alone, with smaller subsets where there are fewer rows. All three agree in
+    global generator and reports only the mean, with smaller subsets where there are fewer rows. All three agree in
     expectation. Papers often print the value times 1,000. For all rows at once, which has the smallest error, call
     `mmd2(cubic, samples, reference)`.
 

@@ -12,7 +12,7 @@ papers they are sums.
 | coverage | share of R that are the nearest reference of a sample | that of a floor |
 | minimum matching distance | mean over R of the distance to the nearest sample | likewise |
 
-1-NNA alone sees quality and variety at once: coverage rises with bad samples that are scattered, and the minimum
+Only 1-NNA measures quality and variety at once: coverage rises with bad samples that are scattered, and the minimum
 matching distance hardly sees samples that are bad.
 
 References: Achlioptas et al. 2018, "Learning Representations and Generative Models for 3D Point Clouds" (coverage,
@@ -123,8 +123,8 @@ def distances(
 def nearest_neighbour_accuracy(within: np.ndarray, across: np.ndarray, references: np.ndarray) -> float:
     """1-NNA: the share of clouds whose nearest other cloud is of their own set.
 
-    1/2 in expectation where both sets are of one distribution, 1 where they are apart, 0 where each sample is a copy
-    of a reference of its own.
+    1/2 in expectation where both sets are of one distribution, 1 where the sets are far apart, 0 where each sample is a
+    copy of a different reference.
 
     Args:
         within: distances between samples, [N, N].

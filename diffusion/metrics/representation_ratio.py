@@ -6,7 +6,7 @@ FLOORS = {"adm": 1.68, "fdr-convnext": 56.87, "dinov2": 14.19, "fdr-mae": 0.04, 
 """FDr^6's distances of ImageNet's validation images from its training images: eval_all_fds.py of the authors' code.
 
 The names are those of protocols here, but for DINOv2-L and CLIP-L at 256 pixels and SigLIP 2 So400m/16 at 224, which
-none has so: these three floors hold at the authors' resolutions alone, not for `dgm-eval`, `cmmd` or `cmmd-siglip2`.
+none has so: these three floors hold only at the authors' resolutions, not for `dgm-eval`, `cmmd` or `cmmd-siglip2`.
 """
 
 

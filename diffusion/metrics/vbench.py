@@ -223,8 +223,8 @@ def relation(detections: Sequence[Sequence[Detection]], first: str, second: str,
 
     A frame's score is the greatest score of a pair of boxes with these labels. A pair has the score 0 unless the
     centres are further apart along the place's axis than across it; then it has 1, or APART / IoU if the boxes overlap
-    by APART or more. As in the authors' code the order, left or right, does not count, and two boxes of one label are a
-    pair too.
+    by APART or more. As in the authors' code the order, left or right, does not count, and two boxes of one label are
+    also a pair.
 
     Args:
         detections: the objects in each frame, from a function such as a `readers.Detector`.

@@ -1,4 +1,4 @@
-"""An attachment: what sampling adds to the condition of a frozen denoiser, and the picture that it reads.
+"""An attachment: entries that sampling adds to the condition of a frozen denoiser, computed from a picture.
 
     attachment = control_net.attachment(params, denoiser, denoiser_params)    # of a module that has this method
     seen = attachment.encode(attachment.params, picture)
@@ -70,12 +70,12 @@ class Attachment:
     Attributes:
         params: pytree of arrays.
         entries: (params, weight, seen, x, t, clock, condition) -> entries of the condition, a pure function: weight [B]
-            scales its effect, seen is of `encode` with B rows, x [B, H, W, C] and clock [B] are what the denoiser
-            receives (without the channels of a mask), t [B] the schedule's time, and condition the prompt's, which has
-            no entries of attachments. Entries of zeros must change nothing: they replace the others where all weights
-            are 0.
+            scales its effect, seen is a result of `encode` with B rows, x [B, H, W, C] and clock [B] are what the
+            denoiser receives (without the channels of a mask), t [B] the schedule's time, and condition the prompt's,
+            which has no entries of attachments. Entries of zeros must change nothing: they replace the others where all
+            weights are 0.
         read: (picture uint8 [h, w, 3], (height, width) of the pictures that are made) -> float32 array of a shape that
-            depends on these sizes alone; a ValueError says what is wrong with the picture.
+            depends only on these sizes; a ValueError says what is wrong with the picture.
         encode: (params, [1, ...] of `read`) -> what the conditional and the unconditional branch see of the picture,
             two pytrees of one structure with the leading axis 1; computed once for a request.
         latents: whether `read` returns a picture [H, W, 3] in [-1, 1], and `encode` receives the latents that the
@@ -84,8 +84,8 @@ class Attachment:
         shifted: whether the autoencoder's shift is subtracted from these latents, as from the denoiser's.
         masked: whether the weight may be [B, H, W], of the pixels of the pictures that are made.
         reads_base: whether `entries` takes the denoiser's parameters as a last argument.
-        modes: number of kinds of control among which a control names one; 0: it names none. Where there are some,
-            `entries` receives (seen, the kind, int [B]).
+        modes: number of kinds of control, one of which a control names; 0 for none. If it is not 0, `entries` receives
+            (seen, the kind, int [B]) in place of seen.
         inpaints: whether a control has a mask that says where the picture is repainted; `read` then takes uint8
             [h, w, 4], with the mask as fourth channel, 255 where it is painted.
     """
@@ -108,7 +108,7 @@ class ControlNetBeside:
     A class has `residuals(params, denoiser, x, clock, condition, seen, *base)`, the denoiser's entry "residuals": one
     for each of its layers, so that residuals of ControlNets of other depths add up. There params are the ControlNet's
     parameters; x, clock and condition the denoiser's inputs, without residuals; seen is the picture as the call takes
-    it, of a union (the picture, the kind int [B]); and base are the denoiser's parameters where `reads_base`.
+    it, or (the picture, the kind int [B]) for a union; and base are the denoiser's parameters where `reads_base`.
 
     Attributes:
         base_class: class of the denoisers.
@@ -159,7 +159,7 @@ class ControlNetBeside:
 
 
 def begun(initial: Any, base: Any) -> Any:
-    """Parameters with which the training of a ControlNet begins: the base's where it has them, float32.
+    """Initial parameters for the training of a ControlNet, float32: copies of the base's where it has them.
 
     Args:
         initial: initial parameters of the ControlNet. Where a leaf's first axis counts layers, it may have fewer.

@@ -56,7 +56,7 @@ class DDT(Layered, Backbone):
         bias: whether the layers of queries, keys and values, and of the MLP, have biases.
         qk_norm: whether queries and keys are RMS-normalised, with a learned scale.
         positions: "rope" (rotary, in every attention) or "sincos_rope", also fixed ones added to the encoder's tokens.
-        span: place of the last row and column for rotary positions, see `rope_angles`; 0: each row counts one.
+        span: rotary position of the last row and column, see `rope_angles`; 0 for whole numbers.
         clock: "positional", sinusoids of periods up to 20 pi, or "fourier" features of the time, with random constant
             frequencies.
         silu_again: whether the blocks apply SiLU to their condition, to which SiLU was applied before.

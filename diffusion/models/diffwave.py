@@ -79,7 +79,7 @@ class ResidualLayer(nn.Module):
             levels: the spectrogram at each sample [B, L, M], or None.
 
         Returns:
-            (the residual stream behind the layer, what it adds to the sum of skips), both [B, L, width].
+            (the residual stream after the layer, what it adds to the sum of skips), both [B, L, width].
         """
         width = h.shape[-1]
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)

@@ -10,7 +10,7 @@
                   |                                 |
                 silu --------------> [ a layer of DiT: RMSNorm, RoPE, SwiGLU ] x depth
                   |                                 |
-                  +--> shift, scale ------ norm, dense, unpatchify (the picture's tokens alone)
+                  +--> shift, scale ------ norm, dense, unpatchify (only the picture's tokens)
                                                     |
                                               [B, H, W, C]
 
@@ -41,8 +41,8 @@ MIXING = np.uint32(0x9E3779B1)  # Knuth's multiplier, an odd number near 2^32 / 
 def styles_of(x: jax.Array, codes: int, styles: int) -> jax.Array:
     """Codes of style drawn by the bits of the noise: int32 `[B, codes]` in 0 .. styles - 1.
 
-    The last bits of Gaussian numbers are uniform and tell nothing of their size, so that these are as good as draws of
-    their own, and depend on the sample's own noise alone.
+    The last bits of Gaussian numbers are uniform and tell nothing of their size, so that these are as good as separate
+    draws, and depend only on the sample's noise.
 
     Args:
         x: noise `[B, ...]`, float32, of at least `codes` numbers each.

@@ -42,7 +42,7 @@ class EDM2Block(nn.Module):
         features: number of channels of the output.
         decoder: whether it is a box of the decoder, or of the encoder.
         resample: "keep", or "down" or "up" to halve or double the side of the input.
-        heads: number of heads of the attention behind it; 0 for none.
+        heads: number of heads of the attention after it; 0 for none.
         taps: taps of the filter that resamples.
         dropout: rate in the branch.
         residual_balance: share t of the branch in the sum.

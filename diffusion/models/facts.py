@@ -4,13 +4,13 @@
 |------------------|------------|-----------------------------------------------------------------------------|
 | `kind`           | "backbone" | how objectives call it; or "autoencoder", or "towers" of images and texts   |
 | `text_inputs`    | None       | its inputs from a text, e.g. `conditions.TOKENS`                            |
-| `one_size`       | False      | whether it takes pictures of one size alone                                 |
+| `one_size`       | False      | whether it takes pictures of only one size                                  |
 | `layer_masks`    | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
 | `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any; (): none |
 | `takes_arrays`   | False      | whether it takes no pytrees; one with a rank takes none either              |
 | `takes_frames`   | False      | whether the first axis counts frames, which neither patches nor levels part |
 | `takes_symbols`  | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
-| `hollow`         | False      | whether what it puts out at a position depends on the other positions alone |
+| `hollow`         | False      | whether what it puts out at a position depends only on the other positions  |
 | `last_layer`     | False      | whether a call with `states=True` returns what its last layer reads         |
 | `causal`         | 0          | symbols or frames of a block that sees no later one; 0: it sees all         |
 | `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
@@ -100,7 +100,7 @@ def layer_masks(network: Any) -> tuple[str, ...]:
 
 
 def one_size(network: Any) -> bool:
-    """Whether a module or its class takes pictures of one size alone."""
+    """Whether a module or its class takes pictures of only one size."""
     return getattr(network, "one_size", False)
 
 

@@ -1,11 +1,11 @@
-"""Keys and values that a causal network of videos keeps of earlier frames, so that it evaluates new frames alone.
+"""Keys and values that a causal network of videos keeps of earlier frames, so that it evaluates only new frames.
 
     memory = frame_memory.empty(network, (B, F, H, W, C))
     remember = lambda clips, memory: frame_memory.remembered(network, params, schedule, v, clips, condition, memory)
     denoise = lambda memory: parameterizations.denoiser(key_value_memory.reading(network, params, memory), schedule, v)
     clips = videos.rollout_from_memory(sampler, denoise, remember, schedule, noise, plan, keys, memory, chunk)
 
-Frames do not hear later ones, so that what is kept stays true.
+No frame depends on later ones, so that the stored keys and values stay valid.
 """
 
 __all__ = ["empty", "remembered"]
@@ -47,7 +47,7 @@ def remembered(
     condition: Any,
     memory: KeyValueMemory,
 ) -> KeyValueMemory:
-    """The memory with further frames behind its own, seen at `timesteps.clean_time`.
+    """The memory extended by further frames, which the network sees at `timesteps.clean_time`.
 
     Args:
         network: a `VideoDiT` with `causal`.

@@ -14,7 +14,7 @@
 
 F are the guessed clean frames, x_t at first. Every update is a motion in the frames' own axes, as in AlphaFold's
 structure module, so that a rigid motion of x_t moves the output along. Near the data F is a map onto the folds, which
-is smooth; the velocity there changes as fast as 1 / t, and a network whose output it is cannot follow.
+is smooth; the velocity there changes as fast as 1 / t, and a network that outputs it directly cannot follow.
 """
 
 import flax.linen as nn

@@ -24,8 +24,8 @@ class ImageReward(nn.Module):
     Attributes:
         vision: tower of the pictures.
         text: encoder of the prompts.
-        hidden: features between the dense layers of the head, which has no activations; dropout stands between them in
-            the training alone.
+        hidden: features between the dense layers of the head, which has no activations; dropout is between them only in
+            training.
 
     Reference: Xu et al., "ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation", 2023;
     THUDM/ImageReward, ImageReward/ImageReward.py.

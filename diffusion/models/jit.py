@@ -11,7 +11,7 @@
                |                                 |
                +------------------> [ a layer of DiT ]                         x depth - class_start
                |                                 |
-               +--> shift, scale ------ norm, dense, unpatchify (the picture's tokens alone)
+               +--> shift, scale ------ norm, dense, unpatchify (only the picture's tokens)
                                                  |
                                            [B, H, W, C]
 
@@ -65,7 +65,7 @@ class JiT(Layered, Backbone):
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         bottleneck: features of a patch between the two layers that embed it.
         class_tokens: tokens of the class that join the picture's; 0 for an unconditional network.
-        class_start: blocks that the picture's tokens pass alone.
+        class_start: number of blocks before the class's tokens join the picture's.
         mlp_ratio: hidden features of the MLP over `width`; SwiGLU has two thirds of them.
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.

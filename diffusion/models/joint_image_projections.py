@@ -3,8 +3,8 @@
     features, t -- timed resampler --> tokens [B, K, D], c [B, I]
     tokens, c -- norm (1 + scale(c)) + shift(c), one dense layer each --> keys, values [B, K, D]  of every layer
 
-The picture's own tokens attend to them beside themselves (`layers.extra_attention`, "extra_joint"), so that there is no
-initial value from which an adapter of this kind changes nothing: it is read and used, and not trained here.
+The picture's own tokens attend to them beside themselves (`layers.extra_attention`, "extra_joint"), so that no initial
+value makes an adapter of this kind change nothing: it can be read and used, but not trained here.
 
 Reference: the code of SD3.5-Large-IP-Adapter (InstantX, 2024).
 """

@@ -16,7 +16,7 @@ from diffusion.models.text_encoders.decoder import DecoderEncoder
 class LanguageDenoiser(CheckedNetwork):
     """The network of LLaDA and Dream: `apply(variables, x_t, t, None)` is a network of `discrete.predictor`.
 
-    It reads no time: the masks say it. `models.interchange.language_tables` reads the published files.
+    It reads no time, since the masks show it. `models.interchange.language_tables` reads the published files.
 
     Attributes:
         size: number K of symbols, the mask among them.
@@ -28,9 +28,9 @@ class LanguageDenoiser(CheckedNetwork):
         epsilon: epsilon of the norms.
         theta: base of the rotary frequencies.
         biased: whether queries, keys and values have biases.
-        shifted: whether the state of a token says what the next one is, as in the decoder that Dream began as; the
-            first one then says what it is itself.
-        tied: whether the table of symbols is the last layer too.
+        shifted: whether the state at a token predicts the next token, as in the decoder from which Dream was trained;
+            the first token is then predicted from its own state.
+        tied: whether the table of symbols is also the last layer.
 
     References: Nie et al., "Large Language Diffusion Models", 2025 (LLaDA); Ye et al., "Dream 7B: Diffusion Large
     Language Models", 2025; the numbers and the shift come from the authors' code.

@@ -4,7 +4,7 @@
        |       |                   |
      dense  sinusoid, MLP   patches, dense, + sin-cos
        +---+---+                   |
-         silu: c            patches of "keep" alone (in training)
+         silu: c            only patches of "keep" (in training)
            |                       |
            +--------------> [ DiT's layer ] x depth
            |                       |

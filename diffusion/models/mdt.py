@@ -4,7 +4,7 @@
        |       |                      |
     embedding  sinusoid, MLP   patches, dense, + positions --------+
        +---+---+                      |                            |
-         silu: c              patches of "keep" alone              |
+         silu: c              only patches of "keep"               |
            |                  (in training)                        |
            +---------------> [ layer ] ----> tokens                |
            |                      |             |  (last in,       |
@@ -130,7 +130,8 @@ class MDT(Layered, Backbone):
         depth: number of blocks, the decoder's included.
         heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
-        decoder_depth: blocks behind the place where masked patches are completed; depth - decoder_depth is even.
+        decoder_depth: number of blocks after the place where masked patches are completed; depth - decoder_depth is
+            even.
         learn_sigma: whether the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         mlp_ratio: hidden features of the MLP over `width`.
 

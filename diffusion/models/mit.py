@@ -9,7 +9,7 @@
                                 |
           [ RMSNorm, attention, gate; RMSNorm, SwiGLU, gate ] x depth
                                 |
-                RMSNorm, dense, unpatchify (the picture's tokens alone)
+                RMSNorm, dense, unpatchify (only the picture's tokens)
                                 |
                           [B, H, W, C]
 
@@ -163,7 +163,7 @@ class MiT(Layered, Backbone):
 
         Args:
             x: images [B, H, W, C].
-            t: (the time t, the duration h = t - s), each [B] or []; t alone for h = 0, the velocity at t.
+            t: (the time t, the duration h = t - s), each [B] or []; a single t for h = 0, the velocity at t.
             condition: class labels int [B] in 0 .. num_classes; or a dict of "label", and if wanted "strength" [B], the
                 scale > 0 of the guidance that it imitates, and "interval" [B, 2], the times from and to which it is
                 guided.
@@ -233,7 +233,7 @@ class MiT(Layered, Backbone):
         return recorded.beside(out)
 
     def _angles(self, rows: int, columns: int) -> np.ndarray:
-        """[PREFIX + N, size / 2]: along the sequence, or of the picture's rows and columns alone."""
+        """[PREFIX + N, size / 2]: along the sequence, or only of the picture's rows and columns."""
         size = self.width // self.heads
         if not self.clean:
             return axis_angles(np.arange(PREFIX + rows * columns, dtype=np.float64)[:, None], (size,))

@@ -4,8 +4,8 @@
     Recipe(network=Equinox(lambda key: MyNetwork(64, key=key)), ...)
     Recipe(network=Functions(init, apply), ...)
 
-A run keeps parameters, their average and the optimizer's state, and no other: a network with running statistics or
-with dropout is refused. Parameters are dicts, named by the attributes that lead to them, as sharding rules and
+A run keeps parameters, their average and the optimizer's state, and no other state: a network with running statistics
+or with dropout is refused. Parameters are dicts, named by the attributes that lead to them, as sharding rules and
 checkpoints read them.
 """
 
@@ -58,7 +58,7 @@ class NNX:
     feature_blocks: int = 0
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> dict[str, Any]:
-        """The module's parameters at their start, by the key alone."""
+        """The module's initial parameters, which depend only on the key."""
         leaves = _parameters(self.make(nnx.Rngs(key)))
         return nested({"/".join(map(str, path)): leaf[...] for path, leaf in leaves.items()})
 
@@ -111,7 +111,7 @@ class Equinox:
     feature_blocks: int = 0
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> dict[str, Any]:
-        """The module's parameters at their start, by the key alone."""
+        """The module's initial parameters, which depend only on the key."""
         leaves = jax.tree_util.tree_leaves_with_path(self.make(key))
         return nested({leaf_name(path): leaf for path, leaf in leaves if _is_parameter(path, leaf)})
 

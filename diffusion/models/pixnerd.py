@@ -12,8 +12,8 @@
                                                               |
                                                         [B, H, W, C]
 
-Every patch has its own MLPs, whose weights the transformer puts out; they are functions of the place in the
-patch, so that detail costs no tokens. Pictures and features are channels last.
+Every patch has its own MLPs, whose weights the transformer computes; they are functions of the position in the patch,
+so that detail costs no tokens. Pictures and features are channels last.
 """
 
 import functools
@@ -108,7 +108,7 @@ class PixNerd(Layered, Backbone):
         field_ratio: hidden features of such an MLP over `field_width`.
         frequencies: number of frequencies of a pixel's position along each side, see `place_features`.
         mlp_ratio: hidden features of the transformer's MLP over `width`; SwiGLU has two thirds of them.
-        span: place of the last row and column for rotary positions, see `rope_angles`.
+        span: rotary position of the last row and column, see `rope_angles`.
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.
 

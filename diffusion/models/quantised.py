@@ -23,8 +23,8 @@ class Quantised:
 
     Attributes:
         values: int8 or float8_e4m3fn, of the kernel's shape.
-        scale: float32, of the kernel's axes, with 1 for those that are summed over in a product, or, of a file in
-            blocks, their number.
+        scale: float32 with the kernel's number of axes; an axis that a product sums over has length 1, or the number of
+            blocks for a file in blocks.
     """
 
     values: Any

@@ -73,13 +73,13 @@ class SequenceTransformer(Layered, Backbone):
         patch: steps of a token; it divides the length.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         vector_width: number of values in the condition's "vector"; 0 for a network that receives none.
-        given: whether the condition has "given", "mask" and "real" [B, L, C] of a partly observed series, which stand
-            beside x as further channels (CSDI); see `diffusion.data.series_masks`.
+        given: whether the condition has "given", "mask" and "real" [B, L, C] of a partly observed series, which are
+            further channels beside x (CSDI); see `diffusion.data.series_masks`.
         mlp_ratio: hidden features of the MLP over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
-        positions: "sincos" (fixed, added to the tokens: where a step is counts) or "rope" (rotary, in every attention:
-            distances alone count, for data that are alike along the line).
+        positions: "sincos" (fixed, added to the tokens, so that the place of a step counts) or "rope" (rotary, in every
+            attention, so that only distances count, for data that are alike along the line).
         qk_norm: whether queries and keys are RMS-normalised, with a learned scale.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
         times: number of times that the network receives as its clock, 1 or 2, as in `DiT`.

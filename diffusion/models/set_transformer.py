@@ -57,7 +57,7 @@ class SummaryBlock(nn.Module):
             bias: added to the scores of the elements where seeds attend to them, such as `mask_bias`; None: nothing.
 
         Returns:
-            (the elements behind the block [B, N, D], None).
+            (the elements after the block [B, N, D], None).
         """
         norm = NORMS[self.norm]
         width = x.shape[-1]

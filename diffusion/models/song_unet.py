@@ -2,7 +2,7 @@
 
     x_t ---- conv_in ------------------------- conv(silu(norm)) -- output            (decoder "standard")
       |         |           skips                    |
-      |      level 0   n [box]   -->   (n + 1) [box] (attention in the last alone)
+      |      level 0   n [box]   -->   (n + 1) [box] (attention only in the last)
       |/2       | /2 box                             | x 2 box
       +-(aux)- level 1   ...     -->     ...         +- conv(silu(norm)) - x 2 - + - output   ("skip", every level)
       |/2       | /2 box                             | x 2 box

@@ -1,4 +1,4 @@
-"""Keys and values that a block-causal network of symbols keeps of finished blocks, so that it evaluates new ones alone.
+"""Keys and values that a block-causal network of symbols keeps of finished blocks, so that it evaluates only new ones.
 
     memory = symbol_memory.empty(network, batch, length)
     remember = lambda x, memory: symbol_memory.remembered(network, variables, x, condition, memory)
@@ -7,7 +7,7 @@
     )
     x = discrete.sample_blocks(sampler, predict, remember, process, masks, plan, keys, memory, block)
 
-Positions do not see later blocks, so that what is kept stays true.
+No position depends on later blocks, so that the stored keys and values stay valid.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def empty(network: Any, batch: int, length: int) -> KeyValueMemory:
 
 
 def remembered(network: Any, variables: Any, x: Array, condition: Any, memory: KeyValueMemory) -> KeyValueMemory:
-    """The memory with further symbols behind its own.
+    """The memory extended by further symbols.
 
     Args:
         network: a `SymbolTransformer` with `causal`.

@@ -103,20 +103,20 @@ class SymbolTransformer(Layered, Backbone):
             process does not need (Ou et al. 2024; Zheng et al. 2024).
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         condition_width: number of features of the embedding of time and class; 0: `width`.
-        tied: whether the table of symbols is the last layer too.
+        tied: whether the table of symbols is also the last layer.
         mlp_ratio: hidden features of the MLP over `width`.
         norm: a name in `blocks.BLOCK_NORMS`.
         mlp: "gelu" or "swiglu".
         qk_norm: whether queries and keys are RMS-normalised, with a learned scale.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
-        causal: positions of a block, which see each other and earlier blocks alone, so that a block can be evaluated
-            with what `symbol_memory` keeps of these; 0: all positions see each other. With `clock="none"` alone: the
-            blocks before have no time.
-        hollow: whether a position's output is of the other positions alone: one evaluation for each position, in which
-            it has every symbol equally.
+        causal: number of positions in a block, which see only each other and earlier blocks, so that a block can be
+            evaluated with what `symbol_memory` keeps of these; 0 if all positions see each other. It requires
+            `clock="none"`, since earlier blocks have no time.
+        hollow: whether a position's output depends only on the other positions: there is one evaluation for each
+            position, in which this position has all symbols with equal probability.
         outputs: numbers at each position, such as the classes of a classifier; 0: one for each symbol.
-        positions: "rope" (rotary, in every attention: distances alone count, as in text) or "sincos" (fixed, added to
-            the symbols: the place of a symbol counts, as in pictures).
+        positions: "rope" (rotary, in every attention, so that only distances count, as in text) or "sincos" (fixed,
+            added to the symbols, so that the place of a symbol counts, as in pictures).
 
     References: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; Sahoo
     et al. 2024, "Simple and Effective Masked Diffusion Language Models": the network of both, by their code; Ou et al.

@@ -26,7 +26,7 @@ def merged(network: Callable[..., Any], ratio: float) -> Callable[..., Any]:
 
     Where tokens are finest (in a U-Net the level of its first attention) a share `ratio` of them is merged into those
     most alike; cross-attention and MLP see all. The authors draw the token of each 2 x 2 cell that stays at random;
-    here it is the first, so that a picture depends on its own seed alone.
+    here it is the first, so that a picture depends only on its seed.
 
     Facts:
         skips: a share of the tokens of each self-attention, at the finest level

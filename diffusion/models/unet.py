@@ -50,7 +50,7 @@ class UNet(UNetLevels, Backbone):
     Attributes:
         widths: channels of each level, the finest first.
         blocks: residual blocks of a level on the way down; one more on the way up.
-        attention_levels: levels that have attention behind each of their blocks.
+        attention_levels: levels that have attention after each of their blocks.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         in_channels: C of the input.
         out_channels: number of channels of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
@@ -58,7 +58,7 @@ class UNet(UNetLevels, Backbone):
         head_size: channels of a head; None where `heads` decides.
         scale_shift: whether the embedding scales and shifts the norm (ADM); otherwise it is added (DDPM).
         resample: the operation that changes the side, "conv" or "block", see the table above.
-        padding: padding of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
+        padding: padding of the convolutions that halve: zeros on "both" sides, or only at the "end" (DDPM's code).
         features: number of sinusoids of the time; None: widths[0].
         frequency_shift: shift of the sinusoids' frequencies, 0 or 1 (DDPM), see `embeddings.sinusoid`.
         sines_first: whether the sines precede the cosines in the sinusoids.
@@ -70,7 +70,7 @@ class UNet(UNetLevels, Backbone):
             [B, D, H, W, C].
         vector_width: number of values in the condition's "vector", which is added to the embedding; 0 for none.
         vector_embedding: way by which the vector is added: "linear" by a dense layer; "identity" unchanged, as wide as
-            the embedding; "time" as one number, which is embedded like the time, by layers of its own.
+            the embedding; "time" as one number, which is embedded like the time, by separate layers.
         embedding_width: width of the embedding; None: four times the number of the time's features.
         qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
             of the authors but ImageNet 64); does not change the network.

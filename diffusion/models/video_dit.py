@@ -45,7 +45,7 @@ from diffusion.models.sequence_transformer import line_angles
 
 # Fields that DiT lacks, or has for pictures.
 OWN = ("mixing", "text_width", "vector_width", "causal", "patch_frames", "shape")
-UNKNOWN = {  # fields of DiT alone
+UNKNOWN = {  # fields that only DiT has
     "times": 1,
     "strength": False,
     "interval": False,
@@ -183,8 +183,8 @@ class VideoDiT(Layered, Backbone):
             motion; 0 for a network that receives none.
         mixing: "factorised" (attention within each frame, then along the frames at each place; cost F S (F + S)) or
             "full" (attention over the patches of all frames; cost (F S)^2).
-        causal: frames of a chunk, which see each other and earlier chunks alone, so that a chunk can be evaluated with
-            what `frame_memory` keeps of these; 0: all frames see each other. With "factorised" alone.
+        causal: number of frames in a chunk, which see only each other and earlier chunks, so that a chunk can be
+            evaluated with what `frame_memory` keeps of these; 0 if all frames see each other. It requires "factorised".
         patch_frames: number p of frames of a patch; it divides the number of frames, and F stands for F / p below. The
             embedding of a patch's time is the mean over its frames. Above 1 not with `causal`.
         mlp_ratio: hidden features of the MLP over `width`.
@@ -303,7 +303,7 @@ class VideoDiT(Layered, Backbone):
         return recorded.beside(depth_to_space(output.reshape(*x.shape[:-1], -1), (self.patch_frames, 1, 1)))
 
     def _embedding(self, t: jax.Array, inputs: dict[str, Any], batch: int) -> jax.Array:
-        """silu of the sum of what is learned of the times, the class and the vector: [B, F or 1, width]."""
+        """silu of the sum of the embeddings of the times, the class and the vector: [B, F or 1, width]."""
         t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
         times, class_vector = time_and_class(self, t.reshape(-1), inputs["label"], t.size)
         c = times.reshape(*t.shape, self.width)

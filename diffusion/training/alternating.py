@@ -29,8 +29,8 @@ class Player(NamedTuple):
     """One objective and the network that it trains.
 
     Attributes:
-        objective: (networks, schedule, keys, batch, step) -> (losses [B], metrics); it may read every network, and its
-            gradient goes to `trained` alone.
+        objective: (networks, schedule, keys, batch, step) -> (losses [B], metrics); it may read every network, and only
+            the network `trained` receives its gradient.
         trained: the name of the network that it trains; each network has one player, or none (a teacher, which does not
             change).
         optimizer: the player's optimizer, an optax transformation.
@@ -102,7 +102,7 @@ def alternating(
     follow: Mapping[str, Callable[[Any, Any], Any]] = types.MappingProxyType({}),
     base: str = "",
 ) -> Alternating:
-    """Returns the train step in which players act one after the other, each on the networks that the last one updated.
+    """Returns the train step in which players act in turn, each on the networks as the player before it left them.
 
     Each player's update is the update of `make_train_step`: with one player and the average of its network, the two
     steps are equal. Averages move after the last player. The first player draws from the run's key, each other player
@@ -117,10 +117,11 @@ def alternating(
         accumulate: see `make_train_step`.
         shards: see `make_train_step`.
         axis: see `make_train_step`.
-        heads: the heads of the network "model", see `make_train_step`. The other players see them too, as they are.
+        heads: the heads of the network "model", see `make_train_step`. The other players also see them, without a
+            gradient.
         follow: the functions that these heads follow, see `make_train_step`.
         base: the name of the frozen network that every trained one is a part of: `apply` receives its parameters before
-            theirs, and alone for the other frozen networks, which have none; "" for none.
+            theirs, and only its parameters for the other frozen networks, which have none; "" for none.
 
     Returns:
         Alternating. Metrics are the metrics of `make_train_step` as "player/name", NaN (counts 0) where the player

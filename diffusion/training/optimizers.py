@@ -82,7 +82,7 @@ def adamw(
     b2: float = 0.999,
     clip: float | None = None,
 ) -> Optimizer:
-    """Returns AdamW (Loshchilov & Hutter, 2019, algorithm 2) behind a clipping of the gradient's global norm.
+    """Returns AdamW (Loshchilov & Hutter, 2019, algorithm 2) after a clipping of the gradient's global norm.
 
     Args:
         learning_rate: the rate after the warm-up, > 0.
@@ -287,7 +287,7 @@ def _check(weight_decay: float, clip: float | None, **decays: float) -> None:
 
 
 def _clipped(chain: optax.GradientTransformation, clip: float | None, rate: optax.Schedule) -> Optimizer:
-    """The optimizer behind a clipping of the gradient's global norm."""
+    """The optimizer after a clipping of the gradient's global norm."""
     if clip is not None:
         chain = optax.chain(optax.clip_by_global_norm(clip), chain)
     return Optimizer(chain.init, chain.update, rate)

@@ -78,8 +78,8 @@ def initialize_distributed() -> bool:
     """Joins this process to the others of its run, where the environment names any.
 
     It reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
-    set. A coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. It sets `LIMITS` too. Call
-    it before the first use of a device.
+    set. The coordinator "auto" without the other two leaves all three to JAX, which knows them on a TPU pod. The call
+    also sets `LIMITS`. Call it before the first use of a device.
 
     Returns:
         Whether the run has several processes.
@@ -115,7 +115,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     """Returns the mesh of the named axes over all devices.
 
     Args:
-        axes: size of each axis by name, in the order of `AXES`; -1, once, stands for the rest of the devices.
+        axes: size of each axis by name, in the order of `AXES`; one size may be -1, for all remaining devices.
         devices: all of `jax.devices()` by default.
 
     Returns:

@@ -22,7 +22,7 @@ BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
 def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Array:
     """Returns one key for each example: `fold_in(fold_in(key, step), position in the global batch)`.
 
-    So draws depend on the run's seed, the step and the example alone, not on devices, processes or micro-batches.
+    Draws therefore depend only on the run's seed, the step and the example, not on devices, processes or micro-batches.
 
     Args:
         key: the run's key.
@@ -164,7 +164,7 @@ def make_train_step(
     except for `failed_at`, which records the step; every later call returns the same state.
 
     The objective receives the networks "model", "target" (the moving average before the update) and the `frozen` ones;
-    gradients go to "model" alone.
+    only "model" receives gradients.
 
     Compile it by `jax.jit(step, donate_argnums=0)`.
 

@@ -1,7 +1,7 @@
 """The asymmetric KL autoencoder for inpainting: its decoder is larger, and sees the part of the picture that is kept.
 
     kept picture (1 - mask) x  - conv - conv - halve - halve - halve - features c_0, c_1, ... , c_4
-    decoder of latents, before each level and behind the last:  h <- mask h + (1 - mask) c
+    decoder of latents, before each level and after the last:  h <- mask h + (1 - mask) c
 
 So the kept part reaches the output without the loss of the latents. Without a picture the decoder is a plain one.
 
@@ -137,8 +137,8 @@ class AsymmetricAutoencoderKL(WithPosterior, CheckedNetwork):
             [B, H, W, C], about in [-1, 1] and not clipped, float32.
 
         Raises:
-            ValueError: for another number of channels, a picture or a mask alone or of another size, or a picture where
-                the decoder has other levels than published.
+            ValueError: for another number of channels, a picture without a mask or the reverse, one of another size, or
+                a picture where the decoder has other levels than published.
         """
         encoder_decoder.check_latents(z, self.latent_channels)
         self._check_kept(z, picture, mask)

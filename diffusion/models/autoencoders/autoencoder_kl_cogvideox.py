@@ -36,7 +36,7 @@ class ChunkNorm(nn.Module):
 
     `begins` of the call says whether its frames begin the video.
 
-    Reference: Wu & He, "Group Normalization", 2018, equation 4; the scale and shift by the latent as in Zheng et al.,
+    Reference: Wu & He, "Group Normalization", 2018, equation 7; the scale and shift by the latent as in Zheng et al.,
     "MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation", 2022, section 3.1.
     """
 

@@ -17,8 +17,8 @@ also the last step of the denoiser: it receives the time of the noise that its l
 | 0.9.5 ..  | spatial, temporal, spatiotemporal, spatiotemporal     | yes            | no                   |
 | LTX-2     | spatial, temporal, spatiotemporal, spatiotemporal     | no             | no                   |
 
-Around a frame stand zeros; in LTX-2's decoder the pixels beside the edge, mirrored. In the decoder of LTX-2.3 one level
-doubles the sides alone, and one the frames alone (`doubling`).
+Frames are padded with zeros, in LTX-2's decoder with mirrored pixels. In the decoder of LTX-2.3 one level doubles only
+the sides, and one only the frames (`doubling`).
 """
 
 import math
@@ -53,7 +53,8 @@ class ResidualBlock(nn.Module):
         features: number of channels of the output; the input goes through a norm and a convolution of one pixel where
             it has others.
         causal: whether the convolutions are causal.
-        noise: whether each of the two adds noise of a frame's pixels, times a learned scale of each channel.
+        noise: whether noise, one number for each pixel of a frame, is added after each of the two convolutions, times a
+            learned scale for each channel.
         timed: whether the call has a condition [B, 4, features], the two shifts and scales.
         dtype: compute type.
         reflects: whether the convolutions mirror pixels at the edge.
@@ -93,7 +94,7 @@ class ResidualBlock(nn.Module):
 
 
 class Halve(nn.Module):
-    """pixel_unshuffle(conv(x)) + means of groups of pixel_unshuffle(x); time is halved behind a repeated first frame.
+    """pixel_unshuffle(conv(x)) + means of groups of pixel_unshuffle(x); halved time repeats the first frame.
 
     `begins` of the call says whether its frames begin the video.
 
@@ -116,11 +117,11 @@ class Halve(nn.Module):
 
 
 class Double(nn.Module):
-    """pixel_shuffle(conv(x)), without the first frame where time doubles; by choice + pixel_shuffle(x), repeated.
+    """pixel_shuffle(conv(x)), plus pixel_shuffle(x) if `residual`; without the first frame where time doubles.
 
     Attributes:
         features: number of channels of the output.
-        residual: whether the input is added.
+        residual: whether the shuffled input is added, its channels repeated.
         dtype: compute type.
         reflects: whether the convolution mirrors pixels at the edge.
         stride: factors of frames, rows and columns, 1 or 2.

@@ -1,4 +1,4 @@
-"""The causal KL autoencoder of videos: the first frame by itself, the others in groups behind it.
+"""The causal KL autoencoder of videos: the first frame by itself, the others in groups after it.
 
     x [B, 1 + f_t n, H, W, C] - Encoder - (conv 1x1) - mean, log variance [B, 1 + n, H/f, W/f, D]
     z [B, 1 + n, H/f, W/f, D] - (conv 1x1) - Decoder - x [B, 1 + f_t n, H, W, C]
@@ -14,7 +14,7 @@ of one frame. Norms are of single pixels, so that a video is coded chunk by chun
 |-----------|---|-----|----|---------------------------|
 | Wan 2.1   | 8 | 4   | 16 | of each channel           |
 | Wan 2.2, 5B | 16 | 4 | 48 | of each channel          |
-| Qwen-Image 2.1, pictures alone | 16 | - | 64 | of each channel |
+| Qwen-Image 2.1, only pictures | 16 | - | 64 | of each channel |
 
 Wan 2.2's autoencoder is residual: around each level is a shortcut of means or copies of channels, and it sees pixels in
 patches of 2 x 2.
@@ -132,8 +132,8 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
         residual: whether each level has a shortcut around it (Wan 2.2).
         decoder_widths: channels of each level of the decoder; (): the encoder's.
         patch: side of the patches of pixels that the first level sees as channels.
-        still: whether it codes pictures alone, clips of one frame, so that no kernel extends over frames
-            (Qwen-Image 2.1); `temporal` then decides its shortcuts alone.
+        still: whether it codes only pictures, as clips of one frame, so that no kernel extends over frames (Qwen-Image
+            2.1); `temporal` then decides only its shortcuts.
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, section on the
     spatio-temporal VAE; Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023,

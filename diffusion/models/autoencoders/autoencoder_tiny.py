@@ -5,7 +5,7 @@
 
     block: relu(x + conv(relu(conv(relu(conv(x))))))
 
-It has no norms and no attention. For SD it has 2.4 M parameters, some fifty times fewer than the original.
+It has no norms and no attention. For SD it has 2.4 M parameters, 34 times fewer than the original.
 """
 
 import flax.linen as nn
@@ -86,7 +86,7 @@ class AutoencoderTiny(WithoutPosterior):
     Attributes:
         width: channels inside, at every side.
         encoder_layers: number of blocks of each level of the encoder, from the picture's side on.
-        decoder_layers: number of blocks of each level of the decoder, likewise from the picture's side on.
+        decoder_layers: number of blocks of each level of the decoder, in the same order.
         latent_channels: number D of the latents' channels.
         picture_channels: number C of the pictures' channels.
         scale: scale of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.

@@ -1,4 +1,4 @@
-"""Layers of videos [B, F, H, W, C] in which a frame sees itself and earlier frames alone, whole or chunk by chunk.
+"""Layers of videos [B, F, H, W, C] in which a frame depends only on itself and earlier frames, whole or chunk by chunk.
 
 A module that is applied with the collection "stream" mutable reads the frames before its input from there, and leaves
 its last ones for the next call:
@@ -24,13 +24,13 @@ STREAM = "stream"
 
 
 def with_past(module: nn.Module, x: jax.Array, frames: int, repeats: bool = False) -> tuple[jax.Array, bool]:
-    """An input behind the frames before it, which are zeros where a video begins, and whether it begins one.
+    """An input after its earlier frames, which are zeros where a video begins; and whether it begins one.
 
     Args:
         module: module that keeps the last frames for its next call.
         x: [B, F, ...].
         frames: number n of frames.
-        repeats: whether the first frame stands before a video, in place of zeros.
+        repeats: whether copies of the first frame, not zeros, precede a video.
 
     Returns:
         ([B, n + F, ...], whether x begins a video).
@@ -63,7 +63,7 @@ class CausalConv(nn.Module):
         size: size of the kernel along each axis, 3 or 1.
         zero: whether to begin with a kernel of zeros.
         dtype: compute type.
-        still: whether the kernel has one frame, as for pictures alone.
+        still: whether the kernel has one frame, as for pictures.
 
     Reference: Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023, section 3.
     """
@@ -92,7 +92,7 @@ class FrameConv(nn.Module):
 
     Attributes:
         features: number D of output channels.
-        halve: whether the sides become half; zeros stand below and on the right alone then.
+        halve: whether the sides are halved, with zeros only below and on the right.
         dtype: compute type.
     """
 
@@ -180,11 +180,11 @@ class HalveTime(nn.Module):
 
         out[0] = x[0],   out[i] = sum_k K_k x[2 i - 2 + k],   k = 0, 1, 2
 
-    A later chunk of a stream has 2 n frames. It begins as the mean of the last two of the three.
+    A later chunk of a stream has 2 n frames. Its kernel begins as the mean of the last two of the three.
 
     Attributes:
         dtype: compute type.
-        still: whether there are pictures alone, which stay as they are; the kernel has one frame and is not used.
+        still: whether all inputs are pictures, which do not change; the kernel has one frame and is not used.
     """
 
     dtype: str = "float32"
@@ -209,11 +209,11 @@ class DoubleTime(nn.Module):
 
         (out[2 i - 1], out[2 i]) = sum_k K_k x[i - 2 + k],   k = 0, 1, 2,   x[j] = 0 for j < 1
 
-    A later chunk of a stream has n frames, which become 2 n. It begins by repeating each frame.
+    A later chunk of a stream has n frames, which become 2 n. Its kernel begins as a repetition of each frame.
 
     Attributes:
         dtype: compute type.
-        still: whether there are pictures alone, see `HalveTime`.
+        still: whether all inputs are pictures, see `HalveTime`.
     """
 
     dtype: str = "float32"

@@ -2,7 +2,7 @@
 
 | function   | of autoencoders                             | its result                                    |
 |------------|---------------------------------------------|-----------------------------------------------|
-| `streamed` | whose frames see earlier ones alone         | the whole clip's result, up to rounding       |
+| `streamed` | whose frames see only earlier ones          | the whole clip's result, up to rounding       |
 | `lagging`  | whose convolutions see later frames equally | the whole clip's result, up to rounding       |
 | `blended`  | whose norms are over a whole clip           | parts of four groups, coded apart and blended |
 | `at_once`  | whose attention is over a whole clip        | the whole clip's, with its memory             |
@@ -75,7 +75,7 @@ def streamed(module: Any, params: Any, method: str, chunk: int | None = None) ->
 
 
 def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:
-    """Does as `streamed` for a decoder that sees later frames too: it returns the frames that are complete.
+    """`streamed` for a decoder that also sees later frames: it returns the frames that are complete.
 
     A convolution over three frames puts out the frame before the last that it has seen, so that the decoder's output
     begins `module.lag` frames late. Clips that are no longer than that are decoded whole: they need no more memory.
@@ -121,7 +121,7 @@ def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[
 def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]:
     """Codes a video in parts of a frame and four groups, which begin every three groups and are blended linearly.
 
-    A part's first frame counts in the first part alone. Its first group is a weighted mean, of weight i / n at the i-th
+    A part's first frame is kept only in the first part. Its first group is a weighted mean, of weight i / n at the i-th
     of its n frames, with the last group of the part before. Videos of fewer groups are coded whole.
 
     Args:

@@ -130,7 +130,7 @@ class Halve(nn.Module):
 
     Attributes:
         features: number D of output channels.
-        shuffle: whether to convolve to D / 4 channels, then `pixel_unshuffle`; else convolve with stride 2.
+        shuffle: whether to convolve to D / 4 channels, then `pixel_unshuffle`; otherwise convolve with stride 2.
         shortcut: whether to add the mean.
         dtype: compute type.
     """
@@ -154,7 +154,7 @@ class Double(nn.Module):
 
     Attributes:
         features: number D of output channels.
-        shuffle: whether to convolve to 4 D channels, then `pixel_shuffle`; else convolve the nearest neighbours.
+        shuffle: whether to convolve to 4 D channels, then `pixel_shuffle`; otherwise convolve the nearest neighbours.
         shortcut: whether to add the repeated channels.
         dtype: compute type.
     """

@@ -1,7 +1,7 @@
-"""A convolution of videos whose first frame, and by choice whose last one, stands again outside.
+"""A convolution of videos that are padded in time with copies of the first frame and, if wanted, of the last.
 
 Under the collection `causal_layers.STREAM` a video comes chunk by chunk: a causal convolution keeps the frames before a
-chunk, and one that sees later frames, too, puts out the frames before them (`Place`).
+chunk, and one that also sees later frames returns the frames before them (`Place`).
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from diffusion.models.autoencoders.causal_layers import with_past
 
 
 class Place(NamedTuple):
-    """The place of a chunk in its video; frames before the first and behind the last have any values.
+    """The place of a chunk in its video; frames before the first and after the last have any values.
 
     Attributes:
         start: number of its first frame, [] or an integer; negative before the video.
@@ -46,8 +46,8 @@ class EdgeConv(nn.Module):
         features: number D of output channels.
         size: frames T, rows and columns of the kernel, odd.
         stride: s, of frames, rows and columns.
-        causal: whether a frame sees itself and earlier ones alone.
-        repeats: whether pixels at the edge are repeated; else zeros stand around a frame.
+        causal: whether a frame depends only on itself and earlier ones.
+        repeats: whether pixels at the edge are repeated; otherwise a frame is padded with zeros.
         reflects: whether the pixels before the edge are mirrored at it, in place of zeros.
         dtype: compute type.
     """

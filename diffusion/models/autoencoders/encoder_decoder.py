@@ -121,7 +121,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """[B, h, w, D] -> [B, 2^(levels - 1) h, 2^(levels - 1) w, outputs].
 
-    A call may have `blend`, a function of the features [B, H', W', C] that stand before each level, and behind the
+    A call may have `blend`, a function that is applied to the features [B, H', W', C] before each level and after the
     last.
     """
 

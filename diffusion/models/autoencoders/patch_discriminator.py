@@ -14,8 +14,8 @@ class PatchDiscriminator(nn.Module):
           - conv 4x4 - norm - leaky - conv 4x4 - logits [B, h, w, 1],  h = H / 2^layers - 2
 
     The norm is a group norm, not the papers' batch norm: without statistics over the batch, an example's logits depend
-    on that example alone, on any number of devices. With as many groups as channels it is the
-    instance norm that Isola et al. use at a batch of one.
+    only on that example, on any number of devices. With as many groups as channels it is the instance norm that Isola
+    et al. use at a batch of one.
 
     Attributes:
         width: channels of the first layer; they double up to eight times as many.

@@ -4,7 +4,7 @@
     encode = tiled(partial(vae.apply, {"params": params}, method="encode"), tile=512, overlap=128, margin=32, step=8)
 
 The result equals the whole picture's if the function is local: if an output depends on no input further away than
-`margin`. Convolutions alone are local. Autoencoders with group norms or attention over all pixels are not. The
+`margin`. Only convolutions are local. Autoencoders with group norms or attention over all pixels are not. The
 statistics of their tiles differ: the colour changes slowly from tile to tile, less so for larger tiles, and the
 blending hides it.
 The size of the autoencoder's training pictures is a good tile.

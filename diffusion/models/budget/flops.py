@@ -1,4 +1,4 @@
-"""Floating-point operations of a DiT by formula: matrix products alone, a multiply-add counted as two.
+"""Floating-point operations of a DiT by formula: only matrix products, a multiply-add counted as two.
 
 With N tokens of D features, hidden width M and L layers, in multiply-adds for one image:
 

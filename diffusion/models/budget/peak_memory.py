@@ -18,9 +18,9 @@ FREE = ("broadcast_in_dim", "iota", "convert_element_type", "reshape", "squeeze"
 def peak(jaxpr: Any, donated: Sequence[bool] = ()) -> int:
     """The largest number of bytes that the arrays of a program take at the same time.
 
-    Each array lives from the operation that makes it to the last that reads it, an input that is not donated to the
-    end; another view of an array costs nothing. What `jax.shard_map` contains counts for all of its devices. XLA fuses
-    operations, and then needs less.
+    Each array lives from the operation that makes it to the last that reads it; an input that is not donated lives to
+    the end. Another view of an array costs nothing. What `jax.shard_map` contains counts for all of its devices. XLA
+    fuses operations, and then needs less.
 
     Args:
         jaxpr: the jaxpr of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`; only the first says which

@@ -31,7 +31,7 @@ class DINOv3(VisionTransformer):
         theta: base of the rotary frequencies.
         epsilon: epsilon of the norms, > 0.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
-        fused: layers, 1 .. depth in order, whose normalised patches h_k make the features; (): the last alone. The
+        fused: layers, 1 .. depth in order, whose normalised patches h_k make the features; () for only the last. The
             patches are mean_k h_k + m, where m is the mean of the last h_k over the picture (RAEv2).
 
     References:

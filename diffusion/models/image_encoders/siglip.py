@@ -56,8 +56,8 @@ class SigLIP(VisionTransformer):
             skip: number of last layers that the patches skip (Stable Diffusion 3's IP-Adapter: 1).
 
         Returns:
-            `ImageFeatures`: patches [B, N, width], normalised, or as they are where layers are skipped, and the pooled
-            vector [B, width], of any length.
+            `ImageFeatures`: patches [B, N, width], normalised unless layers are skipped, and the pooled vector [B,
+            width], of any length.
 
         Raises:
             ValueError: for images of another shape or of integers.

@@ -23,7 +23,7 @@ class VideoMAE(VisionTransformer):
     """VideoMAE's encoder on clips [B, F, S, S, 3] -> `ImageFeatures` of the tubelets; pooled is their mean.
 
     Position n has the fixed code sin(n / 10000^(2i / D)), cos(...), counted through time, rows and columns, so that
-    clips have the frames and the side of the training alone. Queries and values have a bias, keys none.
+    clips must have the number of frames and the side of the training. Queries and values have a bias, keys none.
 
     Attributes:
         size: side S of the frames, in pixels.

@@ -50,7 +50,7 @@ def interleaved(ones: int = 0) -> Layout:
 
 
 def point_out(ones: int) -> Layout:
-    """The layout of the projection behind the heads: theirs [C, C, 1, ...], ours [heads, size, C] or [C, C]."""
+    """The layout of the projection after the heads: theirs [C, C, 1, ...], ours [heads, size, C] or [C, C]."""
     return Layout(
         lambda a, shape: np.reshape(a, a.shape[:2]).T.reshape(shape),
         lambda a: a.reshape(-1, a.shape[-1]).T.reshape(a.shape[-1], -1, *(1,) * ones),

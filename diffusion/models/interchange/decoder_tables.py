@@ -1,4 +1,4 @@
-"""Decoders of language models by transformers' names, alone or inside the models that hold them.
+"""Decoders of language models by transformers' names, as separate models or inside the models that hold them.
 
 The files of all classes name the tensors alike. PUBLISHED has the differences, one entry for each class.
 """

@@ -77,7 +77,7 @@ class Family(NamedTuple):
         stem: stem of the name of the weights' file in a folder.
         library: library that opens the folder: "diffusers" or "transformers".
         ignored: regular expressions of whole names of tensors without information, such as position_ids.
-        dropped: regular expressions of whole names of tensors that a network needs in training alone, each with a text
+        dropped: regular expressions of whole names of tensors that a network needs only in training, each with a text
             that names them; a warning says so where a file has them.
         computed: our module -> their tensors that are computed, not learned; checked when read, written when written.
         published: configs of published checkpoints by name, so that its shapes identify a single file.
@@ -121,7 +121,7 @@ class Family(NamedTuple):
 
 
 def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
-    """Refuses a module with a field that a published class has at one value alone.
+    """Refuses a module if a field has another value than the only one of the published class.
 
     Args:
         name: name of the published class.
@@ -135,7 +135,7 @@ def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
 
 
 def only(name: str, module: Any, **valid: tuple) -> None:
-    """Refuses a module with a field that a published class has at few values.
+    """Refuses a module if a field has none of the few values of the published class.
 
     Args:
         name: name of the published class.
@@ -247,7 +247,7 @@ class Fields:
         )
 
     def with_others(self, values: Mapping[str, Any]) -> "Fields":
-        """These fields with other values of some; a field that is read of one is read of both.
+        """These fields with other values of some; a field that is read from one counts as read in both.
 
         Args:
             values: the other values by field.

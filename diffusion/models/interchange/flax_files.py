@@ -61,7 +61,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _orbax(path: pathlib.Path) -> Any:
     """The tree of a folder of Orbax, as arrays of numpy, whatever devices wrote it."""
-    import orbax.checkpoint as ocp  # a second, for folders of Orbax alone
+    import orbax.checkpoint as ocp  # a second, only for folders of Orbax
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         metadata = checkpointer.metadata(path.absolute())

@@ -1,4 +1,4 @@
-"""Rows of networks that others train in Flax, whose kernels stand as ours do, and of their module `TorchLinear`."""
+"""Rows of networks that others train in Flax, whose kernels have our layout, and of their module `TorchLinear`."""
 
 from diffusion.models.interchange.rows import VECTOR, Layout, Row
 

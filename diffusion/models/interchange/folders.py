@@ -168,7 +168,7 @@ def described(folder: str | pathlib.Path, family: str = "") -> tuple[Family, nn.
 
 
 def _warn_of_dropped(family: Family, tensors: Tensors) -> None:
-    """Prints which tensors of a file are left out since the network needs them in training alone."""
+    """Prints which tensors of a file are left out since the network needs them only in training."""
     prefixed = lambda pattern: [
         name
         for name in tensors.shapes
@@ -299,7 +299,7 @@ def recognise(
     Args:
         tensors: tensors of the file.
         name: name of the family, if it is known, or "family, published network".
-        prefix: prefix of the names, if it is known; else any of the family's.
+        prefix: prefix of the names, if it is known; otherwise any of the family's.
         others: {description: module} of further candidates, such as the networks of a pipeline's folder.
 
     Raises:

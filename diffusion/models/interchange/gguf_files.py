@@ -102,7 +102,7 @@ class Stored(NamedTuple):
 
 
 def read(path: pathlib.Path) -> dict[str, Stored]:
-    """The tensors of a file by their names, of a text encoder by transformers'; of the file the header alone is read.
+    """The tensors of a file by their names, a text encoder's by transformers' names; only the header is read.
 
     Raises:
         OSError: if it cannot be read.

@@ -2,7 +2,7 @@
 
     "GGUF"  version u32  tensors u64  fields u64
     fields: name, type u32, value; a list is type u32, length u64, elements; a text is length u64, bytes
-    tensors: name, axes u32, sides u64 each (the fastest first), kind u32, offset u64 behind the aligned header
+    tensors: name, axes u32, sides u64 each (the fastest first), kind u32, offset u64 after the aligned header
 
 Long values are passed over, not read. Lists in lists are refused, as ggml refuses them.
 """

@@ -62,7 +62,7 @@ class Meaning(NamedTuple):
 
     Attributes:
         name: its name by transformers; "" for one that no network reads.
-        heads: number of heads whose rows `paired_halves` brings into transformers' order; 0 where they are.
+        heads: number of heads whose rows `paired_halves` brings into transformers' order; 0 where they already have it.
         added: number that was added to it.
     """
 

@@ -43,7 +43,7 @@ CONFIG = FieldTable(
         Field("in_context_len", "class_tokens", 32, DEPTH),
         Field("in_context_start", "class_start", 8, DEPTH),
     ),
-    unread={"attn_drop": None, "proj_drop": None},  # dropout draws in training alone
+    unread={"attn_drop": None, "proj_drop": None},  # dropout draws only in training
 )
 
 

@@ -2,8 +2,8 @@
 
 | model | files | network |
 |-------|-------|---------|
-| LLaDA | model.transformer.blocks.0.q_proj.weight, ... | Llama's layers; the head of its own |
-| Dream | Qwen 2.5's names | Qwen 2.5's layers; the state of a token says the next one |
+| LLaDA | model.transformer.blocks.0.q_proj.weight, ... | Llama's layers and a separate head |
+| Dream | Qwen 2.5's names | Qwen 2.5's layers; the state at a token predicts the next one |
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Representation autoencoders: diffusers' AutoencoderRAE, and the decoders alone as the authors publish them.
+"""Representation autoencoders: diffusers' AutoencoderRAE, and the decoders, which the authors publish separately.
 
 diffusers builds an encoder of one of three kinds with few free sizes. Another encoder of ours is written under the name
 of its own class with its whole config, "encoder_config", which diffusers refuses to open.

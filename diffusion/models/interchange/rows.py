@@ -45,10 +45,10 @@ GRID = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.sh
 
 
 def with_ones(before: int = 0, after: int = 0) -> Layout:
-    """The layout of an array that has axes of length 1 in the other library alone.
+    """The layout of an array that has axes of length 1 only in the other library.
 
     Args:
-        before, after: numbers of these axes in front of its own axes and behind them.
+        before, after: numbers of these axes before and after its own axes.
     """
     return Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape((1,) * before + a.shape + (1,) * after))
 

@@ -1,4 +1,4 @@
-"""SigLIP: transformers' SiglipVisionModel, also out of a whole SiglipModel, and that whole.
+"""SigLIP: transformers' SiglipVisionModel, also as the image tower of a SiglipModel, and the whole SiglipModel.
 
 A folder of a SiglipModel is opened as its image tower, which most of its users need; both towers by the family's name:
 `interchange.load(folder, "SiglipModel")`.

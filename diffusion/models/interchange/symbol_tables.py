@@ -1,10 +1,10 @@
 """The transformer of symbols by the names of MDLM (models/dit.py) and SEDD (model/transformer.py), their authors' code.
 
 Both have one architecture. The sizes are read from the shapes of the tensors, all but the number of heads, whose
-features are 64 in the published networks. MDLM's files have the network's names behind "backbone.".
+features are 64 in the published networks. MDLM's files have the network's names after the prefix "backbone.".
 
-- SEDD's network receives -log alpha(t) as its clock, and puts out scaled ratios: `discrete.from_scaled_ratios`.
-- MDLM's puts out logits, `discrete.from_logits`. Its published networks are not conditioned on the time: their clock is
+- SEDD's network receives -log alpha(t) as its clock, and returns scaled ratios: `discrete.from_scaled_ratios`. - MDLM's
+returns logits, `discrete.from_logits`. Its published networks are not conditioned on the time: their clock is
   0.
 """
 

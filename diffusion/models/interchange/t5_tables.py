@@ -1,4 +1,4 @@
-"""T5's encoder: transformers' T5EncoderModel, also out of a whole T5, and of SD 3's single file; and umT5's."""
+"""T5's encoder: transformers' T5EncoderModel, the encoder of a whole T5 or of SD 3's single file, and umT5's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +33,7 @@ def _layer(module: T5Encoder) -> list[Row]:
 
 
 def rows(module: T5Encoder) -> list[Row]:
-    """The encoder by transformers' names; its first layer has the table of positions, of umT5 each has one."""
+    """The encoder by transformers' names; the first layer has the table of positions, in umT5 every layer has one."""
     table = [Row("shared.weight", "tokens/embedding"), Row("encoder.final_layer_norm.weight", "final_norm/scale")]
     if not module.own_positions:
         table.append(Row(f"encoder.block.0.{POSITIONS}", "positions"))

@@ -155,7 +155,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
         path: the file or folder.
 
     Returns:
-        `Tensors`; of safetensors only the header is read, the other formats are read whole.
+        `Tensors`; of safetensors and GGUF only the header is read; the other formats are read whole.
 
     Raises:
         FileNotFoundError: if the path or a safetensors file in it does not exist; names the files there.

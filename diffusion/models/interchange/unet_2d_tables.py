@@ -172,7 +172,7 @@ def _write_levels(module: UNet) -> dict[str, Any]:
 
 
 def _read_norms(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
-    """Our groups of the norms, of the middle's attention apart, and whether the time scales and shifts."""
+    """Our groups of the norms, separately for the middle's attention, and whether the time scales and shifts."""
     groups, kind, middle = values.values()
     scale_shift = kind == "scale_shift"
     if groups is None:

@@ -1,4 +1,4 @@
-"""GELU with a derivative that the backward pass computes from its input alone."""
+"""GELU with a derivative that the backward pass computes only from its input."""
 
 import math
 

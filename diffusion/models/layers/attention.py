@@ -82,7 +82,7 @@ def attention(
 
 
 def mask_bias(mask: jax.Array) -> jax.Array:
-    """The bias that hides keys: 0 where the mask is True, else a negative number that outweighs every score.
+    """The bias that hides keys: 0 where the mask is True, otherwise a negative number that outweighs every score.
 
     A query that may attend to no key attends equally to all keys, without NaN.
 

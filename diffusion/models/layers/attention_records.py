@@ -9,7 +9,7 @@
 A layer writes a collection only where the caller makes it mutable, so that a program without a request has no trace of
 it. KEYS_VALUES are self-attention's keys and values, for `models.frame_memory`. With the STATES of another picture,
 self-attention has the tokens of both as keys and values. A scan stacks what its layers show along a first axis. A layer
-of one's own takes part by the same two functions.
+of yours takes part by the same two functions.
 """
 
 __all__ = ["beside", "records", "show", "shows"]

@@ -2,10 +2,10 @@
 
     out[b, n, h] = sum_m softmax_m(q[b, n, h] . k[b, m, h] / sqrt(D) + bias[b, h, n, m]) v[b, m, h]
 
-Each of P devices keeps its N / P queries. In each of P turns it reads one block of M / P keys and values, adds it
-to the running maximum, sum and output of its queries, and meanwhile sends it on to its neighbour. The backward pass
-turns the ring once more: the scores of a block are computed again, and the cotangents of keys and values travel with
-them. So no device holds scores of more than [N / P, M / P], and heads need not divide over the devices.
+Each of P devices keeps its N / P queries. In each of P turns it reads one block of M / P keys and values, adds it to
+the running maximum, sum and output of its queries, and meanwhile sends it on to its neighbour. The backward pass turns
+the ring once more: the scores of a block are computed again, and the cotangents of keys and values travel with them. No
+device therefore holds scores of more than [N / P, M / P], and heads need not divide over the devices.
 
 Reference: Liu et al., "Ring Attention with Blockwise Transformers", 2023.
 """
@@ -22,7 +22,7 @@ TOKENS = ("batch", "tokens", "heads", None)
 
 
 def ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """Attention among tokens that `layout.over` splits; derivatives in reverse mode alone.
+    """Attention among tokens that `layout.over` splits; derivatives only in reverse mode.
 
     Args:
         q: queries [B, N, H, D], floating point.

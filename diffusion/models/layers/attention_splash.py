@@ -42,7 +42,7 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = False) ->
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool) -> jax.Array:
-    from jax.experimental.pallas.ops.tpu import splash_attention as kernels  # half a second, for TPUs alone
+    from jax.experimental.pallas.ops.tpu import splash_attention as kernels  # half a second, only for TPUs
 
     _, queries, heads, size = q.shape
     keys = k.shape[1]

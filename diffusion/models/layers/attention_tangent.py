@@ -27,7 +27,7 @@ SMALLEST = 16  # side of a product of the tensor cores
 
 
 def with_tangent(attend: Attend, interpret: bool = False) -> Attend:
-    """Attention by `attend`, which JAX differentiates in forward mode too: by the kernel of `tangent`.
+    """Attention by `attend`, which JAX also differentiates in forward mode, by the kernel of `tangent`.
 
     Value and reverse mode are `attend`'s, also for the value of a `jax.jvp`, as in the losses of MeanFlow and
     sCM, which take no gradient through the tangent. Where one is taken, the plain product gives it, with its

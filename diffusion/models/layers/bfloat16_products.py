@@ -4,11 +4,11 @@
 
 XLA's CPU compiler gives AMX and AVX512-BF16 a product whose operands are bfloat16 and whose result is float32. Where
 the result is bfloat16, or where the left operand lies transposed in memory, it converts the operands to float32 and
-multiplies those, more slowly. So the result here is float32, which is rounded, and a transposed left operand is copied.
-Both derivatives of a product are such products: the kernel's, x^T g, is the transposed one. It is a primitive of
-JAX, since no composition of others has derivatives of that kind.
+multiplies those, more slowly. Therefore the result here is float32, which is rounded, and a transposed left operand is
+copied. Both derivatives of a product are such products: the kernel's, x^T g, is the transposed one. It is a primitive
+of JAX, since no composition of others has derivatives of that kind.
 
-On other devices it is `jax.lax.dot_general`, which sums in float32 and rounds once, too.
+On other devices it is `jax.lax.dot_general`, which also sums in float32 and rounds once.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Features: what single blocks of a backbone put out, beside its output, for whoever requests them.
+"""Features: the outputs of single blocks of a backbone, which a call returns on request beside its output.
 
     output, (h,) = network.apply(variables, x, t, condition, features=(8,))    # h: after 8 blocks
 
@@ -15,7 +15,7 @@ class Features:
     """The features that one call of a backbone returns, collected block by block.
 
     Attributes:
-        blocks: the requested ones, in the order of the request; None: the caller asks for the output alone.
+        blocks: the requested ones, in the order of the request; None if the caller asks only for the output.
         done: blocks that have run so far.
     """
 

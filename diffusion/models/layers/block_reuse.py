@@ -22,7 +22,7 @@ class Segment(NamedTuple):
     Attributes:
         block: a layer as an unbound module (parent=None), called with the carry and the arguments; it returns
             (carry, None).
-        params: its parameters, with the layers as first axis; without, where `length` is 0.
+        params: its parameters, with the layers as first axis unless `length` is 0.
         length: number of layers; 0 for a single one whose parameters have no such axis.
         arguments: arguments of each layer, beside the carry.
         axes: axis of the layers in each argument: 0 if its first axis counts them, `nn.broadcast` if all layers share

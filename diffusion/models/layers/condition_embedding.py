@@ -14,7 +14,7 @@ from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 
 
 class ConditionEmbedding(nn.Module):
-    """silu of the sum of what is learned of each time, of the class and of the vector: [B, width].
+    """silu of the sum of the embeddings of each time, the class and the vector: [B, width].
 
     Attributes:
         width: number of features.
@@ -64,7 +64,7 @@ def time_and_class(
     times: Callable[..., Any] = TimestepEmbedding,
     classes: Callable[..., Any] = LabelEmbedding,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """What a network learns of its times, summed, and of the class, each [B, width].
+    """The sum of the embeddings of a network's times, and the embedding of its class, each [B, width].
 
     Called inside the network's `__call__`, whose layers "timestep_embedding", "timestep_embedding_2", ... and
     "label_embedding" they are.

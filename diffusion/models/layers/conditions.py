@@ -7,7 +7,7 @@
 | "text"         | [B, M, E]      | embeddings of the prompt's tokens                                                  |
 | "text_mask"    | Bool [B, M]    | which of these tokens are valid; without it all are                                |
 | "sound_text"   | [B, M, E]      | embeddings of the same tokens for the sound of a clip (LTX-2)                      |
-| "apart"        | Bool [B]       | whether a clip and its sound leave out each other (LTX-2); without it, no          |
+| "apart"        | Bool [B]       | whether a clip and its sound do not attend to each other (LTX-2); without it, no   |
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
 | "size"         | [B, 6]         | original height and width, top and left of the crop, requested height and width    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |
@@ -59,7 +59,7 @@ EMBEDDINGS = TextInputs("embeddings", ("text", "text_mask"))
 
 
 def named(condition: Any) -> Any:
-    """A condition by the names of its entries: floating-point numbers [B, P] alone are "vector", labels [B] "label"."""
+    """A condition by the names of its entries: floats [B, P] become "vector", labels [B] become "label"."""
     if condition is None or isinstance(condition, Mapping):
         return condition
     numbers = jnp.ndim(condition) > 1 and jnp.issubdtype(condition.dtype, jnp.floating)

@@ -1,4 +1,4 @@
-"""Parameters that are constants: no gradient reaches them, and AdamW's decay leaves them as they are.
+"""Parameters that are constants: no gradient reaches them, and AdamW's decay does not change them.
 
 They are leaves of the parameters since files hold them beside the trained ones.
 """

@@ -45,9 +45,10 @@ class CrossAttention(nn.Module):
             x: tokens [B, N, D].
             context: [B, M, E]; None: x.
             bias: added to the scores, see `attention` and `mask_bias`.
-            extra: image prompts, each (keys, values) or (keys, values, weight) of tokens with an attention of their
-                own, which is added, see `extra_attention`. An adapter has projected the keys and values.
-            identity: Bool [B], examples whose tokens attend to themselves alone (`layers.layer_masks`); None: none.
+            extra: image prompts, each (keys, values) or (keys, values, weight) of tokens with a separate attention,
+                which is added, see `extra_attention`. An adapter has projected the keys and values.
+            identity: Bool [B], True for examples in which a token attends only to itself (`layers.layer_masks`); None
+                for no such example.
 
         Returns:
             [B, N, D].

@@ -24,7 +24,7 @@ def sinusoid(
         max_period: the longest period over 2 pi.
         shift: 1 if the last period is `max_period`, as in Ho et al. (2020) and some later libraries; 0 if the next
             period would be, as in most networks since.
-        sines_first: whether the sines stand before the cosines, as in Ho et al. (2020).
+        sines_first: whether the sines precede the cosines, as in Ho et al. (2020).
 
     Returns:
         [B, size], float32 or wider.
@@ -131,7 +131,7 @@ def sincos_positions(height: int, width: int, size: int, span: float | None = No
     Args:
         height, width: the grid, in tokens.
         size: number of features; 4 divides it.
-        span: rescales positions so that height and width span this range, the same for pictures of any size; None keeps
+        span: end of the range [0, span) to which the positions are scaled, the same for pictures of any size; None for
             whole numbers.
 
     Returns:
@@ -163,7 +163,8 @@ def rope_angles(
         height, width: the grid, in tokens.
         head_size: number of features of a head, a multiple of 4.
         theta: base of the frequencies.
-        span: place of the last row and of the last column, the same for pictures of any size; None: each counts one.
+        span: position of the last row and of the last column, the same for pictures of any size; None for whole
+            numbers.
 
     Returns:
         [height * width, 2, head_size / 4] in radians, float32 (computed in float64).
@@ -185,7 +186,7 @@ def rope_angles(
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates pairs of features by the angles of their token, so that q . k depends on differences of positions alone.
+    """Rotates pairs of features by the angles of their token, so that q . k depends only on differences of positions.
 
         [a', b'] = [a cos - b sin, a sin + b cos]
 

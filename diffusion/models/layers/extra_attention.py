@@ -8,8 +8,8 @@ that `network.extra_layers(height, width)` lists: keys and values [B, K, D], and
 of the N queries receives, such as a mask over the picture. Image prompts may have different numbers K of tokens.
 
 In the second form, of Stable Diffusion 3's IP-Adapter, the picture's own tokens are attended to beside the image
-prompt, with norms of the adapter's own: (keys, values, weight, query_scale, key_scale) for every layer, the scales s,
-s' [B, D / H] of the H heads' features, and q, k the picture's before the network's norms.
+prompt, with the adapter's norms: (keys, values, weight, query_scale, key_scale) for every layer, the scales s, s' [B, D
+/ H] of the H heads' features, and q, k the picture's before the network's norms.
 
 References:
     Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text-to-Image Diffusion Models", 2023, equation 5.
@@ -112,7 +112,7 @@ def check(extra: Any, batch: int, layers: Sequence[ExtraLayer]) -> None:
     Args:
         extra: the entry "extra" of the condition; None: there is none.
         batch: number B of examples.
-        layers: number of layers of the network.
+        layers: the layers of the network that attend to image prompts, in order.
 
     Raises:
         ValueError: naming the first image prompt and layer that do not fit, the shapes, and those that are valid.

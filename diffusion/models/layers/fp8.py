@@ -32,7 +32,7 @@ _products: contextvars.ContextVar[list[tuple[int, ...]] | None] = contextvars.Co
 
 @contextlib.contextmanager
 def in_fp8() -> Iterator[list[tuple[int, ...]]]:
-    """Has the products of tokens with kernels computed in fp8 (`products.rows_first`), where they are traced inside.
+    """Computes the products of tokens with kernels in fp8 (`products.rows_first`) if they are traced inside.
 
     Yields:
         The shapes of the kernels of these products, as they are traced.

@@ -22,7 +22,7 @@ class InvariantPointAttention(nn.Module):
     algorithm 22.
 
     Attributes:
-        width: features that it puts out.
+        width: number of features of the output.
         heads: number of heads.
         channels: c, of a head's queries, keys and values.
         query_points: number P of points of a head's queries and keys.

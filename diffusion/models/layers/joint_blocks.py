@@ -312,7 +312,7 @@ class JointBlock(nn.Module):
 
 
 class PictureBlock(nn.Module):
-    """A layer of the picture's stream alone, whose tokens attend to each other (SD3.5-large's ControlNets).
+    """A layer of only the picture's stream, whose tokens attend to each other (SD3.5-large's ControlNets).
 
     It takes tokens x [B, N, D] and the condition c [B, D] after SiLU, and returns (x, None).
     """

@@ -60,7 +60,7 @@ def shown_text(inputs: Mapping[str, Any]) -> jax.Array:
 def lengthened(
     text: jax.Array, mask: jax.Array | None, more: Sequence[tuple[jax.Array, jax.Array]]
 ) -> tuple[jax.Array, jax.Array | None]:
-    """A text and the mask of its tokens with further tokens behind them.
+    """A text and the mask of its tokens with further tokens after them.
 
     Args:
         text: [B, M, E].

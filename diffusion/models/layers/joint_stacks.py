@@ -28,7 +28,7 @@ def joint_then_single(
         streams: tokens of the picture [B, N, D], and of the text [B, M, D].
         joint: (fields of a `JointBlock`, arguments of each of them: c, angles, the layer's entries).
         single: the same for a `SingleBlock`, whose tokens are the text's and then the picture's.
-        number: tokens of the picture that are put out, its first.
+        number: number of the picture's first tokens, from which the output is computed.
         output: function from these [B, number, D] to the network's output; may make parameters.
         features: indices of layers whose picture's tokens the call returns too, see `several_stacks`.
         through: evaluates the layers in the network's place, see `several_stacks`.

@@ -2,9 +2,9 @@
 
     {"label": labels, "keep": keep}    # int [B, K], the numbers of K patches, row by row; no two alike
 
-A network with `masks_vary` takes -1 too, for no patch, and hides such a token from the others.
+A network with `masks_vary` also takes -1, for no patch, and hides such a token from the others.
 
-Without the entry they see all. Sampling never has it.
+Without the entry the networks see all patches. In sampling there is no such entry.
 """
 
 from collections.abc import Mapping

@@ -58,7 +58,7 @@ def reading(network: Any, variables: Any, memory: KeyValueMemory) -> Callable[[A
 
 
 def extended(network: Any, memory: KeyValueMemory, shown: Any, attention: str, length: int) -> KeyValueMemory:
-    """The memory with the keys and values that a call of the network has shown behind its own.
+    """The memory extended by the keys and values that a call of the network has shown.
 
     Args:
         network: the network, with `causal`.

@@ -1,12 +1,12 @@
 """Layer masks: the entries of a condition that change single layers for single examples.
 
-A condition is the labels `[B]` alone, or a dict of the entry "label" and any of these masks. Row b is for example b,
-column l for layer l:
+A condition is the labels `[B]`, or a dict of the entry "label" and any of these masks. Row b is for example b, column l
+for layer l:
 
 | mask       | `[B, L]` | effect on the layer where the mask is True, or not 0                                        |
 |------------|----------|---------------------------------------------------------------------------------------------|
 | "skip"     | Bool     | nothing: its output is its input (skip-layer guidance)                                      |
-| "identity" | Bool     | every token attends to itself alone (perturbed-attention guidance)                          |
+| "identity" | Bool     | every token attends only to itself (perturbed-attention guidance)                           |
 | "borrow"   | int      | example b attends with the maps of example b + borrow, 0 its own (prompt-to-prompt editing) |
 
 A mask belongs to the example, so that `guidance.together` runs guided and impaired branches in one call; "borrow" is an

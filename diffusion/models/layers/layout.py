@@ -11,9 +11,9 @@ array over the axes that RULES give to the names:
 | "attended heads" | tensor, sequence | inside attention, each head with all tokens: "sequence" changes its side |
 | "hidden"         | tensor           | the inner features of an MLP, with their parameters                      |
 
-The axis tensor follows Shoeybi et al. 2019, "Megatron-LM", section 3; sequence follows Jacobs et al. 2023,
-"DeepSpeed Ulysses": an all-to-all before attention and one after. Where the heads do not divide over both axes, tokens
-stay split inside attention, too, and keys and values travel round a ring of the devices (`attention_ring`).
+The axis tensor follows Shoeybi et al. 2019, "Megatron-LM", section 3; sequence follows Jacobs et al. 2023, "DeepSpeed
+Ulysses": an all-to-all before attention and one after. Where the heads do not divide over both axes, tokens also stay
+split inside attention, and keys and values travel round a ring of the devices (`attention_ring`).
 """
 
 import contextlib

@@ -18,8 +18,8 @@ def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     Returns:
         [B, N, H, D], float32 or wider.
 
-    Reference: Katharopoulos et al., "Transformers are RNNs", 2020, equation 6; Cai et al., "EfficientViT: Multi-Scale
-    Linear Attention for High-Resolution Dense Prediction", 2023, for the ReLU.
+    Reference: Katharopoulos et al., "Transformers are RNNs", 2020, equations 4 and 5; Cai et al., "EfficientViT:
+    Multi-Scale Linear Attention for High-Resolution Dense Prediction", 2023, for the ReLU.
     """
     wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
     q, k, v = nn.relu(wide(q)), nn.relu(wide(k)), wide(v)

@@ -14,7 +14,7 @@ from diffusion.models.layers.scan import REMAT
 Clock = jax.Array | tuple
 """The time that a network receives, or several."""
 Condition = jax.Array | dict | None
-"""What a network receives beside x_t and the time: labels alone, the dict of `layers.conditions`, or nothing."""
+"""What a network receives beside x_t and the time: labels, the dict of `layers.conditions`, or nothing."""
 Entries = Mapping[str, Any]
 """A condition of several entries, see `layers.conditions`."""
 Numbers = Sequence[int] | None

@@ -126,7 +126,7 @@ def refined_then_joined(
     features: Sequence[int] | None,
     through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
 ) -> Any:
-    """Runs `refiners` layers of the text alone and of the picture alone, and then `depth` layers of both in a row.
+    """Runs `refiners` layers for the text and for the picture separately, then `depth` layers for both in a row.
 
     Args:
         network: module with `refiners`, `depth`, `remat` and `block_fields`, the fields of a `SandwichBlock` before
@@ -135,7 +135,7 @@ def refined_then_joined(
         picture: its tokens [B, N, D], with padding in front.
         arguments: the condition c [B, P], the angles of all tokens [B, M + N, D / (2 H)], and which tokens of the text
             are attended to, Bool [B, M].
-        number: tokens of the picture that are put out, its last.
+        number: number of the picture's last tokens, from which the output is computed.
         output: function from these [B, number, D] to the network's output; may make parameters.
         features: indices of layers of both whose picture's tokens the call returns too, see `stacks.several_stacks`.
         through: evaluates these layers in the network's place, see `stacks.several_stacks`.

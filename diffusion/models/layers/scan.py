@@ -41,7 +41,7 @@ def keep(x: jax.Array) -> jax.Array:
 
 
 def keep_narrow(x: jax.Array) -> jax.Array:
-    """Returns x, an array as wide as the layer's tokens, which "narrow" keeps too: it computes what is wider again."""
+    """Returns x, an array as wide as the layer's tokens, which "narrow" also keeps; it computes wider arrays again."""
     return checkpoint_name(x, NARROW)
 
 
@@ -94,7 +94,7 @@ def scanned(
 def _kept_class(block: Any, pick: Callable[[Any], jax.Array]) -> type[nn.Module]:
     """The block whose carry is its own carry and the kept features [K + 1, ...]; it writes one of these.
 
-    The carry has room for what is kept alone: an output of each layer would be an array of all layers.
+    The carry has room only for what is kept: an output of each layer would be an array of all layers.
     """
 
     class Kept(block):

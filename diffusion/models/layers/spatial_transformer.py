@@ -99,7 +99,7 @@ class SpatialTransformer(nn.Module):
         text: [B, M, E].
         bias: bias of the scores of the text's keys, see `diffusion.models.layers.attention.mask_bias`.
         extra: image prompts, their keys, values and weights stacked over the blocks, see `extra_attention`.
-        identity: Bool [depth, B], blocks in which an example's pixels attend to themselves alone.
+        identity: Bool [depth, B], True for blocks in which a pixel of the example attends only to itself.
         """
         channels = x.shape[-1]
 

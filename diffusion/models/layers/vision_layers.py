@@ -210,7 +210,7 @@ class Layers(nn.Module):
         """Args:
             x: tokens [B, N, D].
             angles: [M, D / heads / 2] of the last M tokens, see `embeddings.rotate_halves`; None rotates nothing.
-            skip: number of last layers before which the state is returned too; 0: no such state is returned.
+            skip: number of last layers before which the state is also returned; 0 for no such state.
 
         Returns:
             [B, N, D] float32, normalised; [K, B, N, D] where K layers are kept; with `skip`: (that, [B, N, D] before

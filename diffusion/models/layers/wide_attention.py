@@ -1,4 +1,4 @@
-"""Attention whose queries and keys are normalised over all heads at once, with rotary positions by choice."""
+"""Attention whose queries and keys are normalised over all heads at once, with or without rotary positions."""
 
 import flax.linen as nn
 import jax
@@ -62,8 +62,9 @@ class WideAttention(nn.Module):
             angles: angles of the pairs of features, see `rotary.turn`: [N, heads size / 2] or [B, N, heads size / 2],
                 or half a head's width where they are the same for all heads. None: no positions.
             key_angles: angles of the context's tokens, likewise; None: `angles`.
-            identity: Bool [B], the examples whose tokens attend to themselves alone, see `layer_masks`; None: none.
-            pictures: tokens of pictures [B, K, E'] with keys and values of their own, as in Wan; None: none.
+            identity: Bool [B], True for examples in which a token attends only to itself, see `layer_masks`; None for
+                no such example.
+            pictures: tokens of pictures [B, K, E'] with separate keys and values, as in Wan; None for none.
 
         Returns:
             [B, N, D].

@@ -12,7 +12,7 @@ Text-to-image models read the states of the text's tokens, and some the pooled v
 | SD 1, 2 | `apply(variables, ids)`                        | of the last layer, normalised (SD 2's checkpoint |
 |         |                                                  | lacks the layer after)                           |
 | SD 1    | `apply(variables, ids, skip=1)`                | of the layer before: "clip skip 2" of user pages |
-| SDXL, 3 | `apply(variables, ids, skip=1, norm=False)`    | of the layer before, as they are                 |
+| SDXL, 3 | `apply(variables, ids, skip=1, norm=False)`    | of the layer before, not normalised              |
 """
 
 import functools

@@ -49,8 +49,8 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.nd
         size: features of a head, even.
         theta: base of the frequencies.
         scaling: scaling for longer texts than in training: () none; (factor,) for all frequencies (Gemma 3 from 4 B
-            on); (factor, low, high, context) for the frequencies alone that turn fewer than `low` to `high` times in
-            the first context (Llama 3.1).
+            on); (factor, low, high, context) only for the frequencies that turn fewer than `low` to `high` times in the
+            first context (Llama 3.1).
 
     Reference: Su et al., "RoFormer", 2021, equation 15; Chen et al., "Extending Context Window of Large Language Models
     via Positional Interpolation", 2023; the last of Llama 3.1's code (Meta, 2024).
@@ -69,14 +69,14 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.nd
 def visible(length: int, mask: jax.Array | None = None, window: int = 0, causal: bool = True) -> jax.Array:
     """The mask of the tokens (columns) that each token (row) sees, Bool [B or 1, N, N].
 
-    Token i sees the tokens j <= i that the mask shows, of a window w those with i - j < w. For padding on the left that
-    is none. Without causality it sees the later tokens too.
+    Token i sees the tokens j <= i that the mask shows, and with a window w only those with i - j < w. Padding on the
+    left sees no token. Without causality a token also sees later tokens.
 
     Args:
         length: N tokens.
         mask: Bool [B, N], True where other tokens may see a token; None: everywhere.
         window: w; 0: no limit.
-        causal: whether a token sees none behind it.
+        causal: whether a token sees no later token.
     """
     back = np.arange(length)[:, None] - np.arange(length)
     near = ((back >= 0) | (not causal)) & ((np.abs(back) < window) | (window == 0))
@@ -218,9 +218,9 @@ class DecoderEncoder(Backbone):
         cap: bound c of the scores, which become c tanh(score / c); 0 for no bound.
         score_size: number by whose square root the scores are divided; 0 for head_size.
         window: number of tokens that a layer of `near` sees.
-        near: whether each layer sees a window alone; () for no layer.
+        near: whether each layer sees only a window; () for no layer.
         near_theta: base of these layers' frequencies; 0: the others' frequencies, scaling included.
-        causal: whether a token sees none behind it; False in language models that diffuse masks.
+        causal: whether a token sees no later token; False in language models that diffuse masks.
         attention: implementation, see `diffusion.models.layers.attention`; scores with a cap have their own.
 
     Reference: Touvron et al., "LLaMA", 2023; Jiang et al., "Mistral 7B", 2023; Qwen Team, "Qwen2.5 Technical Report",
@@ -284,7 +284,7 @@ class DecoderEncoder(Backbone):
                 after the last layer and the final norm, -2 the state before it. None: all states, the embedding first.
             norm: whether the state after the last layer is normalised.
             replaced: Bool [B, N], True where a token of a picture stands, and these tokens [B, N, width], which replace
-                the embeddings there; None for a text alone.
+                the embeddings there; None for a text without pictures.
             angles: the angles [B, N, head_size / 2] of the tokens, where a position has several coordinates; None: a
                 token's number times the frequencies.
 

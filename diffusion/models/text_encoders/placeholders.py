@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def in_places(ids: jax.Array, placeholder: int, pictures: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """What `DecoderEncoder` takes as `replaced`: the places of placeholders, and the tokens that stand there.
+    """The argument `replaced` of `DecoderEncoder`: the places of the placeholders, and the pictures' tokens there.
 
     Args:
         ids: integers [B, N]; each row has as many placeholders as the pictures have tokens.
@@ -15,7 +15,7 @@ def in_places(ids: jax.Array, placeholder: int, pictures: Sequence[jax.Array]) -
         pictures: tokens [h, w, D] of the pictures of every text, in its order; they stand row by row.
 
     Returns:
-        (Bool [B, N], [B, N, D]); where a text's own token stands, the second has no meaning.
+        (Bool [B, N], [B, N, D]); at other places the second has no meaning.
     """
     standing = ids == placeholder
     tokens = jnp.concatenate([picture.reshape(-1, picture.shape[-1]) for picture in pictures])

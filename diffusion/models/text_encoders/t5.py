@@ -1,4 +1,4 @@
-"""T5's encoder: bidirectional attention with relative positions alone.
+"""T5's encoder: bidirectional attention with only relative positions.
 
     ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
 
@@ -101,7 +101,7 @@ class Layer(nn.Module):
     """x = x + attention(norm(x)); x = x + mlp(norm(x)).
 
     The sum stays float32 whatever the compute type: T5's states grow so large that bfloat16 would lose the summands.
-    With `buckets`, the size of its own table of positions, `bias` [B, 1, 1, N] comes from the mask alone, or is None,
+    With `buckets`, the size of its own table of positions, `bias` [B, 1, 1, N] comes only from the mask, or is None,
     and `rows` [N, N] are rows of the table; otherwise `bias` is the scores' bias, and there are no rows.
     """
 

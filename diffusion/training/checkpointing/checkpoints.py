@@ -310,7 +310,7 @@ def _agreed_steps(workdir: str | pathlib.Path) -> list[int]:
 
 
 def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
-    """Renames checkpoints to <step>.damaged, on process 0 alone; the others wait for it."""
+    """Renames checkpoints to <step>.damaged, only on process 0; the others wait for it."""
     why = ""
     if jax.process_index() == 0:
         try:
@@ -351,7 +351,7 @@ def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any
 
 
 def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
-    """Returns the moving average of the parameters alone, for sampling: no optimizer or model is needed.
+    """Returns only the moving average of the parameters, for sampling: no optimizer or model is needed.
 
     Args:
         workdir: the run folder.
@@ -367,7 +367,7 @@ def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any,
 
 
 def load_params(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
-    """Returns the raw parameters alone; otherwise as `load_ema`."""
+    """Returns only the raw parameters; otherwise as `load_ema`."""
     return _load("params", workdir, step)
 
 

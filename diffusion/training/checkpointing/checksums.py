@@ -111,7 +111,7 @@ def _own_parts(leaf: Any) -> Iterator[_Part]:
 
 
 def _copy(part: _Part) -> _Part:
-    """The part in memory of its own, which no step changes.
+    """A copy of the part in separate memory, which no step changes.
 
     On a CPU NumPy's array shares the device's memory; of another device's array it is a copy already.
     """
@@ -123,8 +123,8 @@ def checksums(tree: Any) -> dict[str, str]:
     """Returns the checksum of every leaf by its path, as 8 hexadecimal digits. Waits for the arrays.
 
     Args:
-        tree: pytree of arrays, sharded in any way; in a run of several processes each must call this. An array on the
-            devices of one process alone is that process's own, and so is its checksum.
+        tree: pytree of arrays, sharded in any way; in a run of several processes each must call this. An array that
+            lies only on the devices of one process belongs to that process, and so does its checksum.
 
     Returns:
         {"params/blocks/kernel": "0123abcd", ...}.

@@ -43,7 +43,7 @@ class Abandoned(RuntimeError):
 
 
 def first(work: Callable[[], None]) -> None:
-    """Runs a function on process 0 alone; the others wait for it, and fail if it fails.
+    """Runs a function only on process 0; the others wait for it, and fail if it fails.
 
     Args:
         work: the function.

@@ -146,7 +146,7 @@ def read(
         prediction: prediction that the caller expects of the network, a name in PREDICTIONS; "" as the config says.
         even: whether the pipeline lays the steps of a flow itself, evenly from 1 to 1 / steps before they are shifted,
             as Flux's does; otherwise its scheduler does.
-        by_steps: whether a dynamic shift depends on the number of the steps too, and not on the config's numbers, as
+        by_steps: whether a dynamic shift also depends on the number of the steps, and not on the config's numbers, as
             in FLUX.2's pipeline.
         bent: whether the pipeline lays the steps of a flow itself, first slowly and then fast, as the pipeline
             of LTX-Video 0.9.5 and later.

@@ -25,7 +25,7 @@ class Solver(NamedTuple):
         own_spacing: whether the class has no `timestep_spacing`, so that a config cannot change it.
         beyond: whether the grid has one step more, whose first is left out.
         exploding: whether the class integrates x / alpha, which starts at sigma(t) noise if the grid reaches T.
-        to_zero: whether it ends at alpha = 1, or else at the first time of the process.
+        to_zero: whether it ends at alpha = 1; otherwise it ends at the first time of the process.
         ends: the field of the config that changes `to_zero`; "" for none.
         levels: whether the class has Karras' steps and its relatives.
         clips: the class's own `clip_sample`; None for a class without it.

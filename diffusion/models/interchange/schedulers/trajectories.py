@@ -28,7 +28,7 @@ class Trajectory(NamedTuple):
         plan: its steps.
         start: factor of N(0, I) for the sample at the first time.
         network_times: `[M, 2]` pairs of a time of the plan and the time that the network receives there, where the
-            scheduler has whole steps alone; None where they are equal.
+            scheduler has only whole steps; None where they are equal.
     """
 
     sampler: Sampler
