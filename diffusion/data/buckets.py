@@ -4,10 +4,10 @@
     order = buckets.Order.from_buckets(buckets.nearest(pictures, sizes), len(sizes), batch_size=256, seed=0)
     for batch in buckets.batches(source, order, sizes, start=step): ...
 
-Which pictures a step reads is a function of (seed, step) alone: a run goes on from its step, and processes share the
-rows of a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other.
-Pictures that do not fill a batch at the end of an epoch begin the bucket's first batch of the next epoch, so no picture
-is left out.
+The pictures that a step reads depend only on (seed, step): a run goes on from its step, and processes share the rows of
+a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other. Pictures
+that do not fill a batch at the end of an epoch begin the bucket's first batch of the next epoch, so no picture is left
+out.
 """
 
 import contextlib
@@ -246,7 +246,7 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
     """Resizes a picture until it just covers a bucket, and cuts the bucket's size out of it.
 
     Args:
-        image: uint8 [H, W, C]; the last of four channels is opacity, by which colours count in the mean of pixels.
+        image: uint8 [H, W, C]; the last of four channels is opacity, which weights colours in means of pixels.
         size: (h, w) of the bucket.
         rng: draws where it is cut; None for the middle.
 

@@ -40,7 +40,7 @@ def bundled(name: str) -> Any:
 def find(name: str, data_dir: str = "") -> Path:
     """Finds the folder of a prepared dataset, and prepares a bundled one on first use; it never downloads.
 
-    A bundled dataset is prepared in the cache alone. Nothing is ever written into a folder that the caller names.
+    A bundled dataset is prepared only in the cache. Nothing is ever written into a folder that the caller names.
 
     Args:
         name: TFDS name, `dataset[/config][:version]`; the highest version if none is named.

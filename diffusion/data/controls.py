@@ -74,7 +74,7 @@ def sketch(blur: float = 3.0) -> Control:
 
 
 def downsampled(factor: int = 8) -> Control:
-    """Means of squares of pixels, each as large as before: what a model for larger pictures or for tiles follows.
+    """Means of squares of pixels, each as large as before: the control of models for larger pictures or for tiles.
 
     Args:
         factor: the side of a square in pixels, >= 1.

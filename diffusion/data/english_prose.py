@@ -89,7 +89,7 @@ def is_prose(paragraph: str) -> bool:
 
 
 def folded(text: str) -> str:
-    """Lower-case letters and single spaces alone."""
+    """The text in lower-case letters and single spaces, without other characters."""
     return re.sub(r"[^a-z]+", " ", text.lower()).strip()
 
 

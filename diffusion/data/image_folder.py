@@ -103,8 +103,8 @@ def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path,
         folder: the folder with metadata.csv, see `read_metadata`.
         name: the name of the dataset: letters, digits and "_".
         data_dir: the folder of prepared datasets, made if missing.
-        side: the side of the squares that pictures are made, as `transforms.decode_square` does; 0 for pictures of one
-            size already.
+        side: the side of the squares into which `transforms.decode_square` turns pictures; 0 for pictures that already
+            have one size.
 
     Returns:
         The dataset's folder.
@@ -181,7 +181,7 @@ def _one_size(folder: pathlib.Path, rows: list[Row]) -> tuple[int, int]:
 
 
 def _header(folder: pathlib.Path, name: str) -> tuple[int, int]:
-    """(width, height) of a picture, from its header alone."""
+    """(width, height) of a picture, read only from its header."""
     try:
         with pictures.opened(folder / name, within=folder) as image:
             return pictures.upright_size(image)

@@ -5,8 +5,8 @@
     FOLDER/encoding.json                           what is being written; a writing that was killed goes on from it
 
 A record is the example's label and, for each view of its picture (as it is; mirrored), the mean and log variance of its
-posterior. Moments, not draws, so that training draws another latent of a picture in every epoch, as it would from
-the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
+posterior. It holds moments, not draws, so that training draws another latent of a picture in every epoch, as it would
+from the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
 """
 
 import json
@@ -45,11 +45,11 @@ class Description(NamedTuple):
         dataset: {"name", "version", "split", "size", "num_classes", "shape"} of the pictures.
         autoencoder: {"family", "config", "sha256"}: its architecture, its fields, and the hash of its weights.
         shape: the shape of a latent, (h, w, D), or (f, h, w, D) of a clip.
-        kind: the kind of a record: "moments" of a posterior, from which each epoch draws again, or its "mean" alone.
+        kind: the kind of a record: "moments" of a posterior, from which each epoch draws again, or only its "mean".
         views: the views of each picture: "plain", and "flipped", its mirror image, where flips are wanted.
         dtype: the type of the numbers on disk: "float32", or "float16" of half the size.
         scale: the scale of the latents, one number or D: training reads scale (z - shift), of about unit variance.
-        shift: the shift of the latents, likewise.
+        shift: the shift of the latents, one number or D.
     """
 
     dataset: dict[str, Any]
@@ -92,7 +92,7 @@ def dataset_of(spec: DataSpec) -> dict[str, Any]:
 
 
 def named(folder: str | pathlib.Path, name: str) -> str:
-    """The dataset's name in a finished cache, which stays where a folder of data got another one; else `name`."""
+    """The dataset's name in a finished cache, even if its folder of data was renamed; without a cache `name`."""
     return describe(folder).dataset["name"] if (pathlib.Path(folder) / INDEX).is_file() else name
 
 
@@ -168,7 +168,7 @@ class Latents(RandomAccess):
 
         Args:
             rng: the generator of the example.
-            x: the arrays of a record, [views, parts, h, w, D]; a view is drawn, too.
+            x: the arrays of a record, [views, parts, h, w, D]; a view is also drawn.
 
         Returns:
             float32 [h, w, D].
@@ -255,7 +255,7 @@ def require(
 
 
 def require_same_records(folder: str | pathlib.Path, source: Source) -> None:
-    """Refuses to read what a source states of its records, such as captions, beside the latents of others.
+    """Refuses captions and other facts of records that are not the pictures of a cache's latents.
 
     Latents and records have only their rows in common, so that another order would give a picture another's caption.
 

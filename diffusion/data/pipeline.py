@@ -1,7 +1,7 @@
 """Batches from a source of records, through Grain: their order, and the rows of each process.
 
 The examples of a run are numbered 0, 1, 2, ... without end: example i is the record that `records_at` returns,
-augmented by draws that depend on (seed, i) alone. Batches and processes cut this one sequence into parts, so that a
+augmented by draws that depend only on (seed, i). Batches and processes cut this one sequence into parts, so that a
 position in it is one number, valid for any batch size and number of processes.
 """
 
@@ -61,7 +61,7 @@ def batches(
 ) -> Batches:
     """Returns the endless training batches from example `start` on, this process's rows of each.
 
-    A row depends on its position in the global batch alone, not on the process that reads it. Every epoch is a new
+    A row depends only on its position in the global batch, not on the process that reads it. Every epoch is a new
     permutation of all records, and a batch may span two epochs.
 
     Args:
@@ -343,7 +343,7 @@ def _labels(records: Sequence[Mapping[str, Any]], spec: DataSpec) -> np.ndarray:
 
 
 def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns {"condition": pytree of [b, ...]} for records that have one, see `data.captions`, else nothing.
+    """Returns {"condition": pytree of [b, ...]} for records that have one, see `data.captions`, otherwise {}.
 
     Raises:
         ValueError: for conditions of several shapes, integers that do not fit into JAX's type of them, and a mask of

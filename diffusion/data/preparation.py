@@ -1,4 +1,4 @@
-"""Prepares a dataset of TFDS in a Python environment of its own, so that TensorFlow is never imported beside JAX.
+"""Prepares a dataset of TFDS in a separate Python environment, so that TensorFlow is never imported beside JAX.
 
 DIFFUSION_CACHE/tfds_environment      made once, with tensorflow-datasets and tensorflow by pip
 DATA_DIR/NAME/VERSION                 the dataset, as array_record

@@ -110,7 +110,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
 
 
 def _opened(data: bytes, channels: int, limit: int, viewed: bool) -> Image.Image:
-    """Opens an image of any size; its header alone is read where it is too large."""
+    """Opens an image of any size; only its header is read if it is too large."""
     image = pictures.opened(data, "its image")
     if image.width * image.height * channels > limit:
         raise ValueError(f"its image has {image.height} x {image.width} pixels, more than the limit of {limit:,} bytes")

@@ -62,7 +62,8 @@ class Setting(NamedTuple):
     Attributes:
         two: how often there are two shapes.
         radii: least and greatest radius, in pixels.
-        tilted: whether a turning shape begins at any angle, as in the middle of a longer clip; else upright.
+        tilted: whether a turning shape begins at any angle, as in the middle of a longer clip; otherwise it begins
+            upright.
         span: how many frames a speed's way takes; 0: all frames of the clip. In a longer clip, bouncing and turning
             continue at their speed, and shapes that move or hide stay where they arrive.
     """

@@ -130,7 +130,7 @@ def draw(lot: Lot, of_withheld: bool = False, shares: Shares = SHARES) -> Scene:
 
     Args:
         lot: the draws.
-        of_withheld: whether the scene is to be a withheld one, else it is not.
+        of_withheld: whether to draw a withheld scene; otherwise the scene is one of training.
         shares: the shares of kinds and styles.
     """
     while True:

@@ -72,7 +72,7 @@ def drawn(
 
     Args:
         smallest, largest: the radii in pixels, above 0.
-        turned: whether shapes may stand at any angle, in steps of 7.5 degrees; else they are upright.
+        turned: whether shapes may stand at any angle, in steps of 7.5 degrees; otherwise they are upright.
         offsets: the offsets of a template's centre of mass from the middle, along x and along y, in pixels.
         more: the signed distances of further shapes, whose numbers follow those of `SHAPES`.
     """

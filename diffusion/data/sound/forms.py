@@ -30,9 +30,9 @@ class Form(NamedTuple):
         waveform: its inverse, of examples in place of the waveforms.
         block: how many samples belong together; it divides L.
         by_frequency: whether the steps are the `block` frequencies, and the channels L / block times, two numbers for
-            each where `pitched`; else the steps are L / block times, and the channels the block.
+            each where `pitched`; otherwise the steps are L / block times, and the channels the block.
         pitched: whether the maps need the pitch of each clip.
-        rows: the number of steps where it is not `block`; else 0.
+        rows: the number of steps where it is not `block`; otherwise 0.
     """
 
     example: Callable[..., Any]
@@ -225,8 +225,8 @@ class Sound(NamedTuple):
                 `[..., 2]`; None for clips of a constant pitch whose condition does not state it.
 
         Returns:
-            "vector": the pitch in octaves above 440 Hz, float32 `[..., 1]`; with vibrato `[..., 3]`, the depth over
-            0.01 and the rate above 5.5 Hz behind it.
+            "vector": the pitch in octaves above 440 Hz, float32 `[..., 1]`; with vibrato `[..., 3]`, followed by the
+            depth over 0.01 and the rate above 5.5 Hz.
         """
         columns = [np.log2(np.asarray(pitch, np.float64) / CONCERT_PITCH)]
         if vibrato is not None:

@@ -1,4 +1,4 @@
-"""Eight synthetic instruments: a clip is a function of its number alone."""
+"""Eight synthetic instruments: a clip depends only on its number."""
 
 import math
 from collections.abc import Callable

@@ -48,7 +48,7 @@ def mdct(waveform: Any, window: np.ndarray) -> Any:
 
         X_ik = sqrt(2 / N) sum_n w_n x_(i N - N / 2 + n) cos(pi / N (n + 1/2 + N / 2) (k + 1/2)),   n = 0 .. 2 N - 1
 
-    The frames of neighbouring blocks overlap by N samples. Before the first block and behind the last there is no
+    The frames of neighbouring blocks overlap by N samples. Before the first block and after the last there is no
     neighbour: there the window ends at once, as if w were 1 inside and 0 outside. The transform of a whole clip is
     therefore an orthogonal matrix, and its inverse is its transpose.
 

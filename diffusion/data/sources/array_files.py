@@ -91,7 +91,7 @@ class Arrays:
 
 
 def _zipped(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file: mapped where they are stored as they are, else read."""
+    """The arrays of a .npz file: mapped where they are not compressed, otherwise read."""
     headers, starts = npz.headers(file), npz.stored(file)
     arrays = {}
     for name, header in headers.items():

@@ -109,7 +109,7 @@ class Columns:
 
     @property
     def wanted(self) -> list[str]:
-        """The columns that a record is made of, but for the label."""
+        """The columns that a record is made of, except the label."""
         parts = ((part,) if isinstance(part, str) else part for part in (self.example, self.condition))
         return list(dict.fromkeys(name for part in parts for name in part if name))
 
@@ -363,7 +363,7 @@ def encoded(value: Any) -> bytes | PictureFile | None:
 
 
 def opened(data: bytes | PictureFile) -> Image.Image:
-    """The picture, whose header alone is read."""
+    """The picture, of which only the header is read."""
     if isinstance(data, PictureFile):
         return pictures.opened(data.path, "its image", within=data.within)
     return pictures.opened(data, "its image")

@@ -44,7 +44,7 @@ def tar_stream(
     seed: int = 0,
     viewed: bool = True,
 ) -> Iterated:
-    """Streams the tar files in a folder, or the files that a pattern matches; .tar.gz and .tgz too.
+    """Streams the tar files in a folder, or the files that a pattern matches; also .tar.gz and .tgz.
 
     Args:
         path: a folder, a file, or a pattern.

@@ -71,7 +71,7 @@ def arranged_drawings(
 ) -> Records:
     """Opens drawings of arranged shapes, with "control" in their condition, see `shapes.arrangements`.
 
-    A record is a function of its row and split alone; its picture is the same for every control.
+    A record depends only on its row and split; its picture is the same for every control.
 
     Args:
         split: "train" or "test".

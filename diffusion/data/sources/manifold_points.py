@@ -66,7 +66,7 @@ def sphere_mixture(split: str = "train", *, number: int = 20_000) -> Records:
 def torsion_mixture(split: str = "train", *, number: int = 20_000) -> Records:
     """Simulated torsions (phi, psi) of a peptide on the torus: wrapped normals in the basins of a Ramachandran plot.
 
-    Centres and widths are rounded textbook values of an alanine; no measured structure is behind them.
+    Centres and widths are rounded textbook values of an alanine; they come from no measured structure.
 
     Args:
         split: "train" or "test".

@@ -40,7 +40,7 @@ def parquet(
         x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
             `table_records.Records`.
         classes: the names of the classes, in the order of their numbers; () for the names in Hugging Face's metadata,
-            or else for all labels that occur, sorted.
+            or without them for all labels that occur, sorted.
         side: height and width of the squares that pictures become; 0 for pictures of one size.
         varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
         viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.

@@ -82,7 +82,7 @@ class Preferences:
         """The caption of each pair.
 
         Raises:
-            ValueError: for a pair of two captions.
+            ValueError: for a pair with two different captions.
         """
         preferred, rejected = (source.captions() for source in self._both)  # type: ignore[attr-defined]
         for row, (ours, theirs) in enumerate(zip(preferred, rejected, strict=True)):
@@ -108,7 +108,7 @@ class Preferences:
 
 
 class Rejected(Derived):
-    """The rejected examples of a source of pairs, as records of their own; a `Source`."""
+    """The rejected examples of a source of pairs, as separate records; a `Source`."""
 
     def __init__(self, pairs: Source):
         """Shows the rejected examples of a source."""

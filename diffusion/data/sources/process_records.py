@@ -21,9 +21,9 @@ ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THR
 
 
 class ProcessRecords(Derived, ManyAtOnce):
-    """A source whose records come from worker processes; it has all other attributes of the source too.
+    """A source whose records come from worker processes; it also has all other attributes of the source.
 
-    Row r is read by process r mod N alone, so that what a source keeps in memory is kept once. The processes begin when
+    Row r is read only by process r mod N, so that what a source keeps in memory is kept once. The processes begin when
     records are first read, and end with the last reference to this object, or with this process, however it ends.
     """
 

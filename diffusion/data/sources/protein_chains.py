@@ -11,7 +11,7 @@ BLOCK = 60  # chains of one call; since all calls have one size, a record always
 
 
 class ProteinChains(Rows):
-    """Records {"x": frames float32 `[32, 3, 4]`, "label": int} of independent draws, each by its row alone."""
+    """Records {"x": frames float32 `[32, 3, 4]`, "label": int} of independent draws, each a function of its row."""
 
     def __init__(self, split: str, number: int, withheld: int):
         check_made("these chains", split, number)

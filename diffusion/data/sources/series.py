@@ -116,7 +116,7 @@ def gaussian_series(
         hide: the choice of the part that is hidden and to be predicted, e.g. {"name": "forecast", "horizon": 16}; None
             hides nothing, for an unconditional model.
         correlation, noise, share, scale, period: the parameters of the process, see `gaussian_processes.stationary`.
-        apart: whether the hidden parts have a random stream of their own. In runs up to version 21 of config.json, the
+        apart: whether the hidden parts have a separate random stream. In runs up to version 21 of config.json, the
             hidden part of row 0 was drawn by the numbers that the series begin with.
 
     Raises:

@@ -38,7 +38,7 @@ def solid_points(
 ) -> SurfaceRecords:
     """Point clouds float32 [points, 3], uniform by area on the surfaces of solids, whose kind is the class.
 
-    A record is a function of its row and split alone.
+    A record depends only on its row and split.
 
     Args:
         split: "train" or "test".

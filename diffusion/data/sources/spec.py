@@ -80,7 +80,7 @@ class DataSpec(NamedTuple):
 
     @property
     def entry(self) -> str:
-        """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
+        """The name of an example in a record and in a batch: "image" for bytes, otherwise "x"."""
         return "image" if self.dtype == "uint8" else "x"
 
     @property
@@ -119,7 +119,7 @@ def is_picture(shape: Any, dtype: str) -> bool:
 
 
 def require_same_classes(one: DataSpec, other: DataSpec) -> None:
-    """Refuses two sources in which the number of a class stands for different names; numbers alone have none.
+    """Refuses two sources in which the number of a class stands for different names; classes without names pass.
 
     Raises:
         ValueError: names the classes of both.
@@ -228,7 +228,7 @@ class Source(IndexedRecords, Protocol):
     if `spec.condition` says so. It may have "features" `[V, N, D]`, which a frozen encoder computed for each of the V
     views that an augmentation draws of the example, see `pipeline.view`.
 
-    A source that is faster at many rows at once has `__getitems__(rows)` too.
+    A source that is faster at many rows at once also has `__getitems__(rows)`.
 
     Attributes:
         spec: the description of the records.
@@ -474,7 +474,7 @@ class RandomAccess(ManyAtOnce):
             return [b"damaged"] if len(rows) == 1 else [one for row in rows for one in self._digests([row], content)]
 
     def _sizes(self, rows: Sequence[int], column: str, opened: Any, viewed: bool = False) -> np.ndarray:
-        """The heights and widths of pictures, int64 [n, 2]; of encoded ones `opened` reads the headers alone.
+        """The heights and widths of pictures, int64 [n, 2]; of encoded ones `opened` reads only the headers.
 
         If `viewed`, they are the sides of the picture that a viewer shows, turned as its EXIF data say.
         """

@@ -214,7 +214,7 @@ class Records(RandomAccess):
         return values | ({} if self._numbers is None else {"label": self._number(row)})
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
-        """The heights and widths of the pictures of many rows, int64 [n, 2], from their headers alone.
+        """The heights and widths of the pictures of many rows, int64 [n, 2], read only from their headers.
 
         Raises:
             DamagedRecord: if a record does not begin as a picture does.

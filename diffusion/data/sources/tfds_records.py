@@ -231,7 +231,7 @@ class Records(RandomAccess):
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
-        """Returns the heights and widths of the images of many rows, int64 [n, 2], from their headers alone.
+        """Returns the heights and widths of the images of many rows, int64 [n, 2], read only from their headers.
 
         Raises:
             DamagedRecord: if a record is damaged, or does not begin as an image does.
