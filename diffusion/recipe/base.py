@@ -25,7 +25,7 @@ class Base:
     """The frozen model of a run.
 
     Attributes:
-        path: its folder, a whole path.
+        path: absolute path of its folder.
         model: the model's description by `text_to_image.described`.
         null: the condition that stands for no caption, {entry: array}; None before the text encoders have run.
     """
@@ -92,7 +92,7 @@ class TunedNetwork:
         """The names of the base's networks that a run keeps.
 
         Args:
-            plain: whether an objective reads the base itself too, by `plain`.
+            plain: whether an objective also reads the base itself, by `plain`.
             pictures: whether an objective reads latents as pictures, by `pictures`.
         """
         model = self.base.model

@@ -1,4 +1,4 @@
-"""What can be read from a model's folder without importing the libraries for its networks; and the bundled models."""
+"""Reads facts of a model's folder without importing the libraries for its networks; and the bundled models."""
 
 import pathlib
 

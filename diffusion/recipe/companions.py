@@ -19,7 +19,7 @@ class SecondPlayer(NamedTuple):
         objective: the player's objective, which says which network it trains.
         optimizer: the optimizer of that network.
         updates: how often it is updated for one update of the model, which acts at every `updates`-th step, at least 1.
-        network: its module, where it has an architecture of its own; None: the teacher's.
+        network: its module, if its architecture differs from the teacher's; None for the teacher's.
     """
 
     objective: Objective
@@ -74,7 +74,7 @@ class Encoder:
         module: Linen module, called with pictures [B, H, W, C] in [-1, 1]; it returns `image_features.ImageFeatures`,
             or any value with their `patches` [B, N, D]. C is its field `picture_channels`, 3 without one.
         path: the file of its weights, in this library's names; "" for the weights of its initial state.
-        size: the side of the pictures that it receives, to which they are resized; 0: as they are.
+        size: the side of the pictures that it receives, to which they are resized; 0 for no resizing.
         cached: whether its features come with the examples, as their "features", so that the run does not compute them.
     """
 

@@ -142,7 +142,7 @@ def named(data: str | sources.Source, folder: str = "", side: int = 0) -> source
 
 
 def name_of(config: Mapping) -> str:
-    """The name of a config's data: `config.data.name` for TFDS, else the name of their source."""
+    """The name of a config's data: `config.data.name` for TFDS, otherwise the name of their source."""
     return config["data"]["name"] if is_tfds(config) else source(config, config["data"]["split"]).spec.name
 
 

@@ -17,8 +17,8 @@ def described(part: Any) -> Any:
     For an objective, its loss and the facts that differ from their defaults, so that a fact which is added later
     changes nothing for earlier runs.
 
-    So a run is not resumed with a part of another kind, or a network of another width. Values that a function has
-    captured, such as the standard deviation of a density, are not seen.
+    Therefore a run is not resumed with a part of another kind, or a network of another width. Values that a function
+    has captured, such as the standard deviation of a density, are not seen.
     """
     if part is None or isinstance(part, (bool, int, float, str)):
         return part if not isinstance(part, float) or math.isfinite(part) else repr(part)

@@ -213,7 +213,7 @@ def check_type(path: str, value: Any, kinds: type | tuple[type, ...], optional: 
         path: the path of the field.
         value: its value, as `values.plain` returns it.
         kinds: the valid types, which are keys of `WORDS`.
-        optional: whether None is valid, too.
+        optional: whether None is also valid.
 
     Raises:
         ConfigError: naming its path, the value and the types.

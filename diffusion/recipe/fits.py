@@ -24,7 +24,7 @@ def check(recipe: Any) -> None:
 
     Raises:
         ConfigError: naming the fields of the config, their values and what is valid.
-        ValueError: likewise without fields, for a recipe that was built in Python.
+        ValueError: under the same conditions, without fields, for a recipe that was built in Python.
     """
     config, objective = recipe.config, recipe.objective
     blamed = lambda *fields: blamed_on(config, *fields)
@@ -391,7 +391,7 @@ def _condition_follows(config: Mapping) -> bool:
 def conditions_may_follow(config: Mapping) -> bool:
     """Whether only the data of a config say what its null condition is: their records may have a "condition".
 
-    Datasets of TFDS have classes alone.
+    Datasets of TFDS have only classes.
     """
     classes = config["model"].get("num_classes", 0)
     return not classes and plain(config["data"]["source"]).get("name") != "tfds"

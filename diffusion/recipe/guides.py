@@ -126,7 +126,7 @@ class Measured(NamedTuple):
 
     @property
     def from_file(self) -> bool:
-        """Whether the pictures stand in a file of their own."""
+        """Whether the pictures are in a separate file."""
         return self.pictures.endswith((".npz", ".npy"))
 
 
@@ -255,7 +255,7 @@ class Steered(NamedTuple):
 
 
 def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
-    """The driver of `config.sample.driver`, if it reads more than x, as in `steering_drivers`; else None.
+    """The driver of `config.sample.driver`, if it reads more than x, as in `steering_drivers`; otherwise None.
 
     Raises:
         ConfigError: if it has nothing to read.
@@ -376,7 +376,7 @@ def measure(measured: Measured, pictures: np.ndarray, seed: int) -> np.ndarray:
     Args:
         measured: the operator A and noise_std.
         pictures: the pictures x_0 `[K, ...]`, on the network's scale.
-        seed: seed of z, which depends on it and on the picture's number alone.
+        seed: seed of z, which depends only on the seed and on the picture's number.
     """
     y = measured.build(pictures.shape[1:]).forward(jnp.asarray(pictures))
     keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(jnp.arange(len(y)))

@@ -9,7 +9,7 @@ from diffusion.schedules import NoiseSchedule, Trained
 def learned(log_snr_max: float = 13.3, log_snr_min: float = -5.0, features: int = 1024, seed: int = 0) -> NoiseSchedule:
     """`schedules.learned` as it begins, with ends that train; the shape between them stays.
 
-    The bound that trains them does not depend on that shape, and its gradient there would be noise alone.
+    The bound that trains them does not depend on that shape, and its gradient there would be only noise.
 
     Args:
         log_snr_max: the initial log-SNR near t = 0.

@@ -17,7 +17,7 @@ def build(parts: Any, shape: Any = None) -> Any:
     """The Linen module `config.model`, not initialised, for examples of a shape, or of a pytree of shapes.
 
     The sizes of its images, the channels of its output and the times that it receives are set from the rest of the
-    config, under the names of the network's own fields. Where the shape is known, the patch size is checked too.
+    config, under the names of the network's own fields. Where the shape is known, the patch size is also checked.
 
     Raises:
         ConfigError: also for a network that the objective or the parameterization cannot be used with.

@@ -10,7 +10,7 @@ from diffusion.models import facts
 
 
 class PackedNetwork:
-    """A module that receives and puts out pytrees, as one of vectors `[B, D]`; its other attributes are its own."""
+    """A module of pytrees as a network of vectors `[B, D]`, with all other attributes of the module."""
 
     def __init__(self, module: Any, structure: Any, own_times: bool = False):
         """Wraps a module with `init(key, x, clock, condition)` and `apply(params, x, clock, condition)` of pytrees x.
@@ -46,13 +46,13 @@ class PackedNetwork:
         """The output `[B, D]`; with `features`: (that, the module's features).
 
         Raises:
-            ValueError: if the module puts out another pytree than it receives.
+            ValueError: if the module returns another pytree than it receives.
         """
         network = lambda *inputs, **more: self.module.apply(params, *inputs, **more)
         return pytrees.vector_network(network, self.structure)(x, self._clock(x, clock), condition, **features)
 
     def _clock(self, x: jax.Array, clock: Any) -> Any:
-        """One clock for each number where leaves have times of their own, even if one clock was given for all."""
+        """One clock for each number where leaves have separate times, even if one clock was given for all."""
         if not self.own_times:
             return clock
         per_number = lambda clock: (

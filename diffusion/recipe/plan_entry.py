@@ -43,7 +43,7 @@ def grid(parts: Any) -> np.ndarray:
 
 
 def chosen_plan(parts: Any) -> ChosenPlan | None:
-    """How the times are chosen where the function of `config.sample.grid` reads a denoiser; else None."""
+    """How the times are chosen where the function of `config.sample.grid` reads a denoiser; otherwise None."""
     if "plan" in parts.given:
         return None
     entry = parts.config["sample"]["grid"]

@@ -89,7 +89,7 @@ class Recipe:
 
     @classmethod
     def from_config(cls, config: Mapping, shape: tuple[int, ...] | None = None) -> "Recipe":
-        """The recipe that a config describes, for examples of a shape if it is known; `checks.validate` checks it too.
+        """The recipe that a config describes, for examples of a shape if it is known; `checks.validate` also checks it.
 
         Raises:
             ConfigError: for a mistake in an entry, with its path.
@@ -151,7 +151,7 @@ class Recipe:
 
     @property
     def entry(self) -> str:
-        """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
+        """The name of an example in a record and in a batch: "image" for bytes, otherwise "x"."""
         if self.objective.process is not None:
             return "x"
         if self.examples.dtype is not None:
@@ -190,7 +190,7 @@ class Recipe:
 
         Raises:
             ConfigError: naming the fields of the config.
-            ValueError: likewise without fields, for a recipe that was built in Python.
+            ValueError: under the same conditions, without fields, for a recipe that was built in Python.
         """
         if self.examples.null is not None:
             return
@@ -208,7 +208,7 @@ class Recipe:
 
     @property
     def receives_text(self) -> bool:
-        """Whether the network receives what a text model makes of a text."""
+        """Whether the network receives the output of a text model."""
         return facts.text_inputs(self.network) is not None
 
     @property

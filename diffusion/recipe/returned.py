@@ -1,4 +1,4 @@
-"""What the functions of a kind of entry return: a mistake is named where the function is called."""
+"""Checks of the results of an entry's function, so that a mistake is named where the function is called."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from diffusion.recipe.config_errors import ConfigError
 
 
 class Returned(NamedTuple):
-    """What the functions of a kind return.
+    """The valid results of the functions of a kind.
 
     Attributes:
         words: a noun phrase for it.

@@ -43,7 +43,7 @@ class Companions:
     Attributes:
         second: the second player, where the objective has one.
         teacher: the teacher, where the objective has one.
-        tuned: the frozen text-to-image model that the run tunes, with what the run teaches it; it is the network too.
+        tuned: the frozen text-to-image model that the run tunes, with what the run teaches it; it is also the network.
         encoder: the frozen encoder whose features of pictures the objective reads, where it has a term of alignment.
         autoencoder: the autoencoder that trains with the model, which is trained on its latents; None: the model is
             trained on the examples.
@@ -70,7 +70,7 @@ class Sampling:
             `guides.Steered`, which also reads pictures or a reward; None: `config.sample.driver`.
         guidance: a function branches -> the guided denoiser; None: `config.sample.guidance`.
         conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
-            condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
+            condition and the null one, or only the condition at config.sample.guidance.scale = 1.
         depths: whether the guidance combines the network's prediction with a prediction from its middle, which the
             objective trains (`objective.blocks.early`).
         guides: functions from the guided denoiser to another, or each as a `Guide`, in order; ():
@@ -111,8 +111,8 @@ class Examples:
             latent's where an autoencoder trains with the model; None before the data are known.
         pictures: the shape of the pictures whose latents that autoencoder makes; None without one.
         dtype: the type of an example in a batch, "uint8" or "float32"; None before the data are known.
-        structure: the pytree of the shapes of an example that is a pytree, which the network receives and puts out;
-            None where an example is one array.
+        structure: the pytree of the shapes of an example that is a pytree, which the network receives and returns; None
+            where an example is one array.
         null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
             else in the data's "condition", or nothing for an unconditional network.
         num_classes: the number of classes, 0 for a network without; None: as the network's field of that name says.
@@ -127,12 +127,12 @@ class Examples:
 
     @property
     def by_class(self) -> bool:
-        """Whether the condition is the class alone, and not one of several entries."""
+        """Whether the condition is only the class, and not one of several entries."""
         return self.num_classes > 0 and not isinstance(self.null, Mapping)
 
     @property
     def by_record(self) -> bool:
-        """Whether the condition is what the data's records have as "condition", and not the class alone."""
+        """Whether the condition is what the data's records have as "condition", and not only the class."""
         return self.null is not None and not self.by_class
 
     def null_condition(self, number: int) -> Any:

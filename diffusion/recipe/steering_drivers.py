@@ -316,7 +316,7 @@ def _check_plain(driver: str, denoise: Any) -> None:
 
 
 def _tempered(driver: str, log_reward: LogReward, number: int, beta: float) -> LogReward:
-    """The reward over its temperature, whose number of particles is checked too."""
+    """The reward over its temperature; the number of particles is also checked."""
     if number < 1 or not beta > 0:
         raise ValueError(f"{driver}: number = {number} must be at least 1, beta = {beta} positive")
     return lambda x: log_reward(x) / beta

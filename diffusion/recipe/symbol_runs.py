@@ -35,7 +35,7 @@ def check(recipe: Any) -> None:
 
     Raises:
         ConfigError: naming the fields of the config, their values and what is valid.
-        ValueError: likewise without fields, for a recipe that was built in Python.
+        ValueError: under the same conditions, without fields, for a recipe that was built in Python.
     """
     _check_network(recipe)
     process = recipe.objective.process

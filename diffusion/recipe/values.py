@@ -112,7 +112,8 @@ def from_json(text: str) -> ConfigDict:
 def built_in_python(config: Mapping) -> bool:
     """Whether Python built the run: then its config describes the parts, and a command finds no names there.
 
-    A description of the schedule holds its functions; a dot in a name alone may be one of the user's, "mypaper.power".
+    A description of the schedule holds its functions; a dot in a name may also come from a user's name,
+    "mypaper.power".
     """
     schedule = config.get("schedule")
     if not isinstance(schedule, (Mapping, ConfigDict)):
@@ -161,8 +162,8 @@ def wrappers(config: Mapping) -> str:
 def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
     """Turns a ValueError in its block into a ConfigError that begins with these dotted fields and their values.
 
-    Fields that the config lacks are left out. The parts of a recipe from Python have no fields: their errors stay as
-    they are.
+    Fields that the config lacks are left out. The parts of a recipe from Python have no fields: their errors do not
+    change.
     """
     try:
         yield
@@ -188,7 +189,7 @@ def config_hash(config: ConfigDict | Mapping) -> str:
 
 
 def canonical(value: Any) -> str:
-    """One text for each value: 1.0 is written as 1 (a flag may have turned one into the other), True stays apart."""
+    """One text for each value: 1.0 is written as 1 (a flag may have turned one into the other), but True is not."""
 
     def spell(value):
         if isinstance(value, dict):

@@ -86,7 +86,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     kernels, into which the file is merged after the files without an interval (`timed_weights`). A prompt is encoded
     once for the whole trajectory, so the file's update of text encoders acts at every step.
 
-    A control LoRA of FLUX.1, whose first layer reads a picture's latents too, makes a FluxControlPipeline of a
+    A control LoRA of FLUX.1, whose first layer also reads a picture's latents, makes a FluxControlPipeline of a
     FluxPipeline; the other files are merged before.
 
     In a model with two denoisers, a file that names neither belongs to the first, or to the second if its interval goes

@@ -42,7 +42,7 @@ STRENGTH = 3.5  # of distilled guidance, where no node sets one
 
 
 class Workflow(NamedTuple):
-    """What a workflow asks for.
+    """The model, the request and the steps of a workflow.
 
     Attributes:
         checkpoint: the name of its checkpoint.
@@ -450,7 +450,7 @@ def _steps(reader: _Reader, sampling: _Sampling, latent: str, masked: bool) -> d
 def _texts(reader: _Reader, *names: str) -> tuple[list[str], str]:
     """The texts of nodes as prompts, and the effect of their brackets.
 
-    ComfyUI's (word:1.2) weighs as "from_empty". In nested brackets its inner weight alone counts, and square ones are
+    ComfyUI's (word:1.2) weighs as "from_empty". In nested brackets only its inner weight counts, and square ones are
     text: such texts are refused where they would be read otherwise.
     """
     texts = [reader.value(name, "text", str) for name in names]

@@ -33,7 +33,7 @@ class Mask(NamedTuple):
     keeps: bool
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mask Bool [H, W], and the colours of its file uint8 [H, W, 3], those of transparent pixels too.
+        """The mask Bool [H, W], and the colours of its file uint8 [H, W, 3], also of transparent pixels.
 
         Raises:
             FileNotFoundError: if there is no such file.

@@ -61,9 +61,9 @@ def denoise(
         merge: share of the tokens that self-attention sees merged.
         places: masks of the regions, and boxes of the words.
         perturbed: whether a branch has perturbed attention (`guidance.perturbed_attention`).
-        apart: whether a branch has a clip and a sound that leave out each other.
+        apart: whether a branch has a clip and a sound that do not attend to each other.
         shape: shapes of {"video", "sound"} of one example, for a model whose clips have a sound (`Course.shape`).
-        end: the time at which a step ends, [], for a denoiser that receives it, too (`Kind.jumps`); None elsewhere.
+        end: the time at which a step ends, [], for a denoiser that also receives it (`Kind.jumps`); None elsewhere.
 
     Returns:
         The denoiser; `Memory` with a cache, `Unpaired` where words move x_t.

@@ -56,7 +56,7 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
 
     Returns:
         The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3]; for one that takes pictures
-        apart the layers [N, L, H, W, 4], the last channel alpha, from the back to the front. `results` also returns
+        apart, the layers [N, L, H, W, 4], the last channel alpha, from the back to the front. `results` also returns
         the sounds of clips.
 
     Raises:
@@ -117,7 +117,7 @@ def make(model: TextToImage, request: Request) -> np.ndarray:
 
 
 class Results(NamedTuple):
-    """What a request makes.
+    """The results of a request.
 
     Attributes:
         pictures: uint8 [N, H, W, 3]; clips [N, F, H, W, 3]; layers [N, L, H, W, 4].

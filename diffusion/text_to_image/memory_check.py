@@ -33,7 +33,7 @@ def check_memory(
 ) -> bool:
     """Refuses pictures for which the decoder or a call of the denoiser needs more memory than the weights leave.
 
-    A denoiser that does not take words, or a reference, is refused here, too.
+    A denoiser that does not take words, or a reference, is also refused here.
 
     Args:
         model: a `TextToImage`.

@@ -43,7 +43,7 @@ class TextToImage:
         zeros: whether its unconditional branch receives zeros if there is no negative prompt.
         usual: default steps and guidance.
         words: the words that were added to its vocabularies, see `adapters.word_embeddings`.
-        dtype: the type of all networks but those behind the latents (`Kind.decoders`), which are float32.
+        dtype: the type of all networks except the ones after the latents (`Kind.decoders`), which are float32.
         attachments: the attachments, by the names that controls of requests use.
         timed: LoRAs of the denoiser that act in an interval of t.
         boundary: the smallest t of the denoiser if a second one takes the smaller t; None if there is one denoiser.
@@ -115,12 +115,12 @@ class TextToImage:
 
     @functools.cached_property
     def _connections(self) -> dict[str, Callable[..., Any]]:
-        """(parameters, *arrays) -> outputs of the networks behind its text encoders, compiled once."""
+        """(parameters, *arrays) -> outputs of the networks after its text encoders, compiled once."""
         apply = lambda module: lambda params, *arrays: module.apply({"params": params}, *arrays)
         return {name: jax.jit(apply(self.modules[name])) for name in self.kind.prompts.connectors}
 
     def connected(self, params: Mapping[str, Any]) -> tuple[Callable[..., Any], ...]:
-        """The networks behind its text encoders, as functions of arrays."""
+        """The networks after its text encoders, as functions of arrays."""
         return tuple(functools.partial(apply, params[name]) for name, apply in self._connections.items())
 
     def opened_as(self, part: str) -> str:
@@ -143,7 +143,7 @@ class TextToImage:
 
     @property
     def encoders(self) -> tuple[Any, ...]:
-        """What the condition of prompts takes: its compiled text encoders, and the networks behind them.
+        """The networks that compute the condition of prompts: its compiled text encoders, and the networks after them.
 
         An encoder is None where the folder leaves it out. A model that drops its text encoders reads them here; they
         stay in memory as long as the result.
@@ -204,7 +204,7 @@ class TextToImage:
     def with_text(self, params: Mapping[str, Any], condition: Mapping[str, Any]) -> dict[str, Any]:
         """A condition whose tokens are replaced by the text encoders' outputs; arguments as in `encoded`.
 
-        The entry `CAPTIONED` [B], which is removed too, is 0 for an example without text: a model whose unconditional
+        The entry `CAPTIONED` [B], which is also removed, is 0 for an example without text: a model whose unconditional
         branch receives zeros receives them for these examples.
         """
         gone = {f"{name}.{part}" for name in self.readers for part in ("ids", "mask")} | {CAPTIONED}

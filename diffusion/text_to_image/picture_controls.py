@@ -57,7 +57,7 @@ class Control(NamedTuple):
 
     @classmethod
     def parsed(cls, text: str) -> "Control":
-        """The control of a flag: ATTACHMENT:PICTURE, and by choice :WEIGHT, :FROM-TO, :mode=NUMBER and :mask=PICTURE.
+        """The control of a flag: ATTACHMENT:PICTURE, optionally with :WEIGHT, :FROM-TO, :mode=NUMBER and :mask=PICTURE.
 
             edges:a.png:0.8:0.2-1:mode=2:mask=left.png
 

@@ -83,7 +83,7 @@ def model(
     attachments: Mapping[str, str] = MappingProxyType({}),
     quantised: str = "",
 ) -> dict[str, Any]:
-    """What a picture's file says about the model that made it.
+    """The entry of a picture's file about the model that made it.
 
     Except for `quantised`, the arguments are those of `text_to_image.load`. `quantised` is the kind of
     `text_to_image.with_quantised`, STORED for kernels that stay as the files store them, or "" for neither.

@@ -83,7 +83,7 @@ class Course(NamedTuple):
         one_noise: whether the kept part of an image has the noise of the start at all steps.
         perturbed: whether a branch is evaluated with perturbed attention.
         rate: frames of a clip in a second; 0 for pictures.
-        apart: whether a branch is evaluated whose clip and sound leave out each other.
+        apart: whether a branch is evaluated whose clip and sound do not attend to each other.
     """
 
     size: tuple[int, int]
@@ -115,7 +115,7 @@ class Course(NamedTuple):
         return tuple(self._replace(trajectory=trajectory, cache=None, places=self.places.key))
 
     def latents(self, model: Any) -> tuple[int, ...]:
-        """The shape of the denoiser's latents of one example of a model; before the layers stands their whole."""
+        """The shape of the denoiser's latents of one example; the complete picture precedes its layers."""
         frames = (video_models.latent_frames(model, self.frames),) if self.frames else ()
         frames = (1 + self.layers,) if self.layers else frames
         return (*frames, *(side // model.factor for side in self.size), model.channels)
@@ -386,7 +386,7 @@ def decoded_values(
 
 
 class Decoded(NamedTuple):
-    """What a trajectory ends with.
+    """The results of a trajectory.
 
     Attributes:
         pictures: uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips.

@@ -1,6 +1,6 @@
-"""What a model does not support of a request for pictures: an error that names the setting, and what is valid.
+"""Checks a request for pictures against a model; an error names the setting, and what is valid.
 
-`diffusion.text_to_image.video_models.check` has what concerns clips.
+`diffusion.text_to_image.video_models.check` does the same for clips.
 """
 
 import warnings
@@ -139,7 +139,7 @@ def _check_guidance(request: Any, model: Any) -> None:
 
 
 def _check_perturbed(request: Any, model: Any) -> None:
-    """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""
+    """Refuses perturbed-attention guidance where the model, or another setting, has another guidance."""
     stated = f"perturbed_guidance = {request.perturbed_guidance:g}"
     if model.kind.guidance.perturbs is None or model.sees_picture:
         which = "that edits pictures " if model.sees_picture else ""

@@ -4,8 +4,8 @@
     for name, setting in settings(Request).items():
         print(name, setting.type, setting.default, setting.help)
 
-A request is validated when it is built: first each setting alone, then the settings that must fit together. `check` and
-`size` validate what depends on the model, a `text_to_image.TextToImage`.
+A request is validated when it is built: first each setting by itself, then the settings that must fit together. `check`
+and `size` validate what depends on the model, a `text_to_image.TextToImage`.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ def text(longest: int) -> schema.Valid:
 
 
 def one_of(*values: str) -> schema.Valid:
-    """Some texts."""
+    """These texts and no others."""
     return schema.Valid(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
 
 

@@ -170,12 +170,12 @@ def completed(
     blur: float = 0.0,
     keys: Array | None = None,
 ) -> Any:
-    """The denoiser, or flow map, of the frames behind the first, which is clean; see `videos.completing`.
+    """The denoiser, or flow map, of the frames after the first, which is clean; see `videos.completing`.
 
         the first frame at the time t of the others: first + blur t^2 n(t),   n(t) ~ N(0, I), independent for each t
 
     Args:
-        denoise: (x_t [B, F', h, w, D], t [B, F']) -> prediction of x_0; or a flow map, which takes s [B, F'] too.
+        denoise: (x_t [B, F', h, w, D], t [B, F']) -> prediction of x_0; or a flow map, which also takes s [B, F'].
         schedule: the schedule of the process.
         first: the latent of the first frame, [B, 1, h, w, D].
         frames: number of latent frames, F'.
@@ -233,14 +233,14 @@ def hinted(x: Array, first: Array, share: float) -> Array:
 
 
 def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int, one_mask: bool = False) -> Array:
-    """A denoiser's input for a clip with a known first frame: (its latents, 0, 0, ...), by choice with a mask behind.
+    """A denoiser's input for a clip with a known first frame: (its latents, 0, 0, ...), optionally followed by a mask.
 
     Args:
         vae: the autoencoder; one of CogVideoX says whether it divides by its scale here, where it multiplies otherwise.
         encode: the encoder that `coding` returns.
         image: the first frame, [1, H, W, C] in [-1, 1].
         frames: number of latent frames, F'.
-        one_mask: whether one mask, 1 at the first frame and 0 at the others, stands behind the latents.
+        one_mask: whether one mask, 1 at the first frame and 0 at the others, follows the latents.
 
     Returns:
         The input, [1, F', h, w, D], or D + 1.
@@ -252,7 +252,7 @@ def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int, 
 
 
 def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int, last: Array | None = None) -> Array:
-    """A denoiser's input for a clip with a known first frame, or last one too: `time_factor` masks, and latents.
+    """A denoiser's input for a clip whose first frame, or also the last, is known: `time_factor` masks, and latents.
 
         [whether a frame is known, latents of (image, 0, 0, ..., 0 or last)]
 
