@@ -2,7 +2,7 @@
 
     x(t) = Re sum_n a_n(t) exp(2 pi i n phi(t)) + residual(t),   phi(t) = int_0^t f_0
 
-The complex amplitude a_n of a steady tone is constant, and so is that of a tone with vibrato if f_0 follows it: a
+The complex amplitude a_n of a steady tone is constant, as is that of a tone with vibrato if f_0 follows it: a
 network that draws amplitudes need not know how far a phase turns from frame to frame, and an error in them changes the
 timbre and not the pitch. The residual is the clip without the sum, so that nothing is lost whatever the clip and the
 pitch are; noise, strokes and other partials stay in it.
