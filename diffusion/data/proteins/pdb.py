@@ -61,7 +61,9 @@ def load(path: str | os.PathLike) -> np.ndarray:
 
     Args:
         path: a PDB file; atoms beside N, CA, C and O, and other locations of an atom than its first, are left out.
-            Residues of one number are distinguished by their insertion codes, in the order of the file.
+            HETATM records count where they are a residue with all four atoms before the chain's end, such as
+            selenomethionine; ligands and water do not. Residues of one number are distinguished by their insertion
+            codes, in the order of the file.
 
     Returns:
         `[n, 4, 3]` float64, Angstrom.
@@ -79,11 +81,12 @@ def load(path: str | os.PathLike) -> np.ndarray:
     text = opener.read(path, most=MOST_BYTES).decode("ascii", "replace")
     # Keys are (number, insertion code), in the file's order.
     atoms_by_residue: dict[tuple[int, str], dict[str, list[float]]] = {}
+    hetero = set()
     chain = None
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith(("TER", "ENDMDL")) and atoms_by_residue:
             break
-        if not line.startswith("ATOM  ") or (name := line[12:16].strip()) not in ATOMS:
+        if not line.startswith(("ATOM  ", "HETATM")) or (name := line[12:16].strip()) not in ATOMS:
             continue
         try:
             residue = int(line[22:26]), line[26:27].strip()
@@ -93,9 +96,16 @@ def load(path: str | os.PathLike) -> np.ndarray:
         if len(line) < COORDINATES_END or not np.isfinite(position).all():
             raise ValueError(f"{path}, line {number}: columns 23-26 and 31-54 must be finite numbers; got {line!r}")
         chain = line[21] if chain is None else chain
+        if line[21] != chain and line.startswith("HETATM"):
+            continue
         if line[21] != chain:
             break
+        if line.startswith("HETATM") and residue not in atoms_by_residue:
+            hetero.add(residue)
         atoms_by_residue.setdefault(residue, {}).setdefault(name, position)
+    for residue in hetero:
+        if len(atoms_by_residue[residue]) < len(ATOMS):
+            del atoms_by_residue[residue]
     if not atoms_by_residue:
         raise ValueError(f"{path} has no ATOM record of a backbone")
     numbers = [number for number, _ in atoms_by_residue]

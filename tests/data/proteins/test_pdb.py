@@ -54,6 +54,21 @@ def test_side_chains_second_chains_and_models_are_left_out(tmp_path):
     np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS)
 
 
+def test_modified_residues_belong_to_the_chain_and_water_does_not(tmp_path):
+    """Selenomethionine, often the first residue, has HETATM records; it was left out without a word."""
+    pdb.save(tmp_path / "a.pdb", ATOMS)
+    lines = (tmp_path / "a.pdb").read_text().splitlines()
+    modified = [line.replace("ATOM  ", "HETATM").replace("GLY", "MSE") for line in lines[:4]]
+    water = lines[3].replace("ATOM  ", "HETATM").replace("GLY", "HOH").replace("A   1", "A   7")
+    calcium = lines[1].replace("ATOM  ", "HETATM").replace("GLY", " CA").replace("A   1", "A   8")
+    sugar = calcium.replace(" A ", " B ")
+    for end in ([lines[12], water, calcium], [water, calcium]):
+        (tmp_path / "b.pdb").write_text("\n".join([*modified, sugar, *lines[4:12], *end]))
+        np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS)
+    (tmp_path / "b.pdb").write_text("\n".join([*lines[:8], *(line[:22] + "   3" + line[26:] for line in modified)]))
+    np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS[[0, 1, 0]])
+
+
 def test_a_later_model_is_left_out_also_where_it_is_longer_and_no_line_ends_the_chain(tmp_path):
     pdb.save(tmp_path / "a.pdb", ATOMS)
     lines = (tmp_path / "a.pdb").read_text().splitlines()[:12]
