@@ -168,7 +168,8 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with files.atomic(out / "film.npz") as file:
         np.savez(file, **content)
-    shown = clip_pictures.draw(content["images"], content["labels"], out)
+    rate = getattr(data.source(values.config, values.clips), "rate", clip_pictures.RATE)
+    shown = clip_pictures.draw(content["images"], content["labels"], out, rate)
     count, frames = content["images"].shape[:2]
     print(f"{count} films of {frames} frames, {content['given'].sum()} given: {', '.join(map(str, shown))}")
 

@@ -12,16 +12,17 @@ ROWS = 8  # clips in the picture of frames
 COLUMNS = 8  # columns of the animation, and frames of a row
 MOST = 40  # clips of the animation
 SIDE = 64  # pixels that a frame has at least
-RATE = 10.0  # frames a second
+RATE = 10.0  # frames a second, where the data do not say it
 
 
-def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathlib.Path]:
+def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path, rate: float = RATE) -> list[pathlib.Path]:
     """Writes samples.gif, clips beside each other, and samples.png, frames of a few, a row each.
 
     Args:
         clips: the clips, uint8 [N, F, H, W, C], of 1 or 3 channels.
         labels: the classes of the clips, int [N]; they take turns.
         out: the folder.
+        rate: frames a second of the animation.
 
     Returns:
         The paths of the files.
@@ -34,7 +35,7 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathl
     names = [str(labels[i]) for i in order[:ROWS]]
     plots.mosaic([frames[:ROWS, some]], names, [[f"frame {i + 1}" for i in some]], out / "samples.png")
 
-    clip_files.write_gif(out / "samples.gif", beside(frames), RATE)
+    clip_files.write_gif(out / "samples.gif", beside(frames), rate)
     return [out / "samples.gif", out / "samples.png"]
 
 

@@ -42,8 +42,8 @@ def measure_clouds(subject: Any) -> dict:
             "solid_points, solid_distances or mesh_clouds, e.g. --config=shapes/points."
         )
     held_out, trained = (
-        (split.images[:: getattr(of, "draws", 1)], split.labels[:: getattr(of, "draws", 1)])
-        for split, of in ((subject.real, source), (subject.train, training_source(subject)))
+        (split.images[:: getattr(records, "draws", 1)], split.labels[:: getattr(records, "draws", 1)])
+        for split, records in ((subject.real, source), (subject.train, training_source(subject)))
     )
     wanted = subject.config.evaluate.number
     number = min(wanted, len(subject.images), len(held_out[0]), len(trained[0]))

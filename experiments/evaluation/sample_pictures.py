@@ -95,7 +95,7 @@ def _series(samples: Samples, source: Any) -> list[pathlib.Path]:
 
 
 def _clips(samples: Samples, source: Any) -> list[pathlib.Path]:
-    return clip_pictures.draw(samples.x, samples.classes, samples.out)
+    return clip_pictures.draw(samples.x, samples.classes, samples.out, getattr(source, "rate", clip_pictures.RATE))
 
 
 def _by_records(samples: Samples, source: Any) -> list[pathlib.Path]:

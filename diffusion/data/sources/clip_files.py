@@ -36,7 +36,7 @@ def clip_folder(
     rate: float = 8.0,
     stored_rate: float = 0.0,
     viewed: bool = True,
-) -> table_records.Records:
+) -> "ClipRecords":
     """Opens the films of a folder, and its folders of numbered pictures, as clips of one size and rate.
 
     A record is {"image": uint8 [F, side, side, 3]} and, with texts, its caption. A film of a higher rate is thinned:
@@ -60,14 +60,13 @@ def clip_folder(
         limits.Refused: for clips that are larger than the memory.
     """
     _check(frames, side, rate, stored_rate)
-    return table_records.Records(
-        _Films(path, split, frames, side, rate, stored_rate or rate, viewed), split, viewed=viewed
-    )
+    films = _Films(path, split, frames, side, rate, stored_rate or rate, viewed)
+    return ClipRecords(films, split, rate, viewed)
 
 
 def clip_shards(
     path: str, split: str = "train", *, frames: int, side: int, rate: float = 8.0, viewed: bool = True
-) -> table_records.Records:
+) -> "ClipRecords":
     """Opens the films of WebDataset's tar shards: the first frames of each, at one rate, cut as by `clip_folder`.
 
     Records are those of `tar_files`: members of one stem, 0001.mp4 and 0001.txt, are one film and its caption.
@@ -84,7 +83,19 @@ def clip_shards(
         limits.Refused: for clips that are larger than the memory.
     """
     _check(frames, side, rate, 0.0)
-    return table_records.Records(_Shards(path, split, frames, side, rate, viewed), split, viewed=viewed)
+    return ClipRecords(_Shards(path, split, frames, side, rate, viewed), split, rate, viewed)
+
+
+class ClipRecords(table_records.Records):
+    """The records of films.
+
+    Attributes:
+        rate: frames a second of the clips, and of the animations of a run's samples.
+    """
+
+    def __init__(self, table: table_records.Table, split: str, rate: float, viewed: bool):
+        super().__init__(table, split, viewed=viewed)
+        self.rate = rate
 
 
 def _check(frames: int, side: int, rate: float, stored_rate: float) -> None:

@@ -38,6 +38,7 @@ def test_films_and_folders_are_thinned_cut_and_captioned(tmp_path):
     np.testing.assert_allclose(greys(source[4]), [80, 90, 100, 110])
     assert source.captions() == ["clip a"] * 2 + ["clip b"] * 3
     slower = sources.clip_folder(str(tmp_path), frames=4, side=8, rate=4, stored_rate=8)
+    assert (source.rate, slower.rate) == (10, 4)
     np.testing.assert_allclose(greys(slower[0]), [0, 20, 50, 70], atol=1)  # at 0, 1/4, 1/2 and 3/4 seconds of 10
     np.testing.assert_allclose(greys(slower[1]), [0, 20, 40, 60])  # of 8
 

@@ -19,3 +19,5 @@ def test_each_clip_moves_in_its_place_and_classes_take_turns(tmp_path):
             inside = frame[2:66, 68 * place + 2 : 68 * place + 66][::4, ::4]
             np.testing.assert_array_equal(inside, clips[clip, number])
     assert np.asarray(Image.open(written[1])).shape[0] > 3 * 64
+    assert Image.open(written[0]).info["duration"] == 100  # milliseconds
+    assert Image.open(clip_pictures.draw(clips, np.zeros(3, int), tmp_path, rate=25.0)[0]).info["duration"] == 40

@@ -167,7 +167,10 @@ def test_series_are_fans_and_fill_the_data_of_their_own_records(calls, tmp_path,
 
 def test_surfaces_sounds_and_clips_are_known_by_their_source_or_form(calls, tmp_path):
     made, source = calls
-    assert sample_pictures.draw(sampled(tmp_path, np.zeros((2, 4, 8, 8, 3), np.uint8))) == ["samples.gif"]
+    for rates, rate in (({}, sample_pictures.clip_pictures.RATE), ({"rate": 24.0}, 24.0)):
+        vars(source).update(rates)
+        assert sample_pictures.draw(sampled(tmp_path, np.zeros((2, 4, 8, 8, 3), np.uint8))) == ["samples.gif"]
+        assert made[-1][3:] == (tmp_path, rate)
     x = np.zeros((2, 6, 3), np.float32)
     source.surface = "surface"
     assert sample_pictures.draw(sampled(tmp_path, x)) == ["views.png"] and made[-1][3:] == (
