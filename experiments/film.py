@@ -10,10 +10,10 @@ EMA weights of the run's latest checkpoint. config.sample sets the sampler, the 
 more frames than the run's clips, it is generated window by window, each from the last --first frames. The command
 writes film.npz (images uint8 [N, F, H, W, C], given Bool [F], originals, labels), samples.gif and samples.png.
 
-A student trained by self-forcing continues chunk by chunk, if --first and one chunk together are as long as its clips:
+A student trained by self-forcing continues chunk by chunk, if --first and one chunk together are as long as its clips.
+It takes the sampler of its chunks, here consistency:
 
-    diffusion film --workdir=runs/self_forcing --first=4 --frames=64 --out=films \
-        --config.sample.sampler='{"name": "consistency"}' --config.sample.plan='{"name": "plan"}'
+    diffusion film --workdir=runs/self_forcing --first=4 --frames=64 --out=films
 
 For a run on latents, these numbers count frames of the latent, and config.data.latents.autoencoder encodes and decodes
 them. The network must take a separate time for each frame (video_dit), and must have been trained with known frames
@@ -101,8 +101,9 @@ def film(
     Raises:
         ConfigError: for a run that makes no clips of pixels, or frames that do not fit; if no clip is finite.
     """
-    recipe, config = run.recipe, run.config
     _check(run)
+    run = run.continuing()
+    recipe, config = run.recipe, run.config
     window = run.shape[0]
     given = given_of(window, first, last, every)
     frames = frames or window

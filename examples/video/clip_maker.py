@@ -43,13 +43,9 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
     The first frames stand unchanged at the beginning. Windows of the run's clips see the last K before them
     (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
 
-    A run that samples chunk after chunk (`samplers.per_frame`) continues given frames by the sampler of its chunks: the
-    given frames take the place of the earlier chunks.
+    A run that samples chunk after chunk continues given frames by the sampler of its chunks, see `Trained.continuing`.
     """
-    from_known = run
-    if run.sampler.frames:
-        sampler = run.config.sample.sampler.sampler.to_dict()
-        from_known = run.changed({"sample.sampler": sampler, "sample.plan": {"name": "plan"}})
+    from_known = run.continuing()
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     window = run.shape[0]
     window_frames = 1 + step * (window - 1)  # frames of a window

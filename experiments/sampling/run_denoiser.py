@@ -222,15 +222,11 @@ def check_plain(recipe: Recipe, condition: Any) -> None:
 
 
 def check_given_frames(recipe: Recipe, condition: Any) -> None:
-    """Refuses a sampler, a guidance or a cache that cannot continue given frames; arguments as `check_plain`.
+    """Refuses a guidance or a cache that cannot continue given frames; arguments as `check_plain`.
 
     Raises:
         ConfigError: naming the field.
     """
-    if recipe.sampling.sampler.frames:
-        raise ConfigError(
-            "config.sample.sampler: given frames already keep their time. Valid: any sampler except per_frame."
-        )
     if not isinstance(recipe.objective.reads, Jumps):
         check_plain(recipe, condition)
 

@@ -57,6 +57,17 @@ class Trained(NamedTuple):
             raise ConfigError(f"the changes {dict(changes)} do not fit the run's config: {error}") from error
         return from_config(config, self.params, isinstance(self.recipe.objective.reads, Jumps))
 
+    def continuing(self) -> "Trained":
+        """The run as it continues known frames of a clip.
+
+        A run that samples chunk after chunk (`samplers.per_frame`) does so by the sampler of its chunks, in which the
+        known frames take the place of the earlier chunks. Every other run stays as it is.
+        """
+        if not self.sampler.frames:
+            return self
+        sampler = self.config.sample.sampler.sampler.to_dict()
+        return self.changed({"sample.sampler": sampler, "sample.plan": {"name": "plan"}})
+
     def denoise(self, labels: Any) -> Any:
         """The denoiser of these classes, int `[B]`, or conditions, guided as config.sample.guidance says."""
         return run_denoiser.denoiser(self.recipe)(self.params, generate.as_condition(labels))

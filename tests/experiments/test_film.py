@@ -50,6 +50,26 @@ def test_the_frames_between_are_made_along_the_plan_of_the_config(run, monkeypat
     np.testing.assert_array_equal(plans[0].t, repainted.recipe.sampling.plan.t)
 
 
+def test_a_run_that_samples_chunk_after_chunk_takes_the_sampler_of_its_chunks(run, monkeypatch):
+    """As the reports of the video demo do; the plan of its chunks has a time for each frame."""
+
+    def seen(sampler, denoise, schedule, x, plan, keys):
+        calls.append((sampler.frames, plan))
+        return x
+
+    calls = []
+    monkeypatch.setattr(film.samplers, "sample", seen)
+    of_chunks = {
+        "sample.sampler": {"name": "per_frame", "sampler": {"name": "ddim"}},
+        "sample.plan": {"name": "staggered", "frames": 8, "delay": 2, "chunk": 4},
+    }
+    film.film(run.changed(of_chunks), first=4)
+    ((frames, plan),) = calls
+    assert not frames
+    np.testing.assert_allclose(plan.t, [1, 0.5], atol=1e-6)  # two steps, at one time for all frames
+    assert run.continuing() is run  # another run keeps its own
+
+
 def test_clips_that_are_not_finite_are_refused(run, monkeypatch):
     monkeypatch.setattr(film.samplers, "sample", lambda sampler, denoise, schedule, x, plan, keys: x * jnp.nan)
     with pytest.raises(ConfigError, match=r"3 of 3 samples are not finite.*sampler = .'name': 'euler'"):
@@ -126,6 +146,3 @@ def test_frames_that_do_not_fit_are_refused(run):
     ):
         with pytest.raises(ConfigError, match=message):
             film.film(run, **how)
-    per_frame = {"sample.sampler": {"name": "per_frame", "sampler": {"name": "ddim"}}}
-    with pytest.raises(ConfigError, match="sampler except per_frame"):
-        film.film(run.changed({**per_frame, "sample.plan": {"name": "staggered", "frames": 8, "delay": 0}}), first=1)

@@ -210,7 +210,6 @@ def test_mistakes_are_named(tmp_path):
         ({"data.source.side": 16}, r"config\.data\.source\.side = 16, and the judge reads clips of 32"),
         ({"data.source.name": "drawings"}, "'drawings', and the judge reads moving_drawings"),
         ({"sample.guidance.name": "adaptive_projected"}, "'adaptive_projected', .*this needs a plain denoiser"),
-        (FRAMES, "given frames already keep their time"),
     ]:
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict(changes)
