@@ -187,8 +187,10 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
     if loss := loss_report.row(content.get("held_out_loss") or {}):
         yield loss
     model = content.get("model", {})
+    others = dict(_of_other_weights(content))
     for row in report.metric_rows(model):
-        yield (*row, model[row[0]].get("how") or MODEL_METRICS.get(row[0], ""), SPLIT)
+        how = model[row[0]].get("how") or MODEL_METRICS.get(row[0], "")
+        yield (*row, "; ".join(filter(None, (how, others.get(row[0])))), SPLIT)
     for name, part in under_protocols(content):
         how = f"{name}, protocol {part['protocol']}, against {part['reference']}; {part['record']}"
         for row in report.metric_rows(part["figures"]):
@@ -215,9 +217,19 @@ def under_protocols(content: Mapping) -> Iterator[tuple[str, Mapping]]:
 
 
 def _notes(content: Mapping) -> Iterator[tuple[str, str]]:
-    """The warnings about these figures, by network."""
+    """The warnings about these figures, by network or by figure."""
+    yield from _of_other_weights(content)
     for name, part in under_protocols(content):
         yield from ((name, text) for text in part.get("warnings", ()))
+
+
+def _of_other_weights(content: Mapping) -> Iterator[tuple[str, str]]:
+    """The figures of the model that belong to other weights than the samples, each with both weights in words."""
+    samples = figures.checkpoint_of_samples(content)
+    for name, figure in content.get("model", {}).items():
+        step = (figure.get("protocol") or {}).get("step")
+        if step is not None and samples and (samples["weights"], samples["step"]) != ("ema", step):
+            yield name, f"of ema of step {step}, the samples of {samples['weights']} of step {samples['step']}"
 
 
 def said_of_overlap(measured: Mapping) -> str:
@@ -340,8 +352,8 @@ def show(content: dict, folder: str | pathlib.Path, run: str | pathlib.Path = ""
     title = f"{folder}: {content['protocol']['dataset']['name']}, samples against real data"
     cells = ((what, value, beside, records) for what, value, beside, _, records in rows(content))
     report.show(title, ("", "samples", "reference", "records"), cells)
-    for _, text in _notes(content):
-        print(f"note: {text}")
+    for name, text in _notes(content):
+        print(f"note: {name}: {text}")
     print(f"Look at:\n  {folder / 'report.md'}  (figures and how they were measured)")
     for name in PICTURES:
         if (folder / name).is_file():

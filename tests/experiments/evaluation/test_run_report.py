@@ -141,6 +141,29 @@ def test_figures_of_the_model_and_under_protocols_say_how_and_on_which_records()
     assert list(run_report._notes(others)) == [("DINOv2", "few")]
 
 
+@pytest.mark.parametrize(
+    ("weights", "step", "text"),
+    [
+        ("ema", 7, ""),
+        ("ema", 9, "of ema of step 9, the samples of ema of step 7"),
+        ("params", 7, "of ema of step 7, the samples of params of step 7"),
+    ],
+)
+def test_a_figure_of_other_weights_than_the_samples_says_so(weights, step, text, tmp_path, capsys):
+    """In its row, in the notes of report.md, and on the terminal."""
+    sampling = PROTOCOL["sampling"] | {"checkpoint": {"step": 7, "weights": weights}}
+    bits = {"value": 2.5, "samples": 40, "how": "exact", "protocol": {"step": step}}
+    report_of = content() | {"protocol": PROTOCOL | {"sampling": sampling}, "model": {"bits_per_dim": bits}}
+    ((*_, how, _),) = run_report.rows(report_of)
+    run_report.show(report_of, tmp_path)
+    if not text:
+        assert how == "exact" and "note:" not in capsys.readouterr().out
+        return
+    assert how == f"exact; {text}"
+    assert f"- **bits_per_dim**: {text}" in run_report.markdown(report_of, tmp_path)
+    assert f"note: bits_per_dim: {text}" in capsys.readouterr().out
+
+
 def table_of(text):
     """{first cell: second} of the lines of Markdown tables."""
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
