@@ -1,7 +1,6 @@
 """Checks of arguments that would otherwise give wrong results without an error.
 
-The checks read types, dtypes and shapes alone, which are known while JAX traces: they add nothing to a compiled
-program.
+The checks read only types, dtypes and shapes, which are known while JAX traces: they add nothing to a compiled program.
 """
 
 __all__ = [
@@ -88,7 +87,7 @@ def fits(value: Any, kind: Any) -> bool:
 
     Args:
         value: a number, a text, None, or sequences and mappings of such values.
-        kind: a type, a union of types, or `Sequence[...]` of such. An integer is a float too, True is no integer, and
+        kind: a type, a union of types, or `Sequence[...]` of such. An integer is also a float, True is no integer, and
             NaN and infinity are no numbers.
     """
     if isinstance(kind, types.UnionType):

@@ -10,11 +10,11 @@ import numpy as np
 def applied(
     function: Callable[[Any], Any], rows: Any, size: int, done: Callable[[int], None] = lambda done: None
 ) -> Any:
-    """The function's results for all rows; rows of its own fill the last call, so that all calls have one shape.
+    """The function's results for all rows; repeated rows fill the last call, so that all calls have one shape.
 
     Args:
-        function: a pytree of [size, ...] -> a pytree of [size, ...], each row from that row alone; jitted, it is
-            compiled once.
+        function: a pytree of [size, ...] -> a pytree of [size, ...], where a row depends only on that row; jitted, it
+            is compiled once.
         rows: a pytree of arrays [N, ...], of any dtypes.
         size: rows in one call.
         done: called with the count of rows that are done.

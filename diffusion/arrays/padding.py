@@ -36,7 +36,7 @@ def check(real: Any, x: Array | jax.ShapeDtypeStruct) -> None:
 
     Raises:
         TypeError: if it is no array of Bool.
-        ValueError: for another shape, or an example of padding alone, by its number.
+        ValueError: for another shape, or an example that is only padding, by its number.
     """
     if not hasattr(real, "dtype") or real.dtype != bool:
         raise TypeError(f"a mask of what is real must be an array of Bool; got {described(real)}")
@@ -72,9 +72,9 @@ def share(real: Array, x: Array) -> Array:
 
 
 def network(network: Callable[..., Any], real: Array) -> Callable[..., Any]:
-    """A network that receives zeros on padding, and puts out zeros there: predictions are then zero there too.
+    """A network that receives zeros on padding and returns zeros there, so that predictions are also zero there.
 
-    So a guidance takes norms and angles of an example over its real values.
+    A guidance then computes norms and angles of an example only over its real values.
 
     Args:
         network: (x, clock, condition) -> output.

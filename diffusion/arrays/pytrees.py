@@ -8,7 +8,7 @@ keys.
     network = pytrees.vector_network(network, {"positions": (N, 3), "types": (N, K)})
     made = pytrees.unpack(samplers.sample(...), shape)
 
-A mask of what is real has the shape `[B, D]` too; `mask` makes it of one mask for all leaves, or of one for each.
+A mask of what is real also has the shape `[B, D]`; `mask` makes it of one mask for all leaves, or of one for each.
 """
 
 __all__ = [
@@ -152,7 +152,7 @@ def vector_network(network: Callable[..., Any], shape: Any) -> Callable[..., Any
         (x `[B, D]`, clock `[B]` or `[B, D]`, condition) -> output `[B, D]`; with `features`: (output, features).
 
     Raises:
-        ValueError: when called, if the network puts out another pytree than it receives.
+        ValueError: when called, if the network returns another pytree than it receives.
     """
 
     def vector_network(x: Array, clock: Any, condition: Any, **features: Any) -> Any:

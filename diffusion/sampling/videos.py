@@ -55,7 +55,7 @@ def completing(
         paper: frames without noise as in Ho et al. 2022, "Video Diffusion Models"
 
     Args:
-        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`, or a flow map, which takes s `[B, F]` too.
+        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`, or a flow map, which also takes s `[B, F]`.
         schedule: the process.
         clips: x_0 `[B, F, ...]`; the values of unknown frames are ignored.
         given: Bool `[F]`, True for known frames, see `timesteps.given_pattern`.

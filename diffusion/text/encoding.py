@@ -21,7 +21,7 @@ Network = Callable[[Any, Any], tuple[jax.Array, jax.Array | None]]
 class AlreadyRead(NamedTuple):
     """Texts that have been tokenized before, in place of a tokenizer: `encode` takes their tokens unchanged.
 
-    So a text encoder can be a part of a compiled program, which receives ids and no texts.
+    A text encoder can thus be a part of a compiled program, which receives ids and no texts.
 
     Attributes:
         ids: int [B, N].
@@ -137,7 +137,7 @@ def encode(
     """The embeddings of prompts.
 
     Args:
-        prompts: B texts, which may be "". Negative prompts belong into the same call, since all need one number of
+        prompts: B texts, which may be "". Negative prompts belong in the same call, since all need one number of
             windows.
         encoder: encoder that reads them.
         emphasis: effect of brackets, see `weighting`:

@@ -1,4 +1,4 @@
-"""What stands before and behind the words of a user in the chats of Qwen."""
+"""The texts before and after the words of a user in the chats of Qwen."""
 
 USER = "<|im_start|>user\n"
 """What stands before them."""

@@ -90,7 +90,7 @@ class Tokenizer(NamedTuple):
         end: ids after it.
         pad: id after the end.
         length: number N of ids for each text, with start, end and padding.
-        left: whether padding stands before a text, and not behind it.
+        left: whether padding precedes a text; otherwise it follows the text.
         join: ids -> text, without special tokens and ids that are no token; None where the vocabulary does not
             say how.
     """
@@ -327,7 +327,7 @@ def _tries(expression: str) -> float:
 
 
 def _alternatives(text: str, at: int) -> tuple[float, int]:
-    """The ways of the alternatives that begin at a letter, and the position of the ")" behind them."""
+    """The ways of the alternatives that begin at a letter, and the position of the ")" after them."""
     total, product = 0.0, 1.0
     while at < len(text) and text[at] != ")":
         if text[at] == "|":
@@ -442,7 +442,7 @@ def _from_chat_glm(folder: pathlib.Path, config: Mapping[str, Any], length: int)
 
 
 def _from_bytes(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
-    """ByT5's: the bytes of a text behind three special ids, the padding, the end and one that no text has."""
+    """ByT5's: the bytes of a text after three special ids, the padding, the end and one that no text has."""
     split = lambda text: (
         [byte + OF_BYTES for byte in text.encode()],
         lambda first: text.encode()[first:].decode(errors="ignore"),

@@ -173,8 +173,8 @@ def mag_cache(
             for all positions in order.
 
     Raises:
-        ValueError: if threshold is negative, ratios are missing or not finite, keep is not in [0, 1], or positions lie
-            outside of the full trajectory.
+        ValueError: if threshold or longest is negative, ratios are missing or not finite, keep is not in [0, 1], whole
+            is below 1, or positions lie outside of the full trajectory.
     """
     _check_threshold("mag_cache", threshold)
     if not len(ratios) or not np.all(np.isfinite(ratios)):
