@@ -69,7 +69,11 @@ def _read(packages: tuple[str, ...]) -> Prose:
 
 
 def paragraphs(package: str) -> Iterator[str]:
-    """The folded paragraphs of prose in the documentation strings of a package; nothing of it is imported or run."""
+    """The folded paragraphs of prose in the documentation strings of a package; nothing of it is imported or run.
+
+    Raises:
+        ValueError: if it is not installed as a package.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{package} is not installed as a package. Valid: for example {', '.join(PACKAGES)}")

@@ -101,7 +101,7 @@ def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path,
 
     Args:
         folder: the folder with metadata.csv, see `read_metadata`.
-        name: the name of the dataset: letters, digits and "_".
+        name: the name of the dataset: a lower-case letter, then letters, digits and "_".
         data_dir: the folder of prepared datasets, made if missing.
         side: the side of the squares into which `transforms.decode_square` turns pictures; 0 for pictures that already
             have one size.
@@ -110,8 +110,8 @@ def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path,
         The dataset's folder.
 
     Raises:
-        FileNotFoundError, ValueError: as in `read_metadata`, or a picture cannot be read or is of another size (all
-            such pictures are named).
+        FileNotFoundError, ValueError: as in `read_metadata`; for another name or a negative side; or a picture cannot
+            be read or is of another size (all such pictures are named).
         FileExistsError: there is such a dataset.
     """
     folder = pathlib.Path(folder).expanduser()

@@ -433,7 +433,11 @@ def _packed(example: Any, spec: DataSpec) -> np.ndarray:
 
 
 def positions_of(batch_size: int, positions: Sequence[int] | np.ndarray | None) -> np.ndarray:
-    """Returns the positions as int64 [b], checked."""
+    """Returns the positions as int64 [b], checked.
+
+    Raises:
+        ValueError: for a batch size below 1, or a position that is not in 0..batch_size - 1.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     rows = np.arange(batch_size, dtype=np.int64) if positions is None else np.asarray(positions, np.int64)

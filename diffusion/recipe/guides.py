@@ -131,7 +131,11 @@ class Measured(NamedTuple):
 
 
 def measured(config: Mapping) -> Measured | None:
-    """The measured pictures `config.sample.measurement`; None without an operator."""
+    """The measured pictures `config.sample.measurement`; None without an operator.
+
+    Raises:
+        ConfigError: for a run on latents, or an operator without pictures.
+    """
     settings = config["sample"]["measurement"]
     path = "config.sample.measurement"
     if not settings["operator"].get("name"):

@@ -25,6 +25,9 @@ def build(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
         parts: the builder of the run's parts.
         kind: "objective" or "second player".
         entry: the entry.
+
+    Raises:
+        ConfigError: for a mistake in an entry, or a function that returns no objective.
     """
     path = PATHS[kind]
     settings = plain(entry, path)

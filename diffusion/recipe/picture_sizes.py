@@ -48,7 +48,11 @@ def varied(settings: Mapping) -> tuple[int, int] | tuple[()]:
 
 
 def check_shape(config: Mapping, shape: Any) -> None:
-    """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often."""
+    """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often.
+
+    Raises:
+        ConfigError: naming the field and the shape of the data.
+    """
     if not pytrees.is_shape(tuple(shape)):
         return
     network = names.MODELS.get(config["model"]["name"])

@@ -47,7 +47,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
 
     Raises:
         ConfigError: for a setting that is not known, is out of range, or names what an argument gives already.
-        ValueError: if a part that has no default is missing.
+        ValueError: if a part that has no default is missing, or held-out records are given without data.
     """
     owners = (recipe, *sections.SECTIONS.values())
     left_out = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}

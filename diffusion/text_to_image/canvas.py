@@ -55,7 +55,11 @@ class Canvas(NamedTuple):
         return cls(image, mask)
 
     def size_with(self, margins: tuple[int, int, int, int]) -> tuple[int, int]:
-        """(height, width) of an image with its margins (top, bottom, left, right) in pixels."""
+        """(height, width) of an image with its margins (top, bottom, left, right) in pixels.
+
+        Raises:
+            ValueError: without an image.
+        """
         if self.image is None:
             raise ValueError("margins extend an image; name the image")
         top, bottom, left, right = margins

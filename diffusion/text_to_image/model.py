@@ -167,7 +167,11 @@ class TextToImage:
         return [encoder(name) if name in self.modules else None for name in names]
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """The inputs of its text encoders: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N], ..."""
+        """The inputs of its text encoders: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N], ...
+
+        Raises:
+            ValueError: for a model with networks after its text encoders, whose prompts cannot be read by tokens.
+        """
         entries = {}
 
         if self.kind.prompts.connectors:

@@ -24,7 +24,8 @@ def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | Mixe
             know.
 
     Raises:
-        ValueError: if they do not fit each other, number their classes differently, or the epoch would be too long.
+        ValueError: if there is no source, a weight is missing or not positive, the sources do not fit each other or
+            number their classes differently, or the epoch would be too long.
     """
     if not of or (weights and len(weights) != len(of)) or any(not weight > 0 for weight in weights):
         raise ValueError(

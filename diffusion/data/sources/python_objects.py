@@ -70,7 +70,8 @@ def huggingface(
         viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
-        ValueError: for a column that does not exist, or a stream with labels whose classes are not known.
+        ValueError: for a column that does not exist, a stream with labels whose classes are not known, or a stream of
+            pictures of several sizes.
     """
     dataset = _encoded(dataset)
     features = dataset.features or {}

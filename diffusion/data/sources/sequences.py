@@ -181,7 +181,11 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its example and its condition as arrays or pytrees of arrays; a list of numbers is an array."""
+    """The record with its example and its condition as arrays or pytrees of arrays; a list of numbers is an array.
+
+    Raises:
+        ValueError: for a record that is no mapping.
+    """
     if not isinstance(record, Mapping):
         raise ValueError(f'a record of the data is {limits.kind(record)}. Valid: a mapping, e.g. {{"x": array}}')
     is_leaf = lambda node: not isinstance(node, (Mapping, tuple))

@@ -211,8 +211,9 @@ def series_windows(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no series, a series shorter than a window, infinite values or a column without two
-            different values, if mean and std do not fit its columns, or if no window is left.
+        ValueError: for a number out of range; if the file holds no series, a series shorter than a window, infinite
+            values or a column without two different values, if mean and std do not fit its columns, or if no window is
+            left.
     """
     check_made("these windows", split)
     if length < 2 or stride < 1 or not 0 <= held_out < 1:
@@ -283,7 +284,8 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another kind of file, and for a value that is no number.
+        ValueError: for another kind of file, columns of a file that is no .csv, a file without a series, and a value
+            that is no number or infinite.
     """
     file = pathlib.Path(path).expanduser()
     if not file.exists():

@@ -45,7 +45,8 @@ def instruments(
         shaped: whether clips are flattened by the levels, see `sound.shaping`.
 
     Raises:
-        ValueError: for another split, or sizes that do not fit.
+        ValueError: for another split, sizes out of range or that do not fit, or a vibrato without a form that reads the
+            pitch.
     """
     sequences.check_made("instruments", split, number)
     if sample_rate < 2000:
@@ -96,7 +97,8 @@ def wav_folder(
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it holds no WAV files, or one that does not fit; the message names the file and the remedy.
+        ValueError: for a form that reads the pitch; if the folder holds no WAV files, or one that does not fit; the
+            message names the file and the remedy.
     """
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()

@@ -203,7 +203,11 @@ def mask_sides(shape: tuple[int, ...], example: tuple[int, ...]) -> tuple[int, .
 
 
 def class_of(record: Mapping[str, Any]) -> int:
-    """The class of a record: the entry "label" of the record or of its condition; 0 without a label."""
+    """The class of a record: the entry "label" of the record or of its condition; 0 without a label.
+
+    Raises:
+        ValueError: for a label that is not an integer.
+    """
     condition = record.get("condition")
     inside = condition.get("label", 0) if isinstance(condition, Mapping) else 0
     label = record.get("label", inside)

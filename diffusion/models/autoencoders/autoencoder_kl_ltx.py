@@ -420,7 +420,8 @@ class AutoencoderKLLTX(VideoAutoencoder):
             begin `lag` frames before its own.
 
         Raises:
-            ValueError: for another rank or number of channels, and a time that the decoder does not receive.
+            ValueError: for another rank or number of channels, fewer than two latents on a side of a decoder that
+                mirrors, and a time that the decoder does not receive.
         """
         check_latents(self, z)
         if self.reflects and min(z.shape[2:4]) < 2:

@@ -44,6 +44,9 @@ def draw(moments: Moments, keys: jax.Array) -> jax.Array:
     Returns:
         [B, h, w, D].
 
+    Raises:
+        ValueError: for another number of keys.
+
     Reference: Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, section 2.4.
     """
     mean, log_variance = moments

@@ -64,7 +64,11 @@ def fitted(encoder: nn.Module, picture: np.ndarray) -> np.ndarray:
 
 
 def resized(encoder: nn.Module, images: jax.Array) -> jax.Array:
-    """Square images [B, H, H, 3] in [-1, 1] at the size that an encoder reads, inside a program: Pillow's filter."""
+    """Square images [B, H, H, 3] in [-1, 1] at the size that an encoder reads, inside a program: Pillow's filter.
+
+    Raises:
+        ValueError: for pictures that are not square.
+    """
     reading = _reading(encoder)
     to, shorter = reading.side, reading.shorter or reading.side
     if images.shape[1] != images.shape[2]:

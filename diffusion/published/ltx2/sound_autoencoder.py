@@ -152,14 +152,22 @@ class LTX2SoundAutoencoder(CheckedNetwork):
         return self.latent_channels * self.bands // FACTOR
 
     def encode(self, x: jax.Array) -> Moments:
-        """The posterior of spectrograms [B, T, M, C]: mean and log variance [B, ceil(T / 4), M/4, D], float32."""
+        """The posterior of spectrograms [B, T, M, C]: mean and log variance [B, ceil(T / 4), M/4, D], float32.
+
+        Raises:
+            ValueError: for another number of bands or channels.
+        """
         if x.ndim != 4 or x.shape[2:] != (self.bands, self.channels):
             raise ValueError(f"spectrograms must be [B, T, {self.bands}, {self.channels}]; got {x.shape}")
         mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """The spectrograms [B, 4 L - 3, M, C] of latents [B, L, M/4, D], float32."""
+        """The spectrograms [B, 4 L - 3, M, C] of latents [B, L, M/4, D], float32.
+
+        Raises:
+            ValueError: for another number of bands or channels.
+        """
         if z.ndim != 4 or z.shape[2:] != (self.bands // FACTOR, self.latent_channels):
             raise ValueError(
                 f"latents of sounds must be [B, L, {self.bands // FACTOR}, {self.latent_channels}]; got {z.shape}"

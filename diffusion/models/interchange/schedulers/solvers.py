@@ -183,7 +183,11 @@ SOLVERS = {
 
 
 def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) -> np.ndarray:
-    """`[steps]` decreasing indices in 0 .. T - 1; all are whole numbers except with the spacing "linspace"."""
+    """`[steps]` decreasing indices in 0 .. T - 1; all are whole numbers except with the spacing "linspace".
+
+    Raises:
+        ValueError: for an offset that leads beyond the steps of the process.
+    """
     if spacing == "trailing":
         return np.round(T - np.arange(steps) * T / steps) - 1
     count = steps + beyond
@@ -199,6 +203,9 @@ def lcm_indices(steps: int, original: int, T: int, share: float = 1.0) -> np.nda
     """`[steps]` indices, evenly spaced among the `original` ones that the student learned from.
 
     With a share below 1, they are spaced among the last ones, which are this share of the `original` ones.
+
+    Raises:
+        ValueError: for a number of steps out of range, or more of them than the share leaves.
     """
     if not 1 <= original <= T:
         raise ValueError(f"original_inference_steps = {original!r} must be in 1 .. {T}, the steps of the process")
