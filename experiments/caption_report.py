@@ -40,7 +40,6 @@ from diffusion.experiments.evaluation.real_images import captioned
 from diffusion.experiments.evaluation.sample_metrics import FULL, distance
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text.model import load
-from diffusion.io import json_files
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
 from diffusion.recipe import ConfigError
@@ -127,7 +126,6 @@ def run(
         "pictures_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
         **report.software(),
     }
-    content = json_files.plain({"figures": figures, "protocol": protocol})
     out.mkdir(parents=True, exist_ok=True)
     some = np.random.default_rng(SEED + 1).permutation(len(texts))[:48]
     captions = [texts[row] for row in some]
@@ -135,8 +133,7 @@ def run(
     right = [texts[best] == caption for best, caption in zip(nearest, captions)]
     plots.captioned(images[some], captions, right, out / "requested.png")
     plots.captioned(real.images[rows[some]], captions, [True] * len(some), out / "real.png")
-    report.write(out, content, markdown(content, out))
-    return content
+    return report.write(out, {"figures": figures, "protocol": protocol}, lambda content: markdown(content, out))
 
 
 def markdown(content: dict, folder: pathlib.Path) -> str:

@@ -42,7 +42,6 @@ from diffusion.data.shapes.drawing import SIDE
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
-from diffusion.io import json_files
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
@@ -102,9 +101,7 @@ def run(
         tiles = [mixed[name] for name in ("references", "images", "none")]
         _draw(tiles, names, mixed["prompts"], out / "reference_with_prompt.png")
     protocol = {"runs": steps, **settings._asdict(), "seeds": "0..", **report.software()}
-    content = json_files.plain({"figures": figures, "protocol": protocol})
-    report.write(out, content, markdown(content, out))
-    return content
+    return report.write(out, {"figures": figures, "protocol": protocol}, lambda content: markdown(content, out))
 
 
 def _arranged(run: str) -> tuple[str, tuple[float, ...]]:

@@ -202,7 +202,7 @@ def run(
         figures = read(asked, shown[name])
         content["rows"][name] = {"training": training, "picture": picture, **figures}
         print(name, {by: f"{share['share']:.1%}" for by, share in figures["count"].items()}, flush=True)
-        report.write(out, json_files.plain(content), markdown(content))
+        report.write(out, content, markdown)
     draw(asked, shown, out / "pictures.png")
     return json_files.plain(content)
 

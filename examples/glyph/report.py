@@ -43,7 +43,6 @@ from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import model as model_folder
-from diffusion.io import json_files
 from diffusion.metrics import attribute_reader
 from diffusion.recipe import ConfigError
 from diffusion.recipe.parts import Resolver
@@ -155,9 +154,8 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
     real = glyph_metrics.real_figures(reader, requested, known, coded, factor)
     figures = {"models": rows, "real": real}
     settings = {"prompts": number, "captions": number, "seeds": "0..", "judge": judge.name()}
-    content = json_files.plain({"figures": figures, "protocol": {**protocol, **settings, **report.software()}})
-    report.write(out, content, markdown(content))
-    return content
+    content = {"figures": figures, "protocol": {**protocol, **settings, **report.software()}}
+    return report.write(out, content, markdown)
 
 
 def maker(taught: Taught, batch_size: int) -> Callable[[Sequence[Scene | str], Sequence[int]], np.ndarray]:

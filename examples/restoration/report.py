@@ -44,7 +44,6 @@ from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
 from diffusion.guidance import measurements
-from diffusion.io import json_files
 from diffusion.metrics import credible_intervals, reconstruction_error, vector_distances
 from diffusion.models import interchange
 from diffusion.objectives.autoencoder_terms import perceptual_distance
@@ -307,8 +306,7 @@ def main(argv: list[str]) -> None:
     draw(lines, out / "samples.png")
     protocol = {name: getattr(values, name) for name in ("model", "steps", "number", "draws", "points")} | software
     exactly = posteriors(values.steps, values.points)
-    content = json_files.plain({"posteriors": exactly, "pictures": figures, "protocol": protocol})
-    report.write(out, content, markdown(content))
+    report.write(out, {"posteriors": exactly, "pictures": figures, "protocol": protocol}, markdown)
     print(f"{out}/report.md and samples.png")
 
 

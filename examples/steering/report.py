@@ -27,7 +27,7 @@ from typing import Any
 
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import json_files, opener
+from diffusion.io import opener
 from examples.steering import constants, equal_evaluations
 
 TITLE = "Steering at equal compute"
@@ -93,8 +93,7 @@ def main(argv: list[str]) -> None:
     protocol = {name: getattr(values, name) for name in ("density_evaluations", "most", "number")} | software
     table = constants.table(values.density_evaluations, known.get("constants"))
     commit = known.get("protocol", {}).get("git_commit", "")
-    content = json_files.plain({"rewards": curves, "constants": table, "protocol": protocol, "known": commit})
-    report.write(out, content, markdown(content))
+    report.write(out, {"rewards": curves, "constants": table, "protocol": protocol, "known": commit}, markdown)
     print(f"{out}/report.md and rewards.png")
 
 

@@ -160,7 +160,7 @@ def main(argv: list[str]) -> None:
     content, shown = measured(out)
     rows = np.concatenate([pictures(x[:SHOWN]) for x in shown.values()])
     plots.sample_grid(rows, np.repeat(np.arange(len(shown)), SHOWN), out / "digits.png", SHOWN, list(shown))
-    report.write(out, content, markdown(content))
+    report.write(out, content, markdown)
     print(f"{out}/report.md and digits.png")
 
 

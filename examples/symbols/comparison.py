@@ -210,7 +210,7 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     content = measured(out)
     draw(content, out / "symbols.png")
-    report.write(out, content, markdown(content))
+    report.write(out, content, markdown)
     print(f"{out}/report.md and symbols.png")
 
 

@@ -215,7 +215,7 @@ def main(argv: list[str]) -> None:
     content, shown = measured(out)
     rows = np.concatenate([images[:SHOWN] for images in shown.values()])
     plots.sample_grid(rows, np.repeat(np.arange(len(shown)), SHOWN), out / "drawings.png", SHOWN, list(shown))
-    report.write(out, content, markdown(content))
+    report.write(out, content, markdown)
     print(f"{out}/report.md and drawings.png")
 
 

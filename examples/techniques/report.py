@@ -98,7 +98,7 @@ def run(
             {entry: getattr(row, entry) for entry in ENTRIES} | {"protocol": protocol}
         )
         content["rows"] = {one: content["rows"][one] for one in order(content["rows"])}
-        report.write(out, content, markdown(content))
+        report.write(out, content, markdown)
         print(name, *figures(content["rows"][name]), sep="\n  ", flush=True)
     return content
 

@@ -52,7 +52,6 @@ from diffusion.data import shapes
 from diffusion.experiments.evaluation import plots, real_images, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
-from diffusion.io import json_files
 from diffusion.metrics import neighbours
 from diffusion.recipe import ConfigError, unknown
 from diffusion.text_to_image import model_index
@@ -150,9 +149,8 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep, 20000.. of GenEval's questions",
         **report.software(),
     }
-    content = json_files.plain({"figures": figures, "protocol": protocol})
-    report.write(out, content, shapes_report.markdown(content, out))
-    return content
+    content = {"figures": figures, "protocol": protocol}
+    return report.write(out, content, lambda content: shapes_report.markdown(content, out))
 
 
 def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, out: pathlib.Path) -> None:

@@ -43,7 +43,6 @@ from diffusion.data.shapes import drawing, scenes
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
-from diffusion.io import json_files
 from diffusion.text_to_image import model_index
 from examples.text import prompt_metrics, shapes_report
 
@@ -111,9 +110,7 @@ def run(
         plots.captioned(pictures[:SHOWN], texts[:SHOWN], [True] * min(SHOWN, number), out / f"{kind}.png")
         print(kind, {name: f"{share['share']:.1%}" for name, share in figures["templates"][kind].items()}, flush=True)
     protocol = {**description, "number": number, "seeds": FIRST_SEEDS, **how, **report.software()}
-    content = json_files.plain({"figures": figures, "protocol": protocol})
-    report.write(out, content, markdown(content, out))
-    return content
+    return report.write(out, {"figures": figures, "protocol": protocol}, lambda content: markdown(content, out))
 
 
 def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:

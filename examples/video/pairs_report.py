@@ -39,7 +39,6 @@ from diffusion.data.shapes import motions
 from diffusion.data.shapes.motions import Clip
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.io import json_files
 from examples.video import clip_maker, clip_sheets, pair_figures
 from examples.video.pair_figures import ENDLESS, TIMES
 
@@ -150,9 +149,7 @@ def measure(
         "seconds of CPU": round(time.process_time() - began),
         **report.software(),
     }
-    content = json_files.plain({"figures": figures, "protocol": protocol})
-    report.write(out, content, markdown(content, out))
-    return content
+    return report.write(out, {"figures": figures, "protocol": protocol}, lambda content: markdown(content, out))
 
 
 def rows(figures: Mapping[str, Any]) -> list[report.Row]:

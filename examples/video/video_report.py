@@ -30,7 +30,6 @@ import numpy as np
 
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.io import json_files
 from diffusion.training.checkpointing import checkpoints
 from examples.video import clip_judge, clip_maker, clip_sheets, clip_templates, motion_figures
 
@@ -133,9 +132,7 @@ def measure(
         "seconds of CPU": round(time.process_time() - began),
         **report.software(),
     }
-    content = json_files.plain({"figures": figures, "protocol": protocol})
-    report.write(out, content, markdown(content, out))
-    return content
+    return report.write(out, {"figures": figures, "protocol": protocol}, lambda content: markdown(content, out))
 
 
 def rows(parts: Mapping[str, Any]) -> list[report.Row]:

@@ -5,7 +5,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,10 +23,21 @@ Row = tuple[str, str, str]
 """What, its figure, the reference beside it."""
 
 
-def write(folder: pathlib.Path, content: Mapping, markdown: str) -> None:
-    """Writes `content` as report.json, and `markdown` as report.md; each file appears complete or not at all."""
-    json_files.write(folder / "report.json", content)
-    write_text(folder / "report.md", markdown)
+def write(folder: pathlib.Path, content: Mapping, markdown: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+    """Writes a report as report.json and report.md; each file appears complete or not at all.
+
+    Args:
+        folder: the folder of the report.
+        content: the figures and their protocol.
+        markdown: the content as `json_files.plain` has it -> the text of report.md.
+
+    Returns:
+        The content as `json_files.plain` has it.
+    """
+    plain = json_files.plain(content)
+    json_files.write(folder / "report.json", plain)
+    write_text(folder / "report.md", markdown(plain))
+    return plain
 
 
 def software() -> dict[str, Any]:

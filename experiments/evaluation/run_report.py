@@ -131,7 +131,7 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
 
 def write(content: dict, folder: pathlib.Path) -> None:
     """Writes {"figures", "protocol"} from `experiments.evaluate.run` as report.json and report.md."""
-    report.write(folder, content, markdown(content, folder))
+    report.write(folder, content, lambda content: markdown(content, folder))
 
 
 def rows(content: dict) -> Iterator[tuple[str, str, str, str, str]]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import jax
+import numpy as np
 import pytest
 
 from diffusion.experiments.evaluation import report
@@ -16,10 +17,11 @@ def test_a_table_of_markdown():
 
 
 def test_a_report_is_two_files(tmp_path):
-    report.write(tmp_path, {"a": [1]}, "# Title")
-    assert json.loads((tmp_path / "report.json").read_text()) == {"a": [1]}
-    assert (tmp_path / "report.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
-    assert (tmp_path / "report.md").read_text() == "# Title"
+    content = report.write(tmp_path, {"a": (np.float32(1.0),)}, lambda content: f"# {content}")
+    assert content == {"a": [1.0]}
+    assert json.loads((tmp_path / "report.json").read_text()) == {"a": [1.0]}
+    assert (tmp_path / "report.json").read_text() == '{\n  "a": [\n    1.0\n  ]\n}\n'
+    assert (tmp_path / "report.md").read_text() == "# {'a': [1.0]}"
 
 
 @pytest.mark.parametrize(
