@@ -146,6 +146,15 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
         raise MeshError(f"mesh {sizes} cannot be laid out on the torus of these devices: {error}") from error
 
 
+def on_local_devices(params: Any) -> tuple[Any, Mesh | None]:
+    """The parameters on each device of this process, and the mesh over these; for a single device as they are, None."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return params, None
+    mesh = make_mesh({"data": -1}, devices)
+    return jax.device_put(params, NamedSharding(mesh, PartitionSpec())), mesh
+
+
 def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULES, whole: str = WHOLE["all"]) -> Any:
     """Returns the sharding of every leaf, by the first rule whose pattern is found in the leaf's path.
 

@@ -9,12 +9,11 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
 from diffusion import sampling
@@ -139,78 +138,91 @@ def sample_weights(
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with batches_on_disk.held(out) if jax.process_index() == 0 else contextlib.nullcontext():
-        return _sample_weights(recipe, weights, out, labels, watermark, signer, quantised, classes)
+        config = recipe.config
+        params, description = _stored(recipe, weights, watermark, quantised)
+        number = config.sample.number
+        by_records = labels is None  # the conditions are those of the data's first records, in turn
+        labels = generate.conditions_of(recipe, number) if by_records else jax.tree.map(np.asarray, conditioned(labels))
+        seeds = generate.seeds(config, number)
+        params, mesh = sharding.on_local_devices(params)
+        recipe = generate.trained(recipe, params)
+        make = generate.generator(recipe, mesh, watermark)
+        began = time.perf_counter()
+        key = batches_on_disk.key(config, weights.identity, json.dumps(description), labels, seeds)
+        unfinished = out / f".samples-{key}"
+        batch_size = min(config.sample.batch_size, number)
+        share = (jax.process_index(), jax.process_count())
+        make_images = functools.partial(
+            batches_on_disk.images, make.images, params, labels, seeds, batch_size, unfinished, work=make.work
+        )
+        with progress.bar("sampling", number, recipe.unit(of_samples=True), speaks=share[0] == 0) as advance:
+            images = make_images(advance, share)
+        agreement.gather("samples made")  # each process has made its share
+
+        def finish():
+            all_images = images if share[1] == 1 else make_images(lambda done: None)
+            seconds = time.perf_counter() - began
+            work = batches_on_disk.work(unfinished)
+            try:
+                counted = _counted(recipe, make, work)
+            except ValueError as error:
+                batches_on_disk.clear(out)
+                raise ConfigError(str(error)) from error
+            skipped = make.skipped(work)
+            record = _record(recipe, make.nfe, skipped, description)
+            record |= {"conditions": batches_on_disk.digest(labels)} | counted
+            shown = _write(out, recipe, make, params, all_images, labels, by_records, seeds, record, classes)
+            if signer is not None:
+                _sign(shown, signer, record | {"model": weights.model, "weights": description}, params)
+            evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
+            if skipped is not None:
+                evaluations += f" with {100 * skipped:.1f} % of their blocks skipped,"
+            print(
+                f"{number} {'images' if recipe.makes_pictures else 'samples'} in {seconds:.1f} s "
+                f"({number / seconds:.1f} a second, {evaluations} each) from {weights.version}: "
+                f"{', '.join(map(str, shown))}"
+            )
+
+        agreement.first(finish)
+    return pytrees.unpack(images, recipe.examples.structure) if recipe.examples.structure is not None else images
 
 
-def _sample_weights(recipe, weights, out, labels, watermark, signer, quantised, classes) -> Any:
-    """As `sample_weights`, in a folder that is held."""
-    config = recipe.config
+def _stored(recipe: Recipe, weights: Weights, watermark: Watermark | None, quantised: str) -> tuple[Any, dict]:
+    """The parameters in the type in which they are stored, and their description with what the samples carry."""
     params, description = weights.params, dict(weights.description)
     if watermark is not None:
         _check_watermark(watermark, recipe)
         description["watermark"] = watermark.identity
     if quantised:
-        exact_params = params
-        params = storage.quantised(params, quantised)
-        description = {**description, "quantised": quantised}
-        print(f"{quantised}: {storage.stored(exact_params, params)}")
-    number = config.sample.number
-    by_records = labels is None  # the conditions are those of the data's first records, in turn
-    labels = generate.conditions_of(recipe, number) if labels is None else jax.tree.map(np.asarray, conditioned(labels))
-    seeds = generate.seeds(config, number)
-    devices = jax.local_devices()
-    mesh = sharding.make_mesh({"data": -1}, devices) if len(devices) > 1 else None
-    if mesh is not None:
-        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    recipe = generate.trained(recipe, params)
-    make = generate.generator(recipe, mesh, watermark)
-    began = time.perf_counter()
-    key = batches_on_disk.key(config, weights.identity, json.dumps(description), labels, seeds)
-    unfinished = out / f".samples-{key}"
-    batch_size = min(config.sample.batch_size, number)
-    share = (jax.process_index(), jax.process_count())
-    make_images = functools.partial(
-        batches_on_disk.images, make.images, params, labels, seeds, batch_size, unfinished, work=make.work
-    )
-    with progress.bar("sampling", number, recipe.unit(of_samples=True), speaks=share[0] == 0) as advance:
-        images = make_images(advance, share)
-    agreement.gather("samples made")  # each process has made its share
+        params = storage.quantised(weights.params, quantised)
+        description["quantised"] = quantised
+        print(f"{quantised}: {storage.stored(weights.params, params)}")
+    return params, description
 
-    def finish():
-        all_images = images if share[1] == 1 else make_images(lambda done: None)
-        seconds = time.perf_counter() - began
-        work = batches_on_disk.work(unfinished)
-        infinite, costs = int(work[2]), work[:2]
-        skipped = make.skipped(work)
-        record = _record(recipe, make.nfe, skipped, description) | {"conditions": batches_on_disk.digest(labels)}
-        try:
-            if make.nfe is None and costs.any():
-                means = _means_of_driver(recipe, costs / -(-number // batch_size))
-                record[means.title] = means._asdict()
-                print(means.sentence())
-            generate.check_finite(config, number, infinite)
-        except ValueError as error:
-            batches_on_disk.clear(out)
-            raise ConfigError(str(error)) from error
-        if infinite:
-            record["not_finite"] = infinite
-        shown = _write(out, recipe, make, params, all_images, labels, by_records, seeds, record, classes)
-        evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
-        if skipped is not None:
-            evaluations += f" with {100 * skipped:.1f} % of their blocks skipped,"
-        if signer is not None:
-            made_by = record | {"model": weights.model, "weights": record["checkpoint"]}
-            made_by["checkpoint"] = checksum(params)
-            with as_config_errors():
-                for path in (path for path in shown if path.suffix == ".png"):
-                    signer.sign(path, made_by, diffusion.__version__)
-        print(
-            f"{number} {'images' if recipe.makes_pictures else 'samples'} in {seconds:.1f} s ({number / seconds:.1f} a "
-            f"second, {evaluations} each) from {weights.version}: {', '.join(map(str, shown))}"
-        )
 
-    agreement.first(finish)
-    return pytrees.unpack(images, recipe.examples.structure) if recipe.examples.structure is not None else images
+def _counted(recipe: Recipe, make: generate.Generator, work: np.ndarray) -> dict[str, Any]:
+    """The counts of all batches, for samples.json: a driver's numbers, and the samples that are not finite.
+
+    Raises:
+        ValueError: if a number of the driver is not finite, or no sample is.
+    """
+    config, record = recipe.config, {}
+    costs, infinite = work[:2], int(work[2])
+    if make.nfe is None and costs.any():
+        batch_size = min(config.sample.batch_size, config.sample.number)
+        means = _means_of_driver(recipe, costs / -(-config.sample.number // batch_size))
+        record[means.title] = means._asdict()
+        print(means.sentence())
+    generate.check_finite(config, config.sample.number, infinite)
+    return record | ({"not_finite": infinite} if infinite else {})
+
+
+def _sign(shown: Sequence[pathlib.Path], signer: Signer, made_by: Mapping[str, Any], params: Any) -> None:
+    """Signs the PNG files among those that show the samples."""
+    made_by = {**made_by, "checkpoint": checksum(params)}
+    with as_config_errors():
+        for path in (path for path in shown if path.suffix == ".png"):
+            signer.sign(path, made_by, diffusion.__version__)
 
 
 def _means_of_driver(recipe: Recipe, means: np.ndarray) -> Any:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion.experiments.evaluation import comparison, records
 from diffusion.experiments.evaluation.comparison import Request
@@ -217,10 +216,7 @@ def _samples(
     if _key_of_samples(out) == key:
         advance(number)
         return key
-    devices = jax.local_devices()
-    mesh = sharding.make_mesh({"data": -1}, devices) if len(devices) > 1 else None
-    if mesh is not None:
-        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    params, mesh = sharding.on_local_devices(params)
     make = generate.generator(recipe, mesh)
     with progress.bar("sampling", number, "images") as show:
 
