@@ -1,7 +1,7 @@
 """Mistakes in the flags of a command, each in one sentence; errors of absl, ml_collections and recipes among them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -55,14 +55,19 @@ def as_config_error(error: Exception, argv: list[str], recipe: str | None, comma
     if isinstance(error, flags.Error):
         return _unreadable(error, recipe)
     if isinstance(error, (AttributeError, KeyError)):
-        gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
-        said = ". ".join(str(error.args[0] if error.args else error).splitlines())
-        end = "" if f"{said}{gone}".endswith(("?", ".")) else "."
-        return ConfigError(
-            f"a --config.FIELD does not exist: {said}{gone}{end} To add a nested entry, set it whole, e.g. "
-            """--config.objective.coupling='{"name": "optimal_transport"}'."""
-        )
+        return ConfigError(f"a --config.FIELD does not exist: {missing_field(error, argv)}")
     return None
+
+
+def missing_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str:
+    """The words for a field without its section: ml_collections' own, which have the nearest name, and what to do."""
+    gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
+    said = ". ".join(str(error.args[0] if error.args else error).splitlines())
+    end = "" if f"{said}{gone}".endswith(("?", ".")) else "."
+    return (
+        f"{said}{gone}{end} To add a nested entry, set it whole, e.g. "
+        """--config.objective.coupling='{"name": "optimal_transport"}'."""
+    )
 
 
 def _failed_recipe(error: Exception, recipe: str) -> ConfigError | None:

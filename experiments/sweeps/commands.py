@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from diffusion.experiments import config_flag
 from diffusion.experiments.command_words import named
+from diffusion.experiments.flag_errors import missing_field
 from diffusion.io import opener
 from diffusion.package import commands as command_lines
 from diffusion.recipe import ConfigError, checks, extensions, recipes, settings_checks, versions
@@ -140,7 +141,9 @@ def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
             "config", config, flag_values=values, sys_argv=argv, lock_config=False, accept_new_attributes=True
         )
         values(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(f"{shlex.join(words)}: a field does not exist: {missing_field(error, words)}") from error
+    except (flags.Error, TypeError, ValueError) as error:
         raise ConfigError(f"{shlex.join(words)}: {str(error).strip().splitlines()[-1]}") from error
     changed: Any = values["config"].value
     return changed

@@ -155,6 +155,7 @@ def _hold(directory: pathlib.Path, plan: Plan, slot: Slot) -> Job | None:
     if lock is None:
         stack.close()
         return None
+    sweep_folder.end_killed(directory / plan.name)
     now = sweep_folder.logged_status(directory / plan.name, len(plan.commands))
     return Job(plan, slot, stack, lock, now.attempts + 1, now.done)
 

@@ -42,6 +42,7 @@ PLAN = {
     "commands": schema.several(schema.several(WORD, 1, MOST)),
 }
 EVENT = {
+    "time": schema.number(),
     "attempt": schema.integer(),
     "command": schema.integer(),
     "seconds": schema.number(),
@@ -139,6 +140,15 @@ def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:
 def log_event(folder: pathlib.Path, status: str, **details: Any) -> None:
     """Adds a line to a run's sweep.jsonl, with what JSON holds: attempt, command (its index), exit, seconds, reason."""
     append(folder / "sweep.jsonl", {"time": time.time(), "status": status, **details})
+
+
+def end_killed(folder: pathlib.Path) -> None:
+    """Adds the end of an attempt that was killed with its sweep, at its last line of output; nobody holds the run."""
+    log = folder / "output.log"
+    for last in events(folder)[-1:]:
+        if last["status"] == RUNNING and {"attempt", "command", "time"} <= last.keys() and log.exists():
+            seconds = round(max(0.0, log.stat().st_mtime - last["time"]), 3)
+            log_event(folder, STOPPED, **{name: last[name] for name in ("attempt", "command")}, seconds=seconds)
 
 
 def events(folder: pathlib.Path) -> list[dict]:

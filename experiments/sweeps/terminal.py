@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusion.experiments.sweeps.devices import Slot
-from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, STOPPED
 from diffusion.training.runtime import process_memory
 from diffusion.training.runtime.progress import Output, due, duration, held, line
 
@@ -70,7 +70,7 @@ class Display:
         """Shows that a run ended, after how many seconds, why if it failed, and whether it is tried again."""
         self.running.pop(name, None)
         self._repeated.pop(name, None)
-        self._finished += 1
+        self._finished += status != STOPPED
         self.done += status == DONE
         self.failed += status == FAILED and not again
         text = f"{status:<7} {name}  "

@@ -80,6 +80,11 @@ def test_a_value_comes_through_a_command_line_as_it_is(field, value):
     "runs, commands, words",
     [
         ([{"train.stpes": 3}], USUAL, "Did you mean 'steps'"),
+        (
+            [{"trane.steps": 3}],
+            USUAL,
+            ': a field does not exist: \'trane\'. Did you mean "train" instead of "trane"? To',
+        ),
         ([{"schedule.name": "cosin"}], USUAL, "Did you mean 'cosine'"),
         ([{"train.steps": 5}, {"train.steps": 0}], USUAL, "run steps=0: config.train.steps = 0"),
         ([{"train.steps": 40}, {}], USUAL, "runs steps=40 and base have the same config"),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from diffusion.experiments.sweeps import runner, sweep_folder
 from diffusion.experiments.sweeps.devices import Slot
-from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, RUNNING, Plan
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, RUNNING, STOPPED, Plan
 from diffusion.experiments.sweeps.terminal import Display
 from tests.reliability.driver import until
 
@@ -110,6 +110,26 @@ def test_what_is_done_is_not_done_again(tmp_path):
     ended, now, _ = go(tmp_path, plans)
     assert ended == {} and set(now.values()) == {"done"}
     assert all((tmp_path / name / "n").read_text() == "x\n" for name in "abc")
+
+
+@pytest.mark.parametrize("output, seconds", [(1007.5, 7.5), (990.0, 0.0), (None, None)])
+def test_an_attempt_that_was_killed_with_its_sweep_has_the_time_up_to_its_last_output(
+    tmp_path, monkeypatch, output, seconds
+):
+    """In seconds since 1970: it began at 1000, and wrote its last line at `output`, perhaps by another clock."""
+    monkeypatch.setattr(sweep_folder.time, "time", lambda: 1000.0)
+    folder = tmp_path / "a"
+    folder.mkdir()
+    sweep_folder.log_event(folder, RUNNING, attempt=1, command=0)
+    if output is not None:
+        (folder / "output.log").write_text("step=1\n")
+        os.utime(folder / "output.log", (output, output))
+    go(tmp_path, [plan("a", "true")])
+    _, *stopped, running, done = sweep_folder.events(folder)
+    ends = [{name: event[name] for name in ("status", "attempt", "command", "seconds")} for event in stopped]
+    expected = {"status": STOPPED, "attempt": 1, "command": 0, "seconds": seconds}
+    assert ends == ([] if seconds is None else [expected])
+    assert [(event["status"], event["attempt"]) for event in (running, done)] == [(RUNNING, 2), (DONE, 2)]
 
 
 SAVES = 'trap "touch $1/saved; exit 143" TERM; touch "$1/up"; while :; do sleep 0.05; done'

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from diffusion.experiments.sweeps import terminal
 from diffusion.experiments.sweeps.devices import Slot
-from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, STOPPED
 
 SLOT = Slot({"CUDA_VISIBLE_DEVICES": "3"}, frozenset())
 
@@ -52,6 +52,20 @@ def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
     text = out.getvalue()
     assert "1 of 3 done, 0.667 runs/min, ETA 3m00s, memory 5.2 of 8.0 GB" in text
     assert name in text and "0s" in text and "step=200 loss=0.25" in text and "step=100" not in text
+
+
+def test_a_stopped_run_does_not_count_in_the_pace(monkeypatch):
+    """Else a second Ctrl-C would show a sweep that is faster than it is."""
+    clock = iter([100.0, 160.0, 220.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal.process_memory, "machine_memory", lambda: (5_250_000_000, 8_000_000_000))
+    out = io.StringIO()
+    shown = terminal.Display({QUEUED: 3}, Console(file=out, width=200))
+    shown.end("a", STOPPED, 60.0, "")
+    shown.end("b", DONE, 120.0, "")
+    stopped, done = out.getvalue().splitlines()
+    assert stopped == "stopped a  seconds=60 done=0 failed=0 total=3 memory_gb=5.25"
+    assert done == "done    b  seconds=120 done=1 failed=0 total=3 runs_per_minute=0.5 eta_seconds=240 memory_gb=5.25"
 
 
 def test_a_log_has_what_running_runs_say_from_time_to_time(tmp_path, monkeypatch):
