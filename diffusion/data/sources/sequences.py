@@ -26,6 +26,7 @@ from diffusion.data.sources.spec import (
     DamagedRecord,
     DataSpec,
     Leaf,
+    check_not_infinite,
     class_of,
     number_type,
     warn_of_channels_first,
@@ -163,7 +164,9 @@ def caption(record: Mapping[str, Any]) -> str:
 
 
 def check(record: Mapping[str, Any], spec: DataSpec) -> None:
-    """Refuses a record that is not as described. NaN may stand for a value that is missing.
+    """Refuses a record that is not as described, or whose example holds infinity.
+
+    NaN may stand for a value that is missing.
 
     Raises:
         ValueError: the message says what the record has, and what is valid.
@@ -176,6 +179,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
     shape = np.shape(example) if isinstance(example := record[spec.entry], np.ndarray) else pytrees.shapes_of(example)
     if shape != spec.shape:
         raise ValueError(f"its example has the shape {shape}, but the first one has {spec.shape}")
+    check_not_infinite(example)
     if spec.num_classes and not 0 <= class_of(record) < spec.num_classes:
         raise ValueError(f"its label is {class_of(record)}. Valid: 0 to {spec.num_classes - 1}")
 

@@ -275,9 +275,18 @@ def check_finite(example: Any) -> None:
     Raises:
         ValueError: for a NaN or infinity, which the message states.
     """
+    _refuse_where(lambda leaf: ~np.isfinite(leaf), example)
+
+
+def check_not_infinite(example: Any) -> None:
+    """As `check_finite`, but NaN may stand for a value that is missing."""
+    _refuse_where(np.isinf, example)
+
+
+def _refuse_where(refuses: Callable[[np.ndarray], np.ndarray], example: Any) -> None:
     for leaf in jax.tree.leaves(example):
-        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-            raise ValueError(f"its example holds {leaf[~np.isfinite(leaf)][0]}")
+        if leaf.dtype.kind == "f" and (refused := refuses(leaf)).any():
+            raise ValueError(f"its example holds {leaf[refused][0]}")
 
 
 def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | DamagedRecord:

@@ -122,6 +122,18 @@ def test_mixed_sizes_are_named(tmp_path, monkeypatch, name):
         all_of(opened(name, tmp_path / "data"))
 
 
+@pytest.mark.parametrize("name", ["sequence", "iterable"])
+@pytest.mark.parametrize("value", [-np.inf, np.inf])
+def test_a_python_record_with_infinity_is_named(name, value):
+    """NaN stands for a value that is missing, as in a series with gaps."""
+    records = [{"x": {"at": np.full(2, k, np.float32), "charge": np.float32([0.5])}} for k in range(6)]
+    records[2]["x"]["at"][0] = np.nan
+    records[3]["x"]["at"][1] = value
+    source = python_objects.source_of(records if name == "sequence" else lambda: iter(records))
+    with pytest.raises(DamagedRecord, match=rf"{PLACES[name]} cannot be used: its example holds {value}\."):
+        all_of(source)
+
+
 @pytest.mark.parametrize(
     "name", ["picture_folder", "class_folders", "tar_shards", "parquet", "arrays", "array_records"]
 )
