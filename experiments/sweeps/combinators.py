@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.arrays import arguments
 from diffusion.experiments.sweeps.distributions import Distribution
 from diffusion.recipe import ConfigError
 from diffusion.recipe.values import config_hash
@@ -100,9 +101,9 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
     Raises:
         SweepError: if n < 1, there is no field, or a run comes twice.
     """
-    if n < 1 or not space:
-        raise SweepError(f"sample: n = {n} runs of {len(space)} fields. Valid: at least one run and one field.")
-    if not isinstance(seed, int) or seed < 0:
+    if not arguments.fits(n, int) or n < 1 or not space:
+        raise SweepError(f"sample: n = {n!r} runs of {len(space)} fields. Valid: at least one run and one field.")
+    if not arguments.fits(seed, int) or seed < 0:
         raise SweepError(f"sample: seed = {seed!r}. Valid: an integer, at least 0.")
     draws = {field: np.random.default_rng([seed, zlib.crc32(field.encode())]).random(n) for field in space}
     runs = [{field: space[field](float(draws[field][i])) for field in space} for i in range(n)]

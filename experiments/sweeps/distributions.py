@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from diffusion.arrays import arguments
 from diffusion.recipe import ConfigError
 
 Distribution = Callable[[float], Any]
@@ -27,7 +28,7 @@ def log_uniform(low: float, high: float) -> Distribution:
 
 def integers(low: int, high: int) -> Distribution:
     """Each integer from low to high, both included, as often as any other."""
-    valid = isinstance(low, int) and isinstance(high, int) and low <= high
+    valid = arguments.fits(low, int) and arguments.fits(high, int) and low <= high
     _require(valid, f"integers({low}, {high})", "two integers, low <= high")
     return lambda u: low + int(u * (high - low + 1))
 

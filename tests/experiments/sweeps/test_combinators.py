@@ -62,6 +62,8 @@ def test_zip_pairs_runs_and_is_associative():
         (lambda: together(each("a", (1, 2)), each("b", (1,))), "lists of 2, 1 runs"),
         (lambda: together(), "no runs"),
         (lambda: sample(0, 0, {"a": distributions.uniform(0, 1)}), "n = 0"),
+        (lambda: sample(True, 0, {"a": distributions.uniform(0, 1)}), "n = True"),
+        (lambda: sample(3, True, {"a": distributions.uniform(0, 1)}), "seed = True"),
         (lambda: sample(3, -1, {"a": distributions.uniform(0, 1)}), "seed = -1"),
         (lambda: product(each("a", (1,)), each("a", (2,))), "a is set twice"),
         (lambda: together(each("a", (1,)), each("a", (2,))), "a is set twice"),
@@ -70,6 +72,7 @@ def test_zip_pairs_runs_and_is_associative():
         (lambda: distributions.uniform(1, 1), "low < high"),
         (lambda: distributions.log_uniform(0, 1), "0 < low"),
         (lambda: distributions.integers(0, 1.5), "integers"),
+        (lambda: distributions.integers(False, 3), "integers(False, 3)"),
         (lambda: distributions.choice([]), "at least one value"),
     ],
 )
