@@ -5,7 +5,7 @@ or server that does not answer, and full memory show nothing about the file: it 
 written again or left out.
 """
 
-__all__ = ["Unreadable", "full_disk", "is_machine_failure"]
+__all__ = ["Unreadable", "full_disk", "is_machine_failure", "no_room"]
 
 import errno
 import os
@@ -52,6 +52,14 @@ def full_disk(error: OSError) -> str | None:
     if error.errno in FULL:
         return os.strerror(error.errno)
     return os.strerror(errno.ENOSPC) if SHORT.fullmatch(str(error)) else None
+
+
+def no_room(path: str | os.PathLike, why: str) -> OSError:
+    """The error for a file that the disk has no room for; `why` is that of `full_disk`."""
+    return OSError(
+        f"{os.fspath(path)} cannot be written: {why}. Make room on the disk, then run the same command again: a run "
+        "goes on from its last checkpoint."
+    )
 
 
 def _is_machine_error(error: BaseException) -> bool:

@@ -80,9 +80,7 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # closing writes what is left in the buffer
                 file.close()
-            raise OSError(
-                f"{path} cannot be written: {why}. Make room on the disk, then run the same command again."
-            ) from error
+            raise failures.no_room(path, why) from error
 
 
 def _alone(path: str, flags: int) -> int:

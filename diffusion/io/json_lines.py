@@ -1,11 +1,12 @@
 """Files of one JSON object a line, which a crash or a second writer leaves whole up to a torn last line."""
 
+import errno
 import json
 import os
 import pathlib
 from collections.abc import Mapping
 
-from diffusion.io import files, limits, opener
+from diffusion.io import failures, files, limits, opener
 
 
 def append(path: pathlib.Path, row: Mapping) -> None:
@@ -16,12 +17,12 @@ def append(path: pathlib.Path, row: Mapping) -> None:
         written = os.write(descriptor, line)
         if written != len(line):  # the next line must not stick to a part of this one
             os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR) - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}.") from error
+        why = failures.full_disk(error)
+        raise failures.no_room(path, why) if why else OSError(f"{path} cannot be written: {error.strerror}.") from error
     finally:
         os.close(descriptor)
-    if written != len(line):
-        raise OSError(f"{path}: a line could not be written, because the disk is full.")
 
 
 def rows(path: pathlib.Path, followed: bool = False) -> list[dict]:

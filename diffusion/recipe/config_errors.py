@@ -22,8 +22,13 @@ def as_config_errors() -> Iterator[None]:
 
 def spoken(error: Exception) -> str:
     """The message of an error; for an error of the operating system, a sentence that begins with the path."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename} cannot be used ({error.strerror}). Name another path."
+    if isinstance(error, OSError):
+        from diffusion.io import failures  # which imports JAX; a command that starts does not wait for it
+
+        if why := failures.full_disk(error):
+            return str(failures.no_room(error.filename or "a file", why))
+        if error.filename is not None and error.strerror:
+            return f"{error.filename} cannot be used ({error.strerror}). Name another path."
     return str(error)
 
 

@@ -16,6 +16,7 @@ from diffusion.experiments.sweeps import sweep_folder
 from diffusion.experiments.sweeps.sweep_folder import DONE
 from diffusion.io import failures, files, json_lines
 from diffusion.metrics import attribute_reader, classifier, statistics
+from diffusion.recipe.config_errors import spoken
 from tests import rights
 
 OF_THE_MACHINE = [
@@ -39,6 +40,17 @@ OF_THE_FILE = [
     RuntimeError("Invalid Riegeli/records file: chunk boundary is 131072"),
     RuntimeError("open() failed: No such file or directory; opening a.array_record"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_said_with_what_to_do(tmp_path, code):
+    """As from `open` or `mkdir`, which name their path."""
+    end = "Make room on the disk, then run the same command again: a run goes on from its last checkpoint."
+    assert spoken(OSError(code, os.strerror(code), "runs/a")) == f"runs/a cannot be written: {os.strerror(code)}. {end}"
+    assert (
+        spoken(OSError(errno.EACCES, "Permission denied", "a"))
+        == "a cannot be used (Permission denied). Name another path."
+    )
 
 
 @pytest.mark.parametrize("error", OF_THE_MACHINE, ids=repr)
