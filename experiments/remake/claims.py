@@ -38,6 +38,7 @@ class Remake(NamedTuple):
         measure: (part, quick) -> {figure: value}. A quick measurement shows that the code runs, and gives no verdict.
             Values that the paper does not print, and arrays, are for the picture.
         minutes: the time of all parts on two cores, in minutes.
+        cores: number of cores, 1 or 2, on which the record's parts were measured.
         unstated: the choices that the paper does not state, and what was chosen.
         differs: explanation of the figures that lie outside; "" where none does.
         left_out: the further content of the table or figure, and why it is not measured; "" where nothing is.
@@ -55,6 +56,7 @@ class Remake(NamedTuple):
     parts: Sequence[str]
     measure: Callable[[str, bool], Mapping[str, Any]]
     minutes: float
+    cores: int = 2
     unstated: Sequence[str] = ()
     differs: str = ""
     left_out: str = ""

@@ -27,7 +27,7 @@ BINS = 32
 LSD, PSD_UNIFORM, PSD_MIDPOINT, ESD = "LSD", "PSD, uniform", "PSD, midpoint", "ESD"
 JUMPS = (1, 2, 4, 8, 16)
 VALUE = "{}, seed {}, {} steps: KL"
-BETTER = "LSD: smaller KL than {} with {} steps (1: yes)"
+BETTER = "LSD: smaller KL than {}, steps: {} (1: yes)"
 
 Map = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """v: (s `[B, 1]`, t `[B, 1]`, x `[B, 2]`) -> the mean velocity `[B, 2]` from s to t."""

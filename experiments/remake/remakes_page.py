@@ -36,6 +36,7 @@ also shows the figures that lie outside, with their distance in combined standar
 table tests statements of a paper, 1 means that the statement holds. `diffusion remake --page=docs/remakes.md` writes
 this page from the records in `docs/remakes/`.
 """
+CORES = {1: "one core", 2: "two cores"}
 
 
 def verdict_text(figure: Mapping[str, Any]) -> str:
@@ -93,7 +94,7 @@ def _section(remake: Remake, record: Mapping[str, Any]) -> str:
     facts = [
         f"- Paper: {remake.paper}; {remake.place}. We read the values in {remake.source}.",
         f"- `diffusion remake {remake.name} --workdir=runs/remake/{remake.name}`: "
-        f"{progress.duration(record['seconds'])} on two cores, at commit {commit}.",
+        f"{progress.duration(record['seconds'])} on {CORES[remake.cores]}, at commit {commit}.",
         *(f"- Not stated in the paper: {text}" for text in remake.unstated),
         *([f"- What differs: {remake.differs}"] if remake.differs else []),
         *([f"- Left out: {remake.left_out}"] if remake.left_out else []),
