@@ -27,6 +27,8 @@ class Protocol(NamedTuple):
         notes: other differences between its code and ours.
         source: the publication or code that defines it.
         measures: the figures that are measured where none is named; () for the command's own choice.
+        equal_rows: whether precision, recall, density and coverage are of equally many images of both sets; False where
+            the protocol's own code takes all of both.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Protocol(NamedTuple):
     notes: str
     source: str
     measures: tuple[str, ...] = ()
+    equal_rows: bool = True
 
 
 def _clip(x: np.ndarray) -> np.ndarray:
@@ -81,6 +84,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "against the 10,000 images that the reference file holds, in half precision where that does not overflow. "
             "IS over consecutive splits of 5,000, without the bias of the last layer.",
             "openai/guided-diffusion, evaluations/evaluator.py",
+            equal_rows=False,
         ),
         Protocol(
             "edm",
@@ -119,6 +123,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "IS over 10 splits of shuffled images, without the bias of the last layer; KID over 100 subsets of 1,000. "
             "Both shuffle with another generator than ours.",
             "toshas/torch-fidelity, torch_fidelity/feature_extractor_inceptionv3.py",
+            equal_rows=False,
         ),
         Protocol(
             "mind",

@@ -45,6 +45,7 @@ class Space(NamedTuple):
         edm2: the name of the Frechet distance in it in EDM2's tools; "" if they do not know it.
         frechet: the name of the Frechet distance in it in the literature.
         usual: number of samples of published figures; 0 where none is usual.
+        equal_rows: whether precision, recall, density and coverage are of equally many rows of both sets; else of all.
     """
 
     extract: Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -58,6 +59,7 @@ class Space(NamedTuple):
     edm2: str = ""
     frechet: str = "fd"
     usual: int = 0
+    equal_rows: bool = True
 
     @property
     def name(self) -> str:
@@ -106,7 +108,8 @@ def inception_space(net: inception.Inception, protocol: protocols.Protocol, taps
     prepare = functools.partial(protocols.preprocess, protocol)
     extract = lambda images: inception.extract(net.params, images, taps, prepare)
     identity = {"weights": net.digest, "resize": protocol.resize, "scaling": protocol.scaling, "size": inception.SIZE}
-    return Space(extract, tuple(taps), "2048", protocol.rounding, identity, edm2="fid", frechet="fid", usual=50_000)
+    facts = {"edm2": "fid", "frechet": "fid", "usual": 50_000, "equal_rows": protocol.equal_rows}
+    return Space(extract, tuple(taps), "2048", protocol.rounding, identity, **facts)
 
 
 def function_space(extractor: features.Extractor, rounding: str = protocols.PROTOCOLS["edm"].rounding) -> Space:

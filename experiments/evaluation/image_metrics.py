@@ -141,17 +141,18 @@ def monge(sets: FeatureSets) -> dict:
 
 
 def pr(sets: FeatureSets) -> dict:
-    """Precision and recall of equally many rows, with k = 3 or the k of the space."""
+    """Precision and recall, with k = 3 or the k of the space; of equally many rows, or of all as the space says."""
     return _overlap(sets, ("precision", "recall"), "manifold_k")
 
 
 def dc(sets: FeatureSets) -> dict:
-    """Density and coverage of equally many rows, with k = 5."""
+    """Density and coverage with k = 5, of the same rows."""
     return _overlap(sets, ("density", "coverage"), "density_k")
 
 
 def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
-    rows = _equal(sets, sets.space.main, sets.space.overlap_rows)
+    tap = sets.space.main
+    rows = _equal(sets, tap, sets.space.overlap_rows) if sets.space.equal_rows else _rows(sets, tap)
     overlap = manifold.overlap(*rows, manifold_k=sets.space.neighbours)
     return {
         name: {

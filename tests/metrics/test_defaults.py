@@ -65,7 +65,7 @@ DEFAULTS = [
     (mind.mind, {"directions": 1000, "seed": 0}),  # Berthet et al. 2026
     (permutation.p_value, {"paired": False}),
     (picture_scores.Scorer, {"compiled": True}),
-    (references.Space, {"dimensions": 0, "neighbours": 3, "overlap_rows": 0, "usual": 0}),
+    (references.Space, {"dimensions": 0, "neighbours": 3, "overlap_rows": 0, "usual": 0, "equal_rows": True}),
     (vector_distances.directions, {"seed": 0}),
     (vbench.Dimension, {"least": 0.0, "most": 1.0, "weight": 1.0, "semantic": False}),
     (geneval.Clause, {"colour": "", "relation": "", "target": 0}),

@@ -20,7 +20,7 @@ def gathered(rows, count=None, moments=None):
 
 
 def space(main="a", **changes):
-    fields = {"main": main, "frechet": "fd", "neighbours": 3, "overlap_rows": 0, "name": "made"}
+    fields = {"main": main, "frechet": "fd", "neighbours": 3, "overlap_rows": 0, "equal_rows": True, "name": "made"}
     return types.SimpleNamespace(**{**fields, **changes})
 
 
@@ -88,6 +88,21 @@ def test_precision_density_and_their_neighbours():
     assert {figure["k"] for figure in image_metrics.pr(sets(60, 60, neighbours=4)).values()} == {4}
     few = image_metrics.pr(sets(60, 60, overlap_rows=20))["precision"]
     assert few["samples"] == few["reference"] == 20
+
+
+def test_precision_and_recall_are_of_all_rows_where_the_protocol_s_code_takes_all():
+    """ADM and torch-fidelity compare all samples with all images of the reference, 50,000 with 10,000 in papers."""
+    both = sets(60, 25, equal_rows=False)
+    x, y = both.samples.rows["a"], both.reference.rows["a"]
+    distances = lambda a, b: np.linalg.norm(a[:, None] - b[None], axis=2)
+    radii = lambda rows: np.sort(distances(rows, rows), axis=1)[:, 3]  # its own distance of 0 is the first
+    precision = (distances(x, y) <= radii(y)).any(1).mean()
+    recall = (distances(x, y) <= radii(x)[:, None]).any(0).mean()
+    figures = image_metrics.pr(both)
+    assert (figures["precision"]["value"], figures["recall"]["value"]) == pytest.approx((precision, recall))
+    assert all((figure["samples"], figure["reference"]) == (60, 25) for figure in figures.values())
+    drawn = image_metrics.pr(sets(60, 25))
+    assert all((figure["samples"], figure["reference"]) == (25, 25) for figure in drawn.values())
 
 
 def test_a_share_of_no_or_all_rows_has_an_interval_and_no_error_of_zero():
