@@ -71,7 +71,7 @@ def printable(value: Any, most: int = 300) -> str:
 def statement(about: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a picture's settings that is signed: the model and its checksum, the request, and the sha256 of both.
 
-    The command line, the run folder's path, and the checksums of files and versions are in the last one alone.
+    The command line, the run folder's path, and the checksums of files and versions enter only the last one.
 
     Args:
         about: the settings in the picture's file, as `text_to_image.png.records` makes them, or others. For the model

@@ -15,7 +15,7 @@ WHERE = "Runs and data lie on a local or shared file system (a disk, NFS, Filest
 
 
 def objection(path: str | os.PathLike) -> str | None:
-    """Returns why a folder or file is refused, else None.
+    """Returns why a folder or file is refused, otherwise None.
 
     The address of an object store ("gs://bucket/run") is refused, and a path with letters out of ASCII where the
     locale's file names are not UTF-8: Orbax and TensorStore would write to another folder than Python reads.
@@ -30,7 +30,7 @@ def objection(path: str | os.PathLike) -> str | None:
 
 
 def address(path: str | os.PathLike) -> str | None:
-    """Returns why a word is no path where it is the address of an object store ("gs://bucket/run"), else None."""
+    """Returns why a word is no path where it is the address of an object store ("gs://bucket/run"), otherwise None."""
     scheme = ADDRESS.match(os.fspath(path))
     if not scheme:
         return None

@@ -30,8 +30,8 @@ def rows(path: pathlib.Path, followed: bool = False) -> list[dict]:
 
     Args:
         path: metrics.jsonl or its like; may be missing.
-        followed: whether the next writer may have gone on behind a torn line; a line that is no JSON is then left out
-            wherever it stands.
+        followed: whether the next writer may have gone on after a torn line; a line that is no JSON is then left out
+            wherever it is.
 
     Raises:
         OSError: if a line before the torn one is no JSON object; the message has its number.

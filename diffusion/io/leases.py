@@ -52,7 +52,7 @@ def require_over(
         store: the store.
         holder: the holder that the newest snapshot names.
         token: the token of the local folder that this process has locked; its holder of before is dead.
-        clock: a function that returns the time in seconds, of this machine alone.
+        clock: a function that returns this machine's time in seconds.
         pause: a function that waits for a number of seconds.
 
     Raises:

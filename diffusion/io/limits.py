@@ -1,4 +1,4 @@
-"""What a file from elsewhere may declare: sizes that this machine can hold, names that stay inside their folder.
+"""Limits for files from elsewhere: sizes that this machine can hold, names that stay inside their folder.
 
 Checkpoints, datasets and samples are read without executing anything. A hostile one can still declare more than there
 is (a shape of 10^15, an archive that unpacks without end), or lead elsewhere (a link, a name with ".."). Each reader

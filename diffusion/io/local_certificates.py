@@ -1,4 +1,4 @@
-"""Certificates of one's own to try content credentials with: a root that nobody trusts, and a signer under it."""
+"""Self-made certificates to try content credentials with: a root that nobody trusts, and a signer under it."""
 
 import datetime
 import pathlib
@@ -14,7 +14,7 @@ UNUSED = ("content_commitment", "key_encipherment", "data_encipherment", "key_ag
 
 
 def make(folder: str | pathlib.Path) -> pathlib.Path:
-    """Writes a signer's folder: root.pem, chain.pem, and key.pem, which its owner alone can read.
+    """Writes a signer's folder: root.pem, chain.pem, and key.pem, which only its owner can read.
 
     The root's key is thrown away. The signer's certificate has what C2PA requires: ES256, the key usage "digital
     signature" and the extended usage "email protection". It is valid for 90 days.

@@ -142,7 +142,7 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(width, height) of the picture that `upright` returns, from its header alone.
+    """(width, height) of the picture that `upright` returns, read only from its header.
 
     The pixels of a PNG file are decoded only where data come after them that may turn it.
 
@@ -195,7 +195,7 @@ def require_eight_bits(picture: Image.Image, name: str | pathlib.Path) -> None:
 
 
 def read_with_alpha(path: str | pathlib.Path) -> np.ndarray:
-    """A picture as uint8 [H, W, 4]: its colours, those of transparent pixels too, and its alpha, 255 without one.
+    """A picture as uint8 [H, W, 4]: its colours, also of transparent pixels, and its alpha, 255 without one.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -1,4 +1,4 @@
-"""What the fields of a table from elsewhere may hold: types and ranges, checked before anything is built of them.
+"""Valid values of the fields of a table from elsewhere: types and ranges, checked before anything is built of them.
 
     FIELDS = {"num_train_timesteps": integer(1, 10**5), "shift": number(1e-6, 1e6), "seed": optional(integer())}
     schema.check(FIELDS, opener.read_table(path), str(path))

@@ -112,7 +112,7 @@ class Copy:
 
         Args:
             paths: the files.
-            writer: a word of this process alone, for the names of objects.
+            writer: a word that only this process uses, for the names of objects.
 
         Raises:
             FileNotFoundError: if one of the files is gone; nothing was sent.
@@ -158,7 +158,7 @@ class Copy:
 
         Args:
             snapshot: the snapshot.
-            exactly: whether those that were changed here are stale too.
+            exactly: whether those that were changed here are also stale.
         """
         here = set(self.paths())
         return [

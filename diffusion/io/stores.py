@@ -197,5 +197,5 @@ class Store:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    """What a store says of an object's content: S3's ETag, Google Cloud Storage's generation, else its time."""
+    """What a store says of an object's content: S3's ETag, Google Cloud Storage's generation, otherwise its time."""
     return str(next((info[key] for key in ("ETag", "generation", "etag", "mtime") if info.get(key)), ""))
