@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from diffusion.data import series_masks
+from diffusion.data.sources.spec import Leaf
 from diffusion.io import npy, npz
 from diffusion.recipe import ConfigError, as_config_errors, data
 from diffusion.recipe.recipe import Recipe
@@ -101,6 +102,14 @@ def conditions(text: str, recipe: Recipe) -> Any:
     if not all(fits) or len(lengths) != 1 or not max(lengths):
         shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in arrays)
         raise ConfigError(f"--condition={text} is {shapes}. Valid: {form}.")
+    for leaf, one in zip(arrays, leaves):
+        with np.errstate(invalid="ignore"):
+            changes = leaf != leaf.astype(one.dtype)
+        if one.dtype.kind in "iub" and changes.any():
+            raise ConfigError(
+                f"--condition={text} has the value {leaf[changes][0]} where the data have {one.dtype}. Valid: "
+                + ("0 and 1." if one.dtype == bool else "whole numbers.")
+            )
     if recipe.examples.num_classes and not all(0 <= label < recipe.examples.num_classes for label in rows["label"]):
         raise ConfigError(
             f"--condition={text} has the classes {sorted(set(rows['label'].tolist()))}. Valid: integers in 0 .. "
@@ -110,9 +119,27 @@ def conditions(text: str, recipe: Recipe) -> Any:
         with as_config_errors():
             series_masks.check(rows)
         rows["given"] = np.where(rows["mask"], rows["given"], 0)  # a record may have NaN where values are hidden
-    turns = np.arange(recipe.config.sample.number) % max(lengths)
-    in_turn = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
-    return jax.tree.map(in_turn, rows, null)
+    number = recipe.config.sample.number
+    if number < max(lengths):
+        print(f"--condition: the first {number} of {max(lengths)} conditions are sampled (config.sample.number)")
+    turns = np.arange(number) % max(lengths)
+    are_bytes = _bytes_of_data(recipe) if any(leaf.dtype == np.uint8 for leaf in arrays) else [False] * len(leaves)
+    # The network scales bytes; if the data are numbers, so are the file's bytes.
+    in_turn = [
+        leaf[turns] if leaf.dtype == np.uint8 and scaled else leaf[turns].astype(one.dtype)
+        for leaf, one, scaled in zip(jax.tree.leaves(rows), leaves, are_bytes)
+    ]
+    return structure.unflatten(in_turn)
+
+
+def _bytes_of_data(recipe: Recipe) -> list[bool]:
+    """Whether each entry of the data's conditions is bytes, which stand for [-1, 1]; True where no data are there."""
+    try:
+        condition = data.open_recipe(recipe).spec.condition
+    except ConfigError:  # a published model
+        return [True] * len(jax.tree.leaves(recipe.examples.null))
+    leaves = jax.tree.leaves(condition, is_leaf=lambda node: isinstance(node, Leaf))
+    return [leaf.dtype == "uint8" for leaf in leaves]
 
 
 def _vector(text: str) -> np.ndarray | None:

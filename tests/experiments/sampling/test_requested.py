@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from diffusion.data.sources.spec import Leaf
 from diffusion.experiments.sampling import requested
 from diffusion.recipe import ConfigError
 from diffusion.recipe.sections import sectioned
@@ -23,7 +24,7 @@ def recipe(null, number=3, **facts):
 @pytest.fixture(autouse=True)
 def source(monkeypatch):
     """The source of the data, without captions unless a test adds `condition_of`."""
-    opened = types.SimpleNamespace(spec=types.SimpleNamespace(classes=()))
+    opened = types.SimpleNamespace(spec=types.SimpleNamespace(classes=(), condition=Leaf((2,), "uint8")))
     monkeypatch.setattr(requested.data, "open_recipe", lambda recipe: opened)
     return opened
 
@@ -95,6 +96,23 @@ def test_rows_of_an_array_are_taken_in_turn(tmp_path):
     assert found.dtype == np.uint8  # bytes are scaled by the network
 
 
+def test_bytes_of_a_file_are_numbers_where_the_data_are_numbers(tmp_path, source):
+    """A one-hot vector of bytes was scaled to -1 and -0.99, as if it were pixels."""
+    source.spec.condition = Leaf((2,), "float32")
+    np.save(tmp_path / "rows.npy", np.eye(2, dtype=np.uint8))
+    found = requested.conditions(str(tmp_path / "rows.npy"), recipe(VECTOR, number=2))
+    np.testing.assert_array_equal(found, np.eye(2))
+    assert found.dtype == np.float32
+
+
+def test_conditions_beyond_the_number_of_samples_are_counted_in_words(tmp_path, capsys):
+    np.save(tmp_path / "rows.npy", np.zeros((5, 2)))
+    requested.conditions(str(tmp_path / "rows.npy"), recipe(VECTOR, number=3))
+    assert "the first 3 of 5 conditions are sampled (config.sample.number)" in capsys.readouterr().out
+    requested.conditions(str(tmp_path / "rows.npy"), recipe(VECTOR, number=5))
+    assert not capsys.readouterr().out
+
+
 def test_each_entry_has_an_array_of_its_own(tmp_path):
     label, size = np.array([4, 0]), np.array([[1.0, 2.0], [3.0, 4.0]])
     np.savez(tmp_path / "rows.npz", label=label, size=size, other=size)
@@ -135,6 +153,16 @@ def test_data_without_such_conditions_take_none(null, facts):
             r"has the classes \[0, 5\]\. Valid: .* 0 \.\. 4",
         ),
         ({"label": np.array([-1, 4]), "size": np.zeros((2, 2))}, ENTRIES, r"has the classes \[-1, 4\]"),
+        (
+            {"label": np.array([1, 1.7]), "size": np.zeros((2, 2))},
+            ENTRIES,
+            r"the value 1\.7 where .* int32\. Valid: whole",
+        ),
+        (
+            {"label": np.array([1, np.nan]), "size": np.zeros((2, 2))},
+            ENTRIES,
+            "the value nan where the data have int32",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_does(tmp_path, arrays, null, message):
