@@ -489,6 +489,87 @@ SLIPS = {
         "takes the moments",
     ),
     "prior's schedule": (lambda: samplers.prior(schedules.cosine, KEYS, (2,)), TypeError, CALLED),
+    "raw keys of the prior": (
+        lambda: samplers.prior(FLOW, jax.random.split(jax.random.PRNGKey(0), 3), (2,)),
+        ValueError,
+        r"typed ones `\[3\]`.*split\(jax.random.key\(seed\), 3\)",
+    ),
+    "a sampler's start": (
+        lambda: sample(HEUN._replace(init=lambda x, schedule, plan: x)),
+        TypeError,
+        r"a NamedTuple whose field x is the samples \(4, 2\).*got an array of float32, shape \(4, 2\)",
+    ),
+    "a sampler's step": (
+        lambda: sample(HEUN._replace(step=lambda state, *rest: state.x)),
+        TypeError,
+        r"it received State\(x=\(4, 2\), x0=\(4, 2\)\), and returned an array of float32, shape \(4, 2\)",
+    ),
+    "a step with its noises' axis": (
+        lambda: sample(HEUN._replace(draws=1, step=lambda state, *rest: state._replace(x=state.x + rest[-1]))),
+        TypeError,
+        r"and returned State\(x=\(1, 4, 2\), x0=\(4, 2\)\)",
+    ),
+    "no noises": (lambda: sample(HEUN._replace(draws=None)), ValueError, "draws = None .*Valid: .*0 or more"),
+    "noises of a share": (lambda: sample(HEUN._replace(draws=1.0)), ValueError, "draws = 1.0"),
+    "fewer than no noises": (lambda: sample(HEUN._replace(draws=-1)), ValueError, "draws = -1"),
+    "a hook without a result": (
+        lambda: samplers.sample(HEUN, DENOISE, FLOW, X, PLAN, KEYS, after_step=lambda *rest: None),
+        ValueError,
+        r"after_step must return the samples, of shape \(4, 2\); got a value of type NoneType",
+    ),
+    "a denoiser for branches": (
+        lambda: guidance.classifier_free(DENOISE, 2.0)(X, jnp.ones(4)),
+        TypeError,
+        "got a denoiser, which returns one prediction. Valid: guidance.together",
+    ),
+    "conditions of two structures": (
+        lambda: guidance.together(network, FLOW, V, ({"a": X, "b": X}, {"a": X})),
+        ValueError,
+        "the conditions differ in structure, .*'b'",
+    ),
+    "a measurement's function": (
+        lambda: guidance.proximal(DENOISE, FLOW, measurements.pooled(2).forward, X),
+        TypeError,
+        "measurement must be a Measurement, such as .* got the function forward",
+    ),
+    "a measurement's function, by DDRM": (
+        lambda: steering.ddrm(measurements.pooled(2).forward, X),
+        TypeError,
+        "measurement must be a Measurement",
+    ),
+    "a measurement for its function": (
+        lambda: guidance.gaussian_likelihood(measurements.masked(jnp.array([True, False])), X, 0.1)(X),
+        TypeError,
+        "operator must be a function x0 -> A.* got a value of type Measurement",
+    ),
+    "a drawn measurement": (
+        lambda: steering.gaussian_draw(measurements.masked(jnp.array([True, False])), X[:, :1])(X, 0.1, KEYS),
+        ValueError,
+        r"the measurement y has the shape \(4, 1\), but A x has \(4, 2\)",
+    ),
+    "pixels of a share": (lambda: measurements.pooled(2.5), ValueError, "factor = 2.5 must be an integer"),
+    "a row for a matrix": (lambda: measurements.matrix(np.ones(3)), ValueError, r"the shape \(3,\). Valid: \[M, D\]"),
+    "one prior for all examples": (
+        lambda: likelihood.log_likelihood(
+            DENOISE, FLOW, X, ode.runge_kutta([0.1, 1.0]), likelihood.exact(), log_prior=lambda x: -jnp.sum(x**2)
+        ),
+        ValueError,
+        r"log_prior, one number for each example, must have the shape \(4,\), but has \(\)",
+    ),
+    "one prior for all examples on a manifold": (
+        lambda: manifolds.riemannian_log_likelihood(
+            tangent_field.TangentField(manifolds.euclidean(2), lambda x, t: -x), X, (0.0, 1.0), lambda x: -jnp.sum(x**2)
+        ),
+        ValueError,
+        r"log_prior, one number for each example, must have the shape \(4,\), but has \(\)",
+    ),
+    "one key for probes": (lambda: likelihood.rademacher(KEYS[0], (2,)), ValueError, "probes .* a single key"),
+    "raw keys for probes": (
+        lambda: likelihood.normal(jax.random.split(jax.random.PRNGKey(0), 4), (2,)),
+        ValueError,
+        r"probes need one key for each example: typed ones `\[4\]`",
+    ),
+    "steps of a share": (lambda: likelihood.times(FLOW, 4.5), ValueError, "steps = 4.5: .* an integer number"),
     "prior's keys": (lambda: samplers.prior(FLOW, KEYS[0], (2,)), ValueError, "a single key"),
 }
 
@@ -582,6 +663,12 @@ def test_a_replacement_serves_sdedit_which_makes_its_plan_by_itself():
     hook = editing.replacement(FLOW, PLAN, 3 * X, jnp.array([True, False]))
     edited = editing.sdedit(HEUN, DENOISE, FLOW, X, np.linspace(1, 0, 4), 0.5, KEYS, after_step=hook)
     np.testing.assert_allclose(edited[:, 0], 3, rtol=1e-6)
+
+
+def test_a_half_precision_denoiser_is_read_in_the_type_of_the_samples():
+    half = lambda x, t: parameterizations.Prediction(*(part.astype(jnp.bfloat16) for part in DENOISE(x, t)[:2]))
+    assert jax.eval_shape(lambda: sample(denoise=half)).dtype == jnp.float32
+    assert jax.eval_shape(lambda: sample(samplers.dpmpp_2m(), half)).dtype == jnp.float32
 
 
 def test_what_is_right_passes():

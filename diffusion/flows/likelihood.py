@@ -30,7 +30,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays import padding
-from diffusion.arrays.arguments import require_floats, require_keys
+from diffusion.arrays.arguments import require_floats, require_keys, require_shape
 from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import traced
 from diffusion.flows import probability_flow
@@ -70,11 +70,11 @@ def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> 
             later time, such as 1e-5 with a continuous schedule (Song et al. 2021, appendix D.2).
 
     Raises:
-        ValueError: if steps is not positive, or t_start is outside [t_min, t_max).
+        ValueError: if steps is not a positive integer, or t_start is outside [t_min, t_max).
     """
     check_schedule(schedule)
-    if steps < 1:
-        raise ValueError(f"steps = {steps}: a solver takes at least 1 step")
+    if not steps >= 1 or steps % 1:
+        raise ValueError(f"steps = {steps}: a solver takes an integer number of steps, at least 1")
     t_start = schedule.t_min if t_start is None else t_start
     if not schedule.t_min <= t_start < schedule.t_max:
         raise ValueError(
@@ -82,7 +82,7 @@ def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> 
         )
     with jax.ensure_compile_time_eval():  # the times are concrete values, also inside a compiled function
         first, last = (float(probability_flow.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
-        angles = np.linspace(first ** (1 / 3), last ** (1 / 3), steps + 1) ** 3
+        angles = np.linspace(first ** (1 / 3), last ** (1 / 3), int(steps) + 1) ** 3
         grid = np.array(probability_flow.time(schedule, jnp.asarray(angles)), np.float64)
     grid[0], grid[-1] = t_start, schedule.t_max
     return grid
@@ -119,8 +119,8 @@ def log_likelihood(
         `Likelihood` at solver.start.
 
     Raises:
-        ValueError: if the solver leaves the schedule's range or, without log_prior, ends below t_max, or the mask
-            removes everything.
+        ValueError: if the solver leaves the schedule's range or, without log_prior, ends below t_max, the mask removes
+            everything, or log_prior does not return one number for each example.
     """
     check_schedule(schedule)
     require_floats(x, "x")
@@ -146,7 +146,9 @@ def log_likelihood(
     begin = (x / first, jnp.zeros(x.shape[:1], x.dtype))
     (u, gained), nfe = solver.solve(flow, lambda t: probability_flow.angle(schedule, t), begin)
     latent = u * last
-    log_density = prior(latent) + gained + _total(jnp.log(last) - jnp.log(first), x, real)
+    at_end = prior(latent)
+    require_shape(at_end, x.shape[:1], "the result of log_prior, one number for each example,")
+    log_density = at_end + gained + _total(jnp.log(last) - jnp.log(first), x, real)
     return Likelihood(log_density, latent, nfe)
 
 
@@ -202,7 +204,11 @@ def rademacher(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
         keys: `[B]` random keys, one for each example, which must not be used elsewhere.
         shape: shape of an example.
         count: number of probes for each example.
+
+    Raises:
+        ValueError: if keys are raw keys, or a single key.
     """
+    _check_probe_keys(keys)
     return jax.vmap(lambda key: jax.random.rademacher(key, (count, *shape), jnp.float32), out_axes=1)(keys)
 
 
@@ -213,8 +219,16 @@ def normal(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
         keys: `[B]` random keys, one for each example, which must not be used elsewhere.
         shape: shape of an example.
         count: number of probes for each example.
+
+    Raises:
+        ValueError: if keys are raw keys, or a single key.
     """
+    _check_probe_keys(keys)
     return jax.vmap(lambda key: jax.random.normal(key, (count, *shape), jnp.float32), out_axes=1)(keys)
+
+
+def _check_probe_keys(keys: Array) -> None:
+    require_keys(keys, jnp.shape(keys)[0] if jnp.ndim(keys) else 1, "probes need one key for each example")
 
 
 def normal_density(scale: ArrayLike, real: Array | None = None) -> Callable[[Array], Array]:

@@ -35,9 +35,9 @@ def together(
 
     Raises:
         TypeError: under the conditions of `parameterizations.denoiser`.
-        ValueError: if there are fewer than two conditions, one is None, an array of them has no batch axis or another
-            number of examples than the others, or the parameterization is not defined at t_max; when called, if x_t has
-            another number of examples.
+        ValueError: if there are fewer than two conditions, one is None, they differ in structure, an array of them has
+            no batch axis or another number of examples than the others, or the parameterization is not defined at
+            t_max; when called, if x_t has another number of examples.
     """
     if len(conditions) < 2:
         raise ValueError(f"guidance.together needs at least two conditions; got {len(conditions)}")
@@ -55,6 +55,12 @@ def together(
             f"guidance.together: the arrays of the {K} conditions have the shapes {shapes}. Each needs the same batch "
             "axis, such as jnp.full(B, num_classes) for the null class of B examples"
         )
+    first, *others = (jax.tree.structure(condition) for condition in conditions)
+    for other in others:
+        if other != first:
+            raise ValueError(
+                f"guidance.together: the conditions differ in structure, {first} and {other}. Valid: the same for all"
+            )
     condition = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
 
     def branches(x_t, t):
@@ -85,6 +91,11 @@ def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ..
     """The predictions of the branches, whose number must be one of `counts`; `order` names them."""
     require_function(branches, "branches", "guidance.together(...) or guidance.separately(denoiser, denoiser)")
     predictions = branches(x_t, t)
+    if isinstance(predictions, Prediction):  # a tuple too
+        raise TypeError(
+            f"this guidance combines the branches {order}, but got a denoiser, which returns one prediction. Valid: "
+            "guidance.together(...) or guidance.separately(denoiser, denoiser)"
+        )
     if len(predictions) not in counts:
         raise ValueError(f"this guidance combines the branches {order}, one each; got {len(predictions)} branches")
     return predictions

@@ -9,7 +9,7 @@ from jax import Array
 from diffusion.arrays.arguments import require_floats
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.guidance.measurement_guidance import total
-from diffusion.guidance.measurements import Measurement
+from diffusion.guidance.measurements import Measurement, require_measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
@@ -49,12 +49,13 @@ def proximal(
         scale: weight w > 0 of the estimate, DiffPIR's lambda: a number, `[B]` or a function of t.
 
     Raises:
-        TypeError: if y is no array of floating-point numbers.
+        TypeError: if the measurement is no `Measurement`, or y is no array of floating-point numbers.
         ValueError: if noise_std is negative; when called, if y has another shape.
     """
     check_schedule(schedule)
     if not traced(noise_std) and not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
+    require_measurement(measurement)
     require_floats(y, "y")
 
     def guided(x_t, t):

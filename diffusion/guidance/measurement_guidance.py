@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arrays.arguments import require_floats, require_shape
+from diffusion.arrays.arguments import require_floats, require_function, require_shape
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.classifier_gradient import shift_score
-from diffusion.guidance.measurements import Measurement, check_measurement
+from diffusion.guidance.measurements import Measurement, check_measurement, require_measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
@@ -171,12 +171,13 @@ def pseudoinverse(
         scale: guidance scale w: a number, `[B]` or a function of t.
 
     Raises:
-        TypeError: if y is no array of floating-point numbers.
+        TypeError: if the measurement is no `Measurement`, or y is no array of floating-point numbers.
         ValueError: if a standard deviation is out of range; when called, if y has another shape.
     """
     check_schedule(schedule)
     if not traced(noise_std, data_std) and not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
+    require_measurement(measurement)
     require_floats(y, "y")
 
     def guided(x_t, t):
@@ -206,6 +207,7 @@ def _differentiated(denoise, x_t, t):
 
 
 def _residual(operator, y, x0):
+    require_function(operator, "operator", "a function x0 -> A(x0), such as the forward of a measurement")
     measured = operator(x0)
     check_measurement(y, measured)
     return y - measured

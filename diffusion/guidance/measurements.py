@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import require_mask
+from diffusion.arrays.arguments import require, require_mask
 from diffusion.arrays.broadcasting import flattened
 
 
@@ -56,6 +56,15 @@ class Measurement(NamedTuple):
         return self.transpose(self.solve(y, ratio), like)
 
 
+def require_measurement(value: Any) -> None:
+    """Refuses a value that is not a `Measurement`, such as its function `forward`.
+
+    Raises:
+        TypeError: naming the value.
+    """
+    require(value, Measurement, "measurement", "a Measurement, such as measurements.masked(mask)")
+
+
 def check_measurement(y: Array, measured: Array) -> None:
     """Refuses a measurement y that has neither the shape of A x nor that of one example of it.
 
@@ -82,10 +91,22 @@ def masked(mask: Array) -> Measurement:
 
     Raises:
         TypeError: if the mask is not Bool.
+        ValueError: when called, if the mask does not broadcast to x, such as `[H, W]` to `[B, H, W, C]`.
     """
     require_mask(mask, "mask")
+    mask = jnp.asarray(mask)
+
+    def forward(x):
+        fits = all(m in (1, n) for m, n in zip(mask.shape[::-1], x.shape[::-1]))
+        if mask.ndim > x.ndim or not fits:
+            raise ValueError(
+                f"measurements.masked: a mask of shape {mask.shape} does not broadcast to x of shape {x.shape}. Valid: "
+                "e.g. [H, W, 1] for pictures [B, H, W, C]"
+            )
+        return jnp.where(mask, x, 0)
+
     return Measurement(
-        lambda x: jnp.where(mask, x, 0),
+        forward,
         lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0),
         lambda x, f: f(jnp.asarray(mask, x.dtype)) * x,
         lambda f, x: jnp.sum(f(jnp.broadcast_to(mask, x.shape).astype(x.dtype)), axis=tuple(range(1, x.ndim))),
@@ -164,11 +185,12 @@ def pooled(factor: int) -> Measurement:
         factor: side of a pooled square in pixels, >= 1, a divisor of H and W.
 
     Raises:
-        ValueError: if factor is not positive; when called, if x is not `[B, H, W, C]`, or factor does not divide its
-            sides.
+        ValueError: if factor is not a positive integer; when called, if x is not `[B, H, W, C]`, or factor does not
+            divide its sides.
     """
-    if factor < 1:
-        raise ValueError(f"measurements.pooled: factor = {factor} must be at least 1")
+    if not factor >= 1 or factor % 1:
+        raise ValueError(f"measurements.pooled: factor = {factor} must be an integer of at least 1")
+    factor = int(factor)
 
     def forward(x):
         if x.ndim != 4:
@@ -197,9 +219,11 @@ def matrix(A: np.ndarray) -> Measurement:
         A: the matrix `[M, D]`, not traced; y is `[B, M]`.
 
     Raises:
-        ValueError: when called, if examples do not have D numbers.
+        ValueError: if A is not a matrix; when called, if examples do not have D numbers.
     """
     A = np.asarray(A)
+    if A.ndim != 2:
+        raise ValueError(f"measurements.matrix: A has the shape {A.shape}. Valid: [M, D]")
     A = A if np.issubdtype(A.dtype, np.floating) else A.astype(np.float32)
     values, axes = np.linalg.eigh(A @ A.T)
     rank = values > values.max(initial=0) * len(values) * np.finfo(A.dtype).eps

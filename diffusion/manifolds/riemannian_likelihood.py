@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_shape
 from diffusion.flows.flow_maps import TangentField
 from diffusion.flows.likelihood import Likelihood
 from diffusion.manifolds.geodesic_solvers import RK4, carried
@@ -46,7 +47,8 @@ def riemannian_log_likelihood(
         `Likelihood`, with the log-density in nats.
 
     Raises:
-        ValueError: if the times do not increase, or x is off the manifold.
+        ValueError: if the times do not increase, x is off the manifold, or log_prior does not return one number for
+            each example.
     """
     grid = np.asarray(times)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
@@ -66,7 +68,9 @@ def riemannian_log_likelihood(
 
     begin = (x, jnp.zeros(jax.tree.leaves(x)[0].shape[:1], grid.dtype))
     (latent, gained), _ = jax.lax.scan(step, begin, (grid[:-1], grid[1:]))
-    return Likelihood(log_prior(latent) + gained, latent, 4 * (grid.size - 1))
+    at_end = log_prior(latent)
+    require_shape(at_end, gained.shape, "the result of log_prior, one number for each example,")
+    return Likelihood(at_end + gained, latent, 4 * (grid.size - 1))
 
 
 def exact_divergence() -> RiemannianDivergence:

@@ -2,10 +2,10 @@
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import noised, weigh, weighted_mean_square
+from diffusion.objectives.inputs import noised, output_weight, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
 
@@ -39,7 +39,7 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         error = output - parameterization.target(schedule, t, x_0, eps)
-        weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
+        weight = output_weight(weighting, schedule, t, parameterization)
         return weighted_mean_square(weigh(importance, weight), error), {"t": t}
 
     return Objective(loss, reads=Denoises(parameterization), density=density, examples=Examples(real=True))

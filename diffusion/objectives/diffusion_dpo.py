@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, sum_square
-from diffusion.objectives.inputs import noised, weigh
+from diffusion.objectives.inputs import noised, output_weight, weigh
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -64,7 +64,7 @@ def diffusion_dpo(
         def error(network, parameterization, x_0):
             x_t = mix(schedule, t, x_0, eps)
             output, at = evaluate(network, schedule, parameterization, x_t, t, batch.get("condition"))
-            weight = weigh(importance, weighting(schedule, at) * error_scale(schedule, at, parameterization))
+            weight = weigh(importance, output_weight(weighting, schedule, at, parameterization))
             difference = output - parameterization.target(schedule, at, x_0, eps)
             return sum_square(left_broadcast(jnp.sqrt(weight), difference) * difference)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
-from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
+from diffusion.objectives.inputs import noised, output_weight, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside, Examples
 from diffusion.objectives.rewards import (
@@ -20,7 +20,7 @@ from diffusion.objectives.rewards import (
     rewarded,
 )
 from diffusion.objectives.rollouts import rollouts
-from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.samplers.ddpm import ddim
 from diffusion.samplers.sample import Sampler
@@ -111,7 +111,7 @@ def diffusion_nft(
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, samples)
         output, at = evaluate(model, schedule, parameterization, x_t, t, condition)
         before, _ = evaluate(old, schedule, parameterization, x_t, t, condition)
-        weight = weigh(importance, weighting(schedule, at) * error_scale(schedule, at, parameterization))
+        weight = weigh(importance, output_weight(weighting, schedule, at, parameterization))
         y = parameterization.target(schedule, at, x_0, eps)
         moved = output - before
         above, below = (weighted_mean_square(weight, before + sign * beta * moved - y) for sign in (1, -1))

@@ -9,10 +9,10 @@ from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.guidance_inputs import guided_prediction, uniform_scales
-from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
+from diffusion.objectives.inputs import noised, output_weight, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Condition
-from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.timesteps import Density
 
@@ -77,7 +77,7 @@ def guidance_distillation(
             condition, metrics = (condition, w), {"guidance": w}
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, condition)
         target = jax.lax.stop_gradient(parameterization.target(schedule, t, guided.x0, guided.eps))
-        weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
+        weight = output_weight(weighting, schedule, t, parameterization)
         return weighted_mean_square(weigh(importance, weight), output - target), {"t": t, **metrics}
 
     return Objective(

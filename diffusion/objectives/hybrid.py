@@ -8,9 +8,9 @@ from jax.scipy.special import log_ndtr
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import mean_square, noised
+from diffusion.objectives.inputs import mean_square, noised, output_weight
 from diffusion.objectives.objective import Denoises, Objective
-from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, Prediction, evaluate, learned_variance
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, transition_variance
 from diffusion.schedules import left_broadcast
@@ -60,7 +60,7 @@ def hybrid(
         mean_output = jnp.split(output, 2, axis=-1)[0]
         mse = mean_square(mean_output - parameterization.target(schedule, t, x_0, eps))
         if weighting is not None:
-            mse = weighting(schedule, t) * error_scale(schedule, t, parameterization) * mse
+            mse = output_weight(weighting, schedule, t, parameterization) * mse
         frozen = Prediction(*jax.lax.stop_gradient(prediction[:2]), prediction.variance)
         vlb = bound_term(schedule, t, x_0, x_t, frozen, T)
         return importance * (mse + vlb_weight * vlb), {"t": t, "mse": mse, "vlb": vlb}

@@ -29,10 +29,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays import padding
-from diffusion.arrays.arguments import require, require_shape
+from diffusion.arrays.arguments import described, require, require_function, require_shape
 from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.objective import Batch
 from diffusion.objectives.objective_facts import Examples
+from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.timesteps import Density
 
@@ -119,9 +121,28 @@ def pairing(coupling: Coupling | None) -> Examples:
 
 
 def times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:
-    """A time for each example (or frame), and the importance weight of its loss."""
+    """A time for each example (or frame), and the importance weight of its loss.
+
+    Raises:
+        TypeError: if the density draws something else than a pair.
+        ValueError: if it does not draw one time for each example, or the importance has another shape than the times.
+    """
     index = batch.get("index", jnp.arange(keys.shape[0]))
-    return density.sample(batch.get("density", density.init()), keys, index)
+    drawn = density.sample(batch.get("density", density.init()), keys, index)
+    if not (isinstance(drawn, tuple) and len(drawn) == 2):  # an array of two times would be read as a pair
+        raise TypeError(
+            f"the sample of a density must return a pair (t, importance); got {described(drawn)}. Valid: e.g. "
+            "(t, jnp.ones_like(t))"
+        )
+    t, importance = map(jnp.asarray, drawn)
+    if t.shape[:1] != keys.shape:
+        raise ValueError(
+            f"the sample of a density returned times of shape {t.shape} for {len(keys)} examples. Valid: one time for "
+            f"each, ({len(keys)},), or for each frame, ({len(keys)}, F)"
+        )
+    if importance.ndim:
+        require_shape(importance, t.shape, "the importance that a density returns beside its times")
+    return t, importance
 
 
 def normal(keys: Array, x: Array) -> Array:
@@ -147,6 +168,26 @@ def weighted_mean_square(weight: Array, error: Array) -> Array:
 def weighted_mean(weight: Array, loss: Array) -> Array:
     """`[B]` mean of weight times loss over all axes but the first, with one weight for each example or each frame."""
     return jnp.mean(left_broadcast(weight, loss) * loss, axis=tuple(range(1, loss.ndim)))
+
+
+def output_weight(weighting: Weighting, schedule: NoiseSchedule, t: Array, parameterization: Parameterization) -> Array:
+    """The weight of the squared error of a network's output at the times, in their shape.
+
+    Args:
+        weighting: (schedule, t) -> weight of the squared error of x0, in t's shape or `[]`.
+        schedule: the process.
+        t: the times, of any shape.
+        parameterization: the meaning of the output.
+
+    Raises:
+        TypeError: if the weighting is not a function.
+        ValueError: if it returns another shape, which would be broadcast.
+    """
+    require_function(weighting, "weighting", "a function (schedule, t) -> weight, such as weightings.snr()")
+    weight = jnp.asarray(weighting(schedule, t))
+    if weight.ndim:
+        require_shape(weight, t.shape, "what a weighting returns, one weight for each time,")
+    return weight * error_scale(schedule, t, parameterization)
 
 
 def weigh(weight: Array, other: Array) -> Array:

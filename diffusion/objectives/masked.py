@@ -14,10 +14,10 @@ from diffusion.arrays.boxes import patchify
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import conditioned, noised, split
+from diffusion.objectives.inputs import conditioned, noised, output_weight, split
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Condition
-from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.objectives.weightings import Weighting
 from diffusion.package import public
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
@@ -103,7 +103,7 @@ def masked_denoising(
         visible = jnp.zeros((len(x_0), number)).at[jnp.arange(len(x_0))[:, None], keep].set(1)
         condition = _with_keep(batch.get("condition"), keep)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, condition)
-        weight = importance * weighting(schedule, t) * error_scale(schedule, t, parameterization)
+        weight = importance * output_weight(weighting, schedule, t, parameterization)
         error = left_broadcast(weight, output) * jnp.square(output - parameterization.target(schedule, t, x_0, eps))
         denoised = _mean(patchify(error, patch).mean(-1), visible)
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import described, require, require_floats, require_keys, require_shape
+from diffusion.arrays.arguments import described, fits, require, require_floats, require_keys, require_shape
 from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.guidance.memory import Memory, Unpaired, within_step
@@ -109,7 +109,7 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
         ValueError: if keys are raw keys, or a single key.
     """
     check_schedule(schedule)
-    require_keys(keys, jnp.size(keys) if jnp.ndim(keys) else 1, "the prior needs one key for each sample")
+    require_keys(keys, jnp.shape(keys)[0] if jnp.ndim(keys) else 1, "the prior needs one key for each sample")
     return jax.vmap(lambda key: schedule.prior(key, shape))(keys)
 
 
@@ -204,7 +204,13 @@ def loop(
         check_start(x, keys)
         x = as_float(x)
         check_moves(sampler, plan, x.dtype)
-        return sampler.init(x, schedule, typed(x)), begin(x)
+        state = sampler.init(x, schedule, typed(x))
+        if getattr(getattr(state, "x", None), "shape", None) != x.shape:
+            raise TypeError(
+                f"the init of a sampler must return a NamedTuple whose field x is the samples {x.shape}, such as "
+                f"samplers.State(x, x0); got {described(state)}"
+            )
+        return state, begin(x)
 
     def step(carry, i):
         x = carry[0].x
@@ -213,8 +219,9 @@ def loop(
 
         def solve(state, memory):
             guided, remembered = within_step(denoise, memory)
-            state = sampler.step(state, read(guided), schedule, plan, i, normal(step_keys, sampler.draws, x))
-            return state, remembered()
+            after = sampler.step(state, read(guided), schedule, plan, i, normal(step_keys, sampler.draws, x))
+            check_same_form(after, state)
+            return after, remembered()
 
         def renoise(state, memory):
             noise = normal(renoise_keys, 1, x)[0]
@@ -224,7 +231,10 @@ def loop(
 
         state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
         if after_step is not None:
-            state = state._replace(x=after_step(state.x, jnp.asarray(plan.s)[i], i, hook_keys))
+            changed = after_step(state.x, jnp.asarray(plan.s)[i], i, hook_keys)
+            if getattr(changed, "shape", None) != x.shape:
+                raise ValueError(f"after_step must return the samples, of shape {x.shape}; got {described(changed)}")
+            state = state._replace(x=changed)
         return state, memory
 
     return Loop(init, step)
@@ -356,6 +366,8 @@ def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
 def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, plan: Plan) -> None:
     """Refuses arguments of a wrong type; errors as in `sample`."""
     require(sampler, Sampler, "sampler", "a Sampler, such as samplers.heun()")
+    if not fits(sampler.draws, int) or sampler.draws < 0:
+        raise ValueError(f"draws = {sampler.draws!r} of the sampler. Valid: how many noises a step uses, 0 or more")
     check_schedule(schedule)
     require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
     check_plan(sampler, plan)
@@ -367,6 +379,28 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
             "leaves with a schedule each take one time for all frames, and no guidance with memory. Valid: a sampler "
             "without per_frame, and e.g. adaptive_projected(momentum=0)"
         )
+
+
+def check_same_form(after: Any, before: Any) -> None:
+    """Refuses a state whose structure or shapes differ from those of the state before the step.
+
+    Raises:
+        TypeError: if they differ; the message names both.
+    """
+    if jax.tree.structure(after) != jax.tree.structure(before) or jax.tree.map(jnp.shape, after) != jax.tree.map(
+        jnp.shape, before
+    ):
+        one, other = (described_state(state) for state in (before, after))
+        raise TypeError(
+            f"the step of a sampler must return a state of the same form as init: it received {one}, and returned "
+            f"{other}"
+        )
+
+
+def described_state(state: Any) -> str:
+    """A state in words: its type, and the shape of each array."""
+    shapes = jax.tree.map(jnp.shape, state)
+    return str(shapes) if isinstance(state, tuple) else described(state)
 
 
 def check_plan(sampler: Sampler, plan: Plan) -> None:
@@ -413,9 +447,10 @@ def checker(denoise: Any) -> Callable[[Callable], Callable]:
 
 
 def keeps_type(denoise: Callable[..., Any]) -> Callable[..., Any]:
-    """A denoiser or a flow map that raises a TypeError if its output is of a wider type than x_t.
+    """A denoiser or a flow map whose output has the type of x_t; a wider output raises a TypeError.
 
-    A sample has one type along the plan: a scan could not carry a wider one, which would have to be rounded.
+    A sample has one type along the plan: a scan could not carry a wider one, which would have to be rounded. A narrower
+    one, such as bfloat16, loses nothing in the type of x_t.
     """
 
     def read(x_t, *times):
@@ -426,7 +461,7 @@ def keeps_type(denoise: Callable[..., Any]) -> Callable[..., Any]:
                     f"a network or denoiser returned {part.dtype} for x of {x_t.dtype}. Valid: sampling from "
                     f"x.astype(jnp.{part.dtype}), or an output of {x_t.dtype}; `samplers.prior` draws float32"
                 )
-        return output
+        return jax.tree.map(lambda part: part.astype(x_t.dtype), output)
 
     return read
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.arguments import require_function
 from diffusion.arrays.parameters import functions_of, is_number, traced
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.discrete import MOST_STEPS
@@ -51,10 +52,12 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
         strata: number of strata, usually the batch size; None draws u independently.
 
     Raises:
-        ValueError: if strata is not positive.
+        TypeError: if quantile is not a function.
+        ValueError: if strata is not a positive integer.
     """
-    if strata is not None and strata < 1:
-        raise ValueError(f"strata = {strata} must be at least 1 (usually the batch size), or None for no strata")
+    require_function(quantile, "quantile", "a function of u in (0, 1) to t")
+    if strata is not None and (isinstance(strata, (bool, str)) or not strata >= 1 or strata % 1):
+        raise ValueError(f"strata = {strata!r}. Valid: an integer of at least 1, usually the batch size, or None")
 
     def sample(state, keys, index):
         u = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)

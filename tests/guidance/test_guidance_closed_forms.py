@@ -1,6 +1,7 @@
 """Guidances against the closed forms that Gaussian data gives, and against their papers' formulas written in numpy."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -526,3 +527,16 @@ def test_changes_of_a_prediction_keep_x_and_their_derivatives():
     np.testing.assert_array_equal(replaced.x0, np.float32(new))
     np.testing.assert_allclose(replaced.eps, eps + ratio * (x0 - new), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slope, [0.0, -16.0, -1.0] * (x0 - new).sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4,), (3, 4, 4, 1), (1, 2, 4, 4, 1)])
+def test_a_mask_that_would_broadcast_the_pictures_is_refused(shape):
+    operator = measurements.masked(np.ones(shape, bool))
+    words = rf"a mask of shape {re.escape(str(shape))} does not broadcast to x of shape \(2, 4, 4, 1\)"
+    with pytest.raises(ValueError, match=words):
+        operator.forward(jnp.ones((2, 4, 4, 1)))
+
+
+def test_a_mask_may_be_a_list():
+    operator = measurements.masked([True, False])
+    assert operator.forward(jnp.ones((1, 2))).tolist() == [[1, 0]]

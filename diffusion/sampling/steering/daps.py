@@ -10,7 +10,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import require_floats, require_shape
 from diffusion.guidance.measurement_guidance import total
-from diffusion.guidance.measurements import Measurement
+from diffusion.guidance.measurements import Measurement, check_measurement, require_measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import check_start, keys_of_step, normal
@@ -103,11 +103,12 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
         noise_std: standard deviation sigma_y of the noise, >= 0.
 
     Raises:
-        TypeError: if y is no array of floating-point numbers.
-        ValueError: if noise_std is negative.
+        TypeError: if the measurement is no `Measurement`, or y is no array of floating-point numbers.
+        ValueError: if noise_std is negative; when called, if y has another shape than A x.
 
     Reference: Doucet 2010, "A Note on Efficient Conditional Simulation of Gaussian Distributions", algorithm 2.
     """
+    require_measurement(measurement)
     require_floats(y, "y")
     if not noise_std >= 0:
         raise ValueError(f"gaussian_draw: noise_std = {noise_std} must be at least 0")
@@ -116,6 +117,7 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
         data_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         x = x0 + r * normal(data_keys, 1, x0)[0]
         measured = measurement.forward(x)
+        check_measurement(y, measured)
         noisy = jnp.asarray(y, measured.dtype) + noise_std * normal(noise_keys, 1, measured)[0]
         return x + measurement.inverse(noisy - measured, x, (noise_std / r) ** 2)
 

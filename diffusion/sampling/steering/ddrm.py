@@ -7,7 +7,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import require_floats
 from diffusion.arrays.square_roots import root
-from diffusion.guidance.measurements import Measurement
+from diffusion.guidance.measurements import Measurement, require_measurement
 from diffusion.package import public
 from diffusion.samplers.sample import Sampler, State, start
 
@@ -48,9 +48,10 @@ def ddrm(
             `measurements.blurred`, whose A^+ is 0 up to there.
 
     Raises:
-        TypeError: if y is no array of floating-point numbers.
+        TypeError: if the measurement is no `Measurement`, or y is no array of floating-point numbers.
         ValueError: if a number is out of range, or the measurement has no `filtered`.
     """
+    require_measurement(measurement)
     require_floats(y, "y")
     if not (noise_std >= 0 and 0 <= eta <= 1 and 0 <= eta_b <= 1 and smallest >= 0):
         raise ValueError(

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_floats
-from diffusion.guidance.measurements import Measurement
+from diffusion.guidance.measurements import Measurement, require_measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
@@ -78,11 +78,13 @@ def mcgdiff(
         values Y.
 
     Raises:
-        TypeError: under the conditions of `samplers.sample`; if y is no array of floating-point numbers.
+        TypeError: under the conditions of `samplers.sample`; if the measurement is no `Measurement`, or y no array of
+            floating-point numbers.
         ValueError: under the conditions of `samplers.sample`; if a number is out of range, the measurement lacks
             `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, or the plan
             renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
+    require_measurement(measurement)
     require_floats(y, "y")
     if not (noise_std >= 0 and smallest >= 0):
         raise ValueError(f"mcgdiff: noise_std = {noise_std} and smallest = {smallest} must be at least 0")
