@@ -22,7 +22,7 @@ def without_echoes(unraisable: Any) -> None:
 
 
 def without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Ends the process at once after an unexpected error; else it and the other processes would wait for each other."""
+    """Ends the process at once after an unexpected error, since otherwise all processes would wait for each other."""
     sys.__excepthook__(kind, error, trace)
     jax = sys.modules.get("jax")  # None if the command failed before the import
     if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):
@@ -30,7 +30,7 @@ def without_waiting(kind: type[BaseException], error: BaseException, trace: type
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process; once JAX is imported, without its exit, which waits for the other processes."""
+    """Ends the process; once JAX is imported, without JAX's handler at exit, which waits for the other processes."""
     if "jax" not in sys.modules:
         sys.exit(status)
     from diffusion.training.runtime import preemption
@@ -39,7 +39,7 @@ def leave(status: int) -> NoReturn:
 
 
 def in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
-    """The function of argv, whose expected errors are printed as one sentence, and end the process."""
+    """Wraps a function of argv: its expected errors are printed as one sentence, and end the process."""
 
     def wrapped(argv):
         try:

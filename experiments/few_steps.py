@@ -367,7 +367,8 @@ def picture(rows: Sequence[Mapping], reference: Mapping | None, out: pathlib.Pat
 
     Args:
         rows: the rows of `over_seeds`, those of the teacher last.
-        reference: the teacher at its own steps, or None for its most steps; its samples are the last row of each block.
+        reference: the teacher at its own steps, or None for its largest number of steps; its samples are the last row
+            of each block.
         out: the folder of the figures and samples.
         path: the PNG to write.
     """

@@ -92,7 +92,7 @@ def film(
         run: the trained run.
         split: the split of its data.
         first, last, every: the known frames, see `given_of`; for a run on latents, frames of the latent.
-        frames: number of frames of a film, likewise; 0 for the number of the run's clips.
+        frames: number of frames of a film (of its latent, for a run on latents); 0 for as many as the run's clips have.
 
     Returns:
         {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, of their frames of pixels, "originals": the clips,

@@ -1,4 +1,4 @@
-"""Mistakes in the flags of a command, each in one sentence; errors of absl, ml_collections and recipes among them."""
+"""Says each mistake in the flags of a command in one sentence, also for errors of absl, ml_collections and recipes."""
 
 import re
 from collections.abc import Iterable, Sequence

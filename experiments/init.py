@@ -51,7 +51,7 @@ def package_of(folder: pathlib.Path) -> str:
 
 
 def write(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the project into a folder, made if missing, which holds nothing; returns the files, relative to it.
+    """Writes the project into an empty folder, made if missing; returns the files, relative to the folder.
 
     Raises:
         InitError: as `package_of`; also if the folder holds something.

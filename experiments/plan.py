@@ -133,8 +133,8 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
 def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
     """The work of a step that evaluates a DiT once, forward and backward, by formulas; None for other steps.
 
-    A derivative in forward mode, a teacher, an encoder and a second evaluation add operations to these; the 5 percent
-    that may come on top are for small heads.
+    A forward-mode derivative, a teacher, an encoder or a second evaluation makes more operations than the formulas
+    count. A step may have up to 5 percent more, which leaves room for small heads.
     """
     if not isinstance(recipe.network, DiT):
         return None
@@ -263,7 +263,7 @@ def _remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
 
 
 def devices_here() -> dict[str, int]:
-    """The devices that JAX finds on this machine, {kind: number}, by another process, which lets go of them."""
+    """The devices that JAX finds on this machine, {kind: number}; another process looks for them, and releases them."""
     listing = "import json, jax; print(json.dumps([device.device_kind for device in jax.local_devices()]))"
     listed = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
     if listed.returncode:

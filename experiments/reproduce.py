@@ -81,7 +81,7 @@ class Repeated(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        """Whether the loss and the gradient of the step are."""
+        """Whether the loss and the gradient of the step are finite."""
         return int(self.metrics["failed_at"]) == state.HEALTHY
 
 
@@ -89,7 +89,7 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
     """Repeats the step of a run after a checkpoint, or the step that failed.
 
     Args:
-        recipe: the run's, or one with a change that may mend the step.
+        recipe: the run's recipe, or one with a change that may mend the step.
         workdir: the run folder.
         step: the number of the checkpoint; None for the step that failed.
 
@@ -190,7 +190,7 @@ def _bad(tree: Any) -> Any:
 
 
 def _origins(function) -> list[str]:
-    """The first operation of a function whose result is infinite, and the first whose result is no number."""
+    """The first operation of a function whose result is infinite, and the first whose result is NaN."""
     origins = []
     for kind, checked in (("infinite", jax.debug_infs), ("not a number", jax.debug_nans)):
         try:

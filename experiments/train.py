@@ -68,7 +68,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     """Trains as a config describes it: `train` of its recipe.
 
     Raises:
-        ConfigError: for a mistake in the config; else as `train`.
+        ConfigError: for a mistake in the config; other errors as `train`.
     """
     with as_config_errors():
         sharding.initialize_distributed()

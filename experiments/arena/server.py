@@ -6,7 +6,7 @@
     POST /vote  {"voter", "turn", "side"}     "left", "right" or "tie"; the answer is the next turn
     POST /undo  {"voter"}                     withdraws the voter's last vote; the answer is its turn
 
-A turn is a comparison's place in the voter's own order. The server listens on this machine alone.
+A turn is a comparison's place in the voter's own order. The server listens only on this machine.
 """
 
 import http
@@ -207,7 +207,7 @@ def _json(content: Mapping[str, Any]) -> tuple[str, bytes]:
 
 
 def _body(handler: BaseHTTPRequestHandler) -> Mapping[str, Any]:
-    """The JSON of a request; of that type alone, which a page of another origin cannot send without asking."""
+    """The JSON of a request; only of that content type, which a page of another origin cannot send without asking."""
     if handler.headers.get_content_type() != "application/json":
         raise Refused("votes must be sent as application/json")
     length = handler.headers.get("Content-Length", "")

@@ -79,7 +79,7 @@ ELSEWHERE = {"fid_infinity": "fd_infinity", "kid": "kd", "rfid": "rfd"}
 
 
 def called(space: Space, name: str) -> str:
-    """The name of a figure in a space: "fid" is of FID's Inception features alone, "fd" a Frechet distance of any."""
+    """The name of a figure in a space: "fid" is only of FID's Inception features, "fd" a Frechet distance of any."""
     if name == "fid":
         return space.frechet
     return name if space.main in inception.TAPS else ELSEWHERE.get(name, name)

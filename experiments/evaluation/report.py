@@ -111,7 +111,7 @@ def percent(share: Mapping) -> str:
 
 
 def with_error(figure: Mapping) -> str:
-    """A mean with its standard error, {"value", "standard_error"}: "0.97 ± 0.012"; alone where the error is None."""
+    """A mean with its standard error, {"value", "standard_error"}: "0.97 ± 0.012"; the mean, if the error is None."""
     error = figure["standard_error"]
     return f"{figure['value']:.4g}" + ("" if error is None else f" ± {error:.2g}")
 

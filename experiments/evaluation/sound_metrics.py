@@ -38,7 +38,7 @@ def sound_of(subject: Any, metric: str) -> Sound:
 def heard(subject: Any) -> dict:
     """The share of samples that a classifier of real notes assigns to their class, and the distance in its features.
 
-    The judge sees pictures of levels, 16 bands by frames of 128 samples; it is trained on the training notes alone.
+    The judge sees pictures of levels, 16 bands by frames of 128 samples; it is trained only on the training notes.
 
     Args:
         subject: `model_metrics.Subject` of a run on sound.

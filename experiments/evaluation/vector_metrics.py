@@ -73,7 +73,7 @@ def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
     Args:
         config: the config of the run.
         data: the name of the data.
-        what: its examples, in a word.
+        what: the word for its examples.
         numbers: the numbers that ("pixels",) compares, in words.
 
     Raises:
@@ -103,7 +103,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
         "asked_class" and "neighbours", {} for "frechet", which are of pictures}.
 
     Raises:
-        ConfigError: for features that are of pictures alone.
+        ConfigError: for features that only pictures have.
         WorkdirError: if the samples do not fit the data.
     """
     check_features(config, real.spec.name, "none", "the numbers of an example")

@@ -11,9 +11,10 @@ from diffusion.experiments.planning import gpu_targets
 class Passes(NamedTuple):
     """The number of passes of a compiled training step over each kind of array, besides its matrix products.
 
-    A pass reads or writes an array once, and takes its bytes over the bandwidth of the memory. What XLA hides behind
-    products does not count, nor what stays in a cache or in a TPU's scratch memory, so that the numbers differ by
-    machine. `python -m benchmarks.programs.planned` fits them to the compiled programs of docs/programs.json.
+    A pass reads or writes an array once, and takes the time of its bytes divided by the bandwidth of the memory. What
+    XLA hides behind products does not count, nor what stays in a cache or in a TPU's scratch memory, so that the
+    numbers differ by machine. `python -m benchmarks.programs.planned` fits them to the compiled programs of
+    docs/programs.json.
 
     Attributes:
         state: passes over parameters, optimizer and averages on a device.
@@ -41,7 +42,7 @@ V6E = Passes(state=3.6, weights=7.2, tokens=0.0, scores=0.0, exchanged=12.1, win
 
 
 class Machine(NamedTuple):
-    """One kind of device by its data sheet; rates are a second and one way, peaks that no program reaches."""
+    """One kind of device by its data sheet; rates are peaks, per second and in one direction."""
 
     platform: str  # JAX's name, "gpu" or "tpu"
     kind: str  # pattern of `jax.Device.device_kind`, which no other machine's devices match
@@ -144,8 +145,8 @@ def machine_of(kind: str) -> str | None:
 def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, ...]) -> float:
     """Returns the bytes a second that each device of a group can send, one way; an estimate.
 
-    Among the 8 GPUs of a node, NVLink. In a group over several nodes, its members in a node share the work of their
-    network cards. On a TPU, as many of the torus's dimensions as the group's share of the devices, by its logarithm.
+    NVLink connects the 8 GPUs of a node. A group over several nodes sends by the network cards of all its members in a
+    node. On a TPU a group of n of N devices uses log(n) / log(N) of the torus's dimensions, rounded, at least one.
 
     Args:
         machine: the device's data sheet.

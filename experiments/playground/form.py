@@ -148,7 +148,7 @@ class Form:
         return self._fields[name]
 
     def components(self) -> list[gr.components.Component]:
-        """All of them, in the order of `read` and `written`."""
+        """All components, in the order of `read` and `written`."""
         return [*self._fields.values(), self._brush]
 
     def read(self, shown: list[Any], inputs: pathlib.Path) -> PageRequest:
@@ -185,7 +185,7 @@ class Form:
         return [*(self._reaching(name, said[name]) for name in self._fields), brush]
 
     def _reaching(self, name: str, value: Any) -> Any:
-        """A field's value, on a slider that reaches it: requests from elsewhere may be beyond its usual end."""
+        """A field's value, on a slider that extends to it: requests from elsewhere may lie beyond its usual end."""
         component = self._fields[name]
         beyond = isinstance(component, gr.Slider) and value is not None and value > component.maximum
         return gr.Slider(value=value, maximum=value) if beyond else value

@@ -100,7 +100,7 @@ class Answers:
         self._stopped: set[str] = set()  # visits whose work is to end at the next step, or before the first
 
     def begin(self, visitor: gr.Request) -> None:
-        """Takes back an earlier stop: at once, since the work itself may wait in line, where it can be stopped too."""
+        """Cancels an earlier stop at once, since the work itself may wait in a queue, where it can be stopped."""
         self._stopped.discard(visitor.session_hash)
 
     def make(self, visitor: gr.Request, *inputs: Any) -> Iterator[tuple]:

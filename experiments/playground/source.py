@@ -109,7 +109,7 @@ class Published:
         return text_to_image.frames(self.model, request)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
-        """So that `diffusion sample --again` makes the same picture again."""
+        """The facts by which `diffusion sample --again` makes the same picture again."""
         return self._record
 
 

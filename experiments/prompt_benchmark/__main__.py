@@ -98,7 +98,7 @@ def run(
         images: the folder of pictures.
         out: the folder of the results.
         named: the readers that see the pictures.
-        about: the record's words on the readers, in a form that JSON holds.
+        about: the description of the readers for the record, a JSON value.
         per_prompt: pictures of a prompt; 0 for the published number.
         batch_size: the number of files that are read at once.
         model: folder of a text-to-image model that makes what is missing; "" for none.

@@ -28,7 +28,7 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
     Args:
         folder: the remake's folder, made where there is none; the caller holds its lock.
         remake: the table or figure to measure.
-        quick: whether to run the code on little alone, without a verdict.
+        quick: whether to run the code only on little data, without a verdict.
         say: receives a line before each part.
 
     Returns:

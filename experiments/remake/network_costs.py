@@ -78,8 +78,8 @@ def cost_remake(
 def xla_gflops(network: Any, shape: tuple[int, ...]) -> float:
     """10^9 multiply-adds of one example's forward pass by XLA's count of the program.
 
-    XLA counts additions and the like too, of a convolution no products with padding, and a scanned body once: all
-    layers stand in one turn of their scan.
+    XLA also counts additions and other elementwise operations, but no products of a convolution with its padding. It
+    counts the body of a scan once: here, one turn of the scan has all layers.
     """
     inputs, variables = _traced(network, shape)
     with mock.patch.dict(scan.UNROLLED, dict.fromkeys(scan.UNROLLED, MOST_LAYERS)):

@@ -110,7 +110,7 @@ def _slcp_posterior(rng: np.random.Generator, observation: np.ndarray, number: i
 
 
 def _accepted(propose: Callable[[int], np.ndarray], number: int) -> np.ndarray:
-    """The first `number` rows of as many proposals as they take."""
+    """The first `number` accepted rows; proposals are made until there are enough."""
     size = min(50 * number, 200_000)
     accepted = [propose(size)]
     while sum(map(len, accepted)) < number:

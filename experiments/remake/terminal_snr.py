@@ -1,4 +1,4 @@
-"""Lin et al.'s table 1: what common schedules leave of the data at their last step, and the correction, nothing.
+"""Lin et al.'s table 1: what common schedules leave of the data at their last step; the correction leaves nothing.
 
 The paper's values are those of float32, which rounds the cosine's last beta, 0.999, to 0.99900001287 and so changes
 1 - beta by 1.3e-5. Both are here: the schedule in float64, and with betas that are rounded to float32.

@@ -1,7 +1,8 @@
 """Encodes the pictures of a run with frozen networks once: a cache of latents for each entry, WORKDIR/seen.
 
-They are an image encoder, of the pictures that are learned, or the base's autoencoder, of controls beside them. For a
-cache, tokens [N, D] are latents of one row, and a vector [D] is a latent of one pixel, as in `data.feature_cache`.
+The networks are an image encoder, for the pictures that are learned, or the base's autoencoder, for controls beside
+them. For a cache, tokens [N, D] are latents of one row, and a vector [D] is a latent of one pixel, as in
+`data.feature_cache`.
 """
 
 import hashlib

@@ -44,7 +44,7 @@ class Samples(NamedTuple):
 
 
 def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
-    """The pictures that the evaluation of a step has left: "samples", and "trajectory", the way of some of them."""
+    """The pictures that the evaluation of a step has left: "samples", and "trajectory", the steps of some of them."""
     return {name: path for name, path in _files(folder, step).items() if path.exists()}
 
 

@@ -26,7 +26,7 @@ class Network(NamedTuple):
 
 
 def network_of(module: nn.Module) -> Network:
-    """The network of a module: a backbone is called directly, and the other kinds in the way of their objectives."""
+    """The network of a module: a backbone is called directly, and the other kinds as their objectives call them."""
     return KINDS[facts.kind(module)](module)
 
 

@@ -38,7 +38,7 @@ def is_written(workdir: str | pathlib.Path, step: int) -> bool:
 def write(
     config: Mapping, workdir: str | pathlib.Path, weights: Any, step: int, out: str | pathlib.Path | None = None
 ) -> list[pathlib.Path]:
-    """Writes the weights that a run has trained beside its base; one process alone may call it.
+    """Writes the weights that a run has trained beside its base; only one process may call it.
 
     Args:
         config: the config of the run.

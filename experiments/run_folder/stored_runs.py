@@ -129,7 +129,7 @@ class Reading:
 
         Args:
             address: the address.
-            every: whether every checkpoint is fetched, and not the latest alone.
+            every: whether every checkpoint is fetched, not only the latest.
 
         Raises:
             StoreError: if the store fails, or has no run there.
@@ -152,8 +152,10 @@ class Reading:
         self._before = copy.marks()
 
     def send_changes(self) -> int:
-        """Sends what was written since, but for checkpoints, and returns how many files; none where a run goes on
-        there, which sends them itself."""
+        """Sends the files written since, except checkpoints, and returns how many.
+
+        It sends none where a run trains there, which sends them itself.
+        """
         jax = sys.modules.get("jax")
         if jax and jax.process_index() > 0:
             return 0
@@ -184,7 +186,7 @@ def remove_unlisted(store: stores.Store, has_ended: Callable[[str], bool]) -> No
 
     Args:
         store: the store of the run.
-        has_ended: the word of a writer -> whether it will list nothing any more.
+        has_ended: the word of a writer -> whether it has ended, and will list no more objects.
     """
     sent = store.names("files")
     listed = {entry.object for entry in latest(store).files.values()}

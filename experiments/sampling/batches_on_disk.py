@@ -1,7 +1,7 @@
 """Samples batch by batch: each batch is written at once, so that a killed command can continue.
 
 WORKDIR/.samples-KEY/00000250.npy holds the batch that begins with image 250; KEY is a hash of the weights, of the
-config, and of all labels and seeds. Image i depends on its own label and seed alone: it is the same whenever made.
+config, and of all labels and seeds. Image i depends only on its own label and seed: it is the same whenever it is made.
 00000250.work.npy beside it holds `generate.Generator.work` of the batch, where that is not zero.
 """
 

@@ -42,7 +42,7 @@ def as_run(source: str | pathlib.Path, out: str | pathlib.Path) -> None:
 
     Raises:
         FileExistsError: if there is a run.
-        as `class_models.load`.
+        FileNotFoundError, Refusal, Mismatch, limits.Refused: as `class_models.load`.
     """
     out = pathlib.Path(out)
     if (out / "config.json").exists():

@@ -1,8 +1,8 @@
 """Editors of pictures with a trained denoiser: by inversion to noise, exact or not, or from a noise level.
 
-Each editor is `Task` -> the edited x. With one condition for what the pictures show and what they are to show, ddim,
-edict, bdia and prompt_to_prompt give back what they received: edict and bdia to rounding, the others nearly, as the
-iterations grow.
+Each editor is `Task` -> the edited x. If the edits have the same condition as the pictures, ddim, edict, bdia and
+prompt_to_prompt return the pictures: edict and bdia up to rounding, the others more and more nearly as the iterations
+grow.
 """
 
 from collections.abc import Callable, Sequence

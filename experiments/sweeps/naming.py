@@ -44,10 +44,10 @@ def label(run: Overrides, called: Mapping[str, str]) -> str:
 
 
 def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
-    """A name for each of some distinct runs, of letters, digits and ._=,+- alone; distinct also without capitals.
+    """A name for each of some distinct runs, only of letters, digits and ._=,+-; distinct also without capitals.
 
-    Two runs of the same label, also but for capitals, and one whose label is too long, get a hash of what they set at
-    the end.
+    Runs whose labels are equal or differ only in capitals, and a run whose label is too long, get a hash of what they
+    set at the end.
     """
     called = labels(varying(runs, titles))
     first = [label(run, called) for run in runs]

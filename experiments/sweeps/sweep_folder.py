@@ -117,14 +117,14 @@ def read(directory: pathlib.Path) -> Record:
 
 
 def _base(fields: dict[str, Any]) -> dict[str, Any]:
-    """A base config in the fields of today; sweeps of before do not state the version of theirs."""
+    """A base config with the fields of today; earlier sweeps do not state the version of theirs."""
     return plain(versions.read(json.dumps(fields))) if "version" in fields else fields
 
 
 def current(words: Sequence[str]) -> list[str]:
     """The words of a command in today's spelling: `diffusion train --config=digits`.
 
-    Sweeps of before hold `python -m experiments.train --config=configs/digits.py`.
+    Earlier sweeps hold `python -m experiments.train --config=configs/digits.py`.
     """
     base = "--config="
     short = lambda word: base + recipes.short(word.removeprefix(base)) if word.startswith(base) else word

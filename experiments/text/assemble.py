@@ -21,7 +21,7 @@ from diffusion.text_to_image import model_folder, model_index
 
 
 def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
-    """{folder's name: (family's name, module)} of the known networks of a pipeline's folder; reads configs alone.
+    """{folder's name: (family's name, module)} of the known networks of a pipeline's folder; reads only configs.
 
     Raises:
         FileNotFoundError: if none lies there.

@@ -112,7 +112,7 @@ def check(row: Row, needs: Needs, out: pathlib.Path, number: int = 0, batch_size
 
 
 def _check_autoencoder(row: Row, path: str) -> None:
-    """Refuses an autoencoder's folder whose config.json has not the fields that the row's latents need."""
+    """Refuses an autoencoder's folder whose config.json lacks the values that the row's latents need."""
     if not row.autoencoder_config:
         return
     file = pathlib.Path(path).expanduser() / "config.json"

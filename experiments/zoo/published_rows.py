@@ -7,9 +7,9 @@
     changes.model = {width = 256}            # other arguments of the entry; with a name it is another entry
     published.value = 1.43
 
-TOML has no None: "null" among the changes is it. `checkpoint.stored` holds the network's fields that differ in the
-file, `checkpoint.taken` names a function of `TAKEN`, and `checkpoint.export` a program of the file's table `programs`.
-To read a file executes nothing.
+TOML has no None: "null" among the changes stands for it. `checkpoint.stored` holds the network's fields that differ in
+the file, `checkpoint.taken` names a function of `TAKEN`, and `checkpoint.export` a program of the file's table
+`programs`. Reading a file executes no code.
 """
 
 import pathlib
@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> list[Row]:
 
 
 def _merged(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the values of the table; a mapping with a name takes the place of the base's, one without adds."""
+    """The base with the values of the table; a mapping with a name replaces the base's, one without adds to it."""
     nested = lambda name, value: isinstance(value, dict) and isinstance(base.get(name), dict) and "name" not in value
     return {
         **base,

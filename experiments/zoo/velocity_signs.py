@@ -11,8 +11,8 @@ def toward_noise(network: nn.Module, params: Any) -> Any:
     """The parameters of SiT or LightningDiT as a network whose output is our velocity.
 
     The first C channels of the authors' output are the velocity from the noise to the data, and ours is the velocity
-    from the data to the noise. So of the last layer the first C outputs of each pixel remain, negated. SiT's has C
-    others.
+    from the data to the noise. So the first C outputs of each pixel in the last layer remain, negated; SiT's last layer
+    has C others, which are left out.
 
     Args:
         network: ours, with C channels.

@@ -111,7 +111,7 @@ def copies(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> lis
 
 
 def movement(kernel: Kernel) -> str:
-    """The move of `MOVES` that a kernel is; "" if it computes, "transpose, fused" if it transposes besides."""
+    """The kind of move of a kernel, a value of `MOVES`; "" if it computes, "transpose, fused" if it also transposes."""
     operations = {
         instruction.operation
         for instruction, _ in kernel.inside
@@ -129,7 +129,7 @@ def movement(kernel: Kernel) -> str:
 
 
 def _source(module: Module, kernel: Kernel) -> Instruction:
-    """The instruction that says what a kernel moves: the one that makes a row of a stack; else the kernel's own."""
+    """The instruction that says what a kernel moves: the one that makes a row of a stack, or the kernel's own."""
     for instruction, computation in kernel.inside:
         if name := updated(instruction):
             source = _through(computation.instructions, name)

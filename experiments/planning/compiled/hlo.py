@@ -41,7 +41,7 @@ class Array(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Its size; "pred" takes one byte an element, other kinds say their bits, as "bf16" and "s32" do."""
+        """Its size in bytes; "pred" takes one for each element, other kinds have their bits in their name."""
         bits = 8 if self.kind == "pred" else int("".join(re.findall(r"\d+", self.kind)[:1]))
         return math.ceil(self.elements * bits / 8)
 
@@ -67,7 +67,7 @@ class Instruction(NamedTuple):
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Names of the computations that it calls, but a loop's."""
+        """Names of the computations that it calls, except those of a loop."""
         groups = (several or one for several, one in CALLED.findall(self.attributes))
         return tuple(name.strip("% ") for group in groups for name in group.split(","))
 
@@ -190,7 +190,7 @@ def _frames(tables: Mapping[str, Mapping[int, str]]) -> dict[int, tuple[str, ...
 
 
 def turns(module: Module, loop: Instruction) -> int:
-    """How often a loop turns: by XLA's own count, else by the constant that its counter is compared with, and its step.
+    """How often a loop turns: by XLA's own count, or by the constant that its counter is compared with, and its step.
 
     XLA for TPU counts the turns of a product beside its collective in unsigned integers, often in steps of two.
     """

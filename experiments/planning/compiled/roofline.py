@@ -1,7 +1,7 @@
 """The time of a compiled program if every kernel runs at the limits of its device: products, memory and links.
 
 A kernel takes as long as its products at the device's rate, or its bytes at the bandwidth of the memory, whichever is
-longer; kernels run one after the other. Collectives run beside them where XLA starts them early, and alone where not.
+longer; kernels run one after the other. Collectives run beside them where XLA starts them early, and alone otherwise.
 Launches, caches, and operations outside the matrix units cost nothing, so that no real program is faster.
 """
 
