@@ -21,18 +21,18 @@ here), and what depends on it is a share of it:
     moving average     a power function of width 0.05, kept 30 times; any wider one is made from these afterwards
     condition dropout  a tenth, so that guidance can be tried when sampling
 
-As in the paper: preconditioning, noise (ln sigma of -1.2 and 1.2), weights, augmentation (0.12), Heun's 18 steps. Not
-as there: size, batch (256 for 512), no dropout in the network (100 to 160 epochs, where there are 4,000), the cosine,
-stratified noise levels.
+As in the paper: preconditioning, noise (ln sigma of -1.2 and 1.2), weights, augmentation (0.12), Heun's 18 steps.
+Differences: the size, a batch of 256 in place of 512, no dropout in the network (100 to 160 epochs in place of 4,000),
+the cosine, stratified noise levels.
 
 Presets: `cifar10_edm:tiny` (to see that everything works), `cifar10_edm:cpu` (about two hours of one CPU
 core, as docs/results.md measured it), `cifar10_edm:one_24gb` and `cifar10_edm:one_80gb`.
 
 The last two are the authors' run (train.py --cond=1 --arch=ddpmpp) on one card of 24 or 80 GB: width 128 with 4 blocks,
 200 million images in batches of 512, a constant learning rate after 10 million, an average halved in half a million.
-They differ in the micro-batches alone. Target: FID 1.79, the least of three (abstract and README of the authors' code).
-Not as there: bfloat16 products for float32; gradients clipped at 1; the average's start; a batch's noise levels are
-stratified. Never run; the least hours are in docs/scale.md.
+The two differ only in their micro-batches. Target: FID 1.79, the least of three (abstract and README of the authors'
+code). Differences: bfloat16 products in place of float32; gradients clipped at 1; the start of the average; stratified
+noise levels in a batch. Never run; the least hours are in docs/scale.md.
 """
 
 from ml_collections import ConfigDict

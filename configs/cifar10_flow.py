@@ -8,9 +8,8 @@ Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", unc
 
 DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). The settings are those of the authors'
 train_cifar10.py, which runs on one card; a batch of 128 fits whole on 24 GB. Target: "an FID of 3.5" (the README beside
-it, for its experiments with `otcfm`, `icfm` and `fm` together). Not as there: bfloat16 products for float32; 50 steps
-of Heun's method for dopri5.
-Time and score: never run; the least hours are in docs/scale.md.
+it, for its experiments with `otcfm`, `icfm` and `fm` together). Differences: bfloat16 products in place of float32; 50
+steps of Heun's method in place of dopri5. Time and score: never run; the least hours are in docs/scale.md.
 
 Presets: `cifar10_flow:ot` (pairs by minibatch optimal transport, OT-CFM; the recipe itself is I-CFM) and
 `cifar10_flow:tiny` (under a minute on two CPU cores; to see that everything works).

@@ -2,10 +2,9 @@
 
     diffusion train --config=cifar10_unet --workdir=runs/cifar10_unet --config.data.dir=DIR
 
-DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). Not as in the paper: pictures are
-mirrored in place of the augmentation that is an input of the network; bfloat16 for float32; gradients clipped at 1; the
-average's start; a batch's noise levels are stratified.
-Time and score: not measured yet.
+DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). Differences from the paper: pictures
+are mirrored in place of the augmentation that is an input of the network; bfloat16 in place of float32; gradients are
+clipped at 1; the start of the average; a batch's noise levels are stratified. Time and score: not measured yet.
 
 Presets: `cifar10_unet:tiny` (under a minute on two CPU cores; to see that everything works).
 """

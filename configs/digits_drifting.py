@@ -3,8 +3,8 @@
     diffusion train --config=digits_drifting --workdir=runs/digits_drifting
 
 No teacher, no second network and no times: the examples of a batch attract and repel those of their digit in pixels. A
-sample that is alone of its digit learns nothing, so a batch has about 13 of each. The temperature is a ninth of the
-mean distance between two of a digit. The paper drifts in features of images.
+sample without another one of its digit in the batch learns nothing, so a batch has about 13 of each. The temperature is
+a ninth of the mean distance between two examples of a digit. The paper drifts in features of images.
 
 Time and score (docs/students_digits.md): 2.9 minutes of CPU time; 3.34 times the Frechet distance of
 `configs/digits.py` in pixels, since noise stays between the strokes; 95.8 % of the digits are recognised.

@@ -30,7 +30,7 @@ mirrored, as in REPA's code.
 Time: not measured. `diffusion plan --config=imagenet256_ddt --devices=64` estimates a step.
 
 The published network, and a folder that `diffusion convert` makes of it, returns the velocity with the other sign;
-`diffusion zoo` turns its last layer.
+`diffusion zoo` negates its last layer.
 
 Presets: `imagenet256_ddt:l2` and `imagenet256_ddt:b2` (20 + 4 and 8 + 4 blocks, the paper's smaller sizes),
 `imagenet256_ddt:512` (the row above), `imagenet256_ddt:tiny` (the same recipe with a small network and few steps, for a

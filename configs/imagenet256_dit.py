@@ -25,7 +25,7 @@ Score: FID-50K under ADM's protocol, 250 steps of DDPM; not measured here yet. P
 | 400k, DiT-B/2 (`:b2`) | none | 43.5 | the same tables (43.47) |
 | 400k, DiT-B/4 (`:b4`) | none | not read again | Peebles and Xie 2023, table 4 |
 
-Not as there: bfloat16 for float32 with products in TF32. Time: not measured. 7M steps of 256 are 1.8e9 examples;
+Differences: bfloat16 in place of float32 with products in TF32. Time: not measured. 7M steps of 256 are 1.8e9 examples;
 `diffusion plan --config=imagenet256_dit --devices=64` estimates a step. The paper's code guides the first three
 channels of a latent's four (its issue 41), and so does this recipe; --config.sample.guidance.channels=4 guides all.
 

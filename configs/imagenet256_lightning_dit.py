@@ -16,17 +16,16 @@ f16d32. INCEPTION is the file of FID's network (docs/evaluation.md).
 Score: FID-50K under ADM's protocol, Euler's method along 250 times; not measured here yet. Published are, of
 LightningDiT-XL/1:
 
-| epochs of 1,281,167, batches of 1024 | guidance | FID | source |
-| --- | --- | --- | --- |
-| 64 | 10.0 outside of t > 0.89 | 2.11 | the authors' code, comment of that file |
-| 800 (`:800ep`) | 6.7 outside of t > 0.875 | 1.35 | the same code, configs/reproductions |
+| epochs of 1,281,167, batches of 1024 | guidance | FID | source | | --- | --- | --- | --- | | 64 | 10.0 for t up to
+0.89 | 2.11 | the authors' code, comment of that file | | 800 (`:800ep`) | 6.7 for t up to 0.875 | 1.35 | the same code,
+configs/reproductions |
 
 Time: not measured. 80,000 steps of 1024 are 8.2e7 examples; `diffusion plan --config=imagenet256_lightning_dit
 --devices=8` estimates a step. The authors' code guides the first three channels of a latent's 32, and so does this
 recipe: their large scales belong to it. --config.sample.guidance.channels=32 guides all.
 
 The published network, and a folder that `diffusion convert` makes of it, returns the velocity with the other sign;
-`diffusion zoo` turns its last layer.
+`diffusion zoo` negates its last layer.
 
 Presets: `imagenet256_lightning_dit:800ep` (the row above), `imagenet256_lightning_dit:tiny` (the same recipe with a
 small network and few steps, for a laptop's cores).

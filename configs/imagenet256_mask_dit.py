@@ -20,9 +20,9 @@ Score: FID-50K under ADM's protocol, 40 steps of Heun; not measured here yet. Pu
 and 5.69 without (README).
 
 Not verified: the decay of the average, 0.9999, is DiT's, which the code took over; the batch follows from 128 examples
-on each of the README's 8 GPUs. Each step draws new latents of the pictures, and mirrors them. The authors train under
-float16, and so bfloat16 here; the second stage is in float32. It begins with the average of the first; the authors' has
-the last weights beside their average.
+on each of the README's 8 GPUs. Each step draws new latents of the pictures, and mirrors them. The authors train in
+float16, and this recipe in bfloat16; the second stage is in float32. Here the second stage begins with the average of
+the first; the authors' begins with the last weights and their average.
 
 Time: not measured. `diffusion plan --config=imagenet256_mask_dit --devices=8` estimates a step.
 

@@ -15,7 +15,7 @@ FID's network (docs/evaluation.md).
 patches and once without 30 to 50 % of them; Adan with gradients clipped at a norm of 1.
 
 Score: FID-50K under ADM's protocol, 250 steps of DDPM, guided by a power-cosine scale up to 3.8; not measured here yet.
-Published is 1.58 (README of sail-sg/MDT, of MDTv2-XL/2).
+Published is 1.58 (README of sail-sg/MDT, for MDTv2-XL/2).
 
 Not verified: the number of steps of the published network; 2,000,000 is this recipe's choice. The README trains XL/2
 with `--decode_layer 2`, and its published checkpoint has 4 (infer_mdt.py), as here. The share of patches left out is
@@ -37,7 +37,7 @@ base = recipes.module("pictures")
 
 
 def wrappers(patch: int) -> tuple[dict[str, object], ...]:
-    """The copy without a part of the patches of that side, and condition dropout."""
+    """The wrappers: a copy of the batch without part of the patches of that side, and condition dropout."""
     masked = {"name": "masked_copy", "patch": patch, "least": 0.3, "most": 0.5}
     return (masked, base.DROPPED)
 

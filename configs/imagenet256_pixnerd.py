@@ -6,8 +6,8 @@ Diffusion", and the authors' code, configs_c2i/pix256std1_repa_pixnerd_xl.yaml.
     diffusion evaluate --samples=runs/pixnerd/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/pixnerd/fid.json
 
-Of PixNerd and PixelDiT, which both work on pixels without an autoencoder, it is this one: the source of PixNerd's
-authors could be read, with its configs, and PixelDiT's could not.
+PixNerd and PixelDiT both work on pixels without an autoencoder. The recipe is PixNerd's, since its authors' source and
+configs could be read, and PixelDiT's could not.
 
 Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), DINOV2, the folder of
 dinov2-base, and INCEPTION, the file of FID's network (docs/evaluation.md); no autoencoder.
@@ -24,14 +24,14 @@ to 0.9; not measured here yet. Published are:
 | 800,000 | 2.15 | README of MCG-NJU/PixNerd |
 | 1,600,000 (`:1600k`) | 1.93 | the same |
 
-Not verified: the authors' config has 32 examples a device and no number of devices, so that the batch of 256 is
-SiT's. It names the sampler above, and a folder "1600k_ode250_cfg3.0_inteval0.1": which of the two made which figure is
-not said. Pictures are not mirrored (`PixImageNet` without random_crop).
+Not verified: the authors' config states 32 examples per device but no number of devices, so the batch of 256 is SiT's.
+It names the sampler above, and a folder "1600k_ode250_cfg3.0_inteval0.1", but not which of the two made which figure.
+Pictures are not mirrored (`PixImageNet` without random_crop).
 
 Time: not measured. `diffusion plan --config=imagenet256_pixnerd --devices=64` estimates a step.
 
 The published network, and a folder that `diffusion convert` makes of it, returns the velocity with the other sign;
-`diffusion zoo` turns its last layer.
+`diffusion zoo` negates its last layer.
 
 Presets: `imagenet256_pixnerd:l16` (PixNerd-L/16), `imagenet256_pixnerd:1600k` (the row above),
 `imagenet256_pixnerd:tiny` (the same recipe with a small network and few steps, for a laptop's cores).

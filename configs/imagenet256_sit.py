@@ -24,9 +24,9 @@ Score: FID-50K under ADM's protocol, 250 evaluations of the network; not measure
 | SiT-XL/2, 400k (`:400k`) | none | SDE | 17.2 | the same paper, table 1; Yu et al. 2024, "REPA", table 2 |
 | SiT-B/2, 400k (`:b2`) | none | SDE | 33.0 | the same tables |
 
-Not as there: bfloat16 for float32 with products in TF32 (REPA, REPA-E and SRA: for float16). Time: not measured. 7M
-steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_sit --devices=64` estimates a step. The paper's
-code guides the first three channels of a latent's four, as DiT's does, and so does this recipe;
+Differences: bfloat16 in place of float32 with products in TF32 (for REPA, REPA-E and SRA in place of float16). Time:
+not measured. 7M steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_sit --devices=64` estimates a
+step. The paper's code guides the first three channels of a latent's four, as DiT's does, and so does this recipe;
 --config.sample.guidance.channels=4 guides all.
 
 | network, steps of 256 | guidance | sampler | FID | source |
@@ -51,13 +51,13 @@ with Stable Diffusion's autoencoder, whose latents an affine-free batch norm nor
 
 with DINOV2 and LPIPS as `diffusion convert` writes them. The authors differ in these points: their critic is trained
 before; they begin with measured statistics of the latents, not with the autoencoder's scale; they clip the gradients of
-model and autoencoder separately, and average the model alone; they update the critic after the autoencoder and not
-before; and its features have half precision. Their L1 and LPIPS are of pictures in [-1, 1], as here; what their LPIPS
-does to these was not read.
+model and autoencoder separately, and average only the model; they update the critic after the autoencoder and not
+before; and its features have half precision. Their L1 and LPIPS are of pictures in [-1, 1], as here; how their LPIPS
+scales these was not checked.
 
 `imagenet256_sit:irepa` is REPA with iREPA's two changes (Singh et al. 2025, "What matters for Representation Alignment:
-Global Information or Spatial Structure?"): a convolution of 3 x 3 as the projector, and encoder's features normalised
-over the tokens of a picture, y - 0.6 mean over their deviation. The 0.6 and the weight 0.5 are the defaults of the
+Global Information or Spatial Structure?"): a convolution of 3 x 3 as the projector, and the encoder's features
+normalised over the tokens of a picture, (y - 0.6 mean) / deviation. The 0.6 and the weight 0.5 are the defaults of the
 authors' train.py (End2End-Diffusion/iREPA). Their configs/irepa.yaml, which may set other values, could not be read;
 nor could it be confirmed that its kernel is 3 x 3 (the default of train.py is 1 x 1).
 

@@ -39,7 +39,7 @@ def flow(source: dict, objective: dict, steps: int, batch_size: int) -> ConfigDi
 
 
 def sampled(config: ConfigDict, sampler: str, steps: int, number: int, batch_size: int) -> None:
-    """Says how samples are drawn, and how many.
+    """Sets how samples are drawn, and how many.
 
     Args:
         config: the config, which is changed in place.
@@ -53,7 +53,7 @@ def sampled(config: ConfigDict, sampler: str, steps: int, number: int, batch_siz
 
 
 def tiny(batch_size: int, samples: int) -> dict:
-    """The preset with which a run takes seconds, but for its network.
+    """The preset with which a run takes seconds, without the fields of its network.
 
     Args:
         batch_size: examples of a training step.

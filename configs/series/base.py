@@ -1,4 +1,4 @@
-"""What all runs on series have in common: flow matching by a small transformer, of what is hidden of a series."""
+"""What all runs on series have in common: flow matching by a small transformer, on the hidden part of a series."""
 
 from ml_collections import ConfigDict
 

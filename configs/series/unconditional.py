@@ -3,7 +3,7 @@
     diffusion train --config=series/unconditional --workdir=runs/series
     diffusion sample --workdir=runs/series
 
-Forecasts and imputations of it: docs/series.md. The data are those of series/forecast.
+docs/series.md has its forecasts and imputations. The data are those of series/forecast.
 
 Presets: `unconditional:channels` (three related series), `unconditional:tiny` (seconds; to see that everything works).
 """

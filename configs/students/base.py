@@ -78,10 +78,10 @@ def student(arg: str) -> ConfigDict:
 
 
 def bounded(config: ConfigDict) -> dict:
-    """The teacher's parameterization with f(x, 0) = x, for students that are to say where the flow ends.
+    """The teacher's parameterization with f(x, 0) = x, for students that predict the end of the flow.
 
-    The published boundary of latent consistency models is left at the first of 1000 steps, since the epsilon and v of
-    their teachers make x0 = x_t there whatever the network. A network of x0 does not; it gets t = 0.05.
+    The boundary of latent consistency models acts only before the first of 1000 steps, where a network of epsilon or v
+    gives x0 = x_t, whatever its output. A network of x0 does not; for it the boundary acts up to about t = 0.05.
     """
     return {
         "name": "latent_consistency",
@@ -91,7 +91,7 @@ def bounded(config: ConfigDict) -> dict:
 
 
 def add_discriminator(config: ConfigDict, adversarial: float) -> None:
-    """Lets the middle block of the second network, the network of scores, tell data from samples for both players.
+    """Adds a discriminator for both players: the middle block of the second network, the network of scores.
 
     Args:
         config: config of a student with the second player "fake_score", which it changes; a network without a depth is

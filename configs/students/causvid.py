@@ -5,8 +5,8 @@
     diffusion sample --workdir=runs/causvid
 
 Start and teacher are those of a run of `students/causvid_ode`; with a teacher's own folder the student starts from the
-teacher's weights. As `students/self_forcing`, but the generator is block-causal, and restores data whose chunks are
-noised to steps of their own in place of its own frames.
+teacher's weights. As `students/self_forcing`, but the generator is block-causal, and instead of its own frames it
+restores data whose chunks have noise levels of their own.
 
 Time and figures: docs/video_demo.md; 14 minutes of one core, after 24 of `causvid_ode`.
 

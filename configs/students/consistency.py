@@ -4,8 +4,8 @@
     diffusion sample --workdir=runs/consistency --config.sample.steps=2
 
 Between two of 18 times lies one step of Heun's method with the teacher. Where the teacher's prediction is x_t itself at
-t = 0 (velocity, v, epsilon), the student's boundary is right as it is; a network of x0 gets that of latent consistency
-models.
+t = 0 (velocity, v, epsilon), the student meets the boundary as it is; a network of x0 gets the boundary of latent
+consistency models.
 
 Presets: `consistency:runs/digits,tiny` (seconds; to see that everything works).
 """

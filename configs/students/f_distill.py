@@ -4,8 +4,8 @@
     diffusion sample --workdir=runs/f_distill
 
 As `students/dmd`, with a discriminator in the middle block of the second network: it estimates the ratio of the data's
-density and the samples', which weights the gradient of the Jensen-Shannon divergence, and the generator is to fool it
-too. The data therefore takes part. `--config.objective.f='{"name": "forward_kl"}'` chooses another divergence.
+density and the samples', which weights the gradient of the Jensen-Shannon divergence, and the generator also learns to
+fool it. The data therefore takes part. `--config.objective.f='{"name": "forward_kl"}'` chooses another divergence.
 
 Time and score, on the digits: 14 minutes of a busy machine; 1.03 times the teacher's Frechet distance in pixels, 1.00
 in classifier features, in one evaluation.

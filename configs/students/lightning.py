@@ -10,7 +10,7 @@ head for each block of the frozen teacher; the paper's judge is the teacher's en
 whole.
 
 Time and score (docs/students_digits.md): 3.8 minutes of CPU time for 498 steps; on the digits 1.20, 1.95 and 4.48 times
-the teacher's Frechet distance in pixels in four, two steps and one; `students/progressive` has 1.02, 1.08 and 1.34.
+the teacher's Frechet distance in pixels in four, two and one steps; `students/progressive` has 1.02, 1.08 and 1.34.
 
 Presets: `lightning:runs/digits,tiny` (seconds; to see that everything works).
 """

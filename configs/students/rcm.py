@@ -1,15 +1,15 @@
-"""Score-regularised consistency (rCM; Zheng et al. 2025): consistency distillation in continuous time, with DMD beside.
+"""Score-regularised consistency (rCM; Zheng et al. 2025): consistency distillation in continuous time, with DMD added.
 
     diffusion train --config=digits --workdir=runs/digits_time --config.parameterization.clock='{"name": "time"}'
     diffusion train --config=students/rcm:runs/digits_time --workdir=runs/rcm
     diffusion sample --workdir=runs/rcm --config.sample.steps=2
 
-The loss differentiates the network by time, which is steep for a teacher whose clock counts to 1,000, such as that of
-the recipe `digits`: choose a teacher whose clock is t.
+The loss differentiates the network by time. The derivative is large for a teacher whose clock counts to 1,000, as in
+the recipe `digits`. Choose a teacher whose clock is t.
 
 The student has the teacher's parameterization and begins with its weights, as in the paper, where that is a velocity, v
-or EDM's preconditioning: these say a velocity at all times. Otherwise its network has EDM's preconditioning and a clock
-of t itself, and begins with new weights.
+or EDM's preconditioning: these give a velocity at all times. Otherwise its network has EDM's preconditioning and a
+clock of t itself, and begins with new weights.
 
 Score on the digits (docs/students_digits.md): 1.20 times the teacher's Frechet distance in pixels in two steps, 1.18
 times in four, 2.52 in one, after 730 steps. From new weights it made noise after 2,000.

@@ -1,4 +1,4 @@
-"""Self forcing (Huang et al. 2025): a generator of clips, chunk after chunk, trained behind its own frames.
+"""Self forcing (Huang et al. 2025): a generator of clips, chunk after chunk, trained to continue its own frames.
 
     diffusion train --config=video/drawings --workdir=runs/clips
     diffusion train --config=students/self_forcing:runs/clips --workdir=runs/self_forcing
@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def sample_in_chunks(config: ConfigDict) -> int:
-    """Has clips sampled in two chunks, each in four steps behind the finished frames; returns the frames of a chunk."""
+    """Has clips sampled in two chunks, each in four steps after the finished frames; returns the frames of a chunk."""
     frames = config.data.source.frames
     chunk = frames // 2
     config.sample.steps = STEPS

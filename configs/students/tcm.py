@@ -1,11 +1,11 @@
-"""Truncated consistency (TCM; Lee et al. 2024): a consistency model goes on at its noisy times alone.
+"""Truncated consistency (TCM; Lee et al. 2024): a consistency model trains on, only at its noisy times.
 
     diffusion train --config=students/consistency:runs/digits --workdir=runs/consistency
     diffusion train --config=students/tcm:runs/consistency --workdir=runs/tcm
     diffusion sample --workdir=runs/tcm --config.sample.steps=1
 
 The teacher is a consistency model, from whose weights the student starts, and which remains the target at the times
-before sigma / alpha = 1. Steps of sampling at these times are not for the student.
+before sigma / alpha = 1. The student must not be sampled from at these times.
 
 Time and score (docs/students_digits.md): 2.5 minutes of CPU time; on the digits in one evaluation 1.06 times the
 Frechet distance of the teacher's 20 in pixels, 1.26 times in classifier features; its own teacher has 1.12 and 1.29

@@ -3,12 +3,12 @@
     diffusion train --config=students/turbo:runs/digits --workdir=runs/turbo
     diffusion sample --workdir=runs/turbo --config.sample.steps=1
 
-The student is trained at the four times at which it is sampled. It is to fool a discriminator and to stay where the
-teacher would denoise to. The discriminator is the teacher's network, starting from its weights, with the mean of its
-output as the logit. The paper's discriminator reads the features of an image encoder (DINO), but not every kind of data
-has such an encoder.
+The student is trained at the four times at which it is sampled. It learns to fool a discriminator, and to stay close to
+the teacher's denoised prediction. The discriminator is the teacher's network, starting from its weights, with the mean
+of its output as the logit. The paper's discriminator reads the features of an image encoder (DINO), but not every kind
+of data has such an encoder.
 
-The settings are the digits'; a text-to-image teacher wanted a stronger discriminator (docs/students_text.md).
+The settings are the digits'; a text-to-image teacher needed a stronger discriminator (docs/students_text.md).
 
 Presets: `turbo:runs/digits,tiny` (seconds; to see that everything works).
 """

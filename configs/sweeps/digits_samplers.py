@@ -6,7 +6,7 @@
 
 A run samples one of the models of `digits_models.py` (which comes first), from the same noise as all others, and
 evaluates the samples; nothing is trained. The ladder is 1000, 100, 50, 20, 8, 4, 2, 1 steps. Heun evaluates the network
-twice in a step, but for the last: it has half as many steps, so that all are compared at equal evaluations ("nfe").
+twice in each step except the last: it has half as many steps, so that all are compared at equal evaluations ("nfe").
 The students take the steps that they were distilled for. Seeds are those of the training.
 
 Time: about half an hour on two CPU cores (measured: 63 minutes of one core of 2.6 GHz; a run of 1,000 evaluations takes

@@ -100,7 +100,7 @@ def encoder() -> ConfigDict:
 
 
 def autoencoder() -> ConfigDict:
-    """Latent diffusion's KL autoencoder, small, by its pixels' error alone."""
+    """Latent diffusion's KL autoencoder, small, trained only on the error of its pixels."""
     config = defaults()
     config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # with "l1" dark pictures lose their hues
     config.model = {

@@ -11,7 +11,7 @@ base with another, and the guided base teaches, so that memory holds its weights
 and sizes take part. `--config.teacher.scale=7.5` is the guidance scale of the base; its shift is set as in
 `tuning/lcm_lora`, whose file has the same form.
 
-The recipe has been trained on the drawings' model alone, with other settings: `tuning/drawings_dmd`.
+The recipe has been trained only on the drawings' model, with other settings: `tuning/drawings_dmd`.
 
 Presets: `dmd_lora:tiny` (to see that everything works).
 """

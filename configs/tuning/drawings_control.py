@@ -5,7 +5,7 @@
     diffusion train --config=tuning/drawings_control:sketch --workdir=runs/sketch
     python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
 
-The base is runs/text/model, or another by --config.base.path. It has drawn shapes at nine places alone; the pictures of
+The base is runs/text/model, or another by --config.base.path. It has drawn shapes only at nine places; the pictures of
 this training have them at 25 and over each other, with captions that do not say where (`shapes.arrangements`), and
 anywhere with `--config.data.source.places="()"`. Loss, density of the times and optimizer are those of the base's
 training.

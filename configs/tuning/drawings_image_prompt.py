@@ -4,8 +4,8 @@
     python -m examples.control.report --reference=runs/reference --out=runs/control
 
 The base is runs/text/model, or another by --config.base.path; the image encoder is the image tower that was trained
-with its text encoder, runs/text/image_encoder. Half of the captions say nothing ("a picture"), so that the reference
-alone has to say what is drawn. Loss and density of the times are those of the base's training.
+with its text encoder, runs/text/image_encoder. Half of the captions say nothing ("a picture"), so that only the
+reference says what is drawn. Loss and density of the times are those of the base's training.
 
 Time and figures: docs/image_prompts.md.
 

@@ -9,7 +9,7 @@ original_file_name the picture before the edit, and text holds the instruction. 
 5 % no original, and 5 % neither. The learning rate 1e-4 without decay is the paper's, which makes 10,000 steps of 1,024
 examples.
 
-Expected time and quality are not known: it was run on tiny models alone.
+Expected time and quality are not known: it was run only on tiny models.
 
 Presets: `instruct_pix2pix:tiny` (to see that everything works).
 """

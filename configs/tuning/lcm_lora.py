@@ -14,7 +14,7 @@ the better: the LoRA learns from the base what a picture is, and from the folder
 such as Stable Diffusion 3, set `--config.objective.shift` and `--config.sample.shift` to its shift.
 
 Rank 64, the layers, 1,000 steps and the solver's 50 steps are those of the example `train_lcm_distill_lora_sd_wds.py`
-of diffusers. The recipe has been trained on the drawings' model alone, with other settings: `tuning/drawings_fast`.
+of diffusers. The recipe has been trained only on the drawings' model, with other settings: `tuning/drawings_fast`.
 
 Presets: `lcm_lora:tiny` (to see that everything works).
 """

@@ -8,7 +8,7 @@
     diffusion sample --model=stable-diffusion-v1-5 --lora=runs/age/tuning/pytorch_lora_weights.safetensors:-2 \\
       --prompt="a photo of a person"
 
-The pictures say where x_t lies; the loss reads prompts alone. Rank 4, learning rate 2e-4, 1,000 steps and the scale 4
+The pictures say where x_t lies; the loss reads only prompts. Rank 4, learning rate 2e-4, 1,000 steps and the scale 4
 are those of the authors' example (config.yaml and prompts.yaml of rohitgandikota/sliders).
 
 Presets: `slider:tiny` (to see that everything works).

@@ -1,4 +1,4 @@
-"""Textual inversion: teaches a new word, whose embedding alone is trained, in a file of some kilobytes.
+"""Textual inversion: teaches a new word by training only its embedding, a file of some kilobytes.
 
     diffusion train --config=tuning/textual_inversion --workdir=runs/word --config.base.path=stable-diffusion-v1-5 \\
       --config.data.source.path=photos --config.data.text.prompt="a photo of <new>" --config.tuning.initial=dog

@@ -5,7 +5,7 @@
     diffusion encode --autoencoder=video_vae --out=latents/drawings \\
         --data='{"name": "moving_drawings", "frames": 9, "side": 32}@train'
 
-The error of the pixels alone, without a critic. It has not been trained to its end, so that no score is known.
+Its loss is the error of the pixels, without a critic. It has not been trained to its end, so no score is known.
 
 Presets: `autoencoder:tiny` (seconds; to see that everything works).
 """

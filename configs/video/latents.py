@@ -1,4 +1,4 @@
-"""Text to video on latents of the bundled clips of moving shapes: an autoencoder, and a denoiser of what it makes.
+"""Text to video on latents of the bundled clips of moving shapes: an autoencoder, and a denoiser of its latents.
 
     python -m examples.video.demo --config=video/latents --workdir=runs/video_latents
 

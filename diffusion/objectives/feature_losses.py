@@ -226,7 +226,8 @@ def alignment(
         weight: weight of the term.
         until: training step at which the term ends (early stopping); None for no end.
         projector: projector of h; `projectors.mlp()`, as in the paper, if None.
-        normalisation: factor a of the mean, 1 in the authors' code of iREPA; None for no normalisation.
+        normalisation: factor a of the mean, 0.6 by default in the training of iREPA's authors; None for no
+            normalisation.
 
     Returns:
         A term. The encoder's features `[B, N, D]` are the batch's entry "features", if there is one. Otherwise
