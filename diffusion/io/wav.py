@@ -95,10 +95,11 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> No
         sample_rate: samples a second, in Hz.
 
     Raises:
-        ValueError: for another shape, or numbers that are not finite.
+        ValueError: for another shape, more channels than samples, or numbers that are not finite.
     """
     waveform = np.asarray(waveform, np.float64)
-    if waveform.ndim not in (1, 2) or not np.isfinite(waveform).all():
+    turned = waveform.ndim == 2 and waveform.shape[1] > max(len(waveform), 2)  # [channels, L], as other libraries do
+    if waveform.ndim not in (1, 2) or turned or not np.isfinite(waveform).all():
         raise ValueError(
             f"the waveform has the shape {waveform.shape}. Valid: [L] or [L, channels], with finite values"
         )
