@@ -30,11 +30,13 @@ def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathli
         return []
     empty, missing = (sum(int(np.isnan(one).sum()) for one in some.values()) for some in (filled, source.series))
     if empty:
-        windows = min(len(samples), len(source))
-        print(
-            f"{empty} of the {missing} missing values stay empty: they are not in the {windows} windows that were "
-            f"sampled, of {len(source)} (config.sample.number), or no window of the split has them"
-        )
+        why = "no window of the split hides them"
+        if len(samples) < len(source):
+            why = (
+                f"they are not in the first {len(samples)} of {len(source)} windows, which were sampled. With "
+                f"config.sample.number = {len(source)} every window is"
+            )
+        print(f"{empty} of the {missing} missing values stay empty: {why}")
     if not source.where.endswith(".csv"):
         with files.atomic(folder / "filled.npz") as file:
             np.savez(file, allow_pickle=False, **filled)
