@@ -112,16 +112,16 @@ def test_single_runs_with_samples_are_compared_by_exchanging_them(tmp_path, monk
     monkeypatch.setattr(
         significance,
         "compare_samples",
-        lambda first, second, *_: seen.extend((first, second)) or {"fd_pixels": by_samples},
+        lambda first, second, config, splits, *_: seen.extend((first, second, splits)) or {"fd_pixels": by_samples},
     )
     monkeypatch.setattr(compare, "_samples", lambda folder: folder.name)
-    monkeypatch.setattr(real_images, "split_of", lambda config, split: types.SimpleNamespace(
-        spec=types.SimpleNamespace(num_classes=0)))  # fmt: skip
+    splits = {name: types.SimpleNamespace(spec=types.SimpleNamespace(num_classes=0)) for name in ("train", "test")}
+    monkeypatch.setattr(real_images, "split_of", lambda config, split: splits[split])
     assert compare.compare(folders).tests["b"]["fd_pixels"] != by_samples  # without samples
     for folder in folders:
         (folder / "samples.npz").touch()
     result = compare.compare(folders)
-    assert result.tests["b"]["fd_pixels"] == by_samples and seen == ["a", "b"]
+    assert result.tests["b"]["fd_pixels"] == by_samples and seen == ["a", "b", (splits["train"], splits["test"])]
     (*_, (_, _, rows)) = compare.tables(result)
     assert ["fd_pixels", "b", "+2", "+1 to +3", "0.5", "exchanged"] in rows
 

@@ -21,6 +21,7 @@ from diffusion.experiments import train
 from diffusion.experiments.run import bookkeeping, hooks
 from diffusion.experiments.run_folder import workdir
 from diffusion.recipe import ConfigError, Recipe
+from diffusion.training import sharding, training_means
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import preemption
 from tests import commands, shared_programs
@@ -145,6 +146,17 @@ def test_a_run_in_fp8_resumes_bit_for_bit(straight, tmp_path, monkeypatch):
         assert train.run(config, tmp_path / "resumed") == 128 + signal.SIGTERM
     assert train.run(config, tmp_path / "resumed") == 0
     assert leaves(tmp_path / "resumed", 20) == leaves(tmp_path / "straight", 20) != leaves(straight, 20)
+
+
+@pytest.mark.extended
+def test_the_host_waits_for_the_metrics_of_two_steps_before_and_not_for_those_of_the_last(tmp_path, monkeypatch):
+    """A device that waits until the host has read a loss computes nothing meanwhile."""
+    dispatched, waits = [], []
+    to_devices, add = sharding.to_devices, training_means.add
+    monkeypatch.setattr(sharding, "to_devices", lambda *batch: dispatched.append(1) or to_devices(*batch))
+    monkeypatch.setattr(training_means, "add", lambda *metrics: waits.append(len(dispatched)) or add(*metrics))
+    assert train.run(tiny(**{"train.steps": 7}), tmp_path) == 0
+    assert waits == [3, 4, 5, 5, 5, 7, 7]  # before the saves of steps 5 and 7 it takes in all of them
 
 
 @pytest.mark.extended

@@ -105,6 +105,15 @@ def test_what_is_kept_is_found_only_for_the_same(images, tmp_path):
     assert sum(calls) == 5200 and found.from_disk == 0
 
 
+def test_floats_that_are_rounded_in_another_way_are_other_images(images, tmp_path):
+    floats = image_sets.from_array(images[:20].astype(np.float32) / 127.5 - 1 + 0.002)  # between two bytes
+    for rounding, to_byte in (("clip(x * 127.5 + 128)", np.round), ("floor(y * 255)", np.floor)):
+        found = references.gather(floats, space()._replace(rounding=rounding), ("main",), tmp_path)
+        x = np.float32((floats.read(0, 20) + 1) * 127.5)
+        expected = space().extract(np.clip(to_byte(x), 0, 255).astype(np.uint8))["main"]
+        np.testing.assert_allclose(found.rows["main"], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_the_rows_of_clips_are_found_again(tmp_path):
     """40 clips of 32 frames are three chunks, of 16 clips each, and not one of 512."""
     clips = np.random.default_rng(2).integers(0, 256, (40, 32, 2, 2, 3), dtype=np.uint8)

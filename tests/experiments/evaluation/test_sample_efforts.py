@@ -46,9 +46,9 @@ def test_a_distance_stands_beside_its_floor_and_all_samples(monkeypatch):
     """The distance is a mean of rows here; every figure is made of those that were computed, in their order."""
     calls = []
     rng = np.random.default_rng(0)
-    samples, train = (
+    samples, train, real = (
         types.SimpleNamespace(images=rng.uniform(*span, (8, 1)), labels=np.array([0, 0, 0, 0, 0, 0, 1, 1]))
-        for span in ((3, 9), (30, 90))
+        for span in ((3, 9), (30, 90), (300, 900))
     )
 
     def to_real(mean):
@@ -61,12 +61,14 @@ def test_a_distance_stands_beside_its_floor_and_all_samples(monkeypatch):
     monkeypatch.setattr(sample_metrics, "distance_to", lambda extractor, real, effort: (to_real, effort))
     extractor = types.SimpleNamespace(keep=False, extract=None, record="made")
     found = sample_metrics.distance(
-        extractor, samples.images, samples.labels, train, train, 4, True, Effort(draws=0, subsets=3)
+        extractor, samples.images, samples.labels, train, real, 4, True, Effort(draws=0, subsets=3)
     )
     first, floor, every, unbalanced, noise = np.split(calls, [1, 4, 7, 10])
     assert [found["distance"], found["noise"]] == [first[0], noise[0]] and noise[0] == 4 / 8
     assert found["distance"] == pytest.approx(samples.images[[0, 1, 6, 7]].mean())  # two of each class
-    assert floor.min() > 30 and every.max() < 9 and unbalanced.min() > 30
+    for of_training in (floor, unbalanced):  # not of those that the distance is to, which would be much too near
+        assert 30 < of_training.min() and of_training.max() < 90
+    assert every.max() < 9
     spread = np.sqrt(np.square(floor - floor.mean()).sum() / 2)
     assert found["floor"]["mean"] == pytest.approx(floor.mean()) and found["floor"]["std"] == pytest.approx(spread)
     assert found["floor"]["unbalanced_mean"] == pytest.approx(unbalanced.mean())
@@ -109,6 +111,25 @@ def test_samples_and_held_out_pictures_are_compared_with_the_training_ones(monke
     median = {name: found["neighbours"][name]["quantiles"]["0.5"] for name in ("samples", "held_out")}
     assert median == pytest.approx({"samples": 40 / 255, "held_out": 120 / 255})
     assert found["count"] == 3 and found["trained_on"] == {"count": 0, "of": 3}
+
+
+def test_pictures_whose_neighbours_are_sought_are_drawn_at_random(monkeypatch):
+    """The first ones may be of one class, or of one folder."""
+    monkeypatch.setattr(sample_metrics.held_out, "require", lambda *sets: sample_metrics.held_out.TrainedOn(0, 30))
+    monkeypatch.setattr(sample_metrics, "NEIGHBOURS", 8)
+    sought = []
+    monkeypatch.setattr(sample_metrics.neighbours, "copying", lambda *sets: sought.append(sets))
+    spec = types.SimpleNamespace(pictures=True, num_classes=0, shape=(1, 1, 1))
+    numbered = lambda number: types.SimpleNamespace(
+        images=np.arange(number, dtype=np.uint8).reshape(-1, 1, 1, 1), labels=np.zeros(number, int), spec=spec
+    )
+    samples, train, real = numbered(200), numbered(100), numbered(30)
+    config = {"evaluate": {"features": ()}, "model": {}}
+    sample_metrics.measure(samples.images, samples.labels, config, "test", real_splits=(train, real))
+    ((some, held_out, every),) = sought
+    assert len(every) == 100
+    for drawn, number in ((some, 200), (held_out, 30)):
+        assert len(set(drawn.ravel().tolist())) == 8 and drawn.max() > number / 2
 
 
 def test_the_share_of_recognised_samples_stands_beside_that_of_held_out_pictures(monkeypatch):

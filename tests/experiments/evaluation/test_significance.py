@@ -106,6 +106,22 @@ def test_pairs_of_equal_noise_see_what_the_spread_hides(run):
     assert done == [1, 2, 3, 4]
 
 
+def test_classifiers_and_features_learn_from_the_training_split_and_distances_are_to_the_other(run, monkeypatch):
+    train, real = (types.SimpleNamespace(**{**vars(half), "images": half.images.copy()}) for half in run)
+    learned = []
+    cached = lambda images, labels: learned.append(images)
+    monkeypatch.setattr(significance.classifier, "cached", cached)
+    extractor = lambda name, config, split: learned.append(split.images) or types.SimpleNamespace(extract=name)
+    monkeypatch.setattr(significance, "extractor_of", extractor)
+    compared, to_mean = [], significance.distance_to
+    distance = lambda extractor, split, effort: compared.append(split) or to_mean(extractor, split, effort)
+    monkeypatch.setattr(significance, "distance_to", distance)
+    sets = samples(NOISE, np.zeros(40)), samples(NOISE + 2, np.zeros(40))
+    significance.compare_samples(*sets, config(features=("classifier", "pixels")), (train, real))
+    assert len(learned) == 3 and all(images is train.images for images in learned)
+    assert len(compared) == 2 and all(split is real for split in compared)
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"seed": None}, {"labels": np.zeros(40, int)}])
 def test_other_noise_or_classes_are_no_pairs(run, change):
     first = samples(NOISE, np.zeros(40), **({"seed": None} if change.get("seed", 0) is None else {}))
