@@ -27,20 +27,29 @@ def p_value(
         rng: numpy Generator; the same state gives the same p-value.
         paired: whether row i of the first set is exchanged only with row i of the second; otherwise any rows are
             exchanged.
-        strata: int [first + second] or None; rows are exchanged only within their stratum, such as a class.
+        strata: int [first + second] or None; rows are exchanged only within their stratum, such as a class. The two
+            rows of a pair must be in one stratum.
 
     Returns:
         The p-value, in (0, 1].
 
     Raises:
-        ValueError: if draws is too small, or pairs are requested of sets of different sizes.
+        ValueError: if draws is too small, or pairs are requested of sets of different sizes or of two strata.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     if paired and first != second:
         raise ValueError(f"pairs need two sets of the same size; got {first} and {second} rows")
     rows = np.arange(first + second)
-    strata = np.zeros(len(rows), int) if strata is None else strata
+    strata = np.zeros(len(rows), int) if strata is None else np.asarray(strata)
+    if strata.shape != rows.shape:
+        raise ValueError(f"strata must have one value for each of the {len(rows)} rows; got {strata.shape}")
+    if paired and (strata[:first] != strata[first:]).any():
+        row = int(np.argmax(strata[:first] != strata[first:]))
+        raise ValueError(
+            f"the rows of pair {row} are in the strata {strata[row]} and {strata[first + row]}. Valid: pairs within "
+            "one stratum"
+        )
     groups = [np.flatnonzero(strata == value) for value in np.unique(strata)]
     observed = abs(difference(rows[:first], rows[first:])) * (1 - 1e-9)  # rounding makes no draw less extreme
     as_extreme = 0

@@ -72,3 +72,8 @@ def test_bad_input():
         permutation.p_value(means(np.zeros(4)), 2, 2, 0, np.random.default_rng(0))
     with pytest.raises(ValueError, match="3 and 1 rows"):
         permutation.p_value(means(np.zeros(4)), 3, 1, 9, np.random.default_rng(0), paired=True)
+    with pytest.raises(ValueError, match="pair 1 are in the strata 0 and 1"):
+        strata = np.array([0, 0, 1, 0, 1, 1])
+        permutation.p_value(means(np.zeros(6)), 3, 3, 9, np.random.default_rng(0), paired=True, strata=strata)
+    with pytest.raises(ValueError, match="each of the 6 rows"):
+        permutation.p_value(means(np.zeros(6)), 3, 3, 9, np.random.default_rng(0), strata=np.zeros(3))
