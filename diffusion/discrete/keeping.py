@@ -20,16 +20,21 @@ class Keeping(NamedTuple):
         replaced: t -> 1 - alpha, exact where t is small.
         decay: t -> -d alpha / dt, at least 0.
         time: alpha in [0, 1] -> t, the inverse of `alpha`.
+        log_decay: t -> -d log(alpha) / dt, for a schedule whose alpha underflows below t = 1; None for decay / alpha.
     """
 
     alpha: Callable[[ArrayLike], Array]
     replaced: Callable[[ArrayLike], Array]
     decay: Callable[[ArrayLike], Array]
     time: Callable[[ArrayLike], Array]
+    log_decay: Callable[[ArrayLike], Array] | None = None
 
     def rate(self, t: ArrayLike) -> Array:
         """-alpha'(t) / alpha(t): replacements of a symbol per unit of time; infinite at t = 1."""
-        return self.decay(t) / self.alpha(t)
+        if self.log_decay is not None:
+            return self.log_decay(t)
+        alpha = self.alpha(t)
+        return jnp.where(alpha > 0, self.decay(t) / jnp.where(alpha > 0, alpha, 1.0), jnp.inf)
 
     def between(self, s: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
         """alpha(t) / alpha(s) and 1 - alpha(t) / alpha(s), for s < t: the shares that stay and that are replaced.
@@ -102,6 +107,7 @@ def power(power: float) -> Keeping:
         replaced=lambda t: -jnp.expm1(power * jnp.log1p(-as_float(t))),
         decay=lambda t: power * (1 - as_float(t)) ** (power - 1),
         time=lambda alpha: 1 - as_float(alpha) ** (1 / power),
+        log_decay=lambda t: power / (1 - as_float(t)),
     )
 
 

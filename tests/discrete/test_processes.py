@@ -48,6 +48,26 @@ def test_a_schedule_goes_from_one_to_zero_and_its_decay_is_its_derivative(keepin
         np.testing.assert_allclose(keeping.rate(t), -jax.grad(lambda t: jnp.log(keeping.alpha(t)))(t), rtol=5e-5)
 
 
+@pytest.mark.parametrize("t", [0.9, 0.9995, 1 - 2.0**-24])
+@pytest.mark.parametrize("power", [2, 13, 40])
+def test_a_high_power_has_rates_where_alpha_underflows(power, t):
+    exact = power / (1 - np.float64(np.float32(t)))
+    np.testing.assert_allclose(discrete.power(power).rate(t), exact, rtol=1e-6)
+    process = discrete.uniform(discrete.power(power), 3)
+    at = np.float64(np.float32(t))
+    marginal = (1 - at) ** power * np.array([0.7, 0.2, 0.1]) + (1 - (1 - at) ** power) / 3
+    weights = np.array([0.7, 0.2, 0.1]) * ((1 - at) ** power * np.eye(3)[1] + (1 - (1 - at) ** power) / 3)
+    x0 = jnp.asarray(weights / weights.sum(), jnp.float32)[None]
+    rates = process.reverse_rates(jnp.array([1]), x0, t)[0]
+    np.testing.assert_allclose(rates, exact / 3 * marginal / marginal[1] * [1, 0, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("keeping", KEEPINGS.values(), ids=KEEPINGS)
+def test_rates_are_infinite_at_the_prior(keeping):
+    assert keeping.rate(1.0) == np.inf
+    np.testing.assert_array_equal(discrete.uniform(keeping, 3).rates_into(jnp.array([1]), 1.0), [[np.inf, 0, np.inf]])
+
+
 def near_noise(name, t):
     """alpha near t = 1 in float64, where t is the float32 number."""
     left = 1 - np.float64(np.float32(t))
