@@ -15,7 +15,7 @@ import scipy.integrate
 
 from diffusion import samplers, timesteps
 from diffusion.parameterizations import Prediction
-from diffusion.samplers import exponential
+from diffusion.samplers import exponential, linear_multistep
 from tests.conformance import SCHEDULES, slow_but
 
 MEAN, VARIANCE = 0.4, 0.25
@@ -329,3 +329,19 @@ def test_gains_and_times_between_in_the_ends_too(x64):
     assert between(0.8, 0.2) == pytest.approx(2 / 3)  # lambda from log 1/4 to log 4: a quarter of the way is log 1/2
     assert between(1.0, 0.5) == pytest.approx(0.8)  # e^lambda from 0 to 1
     assert between(0.0, 0.5) == pytest.approx(0.2)  # e^-lambda from 0 to 1
+
+
+@pytest.mark.parametrize("nodes, end", [((0.0, 1.2, 2.5, 3.1), 0.0), ((0.0, -1.2, -2.5), 1000.0)])
+def test_polynomials_in_a_logarithm_are_integrated_over_steps_of_any_length(nodes, end, x64):
+    """With r = e^u; for eps the node is -log r and r falls to 0, for x0 it is log r and r grows."""
+    sign = -1 if end < 1 else 1
+    lagrange = lambda u, k: math.prod((sign * u - n) / (nodes[k] - n) for j, n in enumerate(nodes) if j != k)
+    last = math.log(end) if end > 0 else -60
+    exact = [
+        scipy.integrate.quad(lambda u, k=k: lagrange(u, k) * math.exp(u), 0, last, epsabs=1e-12, epsrel=1e-11)[0]
+        for k in range(len(nodes))
+    ]
+    weights = linear_multistep.integrate_polynomials(
+        jnp.array(nodes), jnp.float64(1), jnp.float64(end), lambda r: sign * jnp.log(r), jnp.array(True)
+    )
+    np.testing.assert_allclose(weights, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
