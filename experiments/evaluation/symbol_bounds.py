@@ -16,7 +16,7 @@ from diffusion.experiments.evaluation.subject import recipe_of_run
 from diffusion.experiments.sampling import generate, symbol_samples
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Restores
-from diffusion.recipe import ConfigError
+from diffusion.recipe import ConfigError, symbol_runs
 from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
@@ -41,6 +41,8 @@ def bits_per_symbol(subject: Any) -> dict:
     recipe = recipe_of_run(subject)
     estimator, bound = bound_of(recipe, params)
     x, count = subject.real.images, min(config.evaluate.number, len(subject.real.images))
+    if wrong := symbol_runs.outside(recipe.objective.process, x):
+        raise ConfigError(f"--metrics=symbols: the held-out sequences of {subject.real.spec.name} have {wrong}.")
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(x))[:count])
 
     @jax.jit

@@ -238,8 +238,10 @@ def _source_examples(recipe: Recipe, source: sources.Source | Stream) -> Example
     settings = recipe.config["data"]
     if isinstance(recipe.objective.reads, Moves):
         check_points(recipe.objective.reads, source)
+    augmentations = recipe.training.augmentations
     if recipe.objective.process is not None:
         symbol_runs.check_records(recipe.objective.process, source)
+        augmentations = (*augmentations, symbol_runs.requiring_symbols(recipe.objective.process))
     if isinstance(source, Stream):
         _check_stream(recipe, source)
     sizes = picture_sizes.sizes(recipe.config)
@@ -252,7 +254,7 @@ def _source_examples(recipe: Recipe, source: sources.Source | Stream) -> Example
     captioned = _with_texts(recipe, source, spec.name)
     records: Any = source  # a stream is refused before its captions are read
     captioned = with_metadata(recipe, captioned, lambda: captions.texts_of(records))
-    return Examples(captioned, spec, recipe.training.augmentations, sizes, bucket, source.where)
+    return Examples(captioned, spec, augmentations, sizes, bucket, source.where)
 
 
 def check_points(reads: Moves, source: sources.Source | Stream) -> None:

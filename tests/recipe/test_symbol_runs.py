@@ -7,7 +7,7 @@ import pytest
 
 from diffusion import discrete, models, objectives, schedules, timesteps
 from diffusion.data import sources
-from diffusion.experiments.run import program
+from diffusion.experiments.run import examples, program
 from diffusion.experiments.sampling import generate, symbol_samples
 from diffusion.objectives import Restores
 from diffusion.recipe import ConfigError, checks, recipes, symbol_runs
@@ -198,6 +198,22 @@ def test_symbols_out_of_range_are_refused_where_nothing_says_the_vocabulary():
         symbol_runs.check_records(uniform, records(0, 4))
 
 
+def test_a_rare_symbol_out_of_range_is_refused_in_its_batch():
+    """A table of categories whose one missing value is -1, in a row that nothing reads before the training."""
+    records = [{"x": np.array([0, 1])}] * 3000
+    records[1] = {"x": np.array([0, -1])}
+    recipe = python_recipe(records)
+    symbol_runs.check_records(recipe.objective.process, sources.sequences.Records(records))
+    opened = examples.open_examples(recipe)
+    batches = lambda start: opened.batches(recipe.config, start, np.arange(recipe.config.train.batch_size), 1)
+    size = recipe.config.train.batch_size
+    with pytest.raises(
+        sources.DamagedRecord, match=r"an example of the training has symbols -1 \.\. 1\. Valid: 0 \.\. "
+    ):
+        for start in range(0, 3000, size):
+            next(batches(start))
+
+
 class Exact:
     """The exact network of independent positions, symbols 0 .. 2 with these probabilities."""
 
@@ -212,10 +228,10 @@ class Exact:
         return jnp.broadcast_to(logits, (*x.shape, 4))
 
 
-def python_recipe(**sampling):
+def python_recipe(records=None, **sampling):
+    records = [{"x": np.array([0, 1, 2, 1])}] * 10 if records is None else records
     process = discrete.absorbing(discrete.linear(), 4)
     density = timesteps.uniform_density(schedules.rectified_flow())
-    records = [{"x": np.array([0, 1, 2, 1])}] * 10
     objective = discrete.masked_diffusion(process, density)
     settings = {"sample.number": 3000, "sample.batch_size": 1500, "sample.steps": 5}
     return Recipe(

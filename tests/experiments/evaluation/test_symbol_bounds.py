@@ -73,6 +73,21 @@ def test_the_deviation_of_a_draw_is_that_of_the_bound_at_one_time(monkeypatch):
     assert found["nats_per_symbol"]["value"] == pytest.approx(np.log(3), abs=4 * draws.mean(1).std() / np.sqrt(600))
 
 
+def test_held_out_symbols_that_the_process_lacks_are_refused(monkeypatch):
+    """A missing category, -1, would count as another symbol in the compiled bound."""
+    recipe = recipe_of(discrete.masked_diffusion(discrete.absorbing(discrete.linear(), 4), DENSITY))
+    monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
+    monkeypatch.setattr(symbol_bounds, "recipe_of_run", lambda subject: recipe)
+    images = np.ones((600, 2), int)
+    images[599, 1] = -1
+    real = types.SimpleNamespace(images=images, spec=types.SimpleNamespace(name="table"))
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=9))
+    with pytest.raises(
+        ConfigError, match=r"sequences of table have symbols -1 \.\. 1\. Valid: 0 \.\. 2; 3 is the mask"
+    ):
+        symbol_bounds.bits_per_symbol(types.SimpleNamespace(config=config, workdir="run", real=real))
+
+
 def test_each_time_has_its_part_of_the_path_and_keys_of_its_own(monkeypatch):
     """The mean of 32 times is 1 / 2 to within 1 / (32 sqrt(12 32)); no noise has the key of the times."""
     seen, uniform = [], jax.random.uniform
@@ -82,7 +97,8 @@ def test_each_time_has_its_part_of_the_path_and_keys_of_its_own(monkeypatch):
     bound = lambda params, label, keys, x0, t: noted(keys) or t
     monkeypatch.setattr(symbol_bounds, "bound_of", lambda recipe, params: ("a bound", bound))
     monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
-    monkeypatch.setattr(symbol_bounds, "recipe_of_run", lambda subject: None)
+    recipe = recipe_of(discrete.masked_diffusion(discrete.absorbing(discrete.linear(), 4), DENSITY))
+    monkeypatch.setattr(symbol_bounds, "recipe_of_run", lambda subject: recipe)
     real = types.SimpleNamespace(images=np.zeros((3, 1), int), labels=np.zeros(3, int))
     config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=3))
     found = symbol_bounds.bits_per_symbol(types.SimpleNamespace(config=config, workdir="run", real=real))
