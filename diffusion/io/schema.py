@@ -95,8 +95,8 @@ def optional(kind: Valid) -> Valid:
 def like(default: Any) -> Valid:
     """The values that a field may hold, judged by its default.
 
-    A whole number of at least 1 stays one, since sizes and counts have such defaults; null is as good as false; an
-    entry of a list is one of the kind of the default's first, from 0 on.
+    A field whose default is a whole number of at least 1, such as a size, takes whole numbers of at least 1. A field
+    with a flag also takes null. The entries of a list have the type of the default's first entry; whole numbers are >= 0.
     """
     if isinstance(default, bool):
         return optional(FLAG)

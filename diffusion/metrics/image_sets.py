@@ -53,9 +53,9 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
     """Opens images.
 
     Args:
-        spec: a .npz with images [N, H, W, C] named arr_0, images or samples; a folder of PNG or JPEG files, of all
-            depths, in the order of their names; an .array_record file of encoded pictures; or a dataset as TFDS names
-            it with its split, "cifar10@test" or "cifar10:3.0.2@train[:5000]".
+        spec: one of: a .npz file with images [N, H, W, C] named arr_0, images or samples; a folder of PNG or JPEG files
+            with its subfolders, in the order of their names; an .array_record file of encoded pictures; a dataset with
+            its split as TFDS names it, "cifar10@test" or "cifar10:3.0.2@train[:5000]".
         data_dir: folder of prepared datasets; "" for TFDS's default.
         side: the side of the squares to which the images of a dataset, of a folder or of an .array_record file, which
             may have any size, are cropped and resized, as ADM's code does; 0 for images of one size. A .npz file is

@@ -118,9 +118,9 @@ class SongUNet(LevelsByResolution, Backbone):
         Args:
             x: images [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
             t: the network's clock, [B] or [], float32 or wider.
-            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", of "augment" [B, augmentations] (without it, none was applied), and of "residuals" for the
-                skips, in order, and the middle, see `diffusion.models.layers.conditions`.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict with "label",
+                these labels, "augment" [B, augmentations] (zeros if absent), and "residuals" for the skips, in order,
+                and the middle, see `diffusion.models.layers.conditions`.
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
 
         Returns:

@@ -196,8 +196,8 @@ class UNet(UNetLevels, Backbone):
         Args:
             x: images [B, H, W, in_channels], or with `axes` sides; 2^(levels - 1) divides all sides.
             t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
-            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", of "vector" [B, vector_width], and of "residuals" for the skips, in order, and the middle, see
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict with "label",
+                these labels, "vector" [B, vector_width], and "residuals" for the skips, in order, and the middle, see
                 `models.layers.conditions`.
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
             branch: a skip connection, 0 the outermost; the call also returns the input of the block that takes it.

@@ -59,11 +59,12 @@ def entry(
 
     Returns:
         A function from a loss to the checked loss. The checked loss raises a TypeError if the networks, the schedule or
-        the batch have the wrong type, or x has integers. It raises a ValueError if there is not one key for each
-        example; if no objective reads an entry of the batch; if the noise has another shape than x; if an array of the
-        condition has another number of examples than x; if a mask removes a whole example, or the loss does not support
-        masks; if the losses are not one for each example; and, like `parameterizations.denoiser`, if a parameterization
-        is not defined at schedule.t_max, because the trained network could not be sampled.
+        the batch have the wrong type, or x has integers. It raises a ValueError
+        - if there is not one key, or not one loss, for each example;
+        - if no objective reads an entry of the batch;
+        - if the noise has another shape than x, or the condition another number of examples;
+        - if a mask removes a whole example, or the loss does not support masks;
+        - if a parameterization is not defined at schedule.t_max, because the trained network could not be sampled.
 
     Raises:
         TypeError: if a parameterization is none, such as a density, or a function that was not called.

@@ -5,14 +5,16 @@
   networks: mapping from names to networks, {"model": (x_t, clock, condition) -> output}.
   schedule: the process.
   keys: `[B]` random keys, one for each example.
-  batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
-    optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
-    "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), "real", a mask of
-    x without its padding (see `diffusion.padding`), "density", the state of an adaptive density of times,
-    "buffer", the state of the objective's buffer,
-    "rejected" `[B, ...]`, examples of the same conditions to which "x" was preferred,
-    "metadata" {name: `[B, ...]`}, the facts of each example's caption that a reward reads, and
-    "data_condition", the data's condition, if the network receives another condition (see `conditioned`).
+  batch: mapping with "x" `[B, ...]`, clean data in float32, "condition", a pytree with leading axis B or None, and
+    optionally these entries:
+      "index" `[B]`: global indices of the examples, for stratified densities; 0 .. B - 1 if absent.
+      "noise" `[B, ...]`: the other end of each example's path at t_max; drawn from N(0, I) if absent.
+      "real": mask of x without its padding, see `diffusion.padding`.
+      "density": state of an adaptive density of times.
+      "buffer": state of the objective's buffer.
+      "rejected" `[B, ...]`: examples of the same conditions to which "x" was preferred.
+      "metadata" {name: `[B, ...]`}: the facts of each example's caption that a reward reads.
+      "data_condition": the data's condition, if the network receives another one, see `conditioned`.
   step: the training step, for objectives that follow a curriculum.
 
   losses: `[B]` float32, one for each example; the training step takes their mean.

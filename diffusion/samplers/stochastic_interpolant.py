@@ -45,10 +45,10 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
             "Flow-GRPO: Training Flow Matching Models via Online RL", eq. 9, for w = a^2 t / (1 - t)
 
     Args:
-        w: (schedule, t) -> w(t) >= 0; or its name in SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D: "sigma"
-            (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing" (2
-            sin^2(pi t)), "sbdm" (g^2, the process's own), or "flow_grpo" (sigma / alpha, of which Flow-GRPO has a scale
-            of a^2 = 0.49).
+        w: (schedule, t) -> w(t) >= 0, or a name. The names of SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D,
+            are "sigma" (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2),
+            "increasing-decreasing" (2 sin^2(pi t)) and "sbdm" (g^2, the process's own). "flow_grpo" is sigma / alpha,
+            with scale = a^2 = 0.49 in Flow-GRPO.
         scale: factor of w, >= 0.
         last: the step to sigma(s) = 0, by its name in SiT's code: "tweedie" returns the estimate of x_0; "mean" returns
             the step's mean, as for SiT's published results.

@@ -3,10 +3,12 @@
     tokenizer = text.Tokenizer.open("stable-diffusion/tokenizer")
     ids, mask, cut = tokenizer(["a cat", ""])
 
-A folder holds `tokenizer.json`, or `vocab.json` and `merges.txt` (CLIP's byte-pair encoding), or `vocab.txt` (BERT's
-pieces of words), all read by the `tokenizers` library, or `spiece.model` (T5's) or `tokenizer.model` (ChatGLM's), by
-`sentencepiece`; and beside it, where it is published, `tokenizer_config.json`, which says the length and the padding.
-ByT5 reads bytes, so that its folder holds that file and no vocabulary.
+A folder holds one vocabulary:
+- `tokenizer.json`, or `vocab.json` and `merges.txt` (CLIP's byte-pair encoding), or `vocab.txt` (BERT's pieces of
+  words), which the `tokenizers` library reads;
+- `spiece.model` (T5's) or `tokenizer.model` (ChatGLM's), which `sentencepiece` reads;
+- none for ByT5, which reads bytes.
+`tokenizer_config.json` beside it, where it is published, states the length and the padding.
 CLIP's own vocabulary is padded with the end of the text in SD 1 and in the first encoder of SDXL, and with "!", id 0,
 in SD 2 and in SDXL's second.
 """

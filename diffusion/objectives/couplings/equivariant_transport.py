@@ -24,8 +24,8 @@ def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
 
         eps -> P eps R,    P, R = argmin |x_0 - P eps R|^2 over permutations P and rotations R
 
-    A permutation alone or a rotation alone is optimal. With both, three rounds alternate between them, which never
-    increases the distance but may miss the optimum.
+    If only a permutation or only a rotation is allowed, it is the optimal one. With both, three rounds alternate
+    between them, which never increases the distance but may miss the optimum.
 
     Facts:
         paper: Klein et al. 2023, "Equivariant flow matching"; Song et al. 2023, "Equivariant Flow Matching with Hybrid

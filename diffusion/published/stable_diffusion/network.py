@@ -41,12 +41,14 @@ class ConditionalUNet(Backbone):
 
     Parameters are float32 whatever the compute type, and so is the output. The transformers' blocks are scanned.
 
-    The condition is a dict (`models.layers.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
-    with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
-    `class_embedding` selects, and optional entries for adapters: "residuals", as `residual_shapes` lists them,
-    "level_residuals", as `level_shapes` does, with or without the middle's, "extra", image prompts
-    (`layers.extra_attention`) for the cross-attentions that `extra_layers` lists, and "identity" Bool [B,
-    transformer_blocks], blocks in which a pixel attends only to itself (`layers.layer_masks`).
+    The condition is a dict (`models.layers.conditions`) with "text" [B, M, text_width] and
+    - "text_mask", which is optional;
+    - "pooled" and "size" if `added_width`, "strength" if `strength_width`;
+    - "label" or "pooled" as `class_embedding` selects;
+    - for adapters, each optional: "residuals", as `residual_shapes` lists them; "level_residuals", as `level_shapes`
+      does, with or without the middle's; "extra", image prompts (`layers.extra_attention`) for the cross-attentions
+      that `extra_layers` lists; and "identity" Bool [B, transformer_blocks], blocks in which a pixel attends only to
+      itself (`layers.layer_masks`).
 
     Attributes:
         widths: channels of each level, the finest first.
