@@ -55,7 +55,9 @@ def dora(
 ) -> Tuning:
     """DoRA: m (W + alpha / r B A) / |W + alpha / r B A|, with a magnitude m for each output, |W| at the start.
 
-    The arguments and errors are those of `lora`.
+    Args:
+        base, rank, alpha, targets, text_targets: the model, the rank r, alpha, and the patterns of layers, as in
+            `lora`, whose errors it also raises.
 
     Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", eq. 5.
     """
@@ -67,7 +69,9 @@ def loha(
 ) -> Tuning:
     """LoHa: W + alpha / r (B A) * (B' A'), an elementwise product of rank at most r^2; B' is zero at the start.
 
-    The arguments and errors are those of `lora`.
+    Args:
+        base, rank, alpha, targets, text_targets: the model, the rank r, alpha, and the patterns of layers, as in
+            `lora`, whose errors it also raises.
 
     Reference: Hyeon-Woo et al. 2022, "FedPara"; Yeh et al. 2023, "Navigating Text-To-Image Customization".
     """

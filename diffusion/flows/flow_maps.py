@@ -217,7 +217,16 @@ def shortcut(network: Network, schedule: NoiseSchedule, condition: Any = None, c
 def mean_velocity(
     network: Network, schedule: NoiseSchedule, clocks: Clocks, x_t: Array, t: Array, s: Array, condition: Any = None
 ) -> Array:
-    """The output of a network of two times at (x_t, t, s), of x_t's shape, in float32 or wider."""
+    """The output of a network of two times, u(x_t, t, s), `[B, ...]` in float32 or wider.
+
+    Args:
+        network: (x, the two numbers of `clocks`, condition) -> output of x's shape.
+        schedule: the process.
+        clocks: (schedule, t, s) -> the numbers that the network receives.
+        x_t: noised data `[B, ...]`, float.
+        t, s: start and end of the jump, `[]` or `[B]`, or `[B, F]` with times for each frame.
+        condition: pytree of arrays `[B, ...]`, or None.
+    """
     require_network(network, CALLED)
     require_floats(x_t, "x_t")
     t, s = (at_each(schedule, at, x_t) for at in (t, s))
@@ -225,13 +234,21 @@ def mean_velocity(
 
 
 def start_and_end(clock: Clock | None = None) -> Clocks:
-    """The network receives both times, (clock(t), clock(s))."""
+    """The network receives both times, (clock(t), clock(s)).
+
+    Args:
+        clock: function of each time; `parameterizations.time()` if None.
+    """
     clock = clock or time()
     return lambda schedule, t, s: (clock(schedule, t), clock(schedule, s))
 
 
 def start_and_duration(clock: Clock | None = None) -> Clocks:
-    """The network receives the start and the duration, (clock(t), clock(t) - clock(s))."""
+    """The network receives the start and the duration, (clock(t), clock(t) - clock(s)).
+
+    Args:
+        clock: function of each time; `parameterizations.time()` if None.
+    """
     clock = clock or time()
     return lambda schedule, t, s: (clock(schedule, t), clock(schedule, t) - clock(schedule, s))
 

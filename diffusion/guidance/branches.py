@@ -88,7 +88,19 @@ def separately(*denoisers: Denoiser) -> Branches:
 
 
 def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ...], order: str) -> tuple:
-    """The predictions of the branches, whose number must be one of `counts`; `order` names them."""
+    """The predictions of the branches, with a check of their number.
+
+    Args:
+        branches: (x_t, t) -> a tuple of predictions.
+        x_t: noised data `[B, ...]`.
+        t: times `[]` or `[B]`, or `[B, F]` with a time for each frame.
+        counts: the valid numbers of branches.
+        order: the names of the branches in their order, for messages.
+
+    Raises:
+        TypeError: if `branches` is no function, or a denoiser.
+        ValueError: if the number of branches is not in `counts`.
+    """
     require_function(branches, "branches", "guidance.together(...) or guidance.separately(denoiser, denoiser)")
     predictions = branches(x_t, t)
     if isinstance(predictions, Prediction):  # a tuple too

@@ -96,7 +96,8 @@ def like(default: Any) -> Valid:
     """The values that a field may hold, judged by its default.
 
     A field whose default is a whole number of at least 1, such as a size, takes whole numbers of at least 1. A field
-    with a flag also takes null. The entries of a list have the type of the default's first entry; whole numbers are >= 0.
+    with a flag also takes null. The entries of a list have the type of the default's first entry; whole numbers among
+    them are at least 0.
     """
     if isinstance(default, bool):
         return optional(FLAG)

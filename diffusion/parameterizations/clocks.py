@@ -10,7 +10,11 @@ from diffusion.parameterizations.network_outputs import Clock
 
 
 def time(scale: float = 1.0) -> Clock:
-    """The network receives scale t: t itself, or 1000 t in flow transformers (Esser et al. 2024)."""
+    """The network receives scale t.
+
+    Args:
+        scale: factor of t; 1000 in flow transformers (Esser et al. 2024).
+    """
     return lambda schedule, t: jnp.asarray(t) if is_number(scale, 1) else scale * jnp.asarray(t)
 
 
@@ -24,9 +28,11 @@ def steps(T: int = 1000) -> Clock:
 
 
 def log_sigma(scale: float = 0.25) -> Clock:
-    """The network receives scale ln(sigma / alpha); scale = 1/4 in Karras et al. 2022 (table 1, c_noise).
+    """The network receives scale ln(sigma / alpha).
 
-    The code of consistency models (Song et al. 2023) uses scale = 250.
+    Args:
+        scale: factor of the logarithm; 1/4 in Karras et al. 2022 (table 1, c_noise), 250 in the code of consistency
+            models (Song et al. 2023).
     """
     return lambda schedule, t: -scale / 2 * schedule.log_snr(t)
 

@@ -144,7 +144,18 @@ def evaluate(
     t: ArrayLike,
     condition: Any = None,
 ) -> tuple[Array, Array]:
-    """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`.
+    """The raw output of a network at (x_t, t), called with c_in(t) x_t, clock(t) and the condition.
+
+    Args:
+        network: (x, clock, condition) -> output.
+        schedule: the process.
+        parameterization: meaning of the output; it has c_in, the clock and the number of channels.
+        x_t: noised data `[B, ...]`, float.
+        t: times in [0, t_max], `[]`, `[B]`, or `[B, F]` with a time for each frame.
+        condition: pytree of arrays `[B, ...]`, or None.
+
+    Returns:
+        (the output in float32 or wider, t with at least the batch axis `[B]`).
 
     Raises:
         TypeError: if the network does not take three arguments, or x_t does not hold floating-point numbers.

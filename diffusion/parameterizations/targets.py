@@ -258,7 +258,13 @@ def learned_variance(parameterization: Parameterization) -> Parameterization:
 
 
 def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:
-    """d alpha / dt and d sigma / dt, shaped to multiply x example by example."""
+    """d alpha / dt and d sigma / dt, shaped to multiply x example by example.
+
+    Args:
+        schedule: the process.
+        t: times in [0, t_max], `[]`, `[B]`, or `[B, F]` with a time for each frame.
+        x: array `[B, ...]`, which gives the shape.
+    """
     t = as_float(t)
     one = jnp.ones_like(t)
     rate = lambda f: left_broadcast(jax.jvp(f, (t,), (one,))[1], x)
@@ -268,8 +274,13 @@ def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array,
 def finite_derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array, Array, Array]:
     """alpha', sigma', w = alpha sigma' - sigma alpha', up to a common factor, and whether sigma' is infinite at t.
 
-    The factor is 1, except at the data (sigma = 0) where w is infinite. All have the shape that multiplies x example by
-    example.
+    The factor is 1, except at the data (sigma = 0) if w is infinite there: then alpha' = 0, sigma' = 1 and w = alpha.
+
+    Args:
+        schedule, t, x: the process, the times and the array that gives the shape, as in `derivatives`.
+
+    Returns:
+        (alpha', sigma', w, Bool), each in the shape that multiplies x example by example.
     """
     alpha, sigma = _coefficients(schedule, t, x)
     alpha_dot, sigma_dot = derivatives(schedule, t, x)

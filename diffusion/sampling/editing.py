@@ -197,6 +197,11 @@ def repaint_quarters(plan: Plan, first: int, resamplings: int) -> Plan:
 
     With one resampling, the steps are returned unchanged.
 
+    Args:
+        plan: a plan of N steps.
+        first: index of the first step, in 0 .. N - 1.
+        resamplings: number of passes over each part of the way, >= 1.
+
     Raises:
         ValueError: if resamplings > 1 and the plan goes back to noise itself.
     """

@@ -180,7 +180,11 @@ def skipped(work: Any, network: Any, sampler: samplers.Sampler, plan: Plan) -> f
 
 
 def finite(x: Array) -> Array:
-    """Whether all values of each sample are finite, Bool `[B]`, for samples `[B, ...]`."""
+    """Whether all values of each sample are finite, Bool `[B]`.
+
+    Args:
+        x: samples `[B, ...]`, float.
+    """
     return jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
 
 

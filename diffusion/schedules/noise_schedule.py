@@ -139,7 +139,7 @@ def check_times(schedule: NoiseSchedule, t: ArrayLike) -> None:
 
 
 def preserves_variance(schedule: NoiseSchedule) -> bool:
-    """Whether alpha^2 + sigma^2 = 1 at every t, by construction."""
+    """Whether alpha^2 + sigma^2 = 1 at every t, by construction: the schedule's norm is `jnp.hypot`."""
     return schedule.norm is jnp.hypot
 
 

@@ -100,12 +100,28 @@ def condition_weight(costs: Array, apart: Array, ratio: float) -> Array:
 
 
 def squared(a: Array, b: Array) -> Array:
-    """`[n, m]` |a_i - b_j|^2 of conditions a `[n, D]` and b `[m, D]`."""
+    """The squared distance |a_i - b_j|^2 of each two conditions.
+
+    Args:
+        a: conditions `[n, D]`, float.
+        b: conditions `[m, D]`, float.
+
+    Returns:
+        `[n, m]`, >= 0.
+    """
     return jnp.sum((a[:, None] - b[None]) ** 2, -1)
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """`[n, m]` 1 - cos(a_i, b_j) of conditions a `[n, D]` and b `[m, D]`; exactly 0 for equal ones, 1 for zeros."""
+    """The cosine distance 1 - cos(a_i, b_j) of each two conditions.
+
+    Args:
+        a: conditions `[n, D]`, float.
+        b: conditions `[m, D]`, float.
+
+    Returns:
+        `[n, m]` in [0, 2]: exactly 0 for equal conditions; 1 if one of two different ones is zero.
+    """
     unit = lambda v: v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), jnp.finfo(v.dtype).tiny)
     apart = 1 - jnp.matmul(unit(a), unit(b).T, precision=jax.lax.Precision.HIGHEST)
     return jnp.where((a[:, None] == b[None]).all(-1), 0, jnp.maximum(apart, 0))

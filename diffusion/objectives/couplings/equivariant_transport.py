@@ -84,20 +84,37 @@ def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rot
 
 
 def matched(x: Array, e: Array) -> Array:
-    """The points e `[N, D]` in the order that is nearest to x `[N, D]`; Kuhn 1955, "The Hungarian method"."""
+    """The points e in the order p that minimises sum_i |x_i - e_p(i)|^2.
+
+    Args:
+        x: points `[N, D]`, float.
+        e: points `[N, D]`, float.
+
+    Returns:
+        `[N, D]`.
+
+    Reference: Kuhn 1955, "The Hungarian method for the assignment problem".
+    """
     return e[assignment(-_product(x, e.T))]
 
 
 def rotated(x: Array, e: Array) -> Array:
-    """The points e `[N, D]`, turned about the origin by the rotation that brings them nearest to x `[N, D]`.
+    """The points e R, turned about the origin by the rotation R that minimises |x - e R|^2, without reflections.
 
-    Kabsch 1976, "A solution for the best rotation to relate two sets of vectors"; without reflections.
+    Args:
+        x: points `[N, D]`, float.
+        e: points `[N, D]`, float.
+
+    Returns:
+        `[N, D]`.
+
+    Reference: Kabsch 1976, "A solution for the best rotation to relate two sets of vectors".
     """
     return _product(e, turn(x, e))
 
 
 def turn(x: Array, e: Array) -> Array:
-    """The rotation R `[D, D]` for which e R is nearest to x, both `[N, D]`; see `rotated`."""
+    """The rotation R `[D, D]` that minimises |x - e R|^2; arguments as in `rotated`."""
     u, _, vt = jnp.linalg.svd(_product(e.T, x))
     last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(_product(u, vt))))
     return _product(u * last, vt)

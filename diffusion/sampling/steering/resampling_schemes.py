@@ -75,7 +75,11 @@ def multinomial(key: Array, log_weights: Array) -> tuple[Array, Array]:
 
 
 def stratified(key: Array, log_weights: Array) -> tuple[Array, Array]:
-    """Offspring j is the quantile (j + u_j) / K of the weights, u_j uniform in [0, 1); otherwise as `multinomial`."""
+    """Draws offspring j = 0 .. K - 1 as the quantile (j + u_j) / K of the weights, u_j uniform in [0, 1).
+
+    Args:
+        key, log_weights: random key and log-weights `[K]`, as in `multinomial`, which has the result as well.
+    """
     number = log_weights.shape[0]
     return _offspring(
         (jnp.arange(number) + jax.random.uniform(key, (number,), log_weights.dtype)) / number, log_weights
@@ -83,9 +87,12 @@ def stratified(key: Array, log_weights: Array) -> tuple[Array, Array]:
 
 
 def systematic(key: Array, log_weights: Array) -> tuple[Array, Array]:
-    """Offspring j is the quantile (j + u) / K of the weights, with one u for all; otherwise as `multinomial`.
+    """Draws offspring j = 0 .. K - 1 as the quantile (j + u) / K of the weights, with one u in [0, 1) for all.
 
-    Particle k has floor(K w_k / sum w) offspring or one more.
+    Particle k has floor(K w_k / sum w) offspring, or one more.
+
+    Args:
+        key, log_weights: random key and log-weights `[K]`, as in `multinomial`, which has the result as well.
     """
     number = log_weights.shape[0]
     uniform = jax.random.uniform(key, (), log_weights.dtype)

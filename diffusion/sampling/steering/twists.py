@@ -79,6 +79,9 @@ def sum_so_far(log_reward: LogReward) -> Twist:
     """log psi_t = sum over times up to t of the sum of rewards so far: the potential "sum"; see `largest_so_far`.
 
     The reward at one time counts in each later weight: log G_t = sum_{s >= t} r(x0(x_s)), and psi_t is their product.
+
+    Args:
+        log_reward: x_0 `[B, ...]` -> log-reward `[B]`.
     """
 
     def apply(memory, x_t, t, x0):
