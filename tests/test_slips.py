@@ -509,6 +509,11 @@ SLIPS = {
         TypeError,
         r"and returned State\(x=\(1, 4, 2\), x0=\(4, 2\)\)",
     ),
+    "a step in another type": (
+        lambda: sample(HEUN._replace(step=lambda state, *rest: state._replace(x=state.x.astype(jnp.bfloat16)))),
+        TypeError,
+        "the step of a sampler returned bfloat16 for samples of float32. Valid: arguments that are Python's numbers",
+    ),
     "no noises": (lambda: sample(HEUN._replace(draws=None)), ValueError, "draws = None .*Valid: .*0 or more"),
     "noises of a share": (lambda: sample(HEUN._replace(draws=1.0)), ValueError, "draws = 1.0"),
     "fewer than no noises": (lambda: sample(HEUN._replace(draws=-1)), ValueError, "draws = -1"),

@@ -311,10 +311,11 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
         )
     if not defined.all():
         t = times[~defined][0]
+        others = " or ".join(name for name in ("v", "velocity", "edm") if name != parameterization.name)
         raise ValueError(
             f"{parameterization.name} prediction is not defined at t = {t:g} of this schedule: it needs "
-            f"{parameterization.needs}. Use v, velocity or edm there, which divide by neither, "
-            "or a schedule that does not reach this end: schedules.ending_at(schedule, t_max), for training and "
+            f"{parameterization.needs}. Use {others} there, or "
+            "a schedule that does not reach this end: schedules.ending_at(schedule, t_max), for training and "
             "sampling alike."
         )
 

@@ -167,7 +167,9 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
     For the rectified flow u = eps - x0 and w = 1 at every t. Where sigma has an infinite slope at t = 0, as in
     `schedules.cosine`, u is infinite there. The prediction is then the limit for any finite output: x0 = x_t / alpha
-    and eps = 0. Lipman et al. 2023, "Flow Matching for Generative Modeling", eq. 23; Ma et al. 2024, "SiT".
+    and eps = 0. Where both slopes are 0 at t = 0, as for alpha = 1 - t^2 and sigma = t^2, u says nothing about eps
+    there, and the prediction is the same. Lipman et al. 2023, "Flow Matching for Generative Modeling", eq. 23; Ma et
+    al. 2024, "SiT".
 
     Args:
         clock: the time that the network receives; `time()` if None.
@@ -175,9 +177,9 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
     def to_prediction(schedule, t, x_t, output):
         alpha, sigma = _coefficients(schedule, t, x_t)
-        alpha_dot, sigma_dot, w, rising = finite_derivatives(schedule, t, x_t)
+        alpha_dot, sigma_dot, w, limit = finite_derivatives(schedule, t, x_t)
         noise = (alpha * output - alpha_dot * x_t) / w
-        return Prediction((sigma_dot * x_t - sigma * output) / w, jnp.where(rising, 0, noise))
+        return Prediction((sigma_dot * x_t - sigma * output) / w, jnp.where(limit, 0, noise))
 
     def target(schedule, t, x0, eps):
         alpha_dot, sigma_dot = derivatives(schedule, t, x0)
@@ -272,9 +274,10 @@ def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array,
 
 
 def finite_derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array, Array, Array]:
-    """alpha', sigma', w = alpha sigma' - sigma alpha', up to a common factor, and whether sigma' is infinite at t.
+    """alpha', sigma', w = alpha sigma' - sigma alpha', up to a common factor, and where this factor is not 1.
 
-    The factor is 1, except at the data (sigma = 0) if w is infinite there: then alpha' = 0, sigma' = 1 and w = alpha.
+    The factor is 1, except at the data (sigma = 0) if w is infinite or 0 there: then alpha' = 0, sigma' = 1 and
+    w = alpha stand for the limit.
 
     Args:
         schedule, t, x: the process, the times and the array that gives the shape, as in `derivatives`.
@@ -285,8 +288,8 @@ def finite_derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple
     alpha, sigma = _coefficients(schedule, t, x)
     alpha_dot, sigma_dot = derivatives(schedule, t, x)
     w = alpha * sigma_dot - sigma * alpha_dot
-    rising = (sigma == 0) & ~jnp.isfinite(w)
-    return jnp.where(rising, 0, alpha_dot), jnp.where(rising, 1, sigma_dot), jnp.where(rising, alpha, w), rising
+    limit = (sigma == 0) & (~jnp.isfinite(w) | (w == 0))
+    return jnp.where(limit, 0, alpha_dot), jnp.where(limit, 1, sigma_dot), jnp.where(limit, alpha, w), limit
 
 
 def _coefficients(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:

@@ -382,7 +382,7 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
 
 
 def check_same_form(after: Any, before: Any) -> None:
-    """Refuses a state whose structure or shapes differ from those of the state before the step.
+    """Refuses a state whose structure, shapes or type of samples differ from those of the state before the step.
 
     Raises:
         TypeError: if they differ; the message names both.
@@ -394,6 +394,11 @@ def check_same_form(after: Any, before: Any) -> None:
         raise TypeError(
             f"the step of a sampler must return a state of the same form as init: it received {one}, and returned "
             f"{other}"
+        )
+    if after.x.dtype != before.x.dtype:
+        raise TypeError(
+            f"the step of a sampler returned {after.x.dtype} for samples of {before.x.dtype}. Valid: arguments that "
+            f"are Python's numbers, or sampling from x.astype(jnp.{after.x.dtype})"
         )
 
 

@@ -9,8 +9,9 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules.bisection import bisect, in_unit
-from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
+from diffusion.schedules.noise_schedule import INSIDE, NoiseSchedule, as_float, normal
 
 Coefficient = Callable[[Array], Array]
 """t, float of any shape -> alpha or sigma of the same shape, elementwise and differentiable."""
@@ -40,14 +41,17 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
             0, and 1e-5 otherwise.
 
     Raises:
-        TypeError: if alpha or sigma is not a function.
-        ValueError: if they are not elementwise, not finite, or the log-SNR does not decrease from 0 to 1.
+        TypeError: if alpha or sigma is not a function, or not written with jax.numpy.
+        ValueError: if they are not elementwise, not finite, or the log-SNR does not decrease from 0 to 1, or t_min is
+            out of range.
     """
     for name, function in (("alpha", alpha), ("sigma", sigma)):
         if not callable(function):
             raise TypeError(
                 f"from_alpha_sigma: {name} must be a function of t, such as lambda t: 1 - t; got {function!r}"
             )
+    if t_min is not None and not traced(t_min) and not 0 <= t_min < 1:
+        raise ValueError(f"from_alpha_sigma: t_min = {t_min} must be in [0, 1), the times of the schedule")
     a, s = _values(alpha, sigma, np.linspace(0, 1, 257))
     reaches = bool(a is not None and abs(a[0] - 1) < 1e-6 and s[0] == 0)
     vanishes = bool(a is not None and a[-1] < 1e-6)
@@ -73,6 +77,10 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
         return jnp.where(value > 0, rate / jnp.where(value > 0, value, 1), -jnp.inf)
 
     def diffusion(t):
+        t = as_float(t)
+        _, rate = _with_rate(noise, t)
+        # Where sigma' is infinite at the data, sigma sigma' has a limit, which a time just inside has to four digits.
+        t = jnp.where((t > 0) | jnp.isfinite(rate), t, INSIDE)
         value, rate = _with_rate(noise, t)
         square = 2 * value * (rate - drift(t) * value)
         return jnp.sqrt(jnp.maximum(square, 0))  # rounding
@@ -102,6 +110,14 @@ def _values(alpha: Coefficient, sigma: Coefficient, times: np.ndarray) -> tuple:
     """alpha and sigma at the times, checked; (None, None) where they are traced and have no values yet."""
     with jax.ensure_compile_time_eval():
         t = as_float(jnp.asarray(times))
+        for name, function in (("alpha", alpha), ("sigma", sigma)):
+            try:
+                jax.eval_shape(function, t)
+            except (TypeError, ValueError) as error:  # what NumPy and `if` raise for traced arrays
+                raise TypeError(
+                    f"from_alpha_sigma: {name} must be written with jax.numpy, for arrays of times; for {t.shape[0]} "
+                    f"times it raised: {str(error).splitlines()[0]}"
+                ) from error
         values = alpha(t), sigma(t)
     for name, value in zip(("alpha", "sigma"), values, strict=True):
         if jnp.shape(value) != times.shape:

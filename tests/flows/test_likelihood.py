@@ -256,3 +256,21 @@ def test_a_normal_density_has_a_scale_for_each_number_of_a_vector():
     real = np.array([[True, True, True], [True, False, True]])
     padded = likelihood.normal_density(jnp.asarray(scale), jnp.asarray(real))(jnp.asarray(np.where(real, x, 0)))
     np.testing.assert_allclose(padded, (of_each * real).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [2, 3])
+def test_the_likelihood_of_a_velocity_whose_slopes_vanish_at_the_data(p):
+    """alpha = 1 - t^p and sigma = t^p, at whose data a velocity says nothing; the data are N(0, 0.3 I)."""
+    schedule = schedules.from_alpha_sigma(lambda t: 1 - t**p, lambda t: t**p)
+
+    def network(x, t, condition):
+        alpha, sigma = 1 - t**p, t**p
+        rate = p * t ** (p - 1) * (sigma - alpha * 0.3) / (alpha**2 * 0.3 + sigma**2)
+        return rate[:, None] * x
+
+    denoise = parameterizations.denoiser(network, schedule, parameterizations.velocity())
+    x = points().astype(jnp.float32)
+    solver = ode.runge_kutta(likelihood.times(schedule, 40))
+    log_density = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.exact()).log_density
+    expected = scipy.stats.multivariate_normal(np.zeros(2), 0.3 * np.eye(2)).logpdf(np.asarray(x))
+    np.testing.assert_allclose(log_density, expected, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 """Conformance of every schedule in `schedule_cases.SCHEDULES`, against its definition."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -348,6 +350,18 @@ def test_from_alpha_sigma_at_its_ends():
     assert schedules.from_alpha_sigma(lambda t: 1 - t, lambda t: t, t_min=0.01).t_min == 0.01
 
 
+@pytest.mark.parametrize(
+    "alpha, sigma, squared",
+    [
+        (lambda t: jnp.exp(-5 * t), lambda t: jnp.sqrt(-jnp.expm1(-10 * t)), 10),  # beta(t) = 10
+        (lambda t: jnp.sqrt(1 - t), jnp.sqrt, 1),  # beta(t) = 1 / (1 - t)
+        (lambda t: 1 - t, lambda t: 2 * t, 0),
+    ],
+)
+def test_from_alpha_sigma_has_its_diffusion_at_the_data(alpha, sigma, squared):
+    np.testing.assert_allclose(schedules.from_alpha_sigma(alpha, sigma).diffusion(0.0) ** 2, squared, rtol=1e-4)
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_bisection_halves_as_often_as_it_says(steps):
     low, high = bisection.bisect(lambda t: -(t**3), jnp.float32(-0.1), steps)
@@ -384,6 +398,20 @@ def test_from_alpha_sigma_refuses_what_is_no_process(alpha, sigma, sentence):
 def test_from_alpha_sigma_refuses_what_is_no_function():
     with pytest.raises(TypeError, match="alpha must be a function of t"):
         schedules.from_alpha_sigma(np.linspace(1, 0, 10), lambda t: t)
+
+
+@pytest.mark.parametrize("sigma", [lambda t: np.sin(t), lambda t: math.sin(t), lambda t: t if t > 0 else 0.0])
+def test_from_alpha_sigma_refuses_what_jax_cannot_trace(sigma):
+    with pytest.raises(
+        TypeError, match=r"sigma must be written with jax\.numpy, for arrays of times; for 257 times it"
+    ):
+        schedules.from_alpha_sigma(lambda t: 1 - t, sigma)
+
+
+@pytest.mark.parametrize("t_min", [-1.0, 1.0, 2.0, float("nan")])
+def test_from_alpha_sigma_refuses_a_first_time_outside(t_min):
+    with pytest.raises(ValueError, match=rf"t_min = {t_min} must be in \[0, 1\)"):
+        schedules.from_alpha_sigma(lambda t: 1 - t, lambda t: t, t_min)
 
 
 def test_a_process_of_a_known_kind_has_its_norm_and_its_prior():
