@@ -1,6 +1,6 @@
 """Checks of a run on symbols: the supported fields, and that process, network, sampler and data fit each other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import discrete
-from diffusion.data.pipeline import Augmentation
-from diffusion.data.sources import DamagedRecord
 from diffusion.data.sources.streams import Stream
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.models import facts
@@ -83,24 +81,6 @@ def check_records(process: AnyPath, source: Any) -> None:
         records = [source[row] for row in np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int)).tolist()]
     if wrong := outside(process, np.stack([record[source.spec.entry] for record in records])):
         raise ConfigError(f"config.data: {source.spec.name} has {wrong}.")
-
-
-def requiring_symbols(process: AnyPath) -> Augmentation:
-    """The augmentation that changes nothing, and refuses an example with symbols that the process does not have.
-
-    `check_records` reads some records alone, and a rare symbol may be in others.
-    """
-
-    def of_batch(rngs: Iterable[np.random.Generator], x: np.ndarray) -> np.ndarray:
-        if wrong := outside(process, x):
-            raise DamagedRecord(f"an example of the training has {wrong}. Mend or remove it.")
-        return x
-
-    def of_one(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-        return of_batch((rng,), x)
-
-    of_one.of_batch = of_batch  # type: ignore[attr-defined]
-    return of_one
 
 
 def outside(process: AnyPath, x: np.ndarray) -> str:

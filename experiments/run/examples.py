@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run.caption_metadata import with_metadata
 from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
+from diffusion.manifolds import Manifold
 from diffusion.models import facts
 from diffusion.objectives import Moves
 from diffusion.recipe import ConfigError, data, extensions, null_condition, picture_sizes, symbol_runs
@@ -236,12 +237,13 @@ def _source_examples(recipe: Recipe, source: sources.Source | Stream) -> Example
     """The examples of a source of records, in the buckets of `config.data.buckets`."""
     spec = source.spec
     settings = recipe.config["data"]
+    augmentations = recipe.training.augmentations
     if isinstance(recipe.objective.reads, Moves):
         check_points(recipe.objective.reads, source)
-    augmentations = recipe.training.augmentations
+        augmentations = (*augmentations, _requiring(functools.partial(_off_manifold, recipe.objective.reads.manifold)))
     if recipe.objective.process is not None:
         symbol_runs.check_records(recipe.objective.process, source)
-        augmentations = (*augmentations, symbol_runs.requiring_symbols(recipe.objective.process))
+        augmentations = (*augmentations, _requiring(functools.partial(symbol_runs.outside, recipe.objective.process)))
     if isinstance(source, Stream):
         _check_stream(recipe, source)
     sizes = picture_sizes.sizes(recipe.config)
@@ -281,6 +283,36 @@ def check_points(reads: Moves, source: sources.Source | Stream) -> None:
             reads.manifold.check(points)
         except ValueError as error:
             raise ConfigError(f"{what}: {error}") from error
+
+
+def _requiring(wrong: Callable[[np.ndarray], str]) -> Augmentation:
+    """The augmentation that changes nothing, and refuses wrong examples, e.g. -1 or zeros where a value is missing.
+
+    Before a run only some records are checked, and others may be wrong; a compiled program could not refuse them.
+
+    Args:
+        wrong: examples `[b, ...]` -> what is wrong with them, in words; "" if nothing is.
+    """
+
+    def of_batch(rngs: Iterable[np.random.Generator], x: np.ndarray) -> np.ndarray:
+        if words := wrong(x):
+            raise sources.DamagedRecord(f"an example of the training has {words}. Mend or remove it.")
+        return x
+
+    def of_one(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+        return of_batch((rng,), x)
+
+    of_one.of_batch = of_batch  # type: ignore[attr-defined]
+    return of_one
+
+
+def _off_manifold(manifold: Manifold, x: np.ndarray) -> str:
+    """The point of examples that lies off a manifold, in words; "" if none does."""
+    try:
+        manifold.check(x)
+    except ValueError as error:
+        return f"a point off the manifold: {error}"
+    return ""
 
 
 def _check_stream(recipe: Recipe, stream: Stream) -> None:

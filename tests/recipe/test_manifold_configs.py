@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from diffusion import manifolds
-from diffusion.data.sources import DataSpec
+from diffusion.data.sources import DamagedRecord, DataSpec
 from diffusion.data.sources.sequences import Records
 from diffusion.experiments import train
 from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import run_samples
 from diffusion.objectives import Moves
-from diffusion.recipe import ConfigError, Recipe, checks, recipes
+from diffusion.recipe import ConfigError, Recipe, checks, data, recipes
 
 SHAPES = {"sphere": (3,), "torsions": (2,), "so3": (3, 3)}
 
@@ -66,6 +66,20 @@ def test_points_off_the_manifold_are_refused_before_anything_is_compiled():
         examples.check_points(reads(torus), records(np.degrees(radians)))
     with pytest.raises(ConfigError, match=r"config\.objective\.prior: .* shape"):
         examples.check_points(reads(manifolds.torus(3)), records(radians))
+
+
+@pytest.mark.extended
+def test_a_rare_point_off_the_manifold_is_refused_in_its_batch(monkeypatch):
+    """A direction that is missing as zeros, in a record that nothing reads before the training."""
+    config = recipes.load("manifolds/sphere:tiny")
+    points = np.tile(np.float32([0, 0, 1]), (3000, 1))
+    points[1] = 0
+    source = Records([{"x": point} for point in points])
+    monkeypatch.setattr(data, "source", lambda config, split: source)
+    opened = examples.open_examples(checks.with_data(checks.validate(config), source.spec))
+    with pytest.raises(DamagedRecord, match=r"a point off the manifold: sphere\(2\): point .*, violates"):
+        for start in range(0, 3000, size := config.train.batch_size):
+            next(opened.batches(config, start, np.arange(size), 1))
 
 
 @pytest.mark.slow
