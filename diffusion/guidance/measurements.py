@@ -170,8 +170,11 @@ def blurred(std: float) -> Measurement:
         return jnp.real(jnp.fft.ifft2(jnp.fft.fft2(x, axes=(1, 2)) * gain, axes=(1, 2))).astype(x.dtype)
 
     def solve(y, ratio):
-        # The pseudo-inverse leaves out frequencies that the blur erases.
-        inverse = lambda gain: jnp.where(gain > 1e-3, 1 / (jnp.where(gain > 1e-3, gain, 1) ** 2 + ratio), 0)
+        def inverse(gain):
+            square = gain**2 + ratio
+            kept = square > 1e-6  # the pseudo-inverse leaves out frequencies that the blur erases
+            return jnp.where(kept, 1 / jnp.where(kept, square, 1), 0)
+
         return filtered(y, inverse)
 
     trace = lambda f, x: x.shape[-1] * jnp.sum(f(gains(x)))

@@ -326,6 +326,17 @@ def test_filters_act_along_the_singular_directions():
         np.testing.assert_allclose(back, np.asarray(y).reshape(2, -1) @ np.linalg.pinv(matrix, 1e-10).T, atol=1e-10)
 
 
+@pytest.mark.parametrize("ratio", [1e-5, 1e-3])
+def test_a_noisy_measurement_of_a_strong_blur_counts_at_every_frequency(ratio):
+    """A^T (A A^T + ratio I)^-1 y, which is not 0 where the blur leaves less than a thousandth."""
+    blur, shape = measurements.blurred(1.5), (6, 4, 1)
+    matrix = np.asarray(blur.forward(jnp.eye(24).reshape(24, *shape))).reshape(24, 24).T
+    y = np.random.default_rng(1).standard_normal(24)
+    back = blur.inverse(jnp.asarray(y.reshape(1, *shape)), jnp.zeros((1, *shape)), ratio)
+    expected = matrix.T @ np.linalg.solve(matrix @ matrix.T + ratio * np.eye(24), y)
+    np.testing.assert_allclose(back.ravel(), expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_measurements_solve_their_own_systems():
     """solve inverts A A^T + ratio I, with A written as a matrix by probing forward; pseudo-inverse at ratio 0."""
     mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)
