@@ -8,6 +8,7 @@ open nothing by themselves: they call `open_file` or a function here that does, 
 by name. `budgets` bounds what a file unpacks to.
 """
 
+import codecs
 import contextlib
 import functools
 import io
@@ -135,9 +136,11 @@ def text_of(content: bytes, path: str | os.PathLike) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         name = os.path.basename(path)
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Excel writes "Unicode text"
+        how, code = ("As its mark says, it is in UTF-16;", "UTF-16") if marked else ("If it is in Latin-1,", "LATIN1")
         raise limits.Refused(
-            f"{path} is not UTF-8 text: line {line} has the byte 0x{content[error.start]:02x}. If it is in Latin-1, "
-            f"convert it by: iconv -f LATIN1 -t UTF-8 {name} > new && mv new {name}"
+            f"{path} is not UTF-8 text: line {line} has the byte 0x{content[error.start]:02x}. {how} "
+            f"convert it by: iconv -f {code} -t UTF-8 {name} > new && mv new {name}"
         ) from None
 
 

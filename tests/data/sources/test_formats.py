@@ -207,6 +207,8 @@ def test_labels_that_are_not_in_the_list(tmp_path):
     [
         ("metadata.csv", "file_name,caption\n0.png,un ch\xe2t\n".encode("latin-1"),
          r"not UTF-8 text: line 2 has the byte 0xe2\. If it is in Latin-1, convert it by: iconv -f LATIN1"),
+        ("metadata.csv", "file_name,caption\n0.png,a\n".encode("utf-16"),
+         r"line 1 has the byte 0xff\. As its mark says, it is in UTF-16; convert it by: iconv -f UTF-16 -t UTF-8"),
         ("metadata.csv", b"file,caption\n0.png,a\n", "has the columns file, caption, but no column file_name"),
         ("metadata.csv", b"file_name,caption\n0.png,a,b\n", "line 2 has another number of values"),
         ("metadata.csv", b"file_name,caption\n0.png,a\n0.png,b\n", r"names files more than once: 0\.png"),
