@@ -91,6 +91,8 @@ def _series(samples: Samples, source: Any) -> list[pathlib.Path]:
     grouped, part = series_charts.grouped(samples.x, samples.labels)
     path = samples.out / "samples.png"
     series_charts.fans(grouped, part, path, getattr(source, "process", None))
+    for name in series_files.NAMES:
+        (samples.out / name).unlink(missing_ok=True)  # one of earlier samples
     return [path, *(series_files.write(source, samples.x, samples.out) if samples.from_records else [])]
 
 

@@ -9,6 +9,8 @@ from diffusion.data.sources.series import StandardSeries
 from diffusion.io import files
 from diffusion.io.files import write_text
 
+NAMES = ("filled.csv", "filled.npz")
+
 
 def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes filled.csv of a .csv file, or filled.npz of another one, if any missing value of it is sampled.
@@ -38,11 +40,11 @@ def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathli
             )
         print(f"{empty} of the {missing} missing values stay empty: {why}")
     if not source.where.endswith(".csv"):
-        with files.atomic(folder / "filled.npz") as file:
+        with files.atomic(folder / NAMES[1]) as file:
             np.savez(file, allow_pickle=False, **filled)
-        return [folder / "filled.npz"]
+        return [folder / NAMES[1]]
     (table,) = filled.values()
     lines = [",".join(source.columns)] if source.columns else []
     lines += [",".join("" if np.isnan(value) else f"{value:.9g}" for value in row) for row in table]
-    write_text(folder / "filled.csv", "\n".join(lines) + "\n")
-    return [folder / "filled.csv"]
+    write_text(folder / NAMES[0], "\n".join(lines) + "\n")
+    return [folder / NAMES[0]]

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion.data.sound import Sound, stft
 from diffusion.experiments.evaluation.plots import BLUE, blank, save
-from diffusion.io import wav
+from diffusion.io import files, wav
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ EACH = 3  # WAV files of a class, at most
 def write(
     sound: Sound, waveforms: np.ndarray, labels: np.ndarray, names: tuple[str, ...], folder: pathlib.Path
 ) -> pathlib.Path:
-    """Writes the first samples of each class as WAV files into the folder "sounds".
+    """Writes the first samples of each class as WAV files into the folder "sounds", in place of earlier ones.
 
     Args:
         sound: the form of the samples.
@@ -32,13 +32,14 @@ def write(
     Returns:
         The folder "sounds".
     """
-    out = folder / "sounds"
-    out.mkdir(exist_ok=True)
-    for label in np.unique(labels)[: max(1, len(names))]:
-        for number, row in enumerate(np.flatnonzero(labels == label)[: EACH if names else COLUMNS]):
-            name = f"{names[label] if names else 'clip'}_{number}.wav"
-            wav.write(out / name, waveforms[row], sound.sample_rate)
-    return out
+    rows_by_name = {"clip": np.arange(len(labels))[:COLUMNS]}
+    if names:
+        rows_by_name = {names[label]: np.flatnonzero(labels == label)[:EACH] for label in np.unique(labels)}
+    with files.whole_folder(folder / "sounds") as out:
+        for name, rows in rows_by_name.items():
+            for number, row in enumerate(rows):
+                wav.write(out / f"{name}_{number}.wav", waveforms[row], sound.sample_rate)
+    return folder / "sounds"
 
 
 def draw(

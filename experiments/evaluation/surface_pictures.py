@@ -125,11 +125,9 @@ def draw(
     frames = turntable([lambda angle, row=row: tile(row, angle) for row in few], columns=min(8, len(few)))
     with files.atomic(folder / "turntable.gif") as file:
         file.write(frames)
-    (folder / "ply").mkdir(exist_ok=True)
-    for row in np.concatenate(shown):
-        mesh_files.write_points(
-            folder / "ply" / f"{row:05d}.ply", surface(samples[row], np.random.default_rng(int(row)))
-        )
+    with files.whole_folder(folder / "ply") as clouds:  # in place of those of earlier samples
+        for row in np.concatenate(shown):
+            mesh_files.write_points(clouds / f"{row:05d}.ply", surface(samples[row], np.random.default_rng(int(row))))
     return [folder / "samples.png", folder / "views.png", folder / "turntable.gif", folder / "ply"]
 
 

@@ -157,9 +157,10 @@ def test_series_are_fans_and_fill_the_data_of_their_own_records(calls, tmp_path,
     leaf = np.zeros((2, 4, 1))
     labels = {"given": leaf, "mask": leaf > 0, "real": leaf == 0}
     samples = sampled(tmp_path, x, labels=labels, from_records=from_records, null={"given": 0})
+    (tmp_path / "filled.npz").write_text("of earlier samples")
     files = sample_pictures.draw(samples)
     assert files == [tmp_path / "samples.png", *["filled.csv"] * from_records]
-    assert [name for name, *_ in made] == ["fans", *["filled"] * from_records]
+    assert [name for name, *_ in made] == ["fans", *["filled"] * from_records] and not list(tmp_path.iterdir())
     assert made[0][3:] == (tmp_path / "samples.png", "process") and len(made[0][1]) == 1  # of one condition
     other = sampled(tmp_path, x, labels=labels, null={"text": 0})
     assert sample_pictures.draw(other) == []

@@ -27,6 +27,8 @@ def test_three_clips_of_each_class_are_written(tmp_path):
     assert sound_files.write(CLIPS, waveforms(6), labels, ("bell", "drum"), tmp_path) == tmp_path / "sounds"
     rows = {"bell_0.wav": 1, "bell_1.wav": 5, "drum_0.wav": 0, "drum_1.wav": 2, "drum_2.wav": 3}
     assert written(tmp_path) == {name: (row, RATE) for name, row in rows.items()}
+    sound_files.write(CLIPS, waveforms(1), np.array([1]), ("bell", "drum"), tmp_path)
+    assert written(tmp_path) == {"drum_0.wav": (0, RATE)}  # no clip of the samples before
 
 
 def test_eight_clips_are_written_where_there_are_no_classes(tmp_path):

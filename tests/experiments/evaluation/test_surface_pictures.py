@@ -63,6 +63,8 @@ def test_the_files_of_a_run(tmp_path, monkeypatch):
         monkeypatch.setattr(pictures, name, value)
     balls = np.repeat(BALL[None], 3, axis=0)
     surface = lambda example, rng: np.zeros((4, 3))
+    (tmp_path / "ply").mkdir()
+    (tmp_path / "ply" / "00007.ply").write_text("of earlier samples")
     pictures_of = pictures.draw(balls, np.array([0, 1, 1]), ("one", "two"), surface, tmp_path)
     assert [path.name for path in pictures_of] == ["samples.png", "views.png", "turntable.gif", "ply"]
     assert sorted(path.name for path in (tmp_path / "ply").iterdir()) == ["00000.ply", "00001.ply", "00002.ply"]
