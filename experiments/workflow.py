@@ -107,7 +107,7 @@ def write(picture: pathlib.Path, out: pathlib.Path, model: str | None = None) ->
         raise ConfigError(
             f"{picture} carries no settings of a published model. Valid: a picture that diffusion sample --model wrote."
         )
-    folder = str(model or stored["model"])
+    folder = stored["model"] if model is None else str(shipped_models.folder_of_prompts(model))
     described = text_to_image.described(folder, dtype=stored["dtype"], weights=False)
     request = png.request({**stored, "seeds": (stored["seed"],)}, Request()).resolved(described)
     image = None if request.image is None else pictures.read(str(request.image))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from diffusion.adapters.ip_adapter import IMAGE_ENCODER
 from diffusion.io import opener, pictures, schema
 from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import model_index, requests
@@ -24,6 +25,12 @@ from diffusion.text_to_image.valid_values import FILE, NAME, PROMPT, one_of, tex
 
 FORMAT = 1
 STORED = "stored"  # kernels stay in 8 bits, as in the model's files
+READ_IN_FOLDERS = (
+    "config.json",
+    "model_index.json",
+    ".safetensors",
+    ".gguf",
+)  # ends of the names of configs and weights
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
 TYPES = ("float32", "bfloat16")
 PLAIN = tuple(name for name in requests.settings(Request) if name not in ("prompts", "seeds"))  # a file has its own
@@ -103,8 +110,6 @@ def model(
 
 def named_files(request: Request, source: Mapping[str, Any]) -> list[str]:
     """The files and folders that a request's pictures depend on beside the model: only attachments in use."""
-    used = [control.attachment for control in request.controls]
-    attachments = [path for name, path in source.get("attachments", {}).items() if name in used]
     controls = [path for control in request.controls for path in (control.picture, control.mask)]
     masks = [region.where for region in request.regions if isinstance(region.where, str)]
     single = (request.image, request.mask, request.watermark, request.reference)
@@ -115,9 +120,14 @@ def named_files(request: Request, source: Mapping[str, Any]) -> list[str]:
         *controls,
         *source.get("loras", ()),
         *source.get("embeddings", ()),
-        *attachments,
+        *_attachments(request, source),
     ]
     return [str(path) for path in named if path]
+
+
+def _attachments(request: Request, source: Mapping[str, Any]) -> list[str]:
+    used = [control.attachment for control in request.controls]
+    return [path for name, path in source.get("attachments", {}).items() if name in used]
 
 
 def records(request: Request, source: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -129,12 +139,13 @@ def records(request: Request, source: Mapping[str, Any]) -> list[dict[str, Any]]
         source: the origin of the pictures, as `model` returns it, or the folder, the step and the class of a trained
             run.
     """
+    files = [*named_files(request, source), *image_encoders(request, source)]
     common = {
         **source,
         **{name: getattr(request, name) for name in PLAIN},
         "controls": [control._asdict() for control in request.controls],
         "prompt": request.prompts[0],
-        "files": {path: checksum(path) for path in named_files(request, source)},
+        "files": {path: checksum(path) for path in files},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
     }
@@ -189,15 +200,24 @@ def request(about: Mapping[str, Any], otherwise: Kind) -> Kind:
     return dataclasses.replace(otherwise, **settings)
 
 
+def image_encoders(request: Request, source: Mapping[str, Any]) -> list[str]:
+    """The folders of image encoders beside the files of attachments in use, which an IP-Adapter reads."""
+    is_folder = lambda path: os.path.isdir(os.path.expanduser(path))
+    folders = [os.path.join(os.path.dirname(file), IMAGE_ENCODER) for file in _attachments(request, source)
+               if not is_folder(file)]  # fmt: skip
+    return [folder for folder in folders if is_folder(folder)]
+
+
 def checksum(name: str) -> str:
-    """sha256 of a file, or of the configs and weights in a folder.
+    """sha256 of a file, or of the configs and weights in a folder of a network, an adapter or a pipeline.
 
     Raises:
         FileNotFoundError: if there is no such file; pipes and devices, which would be read without end, are not files.
     """
-    if os.path.isfile(os.path.join(name, "config.json")):
-        return model_index.fingerprint(name)
-    if not os.path.isfile(name):
+    place = os.path.expanduser(name)
+    if os.path.isdir(place) and any(file.endswith(READ_IN_FOLDERS) for file in os.listdir(place)):
+        return model_index.fingerprint(place)
+    if not os.path.isfile(place):
         raise FileNotFoundError(f"{name}: there is no such file.")
-    with opener.open_file(name) as file:
+    with opener.open_file(place) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -162,8 +162,8 @@ def again(
 ) -> None:
     """Makes a picture again from the settings in its file, and says whether it is the same.
 
-    `out` is the folder of the file by default; `folder` is the model's folder, if it has moved since; `signer` signs
-    the new file; `drop_text` is as in `text_to_image.load`.
+    `out` is the folder of the file by default; `folder` is the model's folder, or its name in the package, if it has
+    moved since; `signer` signs the new file; `drop_text` is as in `text_to_image.load`.
 
     Raises:
         ValueError: if the file carries no settings, or the model or another file that it was made from has changed.
@@ -175,7 +175,7 @@ def again(
     if settings["at"] >= len(settings["seeds"]):
         raise ValueError(f"{path} was made as picture {settings['at']} (counted from 0) of {len(settings['seeds'])}")
     request = png.request(settings, Request())
-    where: str = folder or settings["model"]
+    where: str = settings["model"] if folder is None else str(shipped_models.with_lora(folder)[0])
     results = make(request, settings, where, path, drop_text)
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,10 @@ def make(
             f"{folder} is not the model that made {path}: its checksum is {checkpoint[:12]}.., not "
             f"{settings['checkpoint'][:12]}... Name the right folder by --model"
         )
-    for name in png.named_files(request, settings):
+    encoders = [
+        name for name in png.image_encoders(request, settings) if name in settings["files"]
+    ]  # not in older files
+    for name in [*png.named_files(request, settings), *encoders]:
         if png.checksum(name) != settings["files"].get(name):
             raise ValueError(f"{name} is not the file with which {path} was made")
     used = {control.attachment for control in request.controls}

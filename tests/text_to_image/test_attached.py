@@ -291,6 +291,32 @@ def test_the_files_of_a_picture_are_its_controls_and_the_attachments_in_use():
     assert png.named_files(request, source) == ["a.png", "b.png", "c.safetensors", "net"]
 
 
+def test_a_picture_names_the_checksum_of_all_that_was_read(tmp_path, monkeypatch):
+    """Of a LoRA's folder, an adapter's with its encoder, or a pipeline's; of the encoder beside a file; below ~ too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("lora/a.safetensors", "lora/adapter_config.json", "ip/a.bin", "ip/image_encoder/config.json",
+                 "redux/model_index.json", "redux/image_embedder/w.safetensors", "seen.png"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    attachments = {"style": "~/ip/a.bin", "all": "~/redux"}
+    request = Request(controls=[("style", "~/seen.png"), ("all", "~/seen.png")])
+
+    def files():
+        return png.records(request, {"loras": {"~/lora": 1.0}, "attachments": attachments})[0]["files"]
+
+    before = files()
+    assert [*before] == ["~/seen.png", "~/lora", "~/ip/a.bin", "~/redux", "~/ip/image_encoder"]
+    for changed, name in (("lora/a.safetensors", "~/lora"), ("ip/image_encoder/config.json", "~/ip/image_encoder"),
+                          ("redux/image_embedder/w.safetensors", "~/redux")):  # fmt: skip
+        (tmp_path / changed).write_text("other")
+        after = files()
+        assert [one for one in after if after[one] != before[one]] == [name]
+        before = after
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileNotFoundError, match="other: there is no such file"):  # such as / in a stranger's picture
+        png.checksum(str(tmp_path / "other"))
+
+
 # ---- as diffusers does it
 
 

@@ -15,7 +15,7 @@ from diffusion import text_to_image, watermarks
 from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags
 from diffusion.io import clips, content_credentials, local_certificates, pictures, wav
 from diffusion.models.quantised import KINDS
-from diffusion.recipe import ConfigError
+from diffusion.recipe import ConfigError, class_folders
 from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.jobs import Results
 from diffusion.text_to_image.requests import Request
@@ -205,6 +205,21 @@ def test_a_picture_without_all_its_settings_is_not_made_again(tmp_path, about):
     pictures.write(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), about)
     with pytest.raises(ValueError, match=r"are in another format than this version writes \(1"):
         from_prompt.again(tmp_path / "a.png", None)
+
+
+@pytest.mark.parametrize("model, base", [("drawings", "drawings"), ("drawings-fast", "drawings"), ("elsewhere", "")])
+def test_a_picture_is_made_again_with_a_model_of_the_package_by_its_name(tmp_path, monkeypatch, model, base):
+    """As it was made; the file has the path of the package, which may be another one here."""
+    folders = []
+    about = {"at": 0, "seeds": [1], "model": "/gone", "device": "cpu"}
+    monkeypatch.setattr(png, "read", lambda path: about)
+    monkeypatch.setattr(png, "is_complete", lambda about: True)
+    monkeypatch.setattr(png, "request", lambda about, otherwise: otherwise)
+    monkeypatch.setattr(from_prompt, "make", lambda request, about, folder, *rest: folders.append(folder))
+    monkeypatch.setattr(from_prompt, "_write", lambda *rest: None)
+    monkeypatch.setattr(from_prompt, "verdict", lambda *rest: "")
+    from_prompt.again(tmp_path / "1.png", None, model)
+    assert folders == [str(class_folders.WEIGHTS / base) if base else model]
 
 
 def test_what_differs_is_said_in_words(tmp_path):
