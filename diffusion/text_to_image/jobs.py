@@ -154,18 +154,18 @@ def results(model: TextToImage, request: Request) -> Results:
     fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
     one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
     decoded, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
-    _check_finite(job.request, int((~decoded.finite).sum()))
+    check_finite(job.request, job.request.number, int((~decoded.finite).sum()))
     sounds = None if decoded.sounds is None else np.asarray(decoded.sounds, np.float32)
     trajectory = job.course.trajectory
     skipped = sampling.skipped(work, model.denoiser, trajectory.sampler, trajectory.plan)
     return Results(job.finished(decoded.pictures), sounds, job.course.rate, model.sample_rate, skipped)
 
 
-def _check_finite(request: Request, infinite: int) -> None:
-    """Warns of pictures that are not finite; refuses a request without a finite picture."""
+def check_finite(request: Request, number: int, infinite: int) -> None:
+    """Warns of pictures that are not finite, `infinite` of `number`; refuses a request without a finite picture."""
     settings = f"sampler = {request.sampler!r}, steps = {request.steps} and guidance = {request.guidance}"
     advice = "a smaller guidance, more steps, another sampler, or the model in float32 and without quantised weights"
-    sampling.check_finite(request.number, infinite, settings, advice)
+    sampling.check_finite(number, infinite, settings, advice)
 
 
 def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
@@ -202,7 +202,7 @@ def _frames(
         x = finer(model.drawing, state.x0 if i + 1 < len(s) else state.x, conditional, start.keys)
         pictures, finite = decoded(vae, job.course.pictured(model, x), start.known, image, mask)
         if i + 1 == len(s):
-            _check_finite(job.request, int((~finite).sum()))
+            check_finite(job.request, job.request.number, int((~finite).sum()))
         sounds = None
         if model.kind.sound is not None and i + 1 == len(s):
             sounds = np.asarray(compiled(model, job.course, programs.sounds)(model.drawing, x), np.float32)

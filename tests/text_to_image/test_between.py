@@ -34,6 +34,42 @@ def test_the_way_begins_and_ends_at_the_pictures_of_the_prompts(model, seeds):
     assert all(np.abs(way[1].astype(int) - end).max() > 1 for end in ends)
 
 
+@pytest.mark.extended
+def test_a_stochastic_sampler_draws_the_same_noise_for_all_weights(model):
+    stochastic = dataclasses.replace(model, process=model.process._replace(sampler="ddpm"), _programs={})
+    way = text_to_image.between(stochastic, ["a cat", "a cat"], (4, 4), np.array([0.0, 0.5, 1.0]), **HOW)
+    (picture,) = text_to_image.generate(stochastic, "a cat", seeds=4, **HOW)
+    assert np.abs(way.astype(int) - picture).max() <= 1
+
+
+class Infinite(Product):
+    def apply(self, variables, x, clock, condition):
+        return jnp.full_like(x, jnp.nan)
+
+
+@pytest.mark.extended
+def test_a_way_without_a_finite_picture_is_refused(model):
+    infinite = dataclasses.replace(model, modules={**model.modules, "unet": Infinite()}, _programs={})
+    with pytest.raises(ValueError, match=r"2 of 2 .* not finite"):
+        text_to_image.between(infinite, ["a cat", "a dog"], (3, 5), np.array([0.0, 1.0]), **HOW)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "weights", "message"),
+    [
+        (["a", "b", "c"], (1, 2, 3), [0.0, 1.0], "3 prompts and 3 seeds. Valid: two of each"),
+        ("a cat", (1, 2), [0.5], "1 prompts and 2 seeds"),
+        (["a", "b"], (1,), [0.5], "2 prompts and 1 seeds"),
+        (["a", "b"], (1, -2), [0.5], r"seeds = \[1, -2\]"),
+        (["a", "b"], (1, 2), [0.0, 1.5], r"weights = \[0.0, 1.5\]. Valid: \[N\] numbers in \[0, 1\]"),
+        (["a", "b"], (1, 2), 0.5, "weights = 0.5"),
+    ],
+)
+def test_ends_and_weights_of_another_form_are_refused(model, prompts, seeds, weights, message):
+    with pytest.raises(ValueError, match=message):
+        text_to_image.between(model, prompts, seeds, weights, **HOW)
+
+
 class Perturbed(Product):
     """A denoiser whose prediction is another one where its attention is perturbed."""
 
