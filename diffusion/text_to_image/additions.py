@@ -105,7 +105,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     model, loras = _before_control(model, loras)
     files = [_assigned(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
     denoiser = model.kind.denoiser.folder
-    if _has_quantised(model.params.get(denoiser, ())) and not all(weight.always for _, _, weight in files):
+    if has_quantised(model.params.get(denoiser, ())) and not all(weight.always for _, _, weight in files):
         raise ValueError(f"the kernels of {denoiser} are quantised, so they take no LoRA with an interval of t")
     timed = []
     for file, path, weight in files:
@@ -124,7 +124,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     for part in params:
         updates = [(file[part], weight) for file, weight in loaded if part in file]
         if updates:
-            if _has_quantised(params[part]):
+            if has_quantised(params[part]):
                 raise ValueError(f"the kernels of {part} are quantised; merge LoRA files before with_quantised")
             scales = [one.weighted(weight) for one, weight in updates]
             adapters = [one.adapter for one, _ in updates]
@@ -152,7 +152,7 @@ def _before_control(
             f"{next(iter(control))} is a control LoRA for a FLUX.1 that receives the guidance as an input "
             "(FLUX.1-dev), but this model does not read it"
         )
-    if part in model.params and _has_quantised(model.params[part]):
+    if part in model.params and has_quantised(model.params[part]):
         raise ValueError(f"the kernels of {part} are quantised; merge LoRA files before with_quantised")
     model = with_loras(model, {path: weight for path, weight in loras.items() if path not in control})
     if model.timed:
@@ -166,7 +166,7 @@ def _before_control(
     return wide.as_pipeline(how.pipeline), control
 
 
-def _has_quantised(params: Any) -> bool:
+def has_quantised(params: Any) -> bool:
     """Whether a network has quantised kernels."""
     return any(map(is_quantised, jax.tree.leaves(params, is_leaf=is_quantised)))
 

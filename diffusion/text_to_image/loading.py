@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.published.pipeline_kinds import Kind, Reader
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import denoiser_checks, model_index, pipelines
-from diffusion.text_to_image.additions import with_attachments, with_loras, with_words
+from diffusion.text_to_image.additions import has_quantised, with_attachments, with_loras, with_words
 from diffusion.text_to_image.model import EYES, TextToImage
 
 
@@ -73,6 +74,8 @@ def load(
     if readers:
         text = lambda: added({part: read(part) for part in readers}).params
         result = dataclasses.replace(result, text=text)
+    if quantised and not any(map(has_quantised, result.params.values())):
+        warnings.warn(f"quantised has no effect: the files of {folder} store no kernel in 8 bits", stacklevel=2)
     every = {**model_index.attached_folders(folder, model.kind.files.attaches), **(attachments or {})}
     return with_attachments(result, every, **how) if every else result
 

@@ -149,7 +149,7 @@ def _check_perturbed(request: Any, model: Any) -> None:
 
 
 def _warn(request: Any, model: Any) -> None:
-    """Warns of a negative prompt without effect, and of an empty prompt."""
+    """Warns of a negative prompt or an attention without effect, and of an empty prompt."""
     if request.negative and not request.guided(model):
         needs = "another than" if model.sees_picture else "one above"
         why = (
@@ -158,5 +158,8 @@ def _warn(request: Any, model: Any) -> None:
             else f"guidance = {request.guidance:g} is none; it needs {needs} 1"
         )
         warnings.warn(f"the negative prompt {request.negative[:30]!r} has no effect: {why}", stacklevel=5)
+    if request.attention != 1 and not request.words:
+        why = "it is the strength of the effect of words, and the request names none"
+        warnings.warn(f"attention = {request.attention:g} has no effect: {why}", stacklevel=5)
     if not all(prompt.strip() for prompt in request.prompts):
         warnings.warn("a prompt is empty, so its picture can show anything that the model knows", stacklevel=5)

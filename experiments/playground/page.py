@@ -10,7 +10,7 @@ import gradio as gr
 from diffusion.experiments.playground import live_view
 from diffusion.experiments.playground.api import REFUSALS, endpoint
 from diffusion.experiments.playground.form import QUICK, STATIC, Form
-from diffusion.experiments.playground.page_request import log, read_file
+from diffusion.experiments.playground.page_request import left_out, log, read_file
 from diffusion.experiments.playground.source import Source, make
 
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # the others wait in line
@@ -146,10 +146,12 @@ class Answers:
         if not path:
             return [gr.skip()] * len(self._form.components())
         try:
-            request = read_file(path, self._source.usual, self._out / "inputs")
+            where = (path, self._source.usual, self._out / "inputs")
+            request, lacking = read_file(*where), left_out(*where)
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
-        gr.Info("The settings of the picture are loaded.")
+        but = f" Not among the fields: {', '.join(lacking)}; without them the picture is another." if lacking else ""
+        gr.Info(f"The settings of the picture are loaded.{but}")
         return self._form.written(request)
 
     def choose(self, mine: list[str], event: gr.SelectData) -> tuple[str, Any]:

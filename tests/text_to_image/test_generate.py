@@ -568,6 +568,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settin
     [
         ({"guidance": 1.0, "negative": "blurry"}, "'blurry' has no effect: guidance = 1 is none; it needs one above 1"),
         ({"guidance": 0.5, "negative": "blurry"}, "has no effect"),
+        ({"attention": 2.0}, "attention = 2 has no effect: .* words"),
         ({"prompts": ["a cat", "  "]}, "a prompt is empty"),
         ({"prompts": ""}, "a prompt is empty"),
     ],

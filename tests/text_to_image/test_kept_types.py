@@ -52,6 +52,13 @@ def saved(place, dtypes):
 
 
 @pytest.mark.extended
+def test_stored_kernels_of_a_folder_without_8_bits_are_said_to_have_no_effect(tmp_path):
+    folder = made_pipelines.folder("sd", tmp_path / "sd")
+    with pytest.warns(UserWarning, match=f"quantised has no effect: the files of {folder} store no kernel in 8 bits"):
+        text_to_image.load(folder, quantised=True)
+
+
+@pytest.mark.extended
 @pytest.mark.parametrize("half", [ml_dtypes.bfloat16, np.float16])
 def test_kernels_stay_in_half_precision_and_hold_the_same_numbers(half, tmp_path):
     found = saved(tmp_path / "half", {"": half})
