@@ -168,9 +168,19 @@ def check_examples(recipe: Any) -> None:
 
 
 def _check_measured(recipe: Any) -> None:
-    """Refuses an operator that cannot measure the examples; nothing is checked while their shape is unknown."""
-    shape, measured = recipe.examples.shape, recipe.sampling.measured
-    if measured is None or shape is None:
+    """Refuses a measurement that nothing reads, and an operator that cannot measure the examples of a known shape."""
+    shape, sampling = recipe.examples.shape, recipe.sampling
+    measured = sampling.measured
+    if measured is None:
+        return
+    steers = isinstance(sampling.driver, Steered) and sampling.driver.measured is not None
+    with blamed_on(recipe.config, "sample.measurement.operator", "sample.guides", "sample.driver"):
+        if not steers and not any(guide.measured for guide in sampling.guides):
+            raise ValueError(
+                "pictures are measured, but no guide and no driver reads the measurement. Valid: e.g. the guide "
+                "proximal, the driver ddrm, or no operator"
+            )
+    if shape is None:
         return
     with blamed_on(recipe.config, "sample.measurement.pictures", "data.source"):
         if not measured.from_file and recipe.examples.dtype not in (None, "uint8"):

@@ -42,7 +42,11 @@ ALIGNED = {
         {"name": "condition_dropout", "rate": 0.1},
     ),
 }
-MEASURED = {"sample.measurement.operator": {"name": "pooled", "factor": 2}, "sample.measurement.pictures": "a.npz"}
+MEASURED = {
+    "sample.measurement.operator": {"name": "pooled", "factor": 2},
+    "sample.measurement.pictures": "a.npz",
+    "sample.guides": ({"name": "proximal"},),
+}
 TEACHER = {
     "teacher.path": "/",
     "teacher.pairs.number": 3,
@@ -113,7 +117,7 @@ PARTS = {
     "sample.guides": (({"name": "dynamic_threshold"},), {}),
     "sample.cache.name": ("first_block", {}),
     "sample.merge": (0.5, {}),
-    "sample.measurement.operator.name": ("pooled", {"sample.measurement.pictures": "a.npz"}),
+    "sample.measurement.operator.name": ("blurred", MEASURED),
     "sample.measurement.pictures": ("b.npz", MEASURED),
     "sample.measurement.noise_std": (0.1, MEASURED),
 }  # fmt: skip

@@ -336,7 +336,8 @@ def test_samples_agree_with_measured_pictures_as_the_posterior_does(gaussian, tm
 
 def test_a_measured_picture_of_the_data_keeps_its_class(tmp_path):
     operator = {"name": "pooled", "factor": 2}
-    config = config_of(measurement={"operator": operator, "pictures": "test", "noise_std": 0.1}, number=12)
+    measurement = {"operator": operator, "pictures": "test", "noise_std": 0.1}
+    config = config_of(measurement=measurement, guides=({"name": "proximal"},), number=12)
     records = data.source(config, "test")
     recipe = checks.validate(config).at(SHAPE)
     np.testing.assert_array_equal(generate.conditions_of(recipe, 12), [records[i]["label"] for i in range(12)])
@@ -416,6 +417,10 @@ REFUSED = {
     "a run that is none": ({"guides": (AUTO | {"worse": 3},)}, r"worse = 3. Valid: the folder of a run"),
     "percentile": ({"guides": ({"name": "dynamic_threshold", "percentile": 2.0},)}, r"guides\[0\].*percentile = 2.0"),
     "nothing measured": ({"guides": ({"name": "pseudoinverse"},)}, r"needs measured pictures.*pooled"),
+    "measured for nothing": (
+        {"guides": ({"name": "dynamic_threshold"},), "measurement": MEASURED},
+        r"measurement\.operator.*no guide and no driver reads the measurement\. Valid: e\.g\. the guide proximal",
+    ),
     "no pictures": (
         {"guides": ({"name": "pseudoinverse"},), "measurement": MEASURED | {"pictures": ""}},
         r"measurement\.pictures = ''",
