@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin(takes_words=True)
 
 import itertools
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -305,7 +306,7 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
     ]
     header = ["", "setting", "difference", "95 % interval", "p", "tested by"]
     tests = [
-        [name, setting, f"{test.value:+.4g}", f"{test.low:+.3g} to {test.high:+.3g}", f"{test.p:.2g}", test.how]
+        [name, setting, f"{test.value:+.4g}", *_tested(test), test.how]
         for setting, tests_of_setting in compared.tests.items()
         for name, test in tests_of_setting.items()
     ]
@@ -315,6 +316,11 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
         (f"Differences from {names[0]}", header, tests),
     ]
     return [table for table in every if table[2]]
+
+
+def _tested(test: Difference) -> list[str]:
+    """The cells of the interval and of p; empty for a difference that no test can judge."""
+    return ["", ""] if math.isnan(test.p) else [f"{test.low:+.3g} to {test.high:+.3g}", f"{test.p:.2g}"]
 
 
 def write(compared: Compared, out: pathlib.Path) -> list[pathlib.Path]:

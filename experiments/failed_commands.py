@@ -1,6 +1,7 @@
 """How a command ends when it fails: an expected error is one sentence, and no process waits for the others."""
 
 import os
+import pathlib
 import sys
 import types
 from collections.abc import Callable
@@ -29,6 +30,17 @@ def without_waiting(kind: type[BaseException], error: BaseException, trace: type
         leave(1)
 
 
+def _missing_code(error: Exception) -> str:
+    """After an unknown name: the sentence that the run in --workdir was trained with code that is not loaded, or ""."""
+    if "--extend=FILE" not in str(error) or "workdir" not in flags.FLAGS or not flags.FLAGS["workdir"].value:
+        return ""
+    from diffusion.experiments.run_folder import user_code
+
+    workdir = flags.FLAGS["workdir"].value
+    names = user_code.not_loaded(pathlib.Path(workdir))
+    return f" The run in {workdir} was trained with --extend={','.join(names)}." if names else ""
+
+
 def leave(status: int) -> NoReturn:
     """Ends the process; once JAX is imported, without JAX's handler at exit, which waits for the other processes."""
     if "jax" not in sys.modules:
@@ -45,7 +57,7 @@ def in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -
         try:
             return function(argv)
         except (ConfigError, *failures) as error:
-            print(f"error: {spoken(error)}", file=sys.stderr)
+            print(f"error: {spoken(error)}{_missing_code(error)}", file=sys.stderr)
             leave(2 if isinstance(error, ConfigError) else 1)
         except Exception as error:
             if isinstance(error, RuntimeError) and str(error).startswith(NO_BACKEND):

@@ -49,9 +49,9 @@ FLOORS = {  # from the bottom to the top, as docs/architecture.md draws them; ea
         ("diffusion.recipe", "diffusion"),  # and the names of all these
     ),
     "commands": (
-        ("diffusion.experiments.run_folder", "diffusion.experiments.flag_errors", "diffusion.experiments.command_words",
-         "diffusion.experiments.failed_commands"),
-        ("diffusion.experiments.stored_paths",),
+        ("diffusion.experiments.run_folder", "diffusion.experiments.flag_errors",
+         "diffusion.experiments.command_words"),
+        ("diffusion.experiments.failed_commands", "diffusion.experiments.stored_paths"),
         ("diffusion.experiments.config_flag",),
         ("diffusion.experiments.command_line", "diffusion.experiments.sampling"),
         ("diffusion.experiments.evaluation",),

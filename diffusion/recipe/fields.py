@@ -183,8 +183,8 @@ def _check(values: dict, known: dict, prefix: str) -> None:
         field = prefix + name
         if name not in values:
             raise ConfigError(
-                f"config.{field} is missing. Its default is {default!r}; to get all defaults, start a config from "
-                "diffusion.recipe.defaults.defaults()."
+                f"config.{field} is missing. Its default is {default!r}: add it to the table, or start a config from "
+                "diffusion.recipe.defaults.defaults(), which has all."
             )
         check_type(f"config.{field}", values[name], OPTIONAL.get(field, type(default)), field in OPTIONAL)
         if isinstance(default, dict):

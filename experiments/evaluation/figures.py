@@ -315,14 +315,19 @@ def curves(lines: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
 
 
 def mean(values: Sequence[float]) -> Figure:
-    """The mean over at least one run, with Student's interval, mean +- t s / sqrt(n), for several runs."""
+    """The mean over at least one run, with Student's interval, mean +- t s / sqrt(n), for several runs that scatter.
+
+    Equal values, such as shares of few samples, say nothing about the scatter of further runs: they have no interval.
+    """
     from scipy import special  # imported here: every training imports this module, and few need the quantile
 
     n = len(values)
     middle = float(np.mean(values))
     if n == 1:
         return Figure(middle, n=1)
-    std = float(np.std(values, ddof=1))
+    std = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0  # rounding scatters equal values
+    if not std:
+        return Figure(middle, n=n, std=std)
     half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * std / math.sqrt(n)
     return Figure(middle, middle - half, middle + half, n, std)
 

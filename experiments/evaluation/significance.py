@@ -1,5 +1,6 @@
 """Tests whether two runs differ in a figure: over seeds if there are several, otherwise over samples."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ from diffusion.metrics.features import rows
 
 
 class Difference(NamedTuple):
-    """The second value minus the first, with its 95 % interval."""
+    """The second value minus the first, with its 95 % interval; this and p are NaN where no test is possible."""
 
     value: float
     low: float
@@ -54,8 +55,10 @@ def compare_seeds(first: Mapping[Seed, float], second: Mapping[Seed, float]) -> 
 
 
 def _of_test(gap: float, test, how: str) -> Difference:
-    if test is None:  # every run has the same value, and there is no scatter to compare the difference with
-        return Difference(gap, gap, gap, 0.0 if gap else 1.0, how)
+    if test is None and gap:  # no scatter to compare the difference with, as with shares of few samples
+        return Difference(gap, math.nan, math.nan, math.nan, f"{how}: not tested, as the runs do not scatter")
+    if test is None:
+        return Difference(gap, gap, gap, 1.0, how)
     low, high = test.confidence_interval(LEVEL)
     return Difference(gap, float(low), float(high), float(test.pvalue), how)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffusion.io import json_lines
-from diffusion.recipe.extensions import Extension
+from diffusion.recipe.extensions import Extension, loaded
 
 FILE = "extensions.jsonl"
 
@@ -32,6 +32,14 @@ def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> li
         return []
     json_lines.append(path, {"step": step, "extensions": now})
     return changes(before["extensions"], now, before["step"]) if lines or step else []
+
+
+def not_loaded(folder: pathlib.Path) -> list[str]:
+    """The names of the extensions of the run's last start, as in --extend, that are not loaded now."""
+    lines = json_lines.rows(folder / FILE)
+    return [
+        extension["name"] for extension in (lines[-1]["extensions"] if lines else ()) if extension["name"] not in loaded
+    ]
 
 
 def described(extension: Extension) -> dict[str, Any]:

@@ -345,7 +345,13 @@ def test_bad_input(tmp_path):
 
 def test_differences_without_scatter():
     assert significance.compare_seeds({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
-    assert significance.compare_seeds({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})[:4] == (1.0, 1.0, 1.0, 0.0)
+    found = significance.compare_seeds({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})
+    assert (
+        found.value == 1.0
+        and np.isnan(found[1:4]).all()
+        and found.how.endswith("not tested, as the runs do not scatter")
+    )
+    assert compare._tested(found) == ["", ""]
     assert significance.compare_seeds({0: 1.0}, {0: 2.0}) is None
     assert significance.compare_intervals(Figure(1.0), Figure(2.0, 1.0, 3.0)) is None
 

@@ -16,6 +16,7 @@ def test_a_mean_has_student_s_interval():
     assert found.value == pytest.approx(7 / 3) and found.n == 3 and found.std == pytest.approx(np.sqrt(7 / 3))
     assert (found.low, found.high) == (pytest.approx(7 / 3 - half), pytest.approx(7 / 3 + half))
     assert figures.mean([5.0]) == Figure(5.0, n=1)
+    assert figures.mean([0.9, 0.9, 0.9]) == Figure(pytest.approx(0.9), n=3, std=0.0)  # no interval of width 0
 
 
 def test_curves_are_thinned_evenly_and_keep_both_ends():

@@ -3,10 +3,14 @@
 import hashlib
 import json
 import subprocess
+import sys
+import types
 
 import pytest
 
+from diffusion.experiments import failed_commands
 from diffusion.experiments.run_folder import user_code
+from diffusion.recipe import ConfigError
 from diffusion.recipe.extensions import Extension
 
 
@@ -86,3 +90,20 @@ def test_the_commit_of_the_users_repository(tmp_path):
     assert user_code.commit(mine) == git("rev-parse", "HEAD")
     mine.write_text("a = 2\n")
     assert user_code.commit(mine) == git("rev-parse", "HEAD") + "+changes"
+
+
+def test_an_unknown_name_recalls_the_code_that_the_run_was_trained_with(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text("")
+    user_code.note(run, 0, [extension(tmp_path / "mine.py")])
+    assert user_code.not_loaded(run) == ["mine.py"] and user_code.not_loaded(tmp_path) == []
+
+    def command(argv):
+        raise ConfigError("config.schedule.name: unknown schedule 'power'. To add one of your own: --extend=FILE")
+
+    monkeypatch.setattr(failed_commands, "leave", sys.exit)
+    monkeypatch.setattr(failed_commands.flags, "FLAGS", {"workdir": types.SimpleNamespace(value=str(run))})
+    with pytest.raises(SystemExit):
+        failed_commands.in_one_sentence(command, ())([])
+    assert capsys.readouterr().err.endswith(f"The run in {run} was trained with --extend=mine.py.\n")
+    monkeypatch.setitem(user_code.loaded, "mine.py", extension(tmp_path / "mine.py"))
+    assert user_code.not_loaded(run) == []

@@ -102,10 +102,7 @@ def test_tables_say_how_many_runs_they_are_of(tmp_path):
     of = table.table(result, ["fd_pixels", "asked_class"])
     lines = table.markdown(of).splitlines()
     assert lines[0] == "| parameterization | runs done | fd_pixels | asked_class |"
-    assert (
-        lines[2] == "| v | 3 of 3 | 3 ± 2.6 (-3.57 to 9.57) | 0.9 ± 0 (0.9 to 0.9) |"
-        and lines[3] == "| x0 | 1 of 3 | 3 | 0.9 |"
-    )
+    assert lines[2] == "| v | 3 of 3 | 3 ± 2.6 (-3.57 to 9.57) | 0.9 ± 0 |" and lines[3] == "| x0 | 1 of 3 | 3 | 0.9 |"
     assert "differ in seed alone" in lines[-1]
     paths = table.write(result, of)
     assert [path.name for path in paths] == ["table.md", "table.csv", "runs.csv"]
