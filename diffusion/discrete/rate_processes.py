@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require
+from diffusion.arrays.matrices import matmul
 from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.processes import Process
 from diffusion.schedules import left_broadcast
@@ -139,7 +140,7 @@ class RateProcess(NamedTuple):
             matrix = matrix + weight * jnp.asarray(power, jnp.float32)
         matrix = matrix / jnp.sum(matrix, -1, keepdims=True)
         for _ in range(squarings):
-            matrix = jnp.matmul(matrix, matrix, precision=jax.lax.Precision.HIGHEST)
+            matrix = matmul(matrix, matrix)
             matrix = matrix / jnp.sum(matrix, -1, keepdims=True)
         return jnp.where(alpha > 0, matrix, jnp.asarray(self.prior, jnp.float32))
 
@@ -152,8 +153,7 @@ class RateProcess(NamedTuple):
 
     def _product(self, p: Array, matrix: Array) -> Array:
         """p matrix, `[B, ..., K]`, with a matrix for each example, or one for all."""
-        times = lambda p, matrix: jnp.matmul(p, matrix, precision=jax.lax.Precision.HIGHEST)
-        return times(p, matrix) if matrix.ndim == 2 else jax.vmap(times)(p, matrix)
+        return matmul(p, matrix) if matrix.ndim == 2 else jax.vmap(matmul)(p, matrix)
 
 
 AnyProcess = Process | RateProcess

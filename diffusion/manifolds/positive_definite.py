@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.matrices import matmul
 from diffusion.manifolds import smooth, symmetric_functions, wrapped
 from diffusion.manifolds.manifold import Manifold, checked
 
@@ -35,7 +36,7 @@ def positive_definite(n: int) -> Manifold:
         raise ValueError(f"positive_definite: n = {n} must be positive")
     name = f"positive_definite({n})"
     dimension = n * (n + 1) // 2
-    symmetric = lambda a: (a + _transposed(a)) / 2
+    symmetric = lambda a: (a + a.mT) / 2
 
     def whitened(x, v):
         """L^-1 v L^-T."""
@@ -110,11 +111,6 @@ def positive_definite(n: int) -> Manifold:
     )
 
 
-def _transposed(a: Array) -> Array:
-    return jnp.swapaxes(a, -1, -2)
-
-
 def _conjugated(a: Array, b: Array) -> Array:
     """a b a^T in full precision on every device."""
-    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    return product(product(a, b), _transposed(a))
+    return matmul(matmul(a, b), a.mT)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.matrices import matmul
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.euclidean import euclidean
 from diffusion.manifolds.manifold import Manifold, checked
@@ -28,27 +29,27 @@ def so3() -> Manifold:
 
     `project` uses the quaternion of the matrix, which gives a near rotation, but not the nearest.
     """
-    body = lambda x, v: _vee(_product(_transposed(x), v))
-    vector = lambda x, y: to_rotation_vector(_product(_transposed(x), y))
+    body = lambda x, v: _vee(matmul(x.mT, v))
+    vector = lambda x, y: to_rotation_vector(matmul(x.mT, y))
 
     def exp(x, v):
-        y = _product(x, from_rotation_vector(body(x, v)))
+        y = matmul(x, from_rotation_vector(body(x, v)))
         # One Newton step towards the orthogonal factor, so that rounding errors do not accumulate over many steps.
-        return 1.5 * y - 0.5 * _product(y, _product(_transposed(y), y))
+        return 1.5 * y - 0.5 * matmul(y, matmul(y.mT, y))
 
     def distance(x, y):
         return smooth.length(vector(x, y))
 
     def tangent(x, v):
-        return _product(x, hat(body(x, v)))
+        return matmul(x, hat(body(x, v)))
 
     def transport(x, y, v):
         # Half of the rotation, backwards: in the frame that rotates with the geodesic, dw/dt = -[W, w] / 2.
         half = from_rotation_vector(-vector(x, y) / 2)
-        return _product(y, hat(jnp.sum(half * body(x, v)[..., None, :], -1)))
+        return matmul(y, hat(jnp.sum(half * body(x, v)[..., None, :], -1)))
 
     def basis(x):
-        return _product(x[..., None, :, :], hat(jnp.eye(3, dtype=jnp.result_type(x))))
+        return matmul(x[..., None, :, :], hat(jnp.eye(3, dtype=jnp.result_type(x))))
 
     def log_volume_change(x, v):
         return 2 * jnp.log(jnp.abs(smooth.sine_ratio(inner(x, v, v) / 4)))
@@ -68,7 +69,7 @@ def so3() -> Manifold:
         shape=(3, 3),
         dimension=3,
         exp=exp,
-        log=lambda x, y: _product(x, hat(vector(x, y))),
+        log=lambda x, y: matmul(x, hat(vector(x, y))),
         distance=distance,
         inner=inner,
         project=lambda x: from_quaternion(to_quaternion(x)),
@@ -77,7 +78,7 @@ def so3() -> Manifold:
         basis=basis,
         transport=transport,
         log_volume_change=log_volume_change,
-        tangent_normal=lambda key, x: _product(x, hat(jax.random.normal(key, x.shape[:-1], jnp.result_type(x)))),
+        tangent_normal=lambda key, x: matmul(x, hat(jax.random.normal(key, x.shape[:-1], jnp.result_type(x)))),
         wrapped_log_density=wrapped_log_density,
         cut_distance=lambda x, y: math.pi - distance(x, y),
         log_volume=math.log(8 * math.pi**2),
@@ -111,7 +112,7 @@ def from_rotation_vector(w: Array) -> Array:
     squared = jnp.sum(w * w, -1)[..., None, None]
     k = hat(w)
     eye = jnp.eye(3, dtype=jnp.result_type(w))
-    return eye + smooth.sine_ratio(squared) * k + smooth.versine_ratio(squared) * _product(k, k)
+    return eye + smooth.sine_ratio(squared) * k + smooth.versine_ratio(squared) * matmul(k, k)
 
 
 def to_rotation_vector(r: Array) -> Array:
@@ -167,7 +168,7 @@ def from_quaternion(q: Array) -> Array:
     w, v = q[..., :1, None], q[..., 1:]
     k = hat(v)
     eye = jnp.eye(3, dtype=jnp.result_type(q))
-    return eye + 2 * (w * k + _product(k, k)) / jnp.sum(q * q, -1)[..., None, None]
+    return eye + 2 * (w * k + matmul(k, k)) / jnp.sum(q * q, -1)[..., None, None]
 
 
 def hat(w: Array) -> Array:
@@ -184,14 +185,5 @@ def hat(w: Array) -> Array:
 
 def _vee(a: Array) -> Array:
     """The vector w with hat(w) equal to the antisymmetric part of a matrix."""
-    skew = (a - _transposed(a)) / 2
+    skew = (a - a.mT) / 2
     return jnp.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """The matrix product in full precision on every device."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def _transposed(a: Array) -> Array:
-    return jnp.swapaxes(a, -1, -2)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.matrices import matmul
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.couplings.transport import Cost, Coupling, assignment, in_blocks, within_conditions
 from diffusion.package import public
@@ -123,7 +124,7 @@ def cosine(a: Array, b: Array) -> Array:
         `[n, m]` in [0, 2]: exactly 0 for equal conditions; 1 if one of two different ones is zero.
     """
     unit = lambda v: v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), jnp.finfo(v.dtype).tiny)
-    apart = 1 - jnp.matmul(unit(a), unit(b).T, precision=jax.lax.Precision.HIGHEST)
+    apart = 1 - matmul(unit(a), unit(b).T)
     return jnp.where((a[:, None] == b[None]).all(-1), 0, jnp.maximum(apart, 0))
 
 

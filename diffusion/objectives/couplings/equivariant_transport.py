@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.matrices import matmul
 from diffusion.objectives.couplings.transport import Coupling, assignment, in_blocks, within_conditions
 from diffusion.package import public
 
@@ -95,7 +96,7 @@ def matched(x: Array, e: Array) -> Array:
 
     Reference: Kuhn 1955, "The Hungarian method for the assignment problem".
     """
-    return e[assignment(-_product(x, e.T))]
+    return e[assignment(-matmul(x, e.T))]
 
 
 def rotated(x: Array, e: Array) -> Array:
@@ -110,19 +111,14 @@ def rotated(x: Array, e: Array) -> Array:
 
     Reference: Kabsch 1976, "A solution for the best rotation to relate two sets of vectors".
     """
-    return _product(e, turn(x, e))
+    return matmul(e, turn(x, e))
 
 
 def turn(x: Array, e: Array) -> Array:
     """The rotation R `[D, D]` that minimises |x - e R|^2; arguments as in `rotated`."""
-    u, _, vt = jnp.linalg.svd(_product(e.T, x))
-    last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(_product(u, vt))))
-    return _product(u * last, vt)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """The matrix product in full precision on every device."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    u, _, vt = jnp.linalg.svd(matmul(e.T, x))
+    last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(matmul(u, vt))))
+    return matmul(u * last, vt)
 
 
 def _nearest(x: Array, e: Array, permutation: bool, rotation: bool) -> Array:
