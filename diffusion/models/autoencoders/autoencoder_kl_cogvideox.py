@@ -214,9 +214,3 @@ class AutoencoderKLCogVideoX(VideoAutoencoder):
         fields = (self.widths, self.layers, self.halvings, self.groups)
         self.encoder = Encoder(*fields, 2 * self.latent_channels, self.dtype)
         self.decoder = Decoder(*fields, self.picture_channels, self.dtype)
-
-    def _posterior(self, x: jax.Array) -> list[jax.Array]:
-        return jnp.split(self.encoder(x), 2, axis=-1)
-
-    def _video(self, z: jax.Array) -> jax.Array:
-        return self.decoder(z)

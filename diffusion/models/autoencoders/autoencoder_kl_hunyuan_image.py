@@ -12,7 +12,6 @@ A fold brings the pixels of a box of 2 x 2 into the channels, as in HunyuanVideo
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.autoencoders import encoder_decoder
@@ -107,9 +106,6 @@ class AutoencoderKLHunyuanImage(WithPosterior, CheckedNetwork):
     def setup(self):
         self.encoder = Encoder(shared_options(self), 2 * self.latent_channels)
         self.decoder = Decoder(shared_options(self), self.picture_channels)
-
-    def _posterior(self, x: jax.Array) -> list[jax.Array]:
-        return jnp.split(self.encoder(x), 2, axis=-1)
 
     def _picture(self, z: jax.Array) -> jax.Array:
         return self.decoder(z)

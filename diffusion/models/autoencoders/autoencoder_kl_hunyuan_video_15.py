@@ -132,9 +132,3 @@ class AutoencoderKLHunyuanVideo15(VideoAutoencoder, CheckedNetwork):
         fields, how = (self.widths, self.layers, self.halvings, ChannelNorm, True), (self.attention, self.dtype)
         self.encoder = Encoder15(*fields, 2 * self.latent_channels, *how)
         self.decoder = Decoder15(*fields, self.picture_channels, *how)
-
-    def _posterior(self, x: jax.Array) -> list[jax.Array]:
-        return jnp.split(self.encoder(x), 2, axis=-1)
-
-    def _video(self, z: jax.Array) -> jax.Array:
-        return self.decoder(z)

@@ -9,11 +9,12 @@ Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesi
 "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix G.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.autoencoders.latent_space import LOG_VARIANCE, Moments
@@ -242,7 +243,10 @@ class PictureAutoencoder(nn.Module):
 
 
 class WithPosterior(PictureAutoencoder):
-    """An autoencoder of pictures with a Gaussian posterior: a class has `_posterior(x)` -> (mean, log variance)."""
+    """An autoencoder of pictures with a Gaussian posterior.
+
+    A class has `_posterior(x)` -> (mean, log variance), or in its place `encoder`.
+    """
 
     kind = "autoencoder"
 
@@ -265,6 +269,9 @@ class WithPosterior(PictureAutoencoder):
     def __call__(self: Any, x: jax.Array) -> jax.Array:
         """The reconstruction of pictures from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
+
+    def _posterior(self: Any, x: jax.Array) -> Sequence[jax.Array]:
+        return jnp.split(self.encoder(x), 2, axis=-1)
 
 
 class WithoutPosterior(PictureAutoencoder):

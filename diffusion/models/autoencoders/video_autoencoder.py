@@ -1,5 +1,6 @@
 """The common part of the autoencoders of videos: their calls, and the checks of their inputs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,8 +18,9 @@ class VideoAutoencoder(nn.Module):
         x = module.apply({"params": params}, z, method="decode")
 
     A class has `latent_channels`, `picture_channels`, `_posterior(x)` -> (mean, log variance of each channel or of all)
-    and `_video(z)` -> x, and the factors f and f_t where they are not 2^(levels - 1) and 2^halvings. A later chunk of a
-    stream, see `clip_parts.streamed`, has no first frame: f_t n frames, and n of the latent.
+    and `_video(z)` -> x, or in their place `encoder` and `decoder`, and the factors f and f_t where they are not
+    2^(levels - 1) and 2^halvings. A later chunk of a stream, see `clip_parts.streamed`, has no first frame: f_t n
+    frames, and n of the latent.
     """
 
     kind = "autoencoder"
@@ -74,6 +76,12 @@ class VideoAutoencoder(nn.Module):
     def __call__(self: Any, x: jax.Array) -> jax.Array:
         """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
+
+    def _posterior(self: Any, x: jax.Array) -> Sequence[jax.Array]:
+        return jnp.split(self.encoder(x), 2, axis=-1)
+
+    def _video(self: Any, z: jax.Array) -> jax.Array:
+        return self.decoder(z)
 
 
 def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 1) -> None:
