@@ -38,7 +38,6 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
     """
     _check_settings(request, source)
     comfyui.check_reading(request, model)
-    last = lambda path: str(path).rstrip("/").rpartition("/")[2]
     first = request.first_step(request.steps or 1, begun="shift" in model.process.fields)
     steps = (request.steps or 1) - first
     # ComfyUI cuts steps / denoise to a whole number of all steps.
@@ -46,70 +45,98 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
     if request.image is not None and not request.keeps and not first:
         raise ValueError("strength: with all steps ComfyUI would begin at noise alone. Valid: a smaller strength")
     seeds: Any = request.seeds
-    prompt: Any = next(iter(request.prompts))
     if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))) or (request.image is not None and len(seeds) > 1):
         raise ValueError(
             f"seeds = {limits.short(seeds)}: a workflow has one seed, and a batch uses the seeds that follow it"
         )
-    graph: dict[str, Any] = {}
+    graph = Graph()
+    network, clip, vae = _loaded(graph, source)
+    if request.perturbed_guidance:
+        network = [graph.add(comfyui.PERTURBED, model=network, scale=request.perturbed_guidance), 0]
+    flow, shift = _shift(model, size)
+    if shift is not None:
+        network = [graph.add(comfyui_steps.FLOWS[model.name], model=network, **shift), 0]
+    escape = lambda text: text if request.emphasis == "from_empty" else re.sub(r"[()]", r"\\\g<0>", text)
+    conditions = [
+        [graph.add("CLIPTextEncode", clip=clip, text=escape(text or "")), 0]
+        for text in (next(iter(request.prompts)), request.negative)
+    ]
+    guidance = max(request.guidance or 1.0, 1.0)  # below 1 is none
+    if model.distilled:
+        conditions[0] = [graph.add("FluxGuidance", conditioning=conditions[0], guidance=request.guidance), 0]
+        guidance = 1.0
+    conditions = _controlled(graph, request, source, conditions)
+    if request.image is None:
+        empty = "EmptyLatentImage" if flow is None else "EmptySD3LatentImage"
+        latent = [graph.add(empty, height=size[0], width=size[1], batch_size=len(seeds)), 0]
+    else:
+        conditions, latent = _encoded(graph, request, model.sees_mask, conditions, vae)
+    scheduler = _scheduler(request, model, size, flow)
+    latents = graph.add("KSampler", model=network, positive=conditions[0], negative=conditions[1], latent_image=latent,
+                        seed=seeds[0], steps=steps, cfg=guidance, sampler_name=request.sampler, scheduler=scheduler,
+                        denoise=denoise)  # fmt: skip
+    decoded = graph.add("VAEDecode", samples=[latents, 0], vae=vae)
+    graph.add("SaveImage", images=[decoded, 0], filename_prefix="diffusion")
+    return graph
 
-    def add(kind: str, **inputs: Any) -> str:
-        name = str(len(graph) + 1)
-        graph[name] = {"class_type": kind, "inputs": inputs}
+
+class Graph(dict):
+    """A workflow, {name of a node: its class and its inputs}; an input [name, i] is the output i of another node."""
+
+    def add(self, kind: str, **inputs: Any) -> str:
+        """Adds a node of a class; returns its name."""
+        name = str(len(self) + 1)
+        self[name] = {"class_type": kind, "inputs": inputs}
         return name
 
-    loader = add("CheckpointLoaderSimple", ckpt_name=f"{last(source['model'])}.safetensors")
+
+def _last(path: Any) -> str:
+    """A path's name without folders."""
+    return str(path).rstrip("/").rpartition("/")[2]
+
+
+def _loaded(graph: Graph, source: Mapping[str, Any]) -> tuple[list, list, list]:
+    """The outputs of the nodes that load the network and the text encoder, with their LoRAs, and the autoencoder."""
+    loader = graph.add("CheckpointLoaderSimple", ckpt_name=f"{_last(source['model'])}.safetensors")
     network, clip, vae = [loader, 0], [loader, 1], [loader, 2]
     for file, weight in source.get("loras", {}).items():
         if not isinstance(weight, (int, float)):
             raise ValueError(f"loras: {file} acts in an interval of t, which none of the supported nodes can express")
         both = {"strength_model": weight, "strength_clip": weight}
-        lora = add("LoraLoader", model=network, clip=clip, lora_name=last(file), **both)
+        lora = graph.add("LoraLoader", model=network, clip=clip, lora_name=_last(file), **both)
         network, clip = [lora, 0], [lora, 1]
-    if request.perturbed_guidance:
-        network = [add(comfyui.PERTURBED, model=network, scale=request.perturbed_guidance), 0]
-    flow, shift = _shift(model, size)
-    if shift is not None:
-        kind = comfyui_steps.FLOWS[model.name]
-        network = [add(kind, model=network, **shift), 0]
-    escape = lambda text: text if request.emphasis == "from_empty" else re.sub(r"[()]", r"\\\g<0>", text)
-    conditions = [[add("CLIPTextEncode", clip=clip, text=escape(text or "")), 0] for text in (
-        prompt, request.negative)]  # fmt: skip
-    guidance = max(request.guidance or 1.0, 1.0)  # below 1 is none
-    if model.distilled:
-        conditions[0] = [add("FluxGuidance", conditioning=conditions[0], guidance=request.guidance), 0]
-        guidance = 1.0
+    return network, clip, vae
+
+
+def _controlled(graph: Graph, request: Request, source: Mapping[str, Any], conditions: list[list]) -> list[list]:
+    """The positive and the negative condition behind the request's control networks."""
     for control in request.controls:
         if control.mask is not None or control.mode is not None:
             raise ValueError("controls: a control has a mask or a mode, which none of the supported nodes can express")
         file = source.get("attachments", {}).get(control.attachment, control.attachment)  # or the model folder's own
-        net = add("ControlNetLoader", control_net_name=last(file))
-        shown = add("LoadImage", image=last(control.picture))
-        name = add("ControlNetApplyAdvanced", positive=conditions[0], negative=conditions[1], control_net=[net, 0],
-                   image=[shown, 0], strength=control.weight, start_percent=1 - control.times[1],
-                   end_percent=1 - control.times[0])  # fmt: skip
+        net = graph.add("ControlNetLoader", control_net_name=_last(file))
+        shown = graph.add("LoadImage", image=_last(control.picture))
+        name = graph.add("ControlNetApplyAdvanced", positive=conditions[0], negative=conditions[1],
+                         control_net=[net, 0], image=[shown, 0], strength=control.weight,
+                         start_percent=1 - control.times[1], end_percent=1 - control.times[0])  # fmt: skip
         conditions = [[name, 0], [name, 1]]
-    if request.image is None:
-        empty = "EmptyLatentImage" if flow is None else "EmptySD3LatentImage"
-        latent = [add(empty, height=size[0], width=size[1], batch_size=len(seeds)), 0]
-    else:
-        pixels = [add("LoadImage", image=last(request.image)), 0]
-        if request.mask is not None:
-            mask = [add("LoadImageMask", image=last(request.mask), channel="red"), 0]
-        if request.mask is not None and model.sees_mask:
-            name = add("InpaintModelConditioning", positive=conditions[0], negative=conditions[1], pixels=pixels,
-                       vae=vae, mask=mask, noise_mask=False)  # fmt: skip
-            conditions, latent = [[name, 0], [name, 1]], [name, 2]
-        else:
-            latent = [add("VAEEncode", pixels=pixels, vae=vae), 0]
-            if request.mask is not None:
-                latent = [add("SetLatentNoiseMask", samples=latent, mask=mask), 0]
-    scheduler = _scheduler(request, model, size, flow)
-    latents = add("KSampler", model=network, positive=conditions[0], negative=conditions[1], latent_image=latent,
-               seed=seeds[0], steps=steps, cfg=guidance, sampler_name=request.sampler, scheduler=scheduler,
-               denoise=denoise)  # fmt: skip
-    add("SaveImage", images=[add("VAEDecode", samples=[latents, 0], vae=vae), 0], filename_prefix="diffusion")
-    return graph
+    return conditions
+
+
+def _encoded(
+    graph: Graph, request: Request, sees_mask: bool, conditions: list[list], vae: list
+) -> tuple[list[list], list]:
+    """The conditions and the latent of a request with an image, which a network that sees the mask receives, too."""
+    pixels = [graph.add("LoadImage", image=_last(request.image)), 0]
+    if request.mask is None:
+        return conditions, [graph.add("VAEEncode", pixels=pixels, vae=vae), 0]
+    mask = [graph.add("LoadImageMask", image=_last(request.mask), channel="red"), 0]
+    if sees_mask:
+        name = graph.add("InpaintModelConditioning", positive=conditions[0], negative=conditions[1], pixels=pixels,
+                         vae=vae, mask=mask, noise_mask=False)  # fmt: skip
+        return [[name, 0], [name, 1]], [name, 2]
+    latent = [graph.add("VAEEncode", pixels=pixels, vae=vae), 0]
+    return conditions, [graph.add("SetLatentNoiseMask", samples=latent, mask=mask), 0]
 
 
 def _check_settings(request: Request, source: Mapping[str, Any]) -> None:
