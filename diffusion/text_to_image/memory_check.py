@@ -95,17 +95,7 @@ def check_memory(
         return (denoiser.denoise if isinstance(denoiser, guidance.Unpaired) else denoiser)(x, 0.9)
 
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
-    more = {}
-    if model.kind.pictures.appends:
-        more["picture"] = x
-    elif model.sees_mask or model.sees_picture or (course.frames and model.seen_channels):
-        more["beside"] = jax.ShapeDtypeStruct((*x.shape[:-1], model.seen_channels), jnp.float32)
-    if channels := getattr(model.denoiser, "control_channels", 0):
-        more["control"] = jax.ShapeDtypeStruct((*x.shape[:-1], channels), jnp.float32)
-    if images:
-        factor = model.modules["vae"].factor
-        shape = lambda sides: (batch, sides[0] // factor, sides[1] // factor, model.channels)
-        more["pictures"] = tuple(jax.ShapeDtypeStruct(shape(sides), jnp.float32) for sides in images)
+    more = _beside(model, course, x, images)
     condition = rows(conditional) | more
     other = rows(unconditional) | more if course.guided else None
     if reference:
@@ -114,3 +104,20 @@ def check_memory(
         other = other and other | latents
     check((both, attached), guided, x, condition, other)
     return True
+
+
+def _beside(model: Any, course: Course, x: jax.ShapeDtypeStruct, images: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """The shapes of what the denoiser receives beside x and the prompts: a picture, a control, pictures to edit."""
+    latent = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    entries = {}
+    if model.kind.pictures.appends:
+        entries["picture"] = x
+    elif model.sees_mask or model.sees_picture or (course.frames and model.seen_channels):
+        entries["beside"] = latent(*x.shape[:-1], model.seen_channels)
+    if channels := getattr(model.denoiser, "control_channels", 0):
+        entries["control"] = latent(*x.shape[:-1], channels)
+    if images:
+        factor = model.modules["vae"].factor
+        of_image = lambda height, width: latent(x.shape[0], height // factor, width // factor, model.channels)
+        entries["pictures"] = tuple(of_image(*sides) for sides in images)
+    return entries
