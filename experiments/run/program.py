@@ -113,8 +113,6 @@ def check_memory(program: Program, what: str) -> None:
 def _built(recipe: Recipe, mesh: Mesh) -> Program:
     """The program of a recipe, see `build`."""
     config = recipe.config
-    shape = recipe.examples.shape
-    example_shape = recipe.example_shape
     if config.train.products == "fp8" and (reason := fp8.refusal(mesh.devices.flat[0])):
         raise ConfigError(f"config.train.products = 'fp8': {reason}. Valid here: dtype.")
     cast = players.build_players(recipe)
@@ -123,41 +121,11 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     density = objective.density
     optimizer = recipe.training.optimizer
     average = recipe.training.average
-    null = recipe.examples.null
     second = recipe.companions.second if cast.second else None
     tuned = recipe.companions.tuned
     stages = objective.teacher and objective.teacher.stages
 
-    @functools.partial(jax.jit, inline=True)  # shapes, convolutions and program come from one trace
-    def init(seed, base=None):
-        init_key, _ = jax.random.split(jax.random.key(seed))
-        if tuned is not None:
-            return _tuned(recipe, tuned, cast.second, init_key, _zeros(recipe, tuned) if base is None else base)
-        initial = lambda network, example=example_shape: network_of(network).init(
-            init_key, *inputs(network, example, null)
-        )
-        model = initial(cast.modules["model"], shape)
-        frozen = {name: initial(cast.modules[name]) for name in cast.frozen if name != players.ENCODER}
-        unsaved = {name: initial(cast.modules[name]) for name in cast.frozen if name == players.ENCODER}
-        others = {cast.second: (_second(recipe, cast, initial, init_key, frozen), second.optimizer)} if second else {}
-        if objective.heads:
-            model = {**model, HEADS: _heads(recipe, cast, init_key, model, unsaved.get(players.ENCODER))}
-        return state.create(model, optimizer, average, density, frozen, others, unsaved, objective.buffer)
-
-    def networks(state):
-        params = {"model": state.params, "target": state.ema, **(state.frozen or {}), **(state.unsaved or {})}
-        if tuned is not None:
-            base = params[players.BASE]
-            model = lambda weights: functools.partial(cast.apply["model"], base, weights)
-            plain = {name: functools.partial(cast.apply[name], base) for name in cast.frozen}
-            others = {name: model(player.params) for name, player in (state.second_players or {}).items()}
-            return {"model": model(state.params), "target": model(state.ema)} | plain | others
-        params |= {name: player.params for name, player in (state.second_players or {}).items()}
-        heads = {name: functools.partial(head, state.params[HEADS][name]) for name, head in cast.heads.items()}
-        return heads | {
-            name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
-        }
-
+    init = _first_state(recipe, cast)
     number = recipe.micro_batches(mesh, init)
     if number > 1:  # a micro-batch takes examples of each device; a block must not span two
         with blamed_on(config, "train.batch_size", "train.accumulate"):
@@ -191,10 +159,56 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     batch = _batch(recipe, mesh)
     if config.mesh.kind == "jit":  # arrays that do not fit the mesh fail before any is created
         for size in picture_sizes.sizes(config) or (None,):
-            image = {"image": _entry(recipe, mesh, (*size, shape[-1]), np.uint8)} if size else {}
+            image = {"image": _entry(recipe, mesh, (*size, recipe.examples.shape[-1]), np.uint8)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
     conditional, instructor = recipe.examples.by_class, cast.modules.get("teacher")
+    networks = _networks(cast, tuned)
     return Program(seed, conditional, average, networks, init, target, batch, number, step, jitted, tuned, instructor)
+
+
+def _first_state(recipe: Recipe, cast: players.Players) -> Callable[..., state.TrainState]:
+    """The function of the seed, and of the base's weights where the run tunes one, see `Program.init`."""
+    objective, null = recipe.objective, recipe.examples.null
+    optimizer, average = recipe.training.optimizer, recipe.training.average
+    second, tuned = recipe.companions.second if cast.second else None, recipe.companions.tuned
+
+    @functools.partial(jax.jit, inline=True)  # shapes, convolutions and program come from one trace
+    def init(seed, base=None):
+        init_key, _ = jax.random.split(jax.random.key(seed))
+        if tuned is not None:
+            return _tuned(recipe, tuned, cast.second, init_key, _zeros(recipe, tuned) if base is None else base)
+        initial = lambda network, example=recipe.example_shape: network_of(network).init(
+            init_key, *inputs(network, example, null)
+        )
+        model = initial(cast.modules["model"], recipe.examples.shape)
+        frozen = {name: initial(cast.modules[name]) for name in cast.frozen if name != players.ENCODER}
+        unsaved = {name: initial(cast.modules[name]) for name in cast.frozen if name == players.ENCODER}
+        others = {cast.second: (_second(recipe, cast, initial, init_key, frozen), second.optimizer)} if second else {}
+        if objective.heads:
+            model = {**model, HEADS: _heads(recipe, cast, init_key, model, unsaved.get(players.ENCODER))}
+        return state.create(model, optimizer, average, objective.density, frozen, others, unsaved, objective.buffer)
+
+    return init
+
+
+def _networks(cast: players.Players, tuned: TunedNetwork | None) -> Callable[[state.TrainState], dict[str, Callable]]:
+    """The function of the state, see `Program.networks`."""
+
+    def networks(state):
+        params = {"model": state.params, "target": state.ema, **(state.frozen or {}), **(state.unsaved or {})}
+        if tuned is not None:
+            base = params[players.BASE]
+            model = lambda weights: functools.partial(cast.apply["model"], base, weights)
+            plain = {name: functools.partial(cast.apply[name], base) for name in cast.frozen}
+            others = {name: model(player.params) for name, player in (state.second_players or {}).items()}
+            return {"model": model(state.params), "target": model(state.ema)} | plain | others
+        params |= {name: player.params for name, player in (state.second_players or {}).items()}
+        heads = {name: functools.partial(head, state.params[HEADS][name]) for name, head in cast.heads.items()}
+        return heads | {
+            name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
+        }
+
+    return networks
 
 
 def _batch(recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
