@@ -119,8 +119,8 @@ def _opened(data: bytes, channels: int, limit: int, viewed: bool) -> Image.Image
         return image.convert(_MODES[channels])
     if channels == 1 and image.mode not in GREY:
         raise ValueError(
-            f"its image is in colour ({image.mode}), but the first one is grey, and so are the examples. Valid: grey "
-            "images alone; or save the first one in colour, so that all are read in colour"
+            f"its image is in colour ({image.mode}), but the first one is grey, and so are the examples. Valid: "
+            "only grey images; or save the first one in colour, so that all are read in colour"
         )
     image.load()
     image = pictures.upright(image)

@@ -146,8 +146,8 @@ def _rates(process: AnyProcess, x0: Array, t: ArrayLike, stochasticity: float) -
     """The factors of p(y | x_t) and of pi(y), broadcastable against x0."""
     if isinstance(process, RateProcess):
         raise ValueError(
-            "flow: the marginals of a RateProcess are no mixture of the data and the prior. Valid: a process such as "
-            "discrete.uniform, or the sampler ancestral, euler, tau_leaping or corrected"
+            "flow: the marginals of a RateProcess are not a mixture of the data and the prior. Valid: a process such "
+            "as discrete.uniform, or the sampler ancestral, euler, tau_leaping or corrected"
         )
     alpha, replaced, decay = (
         left_broadcast(number(t), x0)

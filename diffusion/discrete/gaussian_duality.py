@@ -113,7 +113,7 @@ def check_uniform(name: str, process: Process) -> None:
         ValueError: if the process is not uniform.
     """
     if not (isinstance(process, Process) and np.allclose(process.prior, 1 / process.size)):
-        raise ValueError(f"{name}: Gaussian latents underlie uniform processes alone. Valid: discrete.uniform")
+        raise ValueError(f"{name}: only uniform processes have Gaussian latents. Valid: discrete.uniform")
 
 
 def _replaced(ratio: np.ndarray, size: int) -> np.ndarray:

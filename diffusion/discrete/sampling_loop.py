@@ -113,7 +113,9 @@ def check_steps(sampler: SymbolSampler, process: AnyPath, plan: Plan) -> None:
             both belong to metric paths, or rates are infinite at t = 1.
     """
     if sampler.by_distances != isinstance(process, MetricPath):
-        raise ValueError("discrete.metric_flow and a path of discrete.metric_path go together, and neither with others")
+        raise ValueError(
+            "discrete.metric_flow and a path of discrete.metric_path go together: neither works without the other"
+        )
     if sampler.masked and process.mask is None:
         raise ValueError("this sampler fills in masks, but the process has none. Valid: discrete.absorbing")
     if not isinstance(plan.t, Tracer):

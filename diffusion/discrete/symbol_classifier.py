@@ -74,7 +74,7 @@ def classifier(
         )
     if not isinstance(process, Process | TokenMasks):
         raise ValueError(
-            f"classifier: the jumps of a {type(process).__name__} are no reversal of a process, and a class does not "
+            f"classifier: the jumps of a {type(process).__name__} do not reverse a process, and a class does not "
             "change them by the ratio of its probabilities. Valid: absorbing, uniform, mixture or token_masks"
         )
     if is_number(scale, 0):

@@ -410,7 +410,7 @@ def _check_words(model: TextToImage, request: Request, sampler: samplers.Sampler
         )
     if model.kind.prompts.instructed:
         raise ValueError(
-            f"words are located in the prompt alone, but in a {model.name} the prompt follows an instruction; "
+            f"words are located only in the prompt, but in a {model.name} the prompt follows an instruction; "
             "leave words out"
         )
     if cache is not None:

@@ -145,7 +145,7 @@ def _check_perturbed(request: Any, model: Any) -> None:
         which = "that edits pictures " if model.sees_picture else ""
         raise ValueError(f"{stated}: a {model.name} {which}has no perturbed-attention guidance; leave it out")
     if request.regions:
-        raise ValueError(f"{stated} does not go with regions. Valid: one of both")
+        raise ValueError(f"{stated} cannot be combined with regions. Valid: one of the two")
 
 
 def _warn(request: Any, model: Any) -> None:

@@ -168,11 +168,11 @@ def test_the_teacher_of_the_distillation_does_not_learn():
 
 def test_what_these_objectives_do_not_take_is_refused():
     masks = discrete.absorbing(discrete.linear(), 4)
-    with pytest.raises(ValueError, match=r"duo: Gaussian latents underlie uniform processes alone"):
+    with pytest.raises(ValueError, match=r"duo: only uniform processes have Gaussian latents"):
         discrete.duo(masks, DENSITY, 10)
     with pytest.raises(ValueError, match=r"duo: until = -1, temperature = 0\.001. Valid: at least 0, above 0"):
         discrete.duo(PROCESS, DENSITY, -1)
     with pytest.raises(ValueError, match=r"discrete_consistency: 5 rounds of 10 steps from a gap of 1 / 8. Valid"):
         discrete.discrete_consistency(PROCESS, DENSITY, 8, 10)
-    with pytest.raises(ValueError, match="discrete_consistency: Gaussian latents"):
+    with pytest.raises(ValueError, match="discrete_consistency: only uniform processes have Gaussian latents"):
         discrete.discrete_consistency(masks, DENSITY, 8, 10, 2)

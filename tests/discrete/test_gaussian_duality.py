@@ -85,7 +85,7 @@ def test_normal_numbers_are_normal_far_into_their_tails():
 
 
 def test_only_uniform_processes_have_gaussian_latents():
-    with pytest.raises(ValueError, match=r"underlying_gaussian: Gaussian latents underlie uniform .*discrete\.uniform"):
+    with pytest.raises(ValueError, match=r"underlying_gaussian: only uniform processes have .*discrete\.uniform"):
         discrete.underlying_gaussian(discrete.absorbing(discrete.linear(), 4), 0.5)
     with pytest.raises(ValueError, match=r"diffusion_transformation: 1 symbols, alpha = 0\.5. Valid: at least 2"):
         discrete.diffusion_transformation(0.5, 1)

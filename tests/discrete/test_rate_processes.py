@@ -154,7 +154,7 @@ def test_the_flow_of_a_mixture_is_refused():
     process, t = PROCESSES["neighbour"], 1e-3
     marginal = np.asarray(process.marginal(jnp.array([0]), t))[0]
     assert marginal[1] > 100 * marginal[2] > 0  # in a mixture with the prior, which is uniform, they are equal
-    with pytest.raises(ValueError, match="a RateProcess are no mixture of the data"):
+    with pytest.raises(ValueError, match="a RateProcess are not a mixture of the data"):
         discrete.flow_rates(process, jnp.array([1]), jnp.ones((1, 5)) / 5, t)
     predict, keys = lambda x, t: jnp.zeros((*x.shape, 5)), jax.random.split(jax.random.key(0), 1)
     plan = timesteps.plan(np.linspace(1, 0, 3))

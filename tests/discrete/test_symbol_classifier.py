@@ -294,9 +294,7 @@ def test_no_strength_is_the_predictor_itself_and_what_does_not_fit_is_refused():
         ValueError, match=r"do not give the law of x_0 near its noise\. Valid: .* discrete\.guided_rates"
     ):
         discrete.classifier(predict, rates, data.log_probability)
-    with pytest.raises(
-        ValueError, match="the jumps of a MetricPath are no reversal of a process, and a class does not"
-    ):
+    with pytest.raises(ValueError, match="the jumps of a MetricPath do not reverse a process, and a class does not"):
         discrete.classifier(predict, path, data.log_probability)
     for sampler in (discrete.ancestral(), discrete.metric_flow(), discrete.corrected()):
         with pytest.raises(ValueError, match="guided_rates: this sampler does not read the rates of jumps"):

@@ -146,5 +146,5 @@ def test_a_guide_or_a_second_run_that_does_not_fit_is_refused_at_once(judged):
     flow = {"name": "discrete_flow_matching", "process": path_of_distances, "density": DENSITY, "wrappers": ()}
     judged(objective=flow | {"name": "noisy_symbol_classification"})
     config.objective, config.sample.sampler = flow, {"name": "metric_flow"}
-    with pytest.raises(ConfigError, match="the jumps of a MetricPath are no reversal of a process, and a class"):
+    with pytest.raises(ConfigError, match="the jumps of a MetricPath do not reverse a process, and a class"):
         checks.validate(config)

@@ -97,7 +97,7 @@ def test_layers_are_those_that_diffusers_perturbs_by_default():
     ("FluxPipeline", {}, r"^perturbed_guidance = 3: a FluxPipeline has no perturbed-attention guidance; leave it out"),
     ("StableDiffusionPipeline", {"sees_picture": True},
      "a StableDiffusionPipeline that edits pictures has no perturbed-attention guidance"),
-    ("StableDiffusionPipeline", {"regions": ["a cat:0,0,1,0.5"]}, r"does not go with regions\. Valid: one of both"),
+    ("StableDiffusionPipeline", {"regions": ["a cat:0,0,1,0.5"]}, r"cannot be combined with regions\. Valid: one"),
 ])  # fmt: skip
 def test_it_is_refused_where_the_model_or_the_request_has_another_guidance(name, more, message):
     regions = more.pop("regions", ())

@@ -334,7 +334,7 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
         word = next(cell for cell in rows[0] if _number(cell) is None)
         raise ValueError(
             f"{file}, row 1: {numbers[0]!r} is a number, and {word!r} is not, so that the row may be a header or the "
-            "first step. Valid: names alone as a header, or numbers alone, with an empty cell where a value is "
+            "first step. Valid: only names as a header, or only numbers, with an empty cell where a value is "
             "missing; if it is a header, name the columns of the series by columns"
         )
     counts_rows = width > 1 and len(rows) > 2 and all(row[:1] == [str(line)] for line, row in enumerate(rows[1:]))

@@ -325,7 +325,7 @@ class HiDream(Layered, Backbone):
         padding = (math.prod(self.largest) - height * width) // self.patch**2 if height != width else 0
         if padding < 0:
             raise ValueError(
-                f"latents of {height} x {width}, which are no square, have more pixels than largest={self.largest}"
+                f"latents of {height} x {width}, which are not square, have more pixels than largest={self.largest}"
             )
         return padding
 
