@@ -221,7 +221,7 @@ def run(
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
         measured = sample_metrics.measure(images, labels, config, real.spec.split, effort, advance, (train, real))
     if not real.spec.pictures and real.spec.dtype != "int32":
-        draw_beside(real, images, labels, folder)
+        draw_beside(real, images, labels if config["model"].get("num_classes", 0) else None, folder)
     if (folder / "metrics.jsonl").is_file():
         plots.curves(folder / "metrics.jsonl", folder / "curves.png")
     conditional = bool(config["model"].get("num_classes", 0))
@@ -254,20 +254,22 @@ def run(
     return content
 
 
-def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray, folder: pathlib.Path) -> None:
+def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray | None, folder: pathlib.Path) -> None:
     """Draws real examples and samples as points, into beside.png; does nothing if an example is a single number.
 
     Args:
         real: the split of real examples.
         samples: samples, `[N, ...]`.
-        labels: their classes, int `[N]`.
+        labels: their classes, int `[N]`; None for a model without classes.
         folder: the folder of the file.
     """
     most = vector_metrics.MOST
     flat = lambda x: x[:most].reshape(len(x[:most]), -1).astype(np.float64)
     if flat(real.images).shape[1] > 1:
-        both = (real.labels[:most], labels[:most])
-        plots.beside(flat(real.images), flat(samples), both, folder / "beside.png", real.spec.classes)
+        one_kind = lambda x: np.zeros(len(x[:most]), int)
+        both = (one_kind(real.images), one_kind(samples)) if labels is None else (real.labels[:most], labels[:most])
+        names = () if labels is None else real.spec.classes
+        plots.beside(flat(real.images), flat(samples), both, folder / "beside.png", names)
 
 
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:

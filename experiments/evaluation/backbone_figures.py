@@ -11,7 +11,7 @@ import numpy as np
 from diffusion.data.proteins import backbone, pdb
 from diffusion.data.sources.spec import Source
 from diffusion.experiments.evaluation.plots import blank, save
-from diffusion.experiments.evaluation.subject import held_out_source, recipe_of_run
+from diffusion.experiments.evaluation.subject import has_classes, held_out_source, recipe_of_run
 from diffusion.io import files
 from diffusion.metrics import backbone_geometry, bootstrap
 from diffusion.objectives import Moves
@@ -60,13 +60,13 @@ def geometry(subject: Any) -> dict:
     for suffix, frames in sets.items():
         figures_of_set = figures(frames, np.asarray(train))
         rows = figures_of_set.pop("nearest_rows")
-        if suffix != "_of_noise":
+        if suffix == "_of_real" or (suffix == "" and has_classes(subject)):
             labels = (subject.labels if suffix == "" else subject.real.labels)[: len(rows)]
             figures_of_set["nearest_of_its_fold"] = subject.train.labels[rows] == labels
         metrics |= {
             f"{name}{suffix}": bootstrap.mean(np.asarray(values, float)) for name, values in figures_of_set.items()
         }
-        if suffix == "":
+        if suffix == "" and has_classes(subject):
             sound = np.asarray(figures_of_set["sound_chains"], float)
             shares = bootstrap.means_by_class(sound, subject.labels, subject.real.spec.classes)
             metrics |= {f"sound_chains_{name}": share for name, share in shares.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.data import level_sets
 from diffusion.experiments.evaluation.real_images import balanced_order
-from diffusion.experiments.evaluation.subject import held_out_source, training_source
+from diffusion.experiments.evaluation.subject import has_classes, held_out_source, training_source
 from diffusion.metrics import bootstrap, point_clouds
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
@@ -84,7 +84,7 @@ def measure_clouds(subject: Any) -> dict:
         some = {"": (subject.images, subject.labels), "_of_real_shapes": trained}
         for suffix, (images, labels) in some.items():
             rows = balanced_order(labels)[:number]
-            shares = in_one_piece(images[rows], labels[rows], names)
+            shares = in_one_piece(images[rows], labels[rows], names if suffix or has_classes(subject) else ())
             metrics |= {f"{name}{suffix}": share for name, share in shares.items()}
     return dict(sorted(metrics.items()))
 

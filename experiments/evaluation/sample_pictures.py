@@ -74,7 +74,7 @@ def _symbols(samples: Samples, source: Any) -> list[pathlib.Path]:
 
 def _points_of_manifold(samples: Samples, source: Any) -> list[pathlib.Path]:
     if backbone_figures.are_backbones(source):
-        return backbone_figures.write(samples.x, samples.classes, source.spec.classes, samples.out)
+        return backbone_figures.write(samples.x, samples.classes, _names(samples, source), samples.out)
     exact = getattr(source, "distribution", None)
     path = samples.out / "samples.png"
     reads: Any = samples.recipe.objective.reads
@@ -103,14 +103,19 @@ def _clips(samples: Samples, source: Any) -> list[pathlib.Path]:
 def _by_records(samples: Samples, source: Any) -> list[pathlib.Path]:
     """Draws samples that are no pictures, by what the records of the run's data stand for."""
     if (surface := getattr(source, "surface", None)) is not None:
-        return surface_pictures.draw(samples.x, samples.classes, source.spec.classes, surface, samples.out)
+        return surface_pictures.draw(samples.x, samples.classes, _names(samples, source), surface, samples.out)
     if (sound := getattr(source, "sound", None)) is not None:
         levels = samples.labels["spectrogram"] if sound.mels else None
         waveforms = sound.waveform(np.asarray(samples.x, np.float32), levels, samples.labels)
-        heard = (sound, waveforms, samples.classes, source.spec.classes)
+        heard = (sound, waveforms, samples.classes, _names(samples, source))
         sound_files.draw(*heard, samples.out / "samples.png")
         return [samples.out / "samples.png", sound_files.write(*heard, samples.out)]
     return []
+
+
+def _names(samples: Samples, source: Any) -> tuple[str, ...]:
+    """The names of the classes; () for a model without classes, also where the data have some."""
+    return source.spec.classes if samples.recipe.examples.num_classes else ()
 
 
 def _are_series(samples: Samples) -> bool:

@@ -47,6 +47,13 @@ def recipe_of_run(subject: Subject) -> Recipe:
     return checks.with_data(checks.validate(subject.config), spec)
 
 
+def has_classes(subject: Subject) -> bool:
+    """Whether the model has classes; without, the labels of its samples are zeros, also where the data have classes."""
+    if subject.built is not None:
+        return bool(subject.built.examples.num_classes)
+    return bool(subject.config["model"].get("num_classes", 0))
+
+
 def held_out_source(subject: Subject) -> Any:
     """The source of the real examples that the model was not trained on."""
     if subject.built is not None:

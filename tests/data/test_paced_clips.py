@@ -36,7 +36,10 @@ def test_clips_are_cut_at_the_rate_that_they_say():
 def test_a_clip_may_be_all_of_its_film_and_another_seed_cuts_others():
     of = sources.moving_drawings("train", frames=8, side=8, number=6)
     for row in range(2):
-        np.testing.assert_array_equal(sources.paced(of, 4, (2,))[row]["image"], of[row]["image"][::2])
+        record = sources.paced(of, 4, (2,))[row]
+        np.testing.assert_array_equal(record["image"], of[row]["image"][::2])
+        change = np.diff(of[row]["image"][::2] / 127.5 - 1, axis=0)  # in two frames of the film
+        np.testing.assert_allclose(record["condition"]["vector"], [0.5, np.sqrt((change**2).mean()) / 2], rtol=1e-5)
     first, second = (sources.paced(of, 2, (1, 2), seed=seed) for seed in (0, 1))
     assert any((first[row]["image"] != second[row]["image"]).any() for row in range(6))
 

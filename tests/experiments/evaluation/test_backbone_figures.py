@@ -115,7 +115,8 @@ def subject(monkeypatch):
         spec=types.SimpleNamespace(classes=("coil", "strand", "sheet")),
     )
     return types.SimpleNamespace(
-        config={"evaluate": {"split": "test"}, "data": {"source": {"name": "folds"}}},
+        config={"evaluate": {"split": "test"}, "data": {"source": {"name": "folds"}}, "model": {"num_classes": 3}},
+        built=None,
         images=np.stack([chain(HELIX), chain(HELIX), chain(STRAND)]),
         labels=np.array([0, 1, 1]),
         train=half((STRAND, HELIX), [1, 0]),
@@ -140,6 +141,16 @@ def test_samples_stand_beside_real_chains_and_noise(subject):
     assert value["helix_of_real"] == pytest.approx(helices[0] / 3, abs=1e-6)
     assert value["ca_ca_error_of_noise"] > 5
     assert set(found) <= {f"{name}{of}" for name in backbone_figures.HOW for of in ("", "_of_real", "_of_noise")}
+
+
+@pytest.mark.extended
+def test_samples_of_a_model_without_classes_are_of_no_fold(subject):
+    """Their labels are zeros, which are no helices."""
+    run, _ = subject
+    run.config["model"]["num_classes"] = 0
+    found = backbone_figures.geometry(run)
+    assert "nearest_of_its_fold" not in found and not {"sound_chains_coil", "sound_chains_strand"} & found.keys()
+    assert found["nearest_of_its_fold_of_real"]["value"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.extended

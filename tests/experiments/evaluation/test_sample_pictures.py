@@ -63,6 +63,7 @@ def sampled(out, x, classes=None, labels=None, from_records=False, **recipe):
         "objective": types.SimpleNamespace(reads=None),
         "shape": x.shape[1:],
         "null": None,
+        "num_classes": 2,
         "makes_pictures": False,
     }
     classes = np.zeros(len(x), int) if classes is None else classes
@@ -138,6 +139,22 @@ def test_points_on_a_manifold_are_a_chart_if_there_is_one(calls, tmp_path, monke
     samples = sampled(tmp_path, x, objective=types.SimpleNamespace(reads=reads))
     assert sample_pictures.draw(samples) == [tmp_path / "samples.png"] * shown
     assert made == [("chart", "a sphere", x, tmp_path / "samples.png", "density" if exact else None)]
+
+
+@pytest.mark.parametrize("kind", ["backbones", "surfaces", "wav"])
+def test_samples_of_a_model_without_classes_have_no_names_of_the_data(calls, tmp_path, kind):
+    """Their classes are zeros: all of them were named and titled as the data's first class."""
+    made, source = calls
+    reads = Moves(None, None, None) if kind == "backbones" else None
+    facts = {
+        "backbones": {"backbones": True},
+        "surfaces": {"surface": "surface"},
+        "wav": {"sound": types.SimpleNamespace(mels=0, waveform=lambda *rest: "waveforms")},
+    }
+    vars(source).update(facts[kind])
+    x = np.zeros((3, 5, 3, 4), np.float32)
+    sample_pictures.draw(sampled(tmp_path, x, objective=types.SimpleNamespace(reads=reads), num_classes=0))
+    assert made[-1][0] == kind and [part for part in made[-1] if isinstance(part, tuple)] == [()]
 
 
 def test_backbones_are_files_of_their_classes(calls, tmp_path):
