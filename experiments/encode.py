@@ -74,10 +74,20 @@ def run(
     shard_records: int = 0,
     size: int = 0,
 ) -> latent_cache.Description:
-    """Writes a cache, or goes on with it; the flags of the command say what each argument is.
+    """Writes a cache of latents, or continues an unfinished one.
 
     Args:
+        autoencoder: the autoencoder that encodes the pictures.
+        data: a source, or its name with the split, as `--data` has it.
+        out: folder of the cache.
+        data_dir: folder of prepared datasets; "" for TFDS's default.
+        mean: whether only the mean of the posterior is stored, without its log variance.
+        flip: whether mirrored pictures are encoded as well.
+        dtype: type of the stored latents.
+        batch_size: number of pictures encoded at once.
+        threads: number of threads that read pictures.
         shard_records: records of a file; 0 for files of about 256 MiB.
+        size: side of the squares to which pictures are cropped and resized; 0 for their own size.
 
     Returns:
         What the cache holds.
@@ -114,6 +124,8 @@ def features(
     Args:
         encoder: the encoder, with the size of the pictures that it receives.
         params: the parameters of the encoder.
+        data, out, data_dir, flip, batch_size, threads, shard_records, size: the data, the folder and the other
+            settings, as in `run`.
 
     Returns:
         The description of the cache of features.

@@ -116,6 +116,7 @@ class ControlNetBeside:
         stacks: beginnings of the names of leaves whose first axis counts layers; the denoiser may have another number
             of these.
         reads_base: whether `residuals` takes the denoiser's parameters as a last argument.
+        residuals: function that returns the entry "residuals", as above.
     """
 
     base_class: type

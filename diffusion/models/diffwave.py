@@ -148,6 +148,7 @@ class DiffWave(nn.Module):
             x: waveforms [B, L, C], C = 1 in the paper.
             t: the network's clock, [B] or [], float32 or wider.
             condition: {"spectrogram": [B, L / hop, mels]}; None for a network without one.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, L, C].

@@ -118,6 +118,7 @@ class DriftingDiT(Layered, Backbone):
             t: a clock [B] or [], which changes nothing.
             condition: class labels int [B] in 0 .. num_classes; or a dict of "label", and if wanted "strength" [B], the
                 scale of the guidance that it imitates, and "style" int [B, codes]; without it, `styles_of` the noise.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

@@ -178,6 +178,7 @@ class EDM2UNet(LevelsByResolution, Backbone):
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
                 "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, channels].

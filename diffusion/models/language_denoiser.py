@@ -31,6 +31,7 @@ class LanguageDenoiser(CheckedNetwork):
         shifted: whether the state at a token predicts the next token, as in the decoder from which Dream was trained;
             the first token is then predicted from its own state.
         tied: whether the table of symbols is also the last layer.
+        remat: the parts to compute again in the backward pass, see `DiT`.
 
     References: Nie et al., "Large Language Diffusion Models", 2025 (LLaDA); Ye et al., "Dream 7B: Diffusion Large
     Language Models", 2025; the numbers and the shift come from the authors' code.

@@ -167,6 +167,7 @@ class MiT(Layered, Backbone):
             condition: class labels int [B] in 0 .. num_classes; or a dict of "label", and if wanted "strength" [B], the
                 scale > 0 of the guidance that it imitates, and "interval" [B, 2], the times from and to which it is
                 guided.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C], the average velocity from t to s.

@@ -95,6 +95,7 @@ class MLP(Layered, nn.Module):
             x: examples [B, ...], for example points [B, D].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             float32, of the shape of x.

@@ -145,6 +145,7 @@ class PixNerd(Layered, Backbone):
             t: the network's clock [B] or [], float32 or wider; in [0, 1].
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label" and
                 the layer masks (`diffusion.models.layers.layer_masks`).
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

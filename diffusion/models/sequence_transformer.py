@@ -127,6 +127,7 @@ class SequenceTransformer(Layered, Backbone):
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width]; with the
                 network's `given` also "given" float, "mask" and "real" Bool, each [B, L, C].
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, L, C].

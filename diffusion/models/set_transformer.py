@@ -127,6 +127,7 @@ class SetTransformer(Layered, Backbone):
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label", of "vector" [B, vector_width], and of "real"
                 Bool [B, N]: the elements of each set; the others are padding, which no element sees.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, N, C], float32, zero on padding.

@@ -122,6 +122,7 @@ class SongUNet(LevelsByResolution, Backbone):
                 these labels, "augment" [B, augmentations] (zeros if absent), and "residuals" for the skips, in order,
                 and the middle, see `diffusion.models.layers.conditions`.
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, out_channels].

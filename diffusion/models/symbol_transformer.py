@@ -189,6 +189,7 @@ class SymbolTransformer(Layered, Backbone):
             condition: class labels int [B], None, or a dict of "label".
             memory: memory of earlier blocks, which x follows; needs `causal`.
             states: whether the call returns what the last layer reads, for `discrete.in_chunks`.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, L, K], or `outputs` in place of K; with `states` (states [B, L, D], kernel [D, K], bias [K] or None) of

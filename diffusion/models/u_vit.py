@@ -156,6 +156,7 @@ class UViT(Backbone):
                 "skip": Bool [B, depth + 1], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of depth + 1 arrays [B, T, width], added to the tokens after each layer; T counts
                 the class or text, the time, and the patches, in this order but for the time before a text.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

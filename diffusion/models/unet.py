@@ -202,6 +202,7 @@ class UNet(UNetLevels, Backbone):
             dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
             branch: a skip connection, 0 the outermost; the call also returns the input of the block that takes it.
             deep: the deep features of an earlier call, with which nothing deeper than the branch runs; None: all runs.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, out_channels], with the sides of x; with `branch`: (that, `block_reuse.Deep`).

@@ -126,6 +126,7 @@ def read_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path
     """The request that a picture, of this page or of `diffusion sample --model`, was made by.
 
     Args:
+        path: the PNG file of the picture.
         usual: the request with the settings that the file does not carry.
         inputs: the folder of the pictures that were started from. Others are not read, since a file from elsewhere may
             name any picture of this machine; the request then has none.

@@ -100,6 +100,7 @@ class Examples(NamedTuple):
         """The batches of a run, in the form of `pipeline.batches`.
 
         Args:
+            config: the config of the run.
             start: global index of the first example, a multiple of the batch size.
             positions: the rows [b] of every global batch that this process reads.
             threads: number of threads that read.
@@ -342,6 +343,7 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
     """Refuses examples that the run has not been trained on; every process of the run calls it.
 
     Args:
+        config: the config of the run.
         before: the fingerprint in the run's checkpoint; None if an earlier version wrote it.
         now: the fingerprint of the source.
 

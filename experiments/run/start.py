@@ -94,6 +94,8 @@ def with_encoder(
     """A restored state with the frozen encoder, which its checkpoint does not hold.
 
     Args:
+        config: the config of the run.
+        program: the run's program.
         train_state: the state that `checkpoints.restore` returned; where the checkpoint, of an earlier version, holds
             the encoder, the file must hold the same.
         before: {"path", "sha256"} of the encoder's file when the checkpoint was made; None where it is not known.

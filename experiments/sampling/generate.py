@@ -189,6 +189,7 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
     Where the examples are latents, the samples are decoded to pictures.
 
     Args:
+        recipe: the recipe, for a shape of examples.
         mesh: the mesh over which parameters and samples are split; every process then makes the same calls, and
             receives the same images. None for the default device.
         watermark: the watermark of the initial noise, or of the pictures; None for none.

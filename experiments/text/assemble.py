@@ -74,7 +74,8 @@ def pipeline(
         source: the single file, for what it says of itself and messages.
         networks: (name, module, params) of those in it, from `convert.networks`.
         base: folder of a pipeline with networks of the same sizes.
-        out: must not exist.
+        out: the folder to write, which must not exist.
+        dtype: type of the written numbers.
         license: the license for the model card; "" for the license of the source or of the base.
 
     Raises:

@@ -156,6 +156,7 @@ class CogVideoX(Layered, Backbone):
             x: noised latents [B, F, H, W, in_channels]; `frames` divides F, and `patch` H and W.
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
             condition: inputs by name, see `diffusion.models.layers.conditions`: "text": [B, M, text_width], of T5.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, F, H, W, C].

@@ -209,6 +209,7 @@ class StableCascade(Backbone):
                 "coarse": [B, h, w, coarse_channels], latents of the stage before, if `coarse_channels`.
                 "image": [B, N, image_width], CLIP's projected features of N images in the prompt, if `image_width`;
                 without it one of zeros, as in training without images.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

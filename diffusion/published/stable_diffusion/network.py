@@ -217,6 +217,7 @@ class ConditionalUNet(Backbone):
             condition: the entries above, by name.
             branch: a skip connection, 0 the outermost; the call also returns the input of the block that takes it.
             deep: the deep features of an earlier call, with which nothing deeper than the branch runs; None: all runs.
+            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, out_channels]; with `branch`: (that, `block_reuse.Deep`).

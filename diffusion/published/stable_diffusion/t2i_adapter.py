@@ -34,6 +34,7 @@ class T2IAdapter(nn.Module):
         channels: number of channels of the picture: 3, or 1 for a grey one.
         kind: "full" halves the side before each feature but the first; "full_xl" only before the third; "light" halves
             as "full", and its blocks have a quarter of the width.
+        dtype: compute type, "float32" or "bfloat16"; parameters are float32.
 
     Reference: Mou et al., "T2I-Adapter: Learning Adapters to Dig out More Controllable Ability for Text-to-Image
     Diffusion Models", 2023, section 3.3; the two other kinds come from the authors' code.
