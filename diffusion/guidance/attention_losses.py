@@ -94,6 +94,9 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
         boxes: S boxes (left, top, right, bottom), as fractions of the sides in [0, 1].
         sides: height and width of x.
 
+    Raises:
+        ValueError: if a box covers no position of a map.
+
     Reference: Chen et al. 2023, "Training-Free Layout Control with Cross-Attention Guidance", equation 5; their code.
     """
     present = (tokens >= 0).astype(jnp.float32)

@@ -197,6 +197,9 @@ def write(
         dtype: the dtype of all tensors.
         tensors: pairs (name, array).
         metadata: the texts of the header, by name.
+
+    Raises:
+        ValueError: if a tensor is not the next one in `shapes`, in its shape and the dtype.
     """
     itemsize = np.dtype(dtype).itemsize
     header: dict = {"__metadata__": dict(metadata)}

@@ -50,6 +50,9 @@ def sketch(key: Array, params: Any, k: int) -> Callable[[Any], Array]:
 
     Returns:
         pytree -> float32 `[min(k, P)]`.
+
+    Raises:
+        ValueError: if k is below 1.
     """
     number = sum(leaf.size for leaf in jax.tree.leaves(params))
     if k < 1:

@@ -68,6 +68,9 @@ def gaussian(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> np.ndarray:
     Returns:
         float64 `[...]`.
 
+    Raises:
+        ValueError: if std has a negative value.
+
     Reference: Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation", 2007.
     """
     from scipy.special import ndtr  # imported here: it takes long
@@ -146,6 +149,10 @@ def coverage(samples: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
 
     Returns:
         Bool `[...]`.
+
+    Raises:
+        ValueError: if level is not in (0, 1), there are fewer than two samples, the shapes do not fit, or a number is
+            not finite.
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must be in (0, 1)")

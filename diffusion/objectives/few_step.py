@@ -182,6 +182,9 @@ def pseudo_huber(c: float | None = None) -> Distance:
     Args:
         c: constant of the distance, >= 0; if None, 0.00054 sqrt(D) for data of D numbers, as in the paper. 0 gives the
             Euclidean distance.
+
+    Raises:
+        ValueError: if c is negative.
     """
     if c is not None and not traced(c) and not c >= 0:
         raise ValueError(f"pseudo_huber: c = {c} must not be negative; None selects the paper's 0.00054 sqrt(D)")

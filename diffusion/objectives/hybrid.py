@@ -78,6 +78,9 @@ def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
         x_t: `[B, ...]` noised data.
         prediction: the network's prediction, with a variance.
         T: number of steps.
+
+    Raises:
+        ValueError: if the prediction has no variance.
     """
     s = jnp.maximum(jnp.round(t * T) - 1, 0) / T
     first = s == 0

@@ -20,6 +20,9 @@ def replay_buffer(example: Any, size: int, every: int) -> Buffer:
     Returns:
         A buffer whose state is {"examples": leaves `[size, ...]`, the newest first, "number": how many of them are
         filled}.
+
+    Raises:
+        ValueError: if size or every is below 1.
     """
     if size < 1 or every < 1:
         raise ValueError(f"replay_buffer: size = {size} and every = {every} must be at least 1")

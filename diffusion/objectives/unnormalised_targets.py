@@ -42,6 +42,9 @@ def gaussian_mixture(number: int = 40, dimension: int = 2, side: float = 80.0, s
         dimension: number of dimensions, >= 1.
         side: side of the cube, > 0.
         seed: seed of the means.
+
+    Raises:
+        ValueError: if number or dimension is below 1, or side is not positive.
     """
     if number < 1 or dimension < 1 or not (traced(side) or side > 0):
         raise ValueError(
@@ -73,6 +76,9 @@ def funnel(dimension: int = 10, std: float = 3.0) -> Target:
     Args:
         dimension: number of dimensions, >= 2.
         std: standard deviation of x_1, > 0.
+
+    Raises:
+        ValueError: if dimension is below 2, or std is not positive.
     """
     if dimension < 2 or not (traced(std) or std > 0):
         raise ValueError(f"funnel: dimension = {dimension} must be at least 2, std = {std} positive")
@@ -101,6 +107,9 @@ def many_well(wells: int = 16) -> Target:
 
     Args:
         wells: number of pairs, >= 1.
+
+    Raises:
+        ValueError: if wells is below 1.
     """
     if wells < 1:
         raise ValueError(f"many_well: wells = {wells} must be at least 1")

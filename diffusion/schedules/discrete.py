@@ -44,6 +44,9 @@ def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, T: int =
         beta_start: first beta, in (0, 1).
         beta_end: last beta, in (0, 1).
         T: number of steps of the process, 1 to 10^6.
+
+    Raises:
+        ValueError: if a beta is not in (0, 1), or T is out of range.
     """
     _check_known(beta_start, beta_end)
     if not (beta_start > 0 and beta_end > 0):

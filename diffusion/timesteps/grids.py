@@ -91,6 +91,9 @@ def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float
         start: argument of the sigmoid at the data.
         end: argument of the sigmoid at the noise, > start.
         tau: temperature, > 0; a large tau gives a nearly uniform grid.
+
+    Raises:
+        ValueError: if steps is not an integer of at least 1, start is not below end, or tau is not positive.
     """
     check_schedule(schedule)
     check_known("sigmoid", start=start, end=end)
