@@ -29,12 +29,12 @@ from jax import Array
 from diffusion.package import public
 
 
-def require(value: Any, kind: type, argument: str, valid: str) -> None:
+def require(value: Any, kind: type | tuple[type, ...], argument: str, valid: str) -> None:
     """Refuses a value of another type.
 
     Args:
         value: the value that the caller passed.
-        kind: the type that it must have.
+        kind: the type that it must have, or several types of which it must have one.
         argument: the name of the argument.
         valid: the valid values in words, with an article and an example.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion.arrays import pytrees
@@ -78,6 +79,19 @@ def whole_null(null: Any, zeros: Any) -> Any:
     return {**zeros, **entries}
 
 
+def null_like(null: Any, zeros: Any) -> Any:
+    """The completed null condition as NumPy arrays of the dtypes of `zeros`; arguments as in `whole_null`.
+
+    Raises:
+        ValueError: under the conditions of `whole_null`; if an entry has another structure or shape than the condition.
+    """
+    null = whole_null(null, zeros)
+    shapes, valid = (jax.tree.map(np.shape, values) for values in (null, zeros))
+    if shapes != valid:
+        raise ValueError(f"the null condition has the shapes {shapes}. Valid: those of the data's condition, {valid}")
+    return jax.tree.map(lambda leaf, zero: np.asarray(leaf, zero.dtype), null, zeros)
+
+
 def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: Sequence[str] = ()) -> Objective:
     """An objective that trains on the null condition for a share `rate` of the examples.
 
@@ -117,7 +131,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
 
     conditioned_share = (1 - objective.condition.dropout) * (1 - rate)
     return dataclasses.replace(
-        objective, loss=dropped, condition=objective.condition._replace(dropout=1 - conditioned_share)
+        objective, loss=dropped, condition=objective.condition._replace(dropout=1 - conditioned_share, null=null)
     )
 
 

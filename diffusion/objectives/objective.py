@@ -236,11 +236,14 @@ class Objective:
         """An objective with these facts. Passing a fact outside of its record, such as `times`, is deprecated.
 
         Raises:
-            TypeError: if a fact is unknown, or the density is none, such as a schedule.
+            TypeError: if a fact is unknown, or the density or `reads` is of another type, such as a schedule.
             ValueError: if there are both a buffer and a second player.
         """
         if density is not None:
             require(density, Density, "density", "a Density, such as timesteps.uniform_density(schedule)")
+        if reads is not None:
+            valid = "e.g. objectives.Denoises(parameterizations.v()), or None for a network that is not sampled"
+            require(reads, (Denoises, Jumps, Moves, Restores), "reads", valid)
         if buffer is not None and second is not None:
             raise ValueError("an objective with a buffer has no second player. Valid: buffer=None, or second=None")
         records: dict[str, Any] = {"network": network, "condition": condition, "blocks": blocks}

@@ -101,6 +101,7 @@ class Condition(NamedTuple):
 
     Attributes:
         dropout: share of the examples that are trained on the null condition.
+        null: the null condition of the dropout, as `with_condition_dropout` received it; None for zeros.
         strength: smallest and largest guidance scale that the network receives in training; the loss calls it with
             (condition, scale - 1 `[B]`). None if the network receives no scale.
         interval: whether the network also receives the interval of times with guidance; the loss calls it with
@@ -117,6 +118,7 @@ class Condition(NamedTuple):
     augmentations: int = 0
     masks: int = 0
     masks_vary: bool = False
+    null: Any = None
 
     def check(self, network: Any) -> None:
         """Refuses a network that does not receive this condition; see `Objective.check_network`.

@@ -4,11 +4,15 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion.arrays.arguments import require
 from diffusion.data.sources import DataSpec, python_objects
 from diffusion.data.sources.streams import Stream
-from diffusion.objectives import Jumps, Moves, Restores
+from diffusion.objectives import Jumps, Moves, Objective, Restores
+from diffusion.objectives.conditioning import null_like
 from diffusion.recipe import fields, sections
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.defaults import defaults
@@ -16,6 +20,8 @@ from diffusion.recipe.described import described
 from diffusion.recipe.parts import PARTS, Resolver
 from diffusion.recipe.sections import argument
 from diffusion.recipe.values import differences, put, refused
+from diffusion.samplers import Sampler
+from diffusion.timesteps import Plan
 
 # The fields that an argument in Python stands for: beside it they would be a second answer to one question.
 STANDS_FOR = PARTS | {
@@ -28,6 +34,10 @@ STANDS_FOR = PARTS | {
         "evaluate.split",
         "evaluate.loss.latents",
     )
+}
+KINDS: dict[str, tuple[type, str]] = {
+    "sampler": (Sampler, "a Sampler, such as samplers.heun()"),
+    "plan": (Plan, "a Plan, which timesteps.plan(grid) makes of a grid of times"),
 }
 RECORDED = {  # {part: where config.json describes it}
     "schedule": "schedule",
@@ -47,12 +57,18 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
 
     Raises:
         ConfigError: for a setting that is not known, is out of range, or names what an argument gives already.
-        ValueError: if a part that has no default is missing, or held-out records are given without data.
+        TypeError: if the objective, the sampler or the plan is none, such as a function that was not called.
+        ValueError: if a part that has no default is missing, held-out records are given without data, or the objective
+            trains on another null condition than the one that samples use.
     """
     owners = (recipe, *sections.SECTIONS.values())
     left_out = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}
     given = {name: part for name, part in sections.flat(recipe).items() if part is not left_out[name]}
     given = {name: given[name] for name in PARTS if name in given}
+    require(recipe.objective, Objective, "objective", "an Objective, such as objectives.flow_matching(density)")
+    for name, (kind, valid) in KINDS.items():
+        if name in given:
+            require(given[name], kind, argument(name), valid)
     config, changed = settings(recipe.config, recipe.objective.reads)
     _refuse_two_answers(changed, [*given, *(["data"] if recipe.data is not None else [])])
     if recipe.data is None and recipe.held_out is not None:
@@ -77,6 +93,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
         source = python_objects.source_of(recipe.data, given["num_classes"])
         if config.data.shape not in (None, source.spec.shape):
             raise refused(config, "data.shape", f"data=... holds examples of {source.spec.shape}", "that, or None")
+        _add_null(given, recipe.objective, source.spec)
     resolver = Resolver(config, given, source and source.spec.shape)
     parts = resolver.parts(recipe.examples.shape)
     if recipe.examples.shape is not None:
@@ -86,6 +103,20 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     described_parts = parts | {"optimizer": resolver.built.get("config.optimizer", parts["optimizer"])}
     parts["config"] = recorded(config, described_parts, recipe.data)
     return sections.sectioned(parts), None if source is None else source.spec
+
+
+def _add_null(given: dict[str, Any], objective: Any, spec: DataSpec) -> None:
+    """Adds the null condition on which the objective trains; refuses another one, which guidance would sample with."""
+    trained = objective.condition.null
+    if spec.condition is None or trained is None:
+        return
+    sampled = given.setdefault("null", trained)
+    pairs = zip(*(jax.tree.leaves(null_like(null, spec.null)) for null in (trained, sampled)), strict=True)
+    if not all(np.array_equal(one, other) for one, other in pairs):
+        raise ValueError(
+            f"Recipe(examples=Examples(null={sampled!r})) is not the null condition on which the objective trains, "
+            f"{trained!r}. Valid: one null condition for both, or no Examples(null=...)"
+        )
 
 
 def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, set[str]]:

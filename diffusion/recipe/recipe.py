@@ -13,7 +13,7 @@ from diffusion.data.sources import DataSpec, is_clip, is_picture
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.models import facts
 from diffusion.objectives import Objective
-from diffusion.objectives.conditioning import whole_null, with_padding
+from diffusion.objectives.conditioning import null_like, with_padding
 from diffusion.parameterizations import Parameterization
 from diffusion.recipe import deprecated_fields, fits, python_recipes, settings_checks, symbol_runs
 from diffusion.recipe.packed import PackedNetwork
@@ -122,7 +122,7 @@ class Recipe:
         """
         null = self.examples.null
         if spec.condition is not None:  # text is a condition beside that of the source
-            null = {**spec.null, **null} if self.receives_text else whole_null(null, spec.null)
+            null = {**spec.null, **null} if self.receives_text else null_like(null, spec.null)
         objective = self.objective
         if isinstance(spec.condition, Mapping) and "real" in spec.condition:
             with blamed_on(self.config, "objective.name", "objective.coupling", "objective.wrappers", "data.source"):

@@ -269,7 +269,7 @@ def test_the_law_of_corrected_is_an_entry(monkeypatch):
             names.SAMPLERS,
             "sample.sampler",
             lambda: samplers.euler()._replace(step=lambda state, denoise, schedule, plan, i, noise: state.x),
-            "must have the same pytree structure",
+            "the step of a sampler must return a state of the same form as init",
         ),
     ],
 )

@@ -1,0 +1,86 @@
+"""The null condition of a recipe that Python built is the one on which its objective trains."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, parameterizations, samplers, schedules, timesteps
+from diffusion.recipe import Examples, Recipe, Sampling
+
+SCHEDULE = schedules.rectified_flow()
+FLOW = objectives.flow_matching(timesteps.uniform_density(SCHEDULE))
+NULL = {"kind": 3, "size": np.zeros(1, np.float32)}  # kinds are 0, 1 and 2
+RECORDS = [{"x": np.ones(2, np.float32), "condition": {"kind": np.int32(1), "size": np.ones(1, np.float32)}}] * 4
+
+
+class Net(nn.Module):
+    """A network that reads both entries of the condition."""
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        kinds = nn.Embed(4, 2)(condition["kind"])
+        return nn.Dense(2)(jnp.concatenate([x, t[:, None], condition["size"], kinds], axis=1))
+
+
+def _recipe(objective=FLOW, **parts):
+    return Recipe(SCHEDULE, objective, Net(), RECORDS, **parts)
+
+
+def _dropped(null):
+    return objectives.with_condition_dropout(FLOW, null=null, rate=0.1)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        lambda: _recipe(_dropped(NULL)),
+        lambda: _recipe(_dropped(NULL), examples=Examples(null={"kind": 3})),
+        lambda: _recipe(examples=Examples(null={"kind": 3})),
+    ],
+)
+def test_samples_are_guided_away_from_the_trained_null(recipe):
+    null = recipe().examples.null
+    assert null["kind"] == 3 and null["kind"].dtype == np.int32  # a plain 3 too
+    assert null["size"].tolist() == [0] and null["size"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "recipe, words",
+    [
+        (
+            lambda: _recipe(_dropped(NULL), examples=Examples(null={"kind": 2})),
+            r"Examples\(null={'kind': 2}\)\) is not the null condition on which the objective trains, {'kind': 3",
+        ),
+        (
+            lambda: _recipe(_dropped({"kind": 3, "size": 0.0})),
+            r"the null condition has the shapes .*'size': \(\)}\. Valid: .*'size': \(1,\)}",
+        ),
+    ],
+)
+def test_another_null_is_refused(recipe, words):
+    with pytest.raises(ValueError, match=words):
+        recipe()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: _recipe([FLOW]), "objective must be an Objective.*a value of type list"),
+        (
+            lambda: _recipe(sampling=Sampling(sampler=samplers.heun)),
+            r"sampling=Sampling\(sampler=\.\.\.\) must be a Sampler.*call it: heun\(\)",
+        ),
+        (
+            lambda: _recipe(sampling=Sampling(plan=timesteps.uniform(SCHEDULE, 3))),
+            r"sampling=Sampling\(plan=\.\.\.\) must be a Plan.*an array of float64, shape \(4,\)",
+        ),
+        (
+            lambda: objectives.Objective(FLOW.loss, reads=parameterizations.v()),
+            r"reads must be e\.g\. objectives\.Denoises\(parameterizations\.v\(\)\).*of type Parameterization",
+        ),
+    ],
+)
+def test_a_part_of_another_type_is_named(make, words):
+    with pytest.raises(TypeError, match=words):
+        make()
