@@ -115,7 +115,8 @@ def test_single_runs_with_samples_are_compared_by_exchanging_them(tmp_path, monk
         lambda first, second, config, splits, *_: seen.extend((first, second, splits)) or {"fd_pixels": by_samples},
     )
     monkeypatch.setattr(compare, "_samples", lambda folder: folder.name)
-    splits = {name: types.SimpleNamespace(spec=types.SimpleNamespace(num_classes=0)) for name in ("train", "test")}
+    spec = types.SimpleNamespace(num_classes=0)
+    splits = {name: types.SimpleNamespace(name=name, spec=spec) for name in ("train", "test")}
     monkeypatch.setattr(real_images, "split_of", lambda config, split: splits[split])
     assert compare.compare(folders).tests["b"]["fd_pixels"] != by_samples  # without samples
     for folder in folders:
