@@ -135,6 +135,9 @@ def logit_normal(schedule: NoiseSchedule, mean: float = 0.0, std: float = 1.0, s
         mean: location, on the scale of logits.
         std: scale, > 0.
         strata: number of strata or None, see `from_quantile`.
+
+    Raises:
+        ValueError: if std is not positive, or strata is not a positive integer.
     """
     if not traced(std):
         check_positive("logit_normal", "std", std)

@@ -19,6 +19,9 @@ def leading(schedule: NoiseSchedule, steps: int, T: int = 1000, offset: int = 0)
         steps: number of solver steps, in [1, T].
         T: number of steps of the process.
         offset: added to every index (1 in Stable Diffusion).
+
+    Raises:
+        ValueError: if steps is not in [1, T], offset leads beyond the last step, or the schedule ends below t = 1.
     """
     _check_discrete(schedule, steps, T)
     return _discrete(np.arange(steps)[::-1] * (T // steps) + offset, T)
@@ -34,6 +37,9 @@ def trailing(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
         schedule: the discrete process.
         steps: number of solver steps, in [1, T].
         T: number of steps of the process.
+
+    Raises:
+        ValueError: if steps is not in [1, T], or the schedule ends below t = 1.
     """
     _check_discrete(schedule, steps, T)
     return _discrete(np.round(T - np.arange(steps) * T / steps).astype(int) - 1, T)
@@ -42,7 +48,6 @@ def trailing(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
 def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
     """`[steps + 1]` times at `steps` evenly spaced, rounded indices of a discrete process from T - 1 to 0, then 0.
 
-
     Facts:
         paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models"; Lin et al. 2024, table 2
 
@@ -50,6 +55,9 @@ def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
         schedule: the discrete process.
         steps: number of solver steps, in [1, T].
         T: number of steps of the process.
+
+    Raises:
+        ValueError: if steps is not in [1, T], or the schedule ends below t = 1.
     """
     _check_discrete(schedule, steps, T)
     return _discrete(np.round(np.linspace(T - 1, 0, steps)).astype(int), T)

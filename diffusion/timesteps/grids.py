@@ -46,6 +46,9 @@ def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndar
         schedule: the process, which defines t_max.
         steps: number of solver steps N, >= 1.
         rho: exponent, > 0; 1 is uniform, larger values put more steps near the data.
+
+    Raises:
+        ValueError: if steps is not an integer of at least 1, or rho is not positive.
     """
     check_schedule(schedule)
     check_positive("polynomial", "rho", rho)
@@ -66,6 +69,9 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
         steps: number of solver steps N, >= 1.
         a: first parameter of Beta(a, b), > 0; smaller values put more steps near the data.
         b: second parameter of Beta(a, b), > 0; smaller values put more steps near the noise.
+
+    Raises:
+        ValueError: if steps is not an integer of at least 1, or a or b is not positive.
     """
     check_schedule(schedule)
     check_positive("beta", "a", a)
@@ -140,6 +146,10 @@ def exponential(
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
         rho: exponent, > 0; larger values put more steps near the data.
+
+    Raises:
+        ValueError: if steps is not an integer of at least 1, rho is not positive, 0 < sigma_min < sigma_max does not
+            hold within the schedule, or the leaves have a schedule each.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("exponential", "rho", rho)
@@ -163,6 +173,10 @@ def karras(
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
         rho: exponent, > 0; larger values put more steps near the data.
+
+    Raises:
+        ValueError: if steps is not an integer of at least 1, rho is not positive, 0 < sigma_min < sigma_max does not
+            hold within the schedule, or the leaves have a schedule each.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("karras", "rho", rho)
@@ -228,6 +242,10 @@ def kl_optimal(
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
         sigma_data: standard deviation of the data, > 0.
+
+    Raises:
+        ValueError: if steps is not an integer of at least 1, sigma_data is not positive, 0 < sigma_min < sigma_max does
+            not hold within the schedule, or the leaves have a schedule each.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("kl_optimal", "sigma_data", sigma_data)

@@ -57,7 +57,8 @@ def load(file: str) -> Sweep:
     """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`.
 
     Raises:
-        ConfigError: if there is no such file, or its code fails: with its line and the error.
+        ConfigError: if there is no such file, it returns no Sweep, or its code fails; the message has the line and the
+            error.
     """
     name, _, preset = file.partition(":")
     path = recipes.path_of(name, recipes.SWEEPS)
