@@ -118,6 +118,6 @@ def _beside(model: Any, course: Course, x: jax.ShapeDtypeStruct, images: Sequenc
         entries["control"] = latent(*x.shape[:-1], channels)
     if images:
         factor = model.modules["vae"].factor
-        of_image = lambda height, width: latent(x.shape[0], height // factor, width // factor, model.channels)
-        entries["pictures"] = tuple(of_image(*sides) for sides in images)
+        image_latent = lambda height, width: latent(x.shape[0], height // factor, width // factor, model.channels)
+        entries["pictures"] = tuple(image_latent(*sides) for sides in images)
     return entries

@@ -1,6 +1,9 @@
 """Which weights a run is sampled with, how parameters are known again, and which watermarks samples can carry."""
 
 import dataclasses
+import hashlib
+import json
+import struct
 import types
 
 import jax
@@ -173,6 +176,28 @@ def test_samples_of_another_process_are_left_alone(tmp_path):
     weights = run_samples.Weights({}, "run", "step 1", {}, None)
     with run_samples.batches_on_disk.held(tmp_path), pytest.raises(workdir.WorkdirError, match="is in use"):
         run_samples.sample_weights(types.SimpleNamespace(config=None), weights, tmp_path)
+
+
+def test_the_pictures_alone_are_signed_with_the_weights_that_made_them(tmp_path):
+    signed = []
+    signer = types.SimpleNamespace(sign=lambda path, made_by, version: signed.append((path, made_by)))
+    params = {"kernel": np.array([1.5, -2.0], np.float32)}
+    digest = hashlib.sha256(b"kernel float32 (2,)\n" + struct.pack("<2f", 1.5, -2.0)).hexdigest()
+    shown = [tmp_path / "samples.npz", tmp_path / "samples.png"]
+    run_samples._sign(shown, signer, {"model": "run", "checkpoint": {"step": 1}}, params)
+    assert signed == [(shown[1], {"model": "run", "checkpoint": digest})]
+
+
+def test_what_the_samples_carry_is_in_their_description(monkeypatch, capsys):
+    """In its order: the batches on the disk are known by this text."""
+    monkeypatch.setattr(run_samples, "_check_watermark", lambda mark, recipe: None)
+    weights = run_samples.Weights({"kernel": np.ones((2, 2), np.float32)}, "run", "step 1", {"step": 1}, None)
+    mark = types.SimpleNamespace(identity="mark:1")
+    assert run_samples._stored(None, weights, None, "") == (weights.params, {"step": 1})
+    params, description = run_samples._stored(None, weights, mark, "int8")
+    assert json.dumps(description) == '{"step": 1, "watermark": "mark:1", "quantised": "int8"}'
+    assert weights.description == {"step": 1} and capsys.readouterr().out.startswith("int8: ")
+    assert jax.tree.structure(params) != jax.tree.structure(weights.params)
 
 
 @pytest.fixture(scope="module")
