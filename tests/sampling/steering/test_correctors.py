@@ -171,6 +171,27 @@ def test_one_branch_to_the_power_1_is_sample():
     np.testing.assert_allclose(particles.log_weights, 0, atol=1e-6)
 
 
+def test_one_step_weighs_by_the_excess_of_the_scores_and_by_the_powers_beyond_1():
+    """Skreta et al. 2025, proposition 3.3, at two constant predictions: the weight does not depend on the draw."""
+    exponents, eps = (1.5, -0.3), np.array([[0.7, -0.4], [0.2, 1.1]])
+    branches = lambda x, t: tuple(Prediction((x - t * e) / (1 - t), jnp.float32(e) + 0 * x) for e in eps)
+    particles = steering.corrected(
+        samplers.ddpm(),
+        branches,
+        exponents,
+        FLOW,
+        jnp.ones((2, 2)),
+        timesteps.plan([0.8, 0.5]),
+        jax.random.split(jax.random.key(0), 2),
+        number=1,
+    )
+    together = exponents @ eps
+    excess = (together @ together - exponents @ (eps**2).sum(1)) / 2
+    log_snr = lambda t: 2 * np.log((1 - t) / t)
+    expected = excess * (log_snr(0.5) - log_snr(0.8)) + (sum(exponents) - 1) * 2 * np.log(0.2 / 0.5)
+    np.testing.assert_allclose(particles.log_weights, expected, rtol=1e-4)
+
+
 def test_what_has_no_density_is_refused():
     plan = timesteps.plan(timesteps.uniform(FLOW, 4))
     keys = jax.random.split(jax.random.key(0), 4)

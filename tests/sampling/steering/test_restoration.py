@@ -200,6 +200,22 @@ def test_ddrm_without_a_measurement_is_a_step_of_its_eta():
     assert sampler.nfe(7) == 7
 
 
+def test_a_step_of_ddrm_is_the_papers_in_each_singular_direction():
+    """Kawar et al. 2022, eq. 7 and 8, times alpha: a measured, a noisily measured and an unmeasured coordinate."""
+    flow, eta, eta_b, noise = schedules.rectified_flow(), 0.7, 0.8, 0.3
+    y, x0, eps, z = (np.float32(row)[None] for row in ([0.9, 0.05, 0], [0.3, -0.4, 0.5], [1, -2, 0.6], [0.2, 0.7, -1]))
+    sampler = steering.ddrm(measurements.matrix(np.diag([2, 0.2, 0])), jnp.asarray(y), noise, eta, eta_b)
+    denoise = lambda x, t: Prediction(jnp.asarray(x0), jnp.asarray(eps))
+    step = sampler.step(State(z, z), denoise, flow, timesteps.plan([0.8, 0.4]), 0, z[None])
+    alpha, sigma = 0.6, 0.4
+    known = 0.2 * x0 + 0.8 * y / 2 + np.sqrt((sigma / alpha) ** 2 - (eta_b * noise / 2) ** 2) * z
+    steady = np.sqrt(1 - eta**2) * sigma / alpha
+    vague = x0 + steady * (y / 0.2 - x0) / (noise / 0.2) + eta * sigma / alpha * z
+    unknown = x0 + steady * eps + eta * sigma / alpha * z
+    expected = alpha * np.stack([known[0, 0], vague[0, 1], unknown[0, 2]])
+    np.testing.assert_allclose(step.x[0], expected, rtol=1e-5)
+
+
 def test_singular_values_up_to_the_smallest_are_not_measured():
     """A mask's are 1 where something is known."""
     x = jax.random.normal(jax.random.key(0), (2, 3))
