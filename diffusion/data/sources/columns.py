@@ -251,10 +251,10 @@ class Columns:
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
-        """Refuses a record of another shape than the first, or whose example is not finite.
+        """Refuses a record of another shape than the first, or whose example or condition is not finite.
 
         Raises:
-            ValueError: if the shapes differ, both of which the message states; or for a NaN or infinity in the example.
+            ValueError: if the shapes differ, both of which the message states; or for a NaN or infinity.
         """
         if self.varied:
             return
@@ -268,6 +268,7 @@ class Columns:
             first = jax.tree.map(lambda leaf: leaf.shape, spec.condition, is_leaf=lambda x: isinstance(x, Leaf))
             if shapes != first:
                 raise ValueError(f"its condition has the shape {shapes}, but the first one has {first}")
+            check_finite(record["condition"], "condition")
         check_finite(example)
 
 

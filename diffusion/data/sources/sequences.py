@@ -164,7 +164,7 @@ def caption(record: Mapping[str, Any]) -> str:
 
 
 def check(record: Mapping[str, Any], spec: DataSpec) -> None:
-    """Refuses a record that is not as described, or whose example holds infinity.
+    """Refuses a record that is not as described, or whose example or condition holds infinity.
 
     NaN may stand for a value that is missing.
 
@@ -180,6 +180,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
     if shape != spec.shape:
         raise ValueError(f"its example has the shape {shape}, but the first one has {spec.shape}")
     check_not_infinite(example)
+    check_not_infinite(condition, "condition")
     if spec.num_classes and not 0 <= class_of(record) < spec.num_classes:
         raise ValueError(f"its label is {class_of(record)}. Valid: 0 to {spec.num_classes - 1}")
 

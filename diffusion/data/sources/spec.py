@@ -269,24 +269,28 @@ def number_type(dtype: Any) -> str:
     )
 
 
-def check_finite(example: Any) -> None:
-    """Refuses an example, an array or a pytree of arrays, with a number that is not finite.
+def check_finite(value: Any, what: str = "example") -> None:
+    """Refuses an array or a pytree of arrays with a number that is not finite.
+
+    Args:
+        value: the example or the condition of a record.
+        what: its name in the message.
 
     Raises:
         ValueError: for a NaN or infinity, which the message states.
     """
-    _refuse_where(lambda leaf: ~np.isfinite(leaf), example)
+    _refuse_where(lambda leaf: ~np.isfinite(leaf), value, what)
 
 
-def check_not_infinite(example: Any) -> None:
+def check_not_infinite(value: Any, what: str = "example") -> None:
     """As `check_finite`, but NaN may stand for a value that is missing."""
-    _refuse_where(np.isinf, example)
+    _refuse_where(np.isinf, value, what)
 
 
-def _refuse_where(refuses: Callable[[np.ndarray], np.ndarray], example: Any) -> None:
-    for leaf in jax.tree.leaves(example):
+def _refuse_where(refuses: Callable[[np.ndarray], np.ndarray], value: Any, what: str) -> None:
+    for leaf in jax.tree.leaves(value):
         if leaf.dtype.kind == "f" and (refused := refuses(leaf)).any():
-            raise ValueError(f"its example holds {leaf[refused][0]}")
+            raise ValueError(f"its {what} holds {leaf[refused][0]}")
 
 
 def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | DamagedRecord:

@@ -67,6 +67,17 @@ def test_a_record_that_is_not_finite_is_named_when_it_is_read(tmp_path, value):
             source[7]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_condition_that_is_not_finite_is_named_when_it_is_read(tmp_path, value):
+    vector = np.ones((len(X), 3), np.float32)
+    vector[7, 1] = value
+    np.savez(tmp_path / "a.npz", x=X, vector=vector)
+    source = arrays(str(tmp_path / "a.npz"), x="x", condition="vector")
+    np.testing.assert_array_equal(source[6]["condition"], np.ones(3))
+    with pytest.raises(DamagedRecord, match=rf"row 7 .*its condition holds {value}\."):
+        source[7]
+
+
 def test_files_of_a_folder_and_a_single_file(tmp_path):
     np.save(tmp_path / "positions.npy", X)
     np.save(tmp_path / "charges.npy", X[:, :, 0].astype(np.float64))

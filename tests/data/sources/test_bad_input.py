@@ -134,6 +134,15 @@ def test_a_python_record_with_infinity_is_named(name, value):
         all_of(source)
 
 
+@pytest.mark.parametrize("name", ["sequence", "iterable"])
+def test_a_python_record_with_infinity_in_its_condition_is_named(name):
+    records = [{"x": np.full(2, k, np.float32), "condition": {"vector": np.ones(3, np.float32)}} for k in range(6)]
+    records[3]["condition"]["vector"][1] = np.inf
+    source = python_objects.source_of(records if name == "sequence" else lambda: iter(records))
+    with pytest.raises(DamagedRecord, match=rf"{PLACES[name]} cannot be used: its condition holds inf\."):
+        all_of(source)
+
+
 @pytest.mark.parametrize(
     "name", ["picture_folder", "class_folders", "tar_shards", "parquet", "arrays", "array_records"]
 )
