@@ -575,6 +575,23 @@ SLIPS = {
         r"probes need one key for each example: typed ones `\[4\]`",
     ),
     "steps of a share": (lambda: likelihood.times(FLOW, 4.5), ValueError, "steps = 4.5: .* an integer number"),
+    "a sphere of a share": (lambda: manifolds.sphere(2.5), ValueError, "n = 2.5 must be positive and an integer"),
+    "a torus of a share": (lambda: manifolds.torus(2.5), ValueError, "n = 2.5 of circle.* an integer"),
+    "symbols of a share": (
+        lambda: discrete.absorbing(discrete.linear(), 5.5),
+        ValueError,
+        "absorbing: 5.5 symbols. Valid: at least 2",
+    ),
+    "a list for a point": (
+        lambda: manifolds.wrapped_normal(manifolds.sphere(2), [0.0, 0.0, 1.0], 0.4),
+        ValueError,
+        r"an array of shape \(3,\) .*; got \[\(\), \(\), \(\)\]",
+    ),
+    "a time of symbols": (
+        lambda: discrete.noised(PROCESS, KEYS, jnp.zeros((4, 2), int), np.array([0.5, 1.5, 0.5, 0.5])),
+        ValueError,
+        r"t = \[0.5 1.5 0.5 0.5\]: a time lies outside of \[0, 1\]",
+    ),
     "prior's keys": (lambda: samplers.prior(FLOW, KEYS[0], (2,)), ValueError, "a single key"),
 }
 

@@ -6,6 +6,7 @@ The checks read only types, dtypes and shapes, which are known while JAX traces:
 __all__ = [
     "described",
     "fits",
+    "is_count",
     "require",
     "require_floats",
     "require_function",
@@ -24,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion.package import public
@@ -99,6 +101,11 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer of at least 1, also one of NumPy; True is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def require_floats(x: Any, argument: str) -> None:

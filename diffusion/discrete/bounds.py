@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion.arrays.arguments import require_keys
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import draw, happens
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor
@@ -35,9 +37,12 @@ def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
         int32 `[B, ...]`. Example i depends only on keys[i], x0[i] and t[i].
 
     Raises:
-        ValueError: if symbols are out of range, or there is not one key for each example.
+        ValueError: if symbols are out of range, a time lies outside of [0, 1] (traced ones pass), or there is not one
+            key for each example.
     """
     check_symbols(process, x0, "x0")
+    if not traced(t) and not np.all((np.asarray(t) >= 0) & (np.asarray(t) <= 1)):
+        raise ValueError(f"t = {np.asarray(t)}: a time lies outside of [0, 1]; t = 0 is the data")
     require_keys(keys, len(x0), "noise needs one key for each example")
     masked = getattr(process, "masked", None)
     if masked is not None and process.mask is not None:

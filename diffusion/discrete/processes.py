@@ -16,7 +16,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import described, require
+from diffusion.arrays.arguments import described, is_count, require
 from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.keeping import Keeping
 from diffusion.schedules import left_broadcast
@@ -299,5 +299,5 @@ def _process(keeping: Keeping, prior: np.ndarray, mask: int | None) -> Process:
 
 
 def _check_size(name: str, size: int) -> None:
-    if size < 2:
+    if not is_count(size) or size < 2:
         raise ValueError(f"{name}: {size} symbols. Valid: at least 2")

@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.manifolds.manifold import Manifold, leaf_shapes, scaled
+from diffusion.schedules.noise_schedule import as_float
 
 
 class Distribution(NamedTuple):
@@ -62,12 +63,15 @@ def wrapped_normal(manifold: Manifold, mean: Any, scale: Any) -> Distribution:
     Raises:
         ValueError: if mean is not a point of the manifold, or a scale is not positive.
     """
-    manifold.check(mean)
     if [np.shape(leaf) for leaf in jax.tree.leaves(mean)] != leaf_shapes(manifold.shape):
-        raise ValueError(f"wrapped_normal: mean must be one point of {manifold.name}, with the shape {manifold.shape}")
+        raise ValueError(
+            f"wrapped_normal: mean must be one point of {manifold.name}, an array of shape {manifold.shape} or a tuple "
+            f"of such for a product; got {jax.tree.map(np.shape, mean)}"
+        )
+    manifold.check(mean)
     for number in jax.tree.leaves(scale):
         if not isinstance(number, Tracer) and not np.all(np.asarray(number) > 0):
             raise ValueError(f"wrapped_normal: scale = {number} must be positive")
-    mean = jax.tree.map(jnp.asarray, mean)
+    mean = jax.tree.map(as_float, mean)
     draw = lambda key: manifold.exp(mean, scaled(scale, manifold.tangent_normal(key, mean)))
     return Distribution(jax.vmap(draw), lambda x: manifold.wrapped_log_density(mean, scale, x))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.arguments import is_count
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.manifold import Manifold, checked, identity_basis
 
@@ -25,8 +26,10 @@ def euclidean(*shape: int) -> Manifold:
     Raises:
         ValueError: if an axis is not positive.
     """
-    if not shape or min(shape) < 1:
-        raise ValueError(f"euclidean: shape = {shape} must have at least one axis, and only positive sides")
+    if not shape or not all(map(is_count, shape)):
+        raise ValueError(
+            f"euclidean: shape = {shape} must have at least one axis, and only sides that are positive integers"
+        )
     axes = tuple(range(-len(shape), 0))
     name = f"euclidean({', '.join(map(str, shape))})"
     dimension = math.prod(shape)

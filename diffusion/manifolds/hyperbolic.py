@@ -9,6 +9,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import is_count
 from diffusion.arrays.square_roots import root
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.manifold import Manifold, checked, identity_basis
@@ -235,8 +236,8 @@ def _require_room(name: str, n: int, mean: Array, scale: ArrayLike) -> None:
 
 
 def _positive(name: str, n: int) -> int:
-    if n < 1:
-        raise ValueError(f"{name}: n = {n} must be positive")
+    if not is_count(n):
+        raise ValueError(f"{name}: n = {n} must be positive and an integer")
     return n
 
 

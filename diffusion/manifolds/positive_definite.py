@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.arguments import is_count
 from diffusion.arrays.matrices import matmul
 from diffusion.manifolds import smooth, symmetric_functions, wrapped
 from diffusion.manifolds.manifold import Manifold, checked
@@ -32,8 +33,8 @@ def positive_definite(n: int) -> Manifold:
     Raises:
         ValueError: if n < 1.
     """
-    if n < 1:
-        raise ValueError(f"positive_definite: n = {n} must be positive")
+    if not is_count(n):
+        raise ValueError(f"positive_definite: n = {n} must be positive and an integer")
     name = f"positive_definite({n})"
     dimension = n * (n + 1) // 2
     symmetric = lambda a: (a + a.mT) / 2

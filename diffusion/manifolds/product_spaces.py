@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.arguments import is_count
 from diffusion.manifolds import smooth
 from diffusion.manifolds.manifold import Manifold, Shape, in_coordinates, leaf_shapes
 
@@ -108,8 +109,8 @@ def power(factor: Manifold, n: int) -> Manifold:
     Raises:
         ValueError: if n < 1.
     """
-    if n < 1:
-        raise ValueError(f"power: n = {n} of {factor.name} must be positive")
+    if not is_count(n):
+        raise ValueError(f"power: n = {n} of {factor.name} must be positive and an integer")
     total = lambda function: lambda *points: function(*points).sum(-1)
 
     def basis(x):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from diffusion.arrays.arguments import is_count
 from diffusion.arrays.square_roots import root
 from diffusion.manifolds import wrapped
 from diffusion.manifolds.manifold import Manifold, checked
@@ -39,8 +40,10 @@ def simplex(n: int) -> Manifold:
     Raises:
         ValueError: if n < 1.
     """
-    if n < 1:
-        raise ValueError(f"simplex: n = {n} must be positive; n is one less than the number of categories")
+    if not is_count(n):
+        raise ValueError(
+            f"simplex: n = {n} must be positive and an integer; n is one less than the number of categories"
+        )
     ball = sphere(n)
     name = f"simplex({n})"
     up = lambda p, v: v / (2 * _positive(root(p)))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.arguments import is_count
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.manifold import Manifold, checked
 
@@ -28,8 +29,10 @@ def sphere(n: int) -> Manifold:
     Raises:
         ValueError: if n < 1.
     """
-    if n < 1:
-        raise ValueError(f"sphere: n = {n} must be positive; sphere(2) is the surface of a ball in three dimensions")
+    if not is_count(n):
+        raise ValueError(
+            f"sphere: n = {n} must be positive and an integer; sphere(2) is the surface of a ball in three dimensions"
+        )
     name = f"sphere({n})"
 
     def exp(x, v):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffusion.arrays.arguments import described
 from diffusion.models.layers import scan
 from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.gradient_norms import by_block
@@ -197,6 +198,7 @@ def make_train_step(
         number of damaged records, where the batch counts them.
 
     Raises:
+        TypeError: while tracing, if the objective does not return losses and metrics with "t".
         ValueError: while tracing, if the batch does not divide by `accumulate * shards`, or the objective returns
             statistics that no function of `follow` takes.
     """
@@ -207,7 +209,14 @@ def make_train_step(
         trained = {name: functools.partial(head, params[HEADS][name]) for name, head in heads.items()}
         networks = {**others, **trained, "model": functools.partial(apply, *base_params, params)}
         with scan.differentiated():
-            losses, metrics = objective(networks, schedule, keys, batch, step)
+            returned = objective(networks, schedule, keys, batch, step)
+        is_pair = isinstance(returned, tuple) and len(returned) == 2
+        if not is_pair or not isinstance(returned[1], Mapping) or "t" not in returned[1]:
+            raise TypeError(
+                "an objective must return (losses [B], metrics), and the metrics must hold the examples' times as "
+                f'"t", such as {{"t": t}}; got {jax.tree.map(described, returned)}'
+            )
+        losses, metrics = returned
         # Each micro-batch divides by the number of examples of the whole batch, so that the sum over them is the mean.
         return losses.sum() / examples, (losses, dict(metrics))
 

@@ -222,3 +222,12 @@ def test_what_is_not_a_distribution_is_refused():
         manifolds.wrapped_normal(ball, away, 2.0).log_density(jnp.zeros(2))
     with pytest.raises(ValueError, match="one point of sphere"):
         manifolds.wrapped_normal(sphere, np.stack([NORTH, EAST]), 1.0)
+
+
+def test_a_mean_of_integers_is_a_point():
+    sphere = manifolds.sphere(2)
+    keys = jax.random.split(jax.random.key(0), 3)
+    by_integers, by_floats = (
+        manifolds.wrapped_normal(sphere, np.array([0, 0, 1], dtype), 0.4).sample(keys) for dtype in (int, float)
+    )
+    np.testing.assert_array_equal(by_integers, by_floats)

@@ -149,6 +149,13 @@ def test_batch_that_does_not_divide_is_refused():
         toys.make_step(accumulate=0)
 
 
+@pytest.mark.parametrize("returned", [lambda: jnp.ones(8), lambda: (jnp.ones(8), {}), lambda: (jnp.ones(8), None)])
+def test_an_objective_without_its_times_is_refused(returned):
+    step = make_train_step(lambda *arguments: returned(), toys.apply, None, toys.optimizer(), toys.ema())
+    with pytest.raises(TypeError, match=r'must return \(losses \[B\], metrics\), .* as "t", such as \{"t": t\}; got'):
+        step(toys.make_state(), toys.batch(0), KEY)
+
+
 def test_images_are_scaled_on_the_device():
     seen = []
 
