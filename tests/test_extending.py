@@ -32,6 +32,7 @@ from tests.schedules import schedule_cases, test_schedules as schedule_suite
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 KINDS = (
     "schedule",
+    "parameterization",
     "objective",
     "wrapper of objectives",
     "coupling",
@@ -45,8 +46,8 @@ KINDS = (
     "metric",
 )
 TABLES = (
-    names.SCHEDULES, names.OBJECTIVES, names.WRAPPERS, names.COUPLINGS, names.SAMPLERS, names.MANIFOLDS,
-    names.PROCESSES, names.GUIDANCES, names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED,
+    names.SCHEDULES, names.PARAMETERIZATIONS, names.OBJECTIVES, names.WRAPPERS, names.COUPLINGS, names.SAMPLERS,
+    names.MANIFOLDS, names.PROCESSES, names.GUIDANCES, names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED,
     model_metrics.METRICS,
 )  # fmt: skip
 
@@ -183,6 +184,30 @@ def test_the_schedule_passes_the_suite_of_schedules(power):
         ):
             test(power, "power", None)
         schedule_suite.test_inverse_returns_t(power, "power", np.float64, 1e-9)
+
+
+@pytest.mark.parametrize("schedule", [schedules.rectified_flow(), schedules.cosine(), schedules.edm()])
+def test_the_parameterization_turns_its_target_into_the_pair(ideas, schedule):
+    """At both ends too: neither alpha nor sigma alone is a divisor."""
+    parameterization = ideas.difference()
+    t = jnp.linspace(0, schedule.t_max, 5)
+    x0, eps, output = jax.random.normal(jax.random.key(0), (3, 5, 2))
+    alpha, sigma = (level(t)[:, None] for level in (schedule.alpha, schedule.sigma))
+    x_t = alpha * x0 + sigma * eps
+    target = parameterization.target(schedule, t, x0, eps)
+    pair = parameterization.to_prediction(schedule, t, x_t, target)
+    np.testing.assert_allclose(pair.x0, x0, atol=1e-5 * float(1 + sigma.max()))
+    np.testing.assert_allclose(pair.eps, eps, atol=1e-5 * float(1 + sigma.max()))
+    other = parameterization.to_prediction(schedule, t, x_t, output)
+    np.testing.assert_allclose(alpha * other.x0 + sigma * other.eps, x_t, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_has_the_parameterization(ideas):
+    config = changed(parameterization={"name": "difference", "clock": {"name": "steps"}})
+    config.objective.name, config.objective.weighting = "denoising", {"name": "constant"}
+    recipe = checks.validate(config)
+    assert recipe.parameterization.name == "difference" and recipe.parameterization.clock(recipe.schedule, 0.5) == 499
+    assert recipe.objective.reads.parameterization.name == "difference"
 
 
 def test_the_objective_is_least_at_the_mean_of_what_has_one_x_t(ideas):
