@@ -77,11 +77,12 @@ def main(
         target = pathlib.Path(out or "pictures")
         target.mkdir(parents=True, exist_ok=True)
         request = request.resolved(model)
+        records = png.records(request, origin)  # before the pictures, which a file without a checksum would cost
         results = jobs.results(model, request)
         if results.skipped is not None:
             print(f"{100 * results.skipped:.1f} % of the denoiser's blocks skipped")
         written = []
-        for i, settings in enumerate(png.records(request, origin)):
+        for i, settings in enumerate(records):
             path = pictures.unused(target, str(settings["seed"]))
             _write(path, results, i, settings)
             print(path, flush=True)

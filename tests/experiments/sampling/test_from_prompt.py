@@ -328,6 +328,17 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
             from_prompt.main(None, "tuned")
 
 
+def test_a_file_without_a_checksum_is_refused_before_a_picture_is_made(flags, tmp_path, monkeypatch):
+    """It may be one that the model has read: the pictures would be lost."""
+    monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: None)
+    monkeypatch.setattr(png, "model", lambda folder, **source: {"model": folder, **source})
+    monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
+    monkeypatch.setattr(from_prompt.jobs, "results", lambda *rest: pytest.fail("a picture was made"))
+    flags.prompt, flags.model, flags.lora = "a cat", "FOLDER", [str(tmp_path)]
+    with pytest.raises(ConfigError, match=f"{tmp_path}: there is no such file"):
+        from_prompt.main(str(tmp_path / "out"))
+
+
 def test_a_model_is_named_once(flags):
     flags.prompt = "a cat"
     for name in ("model", "again"):
