@@ -41,7 +41,8 @@ def bits_per_symbol(subject: Any) -> dict:
     recipe = recipe_of_run(subject)
     estimator, bound = bound_of(recipe, params)
     x, count = subject.real.images, min(config.evaluate.number, len(subject.real.images))
-    if wrong := symbol_runs.outside(recipe.objective.process, x):
+    process = recipe.objective.process
+    if process is not None and (wrong := symbol_runs.outside(process, x)):
         raise ConfigError(f"--metrics=symbols: the held-out sequences of {subject.real.spec.name} have {wrong}.")
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(x))[:count])
 
