@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion.arrays.arguments import require
+from diffusion.arrays.arguments import described as described_value, require
 from diffusion.data.sources import DataSpec, python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.objectives import Jumps, Moves, Objective, Restores
 from diffusion.objectives.conditioning import null_like
+from diffusion.parameterizations import Parameterization
 from diffusion.recipe import fields, sections
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.defaults import defaults
@@ -38,6 +39,11 @@ STANDS_FOR = PARTS | {
 KINDS: dict[str, tuple[type, str]] = {
     "sampler": (Sampler, "a Sampler, such as samplers.heun()"),
     "plan": (Plan, "a Plan, which timesteps.plan(grid) makes of a grid of times"),
+    "parameterization": (Parameterization, "a Parameterization, such as parameterizations.v()"),
+}
+UPDATES = {  # parts with the functions init and update, of any type
+    "optimizer": "an optimizer, such as optax.adam(1e-3)",
+    "average": "a moving average, such as ema.exponential_moving_average()",
 }
 RECORDED = {  # {part: where config.json describes it}
     "schedule": "schedule",
@@ -61,6 +67,9 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
         ValueError: if a part that has no default is missing, held-out records are given without data, or the objective
             trains on another null condition than the one that samples use.
     """
+    for name, section in sections.SECTIONS.items():
+        require(getattr(recipe, name), section, f"{name}=...", f"a {section.__name__}(...) of diffusion.recipe")
+    require(recipe.config, Mapping, "config=...", 'a mapping such as {"train.steps": 100}')
     owners = (recipe, *sections.SECTIONS.values())
     left_out = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}
     given = {name: part for name, part in sections.flat(recipe).items() if part is not left_out[name]}
@@ -69,6 +78,9 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     for name, (kind, valid) in KINDS.items():
         if name in given:
             require(given[name], kind, argument(name), valid)
+    for name, valid in UPDATES.items():
+        if name in given and not (hasattr(given[name], "init") and hasattr(given[name], "update")):
+            raise TypeError(f"{argument(name)} must be {valid}; got {described_value(given[name])}")
     config, changed = settings(recipe.config, recipe.objective.reads)
     _refuse_two_answers(changed, [*given, *(["data"] if recipe.data is not None else [])])
     if recipe.data is None and recipe.held_out is not None:
@@ -138,9 +150,9 @@ def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, s
         changed = set(given)
         for field, value in given.items():
             try:
-                put(config, field, value)
+                put(config, field, value.item() if isinstance(value, np.generic) else value)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ConfigError(f"config = {dict(given)!r} has a setting that does not exist: {error}.") from error
+                raise ConfigError(f"config = {{{field!r}: {value!r}}} is no setting: {error}.") from error
     if not _within("sample.sampler", changed):
         usual = {Moves: "geodesic_heun", Jumps: "flow_map", Restores: "ancestral"}
         config.sample.sampler = {"name": usual.get(type(reads), "heun")}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import samplers
+from diffusion.arrays.arguments import require
 from diffusion.guidance import Branches
 from diffusion.recipe.autoencoder import Autoencoder
 from diffusion.recipe.base import TunedNetwork
@@ -93,6 +94,7 @@ class Sampling:
     measured: Measured | None = None
 
     def __post_init__(self):
+        require(self.guides, (tuple, list), "guides", "a tuple of functions from denoiser to denoiser, (guide,)")
         if self.guides:
             object.__setattr__(self, "guides", tuple(map(guide_of, self.guides)))
 

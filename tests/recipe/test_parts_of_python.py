@@ -1,12 +1,14 @@
-"""The null condition of a recipe that Python built is the one on which its objective trains."""
+"""The parts of a recipe that Python built: the null condition that is trained is sampled, and slips are named."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.recipe import Examples, Recipe, Sampling
+from diffusion.recipe import ConfigError, Examples, Recipe, Sampling, Training
+from diffusion.training import optimizers
 
 SCHEDULE = schedules.rectified_flow()
 FLOW = objectives.flow_matching(timesteps.uniform_density(SCHEDULE))
@@ -75,6 +77,12 @@ def test_another_null_is_refused(recipe, words):
             lambda: _recipe(sampling=Sampling(plan=timesteps.uniform(SCHEDULE, 3))),
             r"sampling=Sampling\(plan=\.\.\.\) must be a Plan.*an array of float64, shape \(4,\)",
         ),
+        (lambda: _recipe(parameterization="v"), "parameterization=... must be a Parameterization.*of type str"),
+        (lambda: _recipe(training=Training(optimizer=optax.adam)), r"an optimizer, such as .*call it: adam\(\)"),
+        (lambda: _recipe(training=Training(average=0.99)), "a moving average, such as .*of type float"),
+        (lambda: _recipe(sampling={"plan": 3}), r"sampling=\.\.\. must be a Sampling\(\.\.\.\) of .*of type dict"),
+        (lambda: _recipe(config=[1]), "config=... must be a mapping such as .*of type list"),
+        (lambda: Sampling(guides=lambda denoise: denoise), r"guides must be a tuple of functions.*the function"),
         (
             lambda: objectives.Objective(FLOW.loss, reads=parameterizations.v()),
             r"reads must be e\.g\. objectives\.Denoises\(parameterizations\.v\(\)\).*of type Parameterization",
@@ -84,3 +92,17 @@ def test_another_null_is_refused(recipe, words):
 def test_a_part_of_another_type_is_named(make, words):
     with pytest.raises(TypeError, match=words):
         make()
+
+
+def test_an_optimizer_of_the_library_or_of_optax_is_one():
+    for optimizer in (optimizers.adamw(1e-3, decay="constant"), optax.adam(1e-3)):
+        assert _recipe(training=Training(optimizer=optimizer)).training.optimizer is optimizer
+
+
+def test_numbers_of_numpy_are_settings():
+    assert _recipe(config={"train.steps": np.int64(5), "sample.shift": np.float32(2)}).config.train.steps == 5
+
+
+def test_a_setting_of_another_type_is_named():
+    with pytest.raises(ConfigError, match=r"config = {'train.steps': 5.5} is no setting: .*cannot be casted to type"):
+        _recipe(config={"train.steps": 5.5})
