@@ -1,6 +1,6 @@
 """A function of rows applied to any number of them, in calls of one size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,11 +26,27 @@ def applied(
     if not number:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), rows)
         return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), jax.eval_shape(function, shapes))
-    parts = []
+    results = []
+    for i, part in enumerate(parts(function, rows, size), start=1):
+        results.append(part)
+        done(min(i * size, number))
+    return jax.tree.map(lambda *few: np.concatenate(few), *results)
+
+
+def parts(function: Callable[[Any], Any], rows: Any, size: int) -> Iterator[Any]:
+    """Yields the function's results for the rows of one call after another; a call runs when its results are requested.
+
+    Args:
+        function: as in `applied`.
+        rows: a pytree of arrays [N, ...], of any dtypes.
+        size: rows in one call.
+
+    Yields:
+        A pytree of numpy arrays [size, ...]; the last has the rows that are left.
+    """
+    number = len(jax.tree.leaves(rows)[0])
     for begin in range(0, number, size):
         end = min(begin + size, number)
         filled = np.resize(np.arange(begin, end), size)
         results = function(jax.tree.map(lambda leaf, filled=filled: leaf[filled], rows))
-        parts.append(jax.tree.map(lambda leaf, end=end, begin=begin: np.asarray(leaf)[: end - begin], results))
-        done(end)
-    return jax.tree.map(lambda *few: np.concatenate(few), *parts)
+        yield jax.tree.map(lambda leaf, count=end - begin: np.asarray(leaf)[:count], results)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         watermarks as watermarks,
     )
     from diffusion.sampling.engine import (
+        batches as batches,
         check_finite as check_finite,
         denoiser as denoiser,
         finite as finite,

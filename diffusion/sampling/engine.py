@@ -1,9 +1,9 @@
 """The sampling engine: from a network to its denoiser and its samples."""
 
-__all__ = ["check_finite", "denoiser", "finite", "in_batches", "marked", "samples", "skipped"]
+__all__ = ["batches", "check_finite", "denoiser", "finite", "in_batches", "marked", "samples", "skipped"]
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -149,16 +149,36 @@ def in_batches(
     Returns:
         (samples, arrays `[N, ...]` of the same structure, sums `[2]`).
     """
-    counts = np.zeros(2, np.int64)
+    counts: list[np.ndarray] = []
+    x = chunks.applied(_counted(program, counts), rows, size, done)
+    return x, sum(counts, np.zeros(2, np.int64))
 
-    def counted(batch: Any) -> Any:
-        nonlocal counts
+
+def batches(program: Callable[[Any], tuple[Any, Any]], rows: Any, size: int) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields the samples of one batch of `in_batches` after another; a batch is generated when it is requested.
+
+    Args:
+        program: function of a batch, as in `in_batches`.
+        rows: pytree of arrays `[N, ...]`.
+        size: number of rows in a batch.
+
+    Yields:
+        (samples, arrays `[size, ...]`, in the last batch of the remaining rows, the two numbers of the batch `[2]`).
+    """
+    counts: list[np.ndarray] = []
+    for part in chunks.parts(_counted(program, counts), rows, size):
+        yield part, counts[-1]
+
+
+def _counted(program: Callable[[Any], tuple[Any, Any]], counts: list[np.ndarray]) -> Callable[[Any], Any]:
+    """The samples of a batch; its two numbers, zeros for None, are appended to the list."""
+
+    def samples_of_batch(batch: Any) -> Any:
         x, work = program(batch)
-        if work is not None:
-            counts = counts + [np.asarray(count) for count in work]
+        counts.append(np.array([0, 0] if work is None else [int(count) for count in work], np.int64))
         return x
 
-    return chunks.applied(counted, rows, size, done), counts
+    return samples_of_batch
 
 
 def skipped(work: Any, network: Any, sampler: samplers.Sampler, plan: Plan) -> float | None:

@@ -138,27 +138,39 @@ class Results(NamedTuple):
         return None if self.sounds is None else (self.sounds[i], self.sample_rate)
 
 
-def results(model: TextToImage, request: Request) -> Results:
+def results(model: TextToImage, request: Request, done: Callable[[Results], None] = lambda batch: None) -> Results:
     """Makes the pictures of a request, or its clips with their sounds; errors as in `generate`.
 
     Args:
         model: a model that `load` returned.
         request: the request for N pictures.
+        done: function that receives the results of each batch, in order, as soon as one picture of this or of an
+            earlier batch is finite. Without any, the request is refused.
     """
     job = Job.prepare(model, request)
-    batch = request.batch_size
+    size = request.batch_size
     attached = job.attached(model)
-    conditional, unconditional = job.conditions(model, batch, attached)
+    conditional, unconditional = job.conditions(model, size, attached)
     pictures = compiled(model, job.course, programs.pictures)
     params = model.drawing
     fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
     one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
-    decoded, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
-    check_finite(job.request, job.request.number, int((~decoded.finite).sum()))
-    sounds = None if decoded.sounds is None else np.asarray(decoded.sounds, np.float32)
-    trajectory = job.course.trajectory
+    course, trajectory = job.course, job.course.trajectory
+    batches: list[Results] = []
+    delivered, infinite, work = 0, 0, np.zeros(2, np.int64)
+    for decoded, counts in sampling.batches(one_batch, (conditional, unconditional, job.keys()), size):
+        sounds = None if decoded.sounds is None else np.asarray(decoded.sounds, np.float32)
+        batches.append(Results(job.finished(decoded.pictures), sounds, course.rate, model.sample_rate))
+        infinite, work = infinite + int((~decoded.finite).sum()), work + counts
+        if infinite < sum(len(batch.pictures) for batch in batches):
+            for batch in batches[delivered:]:
+                done(batch)
+            delivered = len(batches)
+    check_finite(job.request, job.request.number, infinite)
     skipped = sampling.skipped(work, model.denoiser, trajectory.sampler, trajectory.plan)
-    return Results(job.finished(decoded.pictures), sounds, job.course.rate, model.sample_rate, skipped)
+    sounds = None if batches[0].sounds is None else np.concatenate([batch.sounds for batch in batches])
+    all_pictures = np.concatenate([batch.pictures for batch in batches])
+    return batches[0]._replace(pictures=all_pictures, sounds=sounds, skipped=skipped)
 
 
 def check_finite(request: Request, number: int, infinite: int) -> None:

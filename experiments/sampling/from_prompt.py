@@ -10,12 +10,14 @@
 
 --workdir is a folder of examples.text, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png; of a
 clip these are some of its frames, and OUT/<seed>.mp4 is the clip with its sound, if it has one; without PyAV these are
-OUT/<seed>.gif and OUT/<seed>.wav. Each PNG file carries its origin: settings, checksums of the model and of the edited
-files, versions, and the kind of the device. `--again` makes the picture again from that: the same bytes on the same
-kind of device with the same versions, elsewhere from the same draws, with pixels that differ by rounding.
+OUT/<seed>.gif and OUT/<seed>.wav. The files of a batch are written as soon as the batch is made. Each PNG file carries
+its origin: settings, checksums of the model and of the edited files, versions, and the kind of the device. `--again`
+makes the picture again from that: the same bytes on the same kind of device with the same versions, elsewhere from the
+same draws, with pixels that differ by rounding.
 """
 
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import warnings
@@ -39,6 +41,7 @@ from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request
+from diffusion.training.runtime import progress
 
 TOLERANCE = 8  # largest difference of 255 that rounding causes on another kind of device
 
@@ -78,18 +81,23 @@ def main(
         target.mkdir(parents=True, exist_ok=True)
         request = request.resolved(model)
         records = png.records(request, origin)  # before the pictures, which a file without a checksum would cost
-        results = jobs.results(model, request)
+        remaining = iter(enumerate(records, start=1))
+        console = progress.Output()
+        shows = console.is_terminal and request.number > request.batch_size  # a log has the paths instead
+        with progress.bar("sampling", request.number, "pictures", console, shows) as advance:
+
+            def write(batch: jobs.Results) -> None:
+                for i, (done, settings) in enumerate(itertools.islice(remaining, len(batch.pictures))):
+                    path = pictures.unused(target, str(settings["seed"]))
+                    _write(path, batch, i, settings)
+                    if signer is not None:
+                        signer.sign(path, settings, diffusion.__version__)
+                    print(path, flush=True)
+                    advance(done)
+
+            results = jobs.results(model, request, write)
         if results.skipped is not None:
             print(f"{100 * results.skipped:.1f} % of the denoiser's blocks skipped")
-        written = []
-        for i, settings in enumerate(records):
-            path = pictures.unused(target, str(settings["seed"]))
-            _write(path, results, i, settings)
-            print(path, flush=True)
-            written.append((path, settings))
-        if signer is not None:
-            for path, settings in written:
-                signer.sign(path, settings, diffusion.__version__)
 
 
 def _chosen_model(

@@ -97,6 +97,11 @@ def test_batches_have_one_size_and_their_work_adds_up():
     assert (sizes, done, list(work)) == ([2, 2, 2], [2, 4, 5], [9, 6])
     _, nothing = sampling.in_batches(lambda rows: (rows, None), np.arange(3), 2)
     assert list(nothing) == [0, 0]
+    sizes.clear()
+    one_by_one = sampling.batches(program, {"a": np.arange(3)}, 2)
+    first, counts = next(one_by_one)
+    assert (list(first), list(counts), sizes) == ([0, 10], [3, 2], [2])  # the second has not been generated
+    assert [(list(part), list(counts)) for part, counts in one_by_one] == [([20], [3, 2])]
 
 
 @pytest.mark.parametrize("work, nfe, share", [

@@ -51,6 +51,31 @@ def test_a_request_names_a_cache_and_learns_what_it_skipped(model):
     assert pictures.shape == (2, 8, 8, 3)
 
 
+@pytest.mark.extended
+def test_each_batch_is_delivered_when_a_picture_of_it_or_of_an_earlier_one_is_finite(model, monkeypatch):
+    broken = {5: True}  # the seeds of pictures that are not finite
+    batches = jobs.sampling.batches
+
+    def generated(program, rows, size):
+        seeds = np.asarray(jax.random.key_data(rows[2])[:, -1])
+        for i, (part, counts) in enumerate(batches(program, rows, size)):
+            finite = np.array([seed not in broken for seed in seeds[i * size : (i + 1) * size]])
+            yield part._replace(finite=finite), counts
+
+    monkeypatch.setattr(jobs.sampling, "batches", generated)
+    request = Request.make("a cat", seeds=[5, 3, 4], steps=2, guidance=1.0, sampler="ddim", batch_size=1)
+    delivered = []
+    with pytest.warns(UserWarning, match="1 of 3 samples are not finite"):
+        together = jobs.results(model, request, lambda batch: delivered.append((len(delivered), batch.pictures)))
+    np.testing.assert_array_equal(np.concatenate([pictures for _, pictures in delivered]), together.pictures)
+    assert len(delivered) == 3
+    broken |= {3: True, 4: True}
+    delivered.clear()
+    with pytest.raises(ValueError, match="3 of 3 samples are not finite"):
+        jobs.results(model, request, lambda batch: delivered.append(batch))
+    assert delivered == []
+
+
 @pytest.mark.slow
 def test_watch_shows_the_pictures_of_generate_with_a_cache_and_merged_tokens(model):
     plain, *_, nothing = jobs.results(model, _request(batch_size=2))

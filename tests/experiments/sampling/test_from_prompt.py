@@ -281,6 +281,28 @@ def test_no_file_is_written_over(tmp_path):
         path.touch()
 
 
+def test_an_interrupted_command_leaves_the_pictures_of_the_batches_that_were_made(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: types.SimpleNamespace())
+    monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
+    monkeypatch.setattr(png, "model", lambda folder, **source: {"model": folder})
+    monkeypatch.setattr(png, "records", lambda request, about: [{"seed": seed, **about} for seed in request.seeds])
+
+    def results(model, request, done):
+        for values in ((1, 2), (3,)):
+            done(Results(np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(from_prompt.jobs, "results", results)
+    flags.prompt, flags.seed, flags.n, flags.model = "a cat", 5, 4, "FOLDER"
+    with pytest.raises(KeyboardInterrupt):
+        from_prompt.main(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["5.png", "6.png", "7.png"]
+    for seed, value in ((5, 1), (6, 2), (7, 3)):
+        assert (pictures.read(tmp_path / f"{seed}.png") == value).all()
+        assert pictures.settings_of(tmp_path / f"{seed}.png")["seed"] == seed
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"{seed}.png") for seed in (5, 6, 7)]
+
+
 def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags, tmp_path, monkeypatch, capsys):
     """Of a model, and of a run that tunes one: the settings of each picture, its name, and who signs it."""
     calls, signed = [], []
@@ -291,7 +313,13 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
     monkeypatch.setattr(from_prompt.tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30))
     monkeypatch.setattr(from_prompt.tuned_run, "base_of", lambda work: "BASE" if work == "tuned" else "")
     monkeypatch.setattr(from_prompt.tuned_run, "settings_of", lambda work: {})
-    monkeypatch.setattr(from_prompt.jobs, "results", lambda model, request: Results(made, skipped=0.25))
+
+    def results(model, request, done):
+        for picture in made:
+            done(Results(picture[None]))
+        return Results(made, skipped=0.25)
+
+    monkeypatch.setattr(from_prompt.jobs, "results", results)
     monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
     monkeypatch.setattr(png, "model", lambda folder, **source: {"model": folder, **source})
     records = lambda request, about: [{"seed": seed, **about} for seed in request.seeds]
