@@ -168,8 +168,9 @@ def results(model: TextToImage, request: Request, done: Callable[[Results], None
             delivered = len(batches)
     check_finite(job.request, job.request.number, infinite)
     skipped = sampling.skipped(work, model.denoiser, trajectory.sampler, trajectory.plan)
-    sounds = None if batches[0].sounds is None else np.concatenate([batch.sounds for batch in batches])
+    all_sounds = [batch.sounds for batch in batches if batch.sounds is not None]
     all_pictures = np.concatenate([batch.pictures for batch in batches])
+    sounds = np.concatenate(all_sounds) if all_sounds else None
     return batches[0]._replace(pictures=all_pictures, sounds=sounds, skipped=skipped)
 
 

@@ -129,3 +129,19 @@ def test_other_shares_are_refused(shares, message):
     plan, keys = timesteps.plan(np.array([1.0, 0.5])), jax.random.split(jax.random.key(0), 2)
     with pytest.raises(ValueError, match=message):
         steering.mixed(EXACT, BRANCHES, shares, SCHEDULE, jnp.ones((2, 2)), plan, keys, number=1)
+
+
+def test_one_step_weighs_by_the_mixture_of_the_steps_over_the_step_to_their_mean():
+    """The step of `ddpm` from 0.8 to 0.5 on the rectified flow, written out for two constant estimates."""
+    flow, shares, estimates = schedules.rectified_flow(), np.array([0.3, 0.7]), np.array([[1.0, -2.0], [-0.5, 0.4]])
+    branches = lambda x, t: tuple(
+        Prediction(jnp.float32(e) + 0 * x, (x - (1 - t) * jnp.float32(e)) / t) for e in estimates
+    )
+    keys = jax.random.split(jax.random.key(0), 3)
+    plan = timesteps.plan([0.8, 0.5])
+    particles = steering.mixed(samplers.ddpm(), branches, shares, flow, jnp.ones((3, 2)), plan, keys, number=1)
+    lost = 0.8**2 - 0.4**2 * 0.5**2
+    means = 0.4 * 0.5**2 / 0.8**2 + 0.5 * lost / 0.8**2 * estimates
+    log_law = lambda mean: -((particles.x - mean) ** 2).sum(1) / (2 * 0.5**2 * lost / 0.8**2)
+    ratio = sum(b * np.exp(log_law(mean) - log_law(shares @ means)) for b, mean in zip(shares, means))
+    np.testing.assert_allclose(particles.log_weights[:, 0], np.log(ratio), rtol=1e-3, atol=1e-5)
