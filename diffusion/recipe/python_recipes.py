@@ -69,7 +69,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     """
     for name, section in sections.SECTIONS.items():
         require(getattr(recipe, name), section, f"{name}=...", f"a {section.__name__}(...) of diffusion.recipe")
-    require(recipe.config, Mapping, "config=...", 'a mapping such as {"train.steps": 100}')
+    require(recipe.config, (Mapping, ConfigDict), "config=...", 'a mapping such as {"train.steps": 100}')
     owners = (recipe, *sections.SECTIONS.values())
     left_out = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}
     given = {name: part for name, part in sections.flat(recipe).items() if part is not left_out[name]}
