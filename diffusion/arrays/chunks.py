@@ -37,7 +37,7 @@ def parts(function: Callable[[Any], Any], rows: Any, size: int) -> Iterator[Any]
     """Yields the function's results for the rows of one call after another; a call runs when its results are requested.
 
     Args:
-        function: as in `applied`.
+        function: the function of `applied`.
         rows: a pytree of arrays [N, ...], of any dtypes.
         size: rows in one call.
 

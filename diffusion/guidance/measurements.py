@@ -172,8 +172,8 @@ def blurred(std: float) -> Measurement:
     def solve(y, ratio):
         def inverse(gain):
             square = gain**2 + ratio
-            kept = square > 1e-6  # the pseudo-inverse leaves out frequencies that the blur erases
-            return jnp.where(kept, 1 / jnp.where(kept, square, 1), 0)
+            regular = square > 1e-6  # the pseudo-inverse leaves out frequencies that the blur erases
+            return jnp.where(regular, 1 / jnp.where(regular, square, 1), 0)
 
         return filtered(y, inverse)
 

@@ -55,7 +55,7 @@ def full_disk(error: OSError) -> str | None:
 
 
 def no_room(path: str | os.PathLike, why: str) -> OSError:
-    """The error for a file that the disk has no room for; `why` is that of `full_disk`."""
+    """The error for a file that the disk has no room for; `full_disk` returns the reason `why`."""
     return OSError(
         f"{os.fspath(path)} cannot be written: {why}. Make room on the disk, then run the same command again: a run "
         "goes on from its last checkpoint."

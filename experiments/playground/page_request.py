@@ -155,8 +155,7 @@ def left_out(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path)
 
     Args:
         path: the picture's file.
-        usual: as in `read_file`.
-        inputs: as in `read_file`.
+        usual, inputs: the arguments of `read_file`.
     """
     request = read_file(path, usual, inputs)
     shown = lambda name: getattr(request if name in INPUTS else usual, name)

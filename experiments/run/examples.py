@@ -295,16 +295,16 @@ def _requiring(wrong: Callable[[np.ndarray], str]) -> Augmentation:
         wrong: examples `[b, ...]` -> what is wrong with them, in words; "" if nothing is.
     """
 
-    def of_batch(rngs: Iterable[np.random.Generator], x: np.ndarray) -> np.ndarray:
+    def checked_batch(rngs: Iterable[np.random.Generator], x: np.ndarray) -> np.ndarray:
         if words := wrong(x):
             raise sources.DamagedRecord(f"an example of the training has {words}. Mend or remove it.")
         return x
 
-    def of_one(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-        return of_batch((rng,), x)
+    def checked(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+        return checked_batch((rng,), x)
 
-    of_one.of_batch = of_batch  # type: ignore[attr-defined]
-    return of_one
+    checked.of_batch = checked_batch  # type: ignore[attr-defined]
+    return checked
 
 
 def _off_manifold(manifold: Manifold, x: np.ndarray) -> str:

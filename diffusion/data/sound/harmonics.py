@@ -2,10 +2,10 @@
 
     x(t) = Re sum_n a_n(t) exp(2 pi i n phi(t)) + residual(t),   phi(t) = int_0^t f_0
 
-The complex amplitude a_n of a steady tone is constant, as is that of a tone with vibrato if f_0 follows it: a
-network that draws amplitudes need not know how far a phase turns from frame to frame, and an error in them changes the
-timbre and not the pitch. The residual is the clip without the sum, so that nothing is lost whatever the clip and the
-pitch are; noise, strokes and other partials stay in it.
+The complex amplitude a_n of a steady tone is constant. A vibrato does not change it either if f_0 follows the vibrato.
+A network that draws amplitudes need not know how far a phase turns from frame to frame, and an error in them changes
+the timbre and not the pitch. The residual is the clip without the sum, so that nothing is lost whatever the clip and
+the pitch are; noise, strokes and other partials stay in it.
 
 Reference: Serra and Smith, "Spectral Modeling Synthesis: A Sound Analysis/Synthesis System Based on a Deterministic
 plus Stochastic Decomposition", 1990; Moorer, "The Heterodyne Filter as a Tool for Analysis of Transient Waveforms",
