@@ -1,6 +1,7 @@
 """The Inception Score, from the logits of a classifier."""
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,9 +32,9 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
     KL is the entropy of the mean minus the mean of the entropies, both from log-softmax in float64, so that a
     probability that underflows contributes 0. Split i has the rows i N // splits to (i + 1) N // splits, so that every
     row counts. The rows are shuffled first: samples sorted by class would give every split few classes and a low score.
-    torch-fidelity also shuffles, with its own generator; the authors' code, TF-GAN and ADM's evaluator keep the order
-    (seed=None), the last in splits of 5,000. The score grows with the images in a split, so report N and splits beside
-    it (50,000 in 10 splits is usual). The 2015-12-05 network has 1,008 logits; the authors' code, ADM and
+    torch-fidelity also shuffles, with its own generator; the authors' code and TF-GAN keep the order (seed=None), and
+    so does ADM's evaluator, see `inception_score_of_parts`. The score grows with the images in a split, so report N and
+    splits beside it (50,000 in 10 splits is usual). The 2015-12-05 network has 1,008 logits; the authors' code, ADM and
     torch-fidelity take them without the bias of the last layer, TF-GAN with it.
 
     Args:
@@ -50,9 +51,31 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
     if logits.shape[1] < 2:
         raise ValueError(f"the Inception Score needs logits of at least 2 classes, got {logits.shape[1]}")
     order = np.arange(len(logits)) if seed is None else np.random.default_rng(seed).permutation(len(logits))
-    edges = [i * len(logits) // splits for i in range(splits + 1)]
+    return _mean(logits, order, [i * len(logits) // splits for i in range(splits + 1)])
+
+
+def inception_score_of_parts(logits: np.ndarray, size: int = 5000) -> InceptionScore:
+    """The Inception Score as ADM's evaluator measures it: over consecutive splits of one size, the last with the rest.
+
+    Args:
+        logits: logits of the images, [N, K], K >= 2.
+        size: number of rows in a split, at least 1.
+
+    Raises:
+        ValueError: if size is below 1; otherwise as in `inception_score`.
+    """
+    if size < 1:
+        raise ValueError(f"inception_score_of_parts: size = {size} must be at least 1")
+    logits = pairwise.checked("logits", logits, least=1)
+    if logits.shape[1] < 2:
+        raise ValueError(f"the Inception Score needs logits of at least 2 classes, got {logits.shape[1]}")
+    return _mean(logits, np.arange(len(logits)), [*range(0, len(logits), size), len(logits)])
+
+
+def _mean(logits: np.ndarray, order: np.ndarray, edges: Sequence[int]) -> InceptionScore:
+    """The score over splits, which are given by their edges in the order of rows."""
     scores = [_score(logits, order[start:stop]) for start, stop in itertools.pairwise(edges)]
-    return InceptionScore(float(np.mean(scores)), float(np.std(scores)), splits, len(logits))
+    return InceptionScore(float(np.mean(scores)), float(np.std(scores)), len(scores), len(logits))
 
 
 def _score(logits, rows):

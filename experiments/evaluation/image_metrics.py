@@ -183,11 +183,13 @@ def score(sets: FeatureSets) -> dict:
     if "logits" not in sets.samples.rows:
         raise NotMeasured("this copy of the network has no logits")
     logits = sets.samples.rows["logits"]
-    splits = {"ten, shuffled": 10, "every 5,000": max(1, round(len(logits) / 5000)), "one": 1}[sets.score_splits]
-    seed = sets.seed if sets.score_splits == "ten, shuffled" else None
-    score = inception_score.inception_score(logits, splits, seed)
+    score = {
+        "ten, shuffled": lambda: inception_score.inception_score(logits, 10, sets.seed),
+        "every 5,000": lambda: inception_score.inception_score_of_parts(logits, 5000),
+        "one": lambda: inception_score.inception_score(logits, 1, None),
+    }[sets.score_splits]()
     figure = {"value": score.value, "standard_deviation": score.standard_deviation, "samples": score.samples}
-    return {"is": {**figure, "splits": splits, "better": HIGHER}}
+    return {"is": {**figure, "splits": score.splits, "better": HIGHER}}
 
 
 def authenticity(sets: FeatureSets) -> dict:

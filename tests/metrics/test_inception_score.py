@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diffusion.metrics.inception_score import inception_score
+from diffusion.metrics.inception_score import inception_score, inception_score_of_parts
 
 
 def by_definition(probabilities):
@@ -40,6 +40,22 @@ def test_the_definition_in_uneven_splits(rng):
     scores = [by_definition(p[a:b]) for a, b in ((0, 3), (3, 7), (7, 11))]  # i N // splits, none dropped
     assert found.value == pytest.approx(np.mean(scores), rel=1e-12)
     assert found.standard_deviation == pytest.approx(np.std(scores), rel=1e-10)
+
+
+def test_parts_have_one_size_and_the_last_has_the_rest(rng):
+    """`compute_inception_score(activations, split_size)` of ADM's evaluator."""
+    logits = rng.normal(size=(11, 4)) * 3
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    score = inception_score_of_parts(logits, 4)
+    scores = [by_definition(p[start : start + 4]) for start in range(0, 11, 4)]
+    assert score.value == pytest.approx(np.mean(scores), rel=1e-12)
+    assert score.standard_deviation == pytest.approx(np.std(scores), rel=1e-10)
+    assert (score.splits, score.samples) == (3, 11)
+    assert inception_score_of_parts(logits, 11) == inception_score(logits, 1, seed=None)
+    with pytest.raises(ValueError, match="size = 0 must be at least 1"):
+        inception_score_of_parts(logits, 0)
+    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+        inception_score_of_parts(logits[:, :1], 4)
 
 
 def test_large_logits_and_common_offsets_do_no_harm(rng):
