@@ -13,6 +13,7 @@ from diffusion.data.sources.spec import DataSpec, Derived, ManyAtOnce, Source, r
 from diffusion.data.sources.streams import Stream
 
 LONGEST = 2**28  # the most records of an epoch of a mixture
+MEANING = ("drawn", "surface", "sound", "backbones", "rate")  # what a source states of what its examples stand for
 
 
 def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | MixedStream":
@@ -191,6 +192,7 @@ class Filtered(Derived, ManyAtOnce):
         if not len(self._rows):
             raise ValueError(f"the filter keeps none of the {len(of):,} records of {of.spec.name}.")
         self.spec = of.spec._replace(size=len(self._rows))
+        vars(self).update({fact: getattr(of, fact) for fact in MEANING if hasattr(of, fact)})
 
     def __len__(self) -> int:
         return len(self._rows)

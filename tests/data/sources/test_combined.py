@@ -108,6 +108,12 @@ class Told(Records):
         return f"{self.name} {len(self)}"
 
 
+def test_filtered_records_stand_for_what_those_of_the_source_do():
+    source = sources.solid_points(points=8, number=6)
+    kept = sources.filtered(source, lambda record: record["label"] == source[0]["label"])
+    assert kept.surface is source.surface and not hasattr(kept, "sound")
+
+
 def test_what_a_source_says_of_its_records_is_said_of_those_that_are_kept():
     of = Told("a", 5)
     odd, even = (sources.filtered(of, lambda record, rest=rest: record["x"][0] % 2 == rest) for rest in (1, 0))
