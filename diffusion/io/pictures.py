@@ -1,6 +1,7 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -277,7 +278,7 @@ def write_layers(path: str | pathlib.Path, layers: np.ndarray, settings: Mapping
 
 def unused(folder: pathlib.Path, stem: str) -> pathlib.Path:
     """A path that no file has yet: stem.png, stem-1.png, .."""
-    names = [f"{stem}.png", *(f"{stem}-{i}.png" for i in range(1, 10_000))]
+    names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(1)))
     return next(folder / name for name in names if not (folder / name).exists())
 
 
