@@ -85,5 +85,5 @@ def _check_flags() -> None:
         raise ConfigError(f"-n = {prompt_flags.NUMBER.value} must be at least 1.")
     if model_flags.QUANTISED.value not in ("", *KINDS):
         raise ConfigError(
-            f"--quantised={model_flags.QUANTISED.value} is only for text-to-image models. Valid: {KINDS}."
+            f"--quantised={model_flags.QUANTISED.value} is only for text-to-image models. Valid: {', '.join(KINDS)}."
         )
