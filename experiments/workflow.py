@@ -78,16 +78,20 @@ def run(
     source: dict[str, Any] = {"dtype": "float32", "loras": flow.loras, "attachments": flow.attachments}
     loaded = text_to_image.load(model, **source)
     request = flow.requested(loaded).resolved(loaded)
-    images = text_to_image.make(loaded if own_steps else flow.stepped(loaded), request)
     out.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = [{"workflow": str(file)}] * len(images)
+    records: list[dict[str, Any]] = [{"workflow": str(file)}] * request.number
     if own_steps and flow.mask is None:  # settings name pictures by their files, and a mask is a channel of one
         records = png.records(request, png.model(model, **source))
+    remaining = zip(request.rows()[1], records)
     written = []
-    for picture, seed, stored in zip(images, request.rows()[1], records):
-        written.append(pictures.unused(out, str(seed)))
-        pictures.write(written[-1], picture, stored)
-        print(written[-1], flush=True)
+
+    def write_batch(batch: text_to_image.Results) -> None:
+        for picture, (seed, stored) in zip(batch.pictures, remaining):
+            written.append(pictures.unused(out, str(seed)))
+            pictures.write(written[-1], picture, stored)
+            print(written[-1], flush=True)
+
+    text_to_image.results(loaded if own_steps else flow.stepped(loaded), request, write_batch)
     return written
 
 

@@ -137,6 +137,7 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
     """
     check(source, request)
     request = source.resolved(request)
+    records = png.records(request, source.record(request))  # before the pictures, which a missing file would cost
     frames, notes = _noted(lambda: iter(source.watch(request)))
     while True:
         frame, more = _noted(lambda: next(frames))
@@ -146,7 +147,7 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
         yield Made(frame, notes)
     out.mkdir(parents=True, exist_ok=True)
     paths, shown = [], []
-    for i, settings in enumerate(png.records(request, source.record(request))):
+    for i, settings in enumerate(records):
         path = pictures.unused(out, str(settings["seed"]))
         picture = coloured(frame.pictures[i])
         paths.append(path)
