@@ -175,7 +175,7 @@ def _counted(program: Callable[[Any], tuple[Any, Any]], counts: list[np.ndarray]
 
     def samples_of_batch(batch: Any) -> Any:
         x, work = program(batch)
-        counts.append(np.array([0, 0] if work is None else [int(count) for count in work], np.int64))
+        counts.append(np.zeros(2, np.int64) if work is None else np.array([np.asarray(count) for count in work]))
         return x
 
     return samples_of_batch
