@@ -192,7 +192,8 @@ class Filtered(Derived, ManyAtOnce):
         if not len(self._rows):
             raise ValueError(f"the filter keeps none of the {len(of):,} records of {of.spec.name}.")
         self.spec = of.spec._replace(size=len(self._rows))
-        vars(self).update({fact: getattr(of, fact) for fact in MEANING if hasattr(of, fact)})
+        if getattr(of, "draws", 1) == 1:  # a filter may keep some of a file's draws, whose metrics need all or one
+            vars(self).update({fact: getattr(of, fact) for fact in MEANING if hasattr(of, fact)})
 
     def __len__(self) -> int:
         return len(self._rows)
