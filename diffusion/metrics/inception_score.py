@@ -47,9 +47,7 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
     """
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
-    logits = pairwise.checked("logits", logits, least=splits)
-    if logits.shape[1] < 2:
-        raise ValueError(f"the Inception Score needs logits of at least 2 classes, got {logits.shape[1]}")
+    logits = _checked(logits, splits)
     order = np.arange(len(logits)) if seed is None else np.random.default_rng(seed).permutation(len(logits))
     return _mean(logits, order, [i * len(logits) // splits for i in range(splits + 1)])
 
@@ -66,10 +64,16 @@ def inception_score_of_parts(logits: np.ndarray, size: int = 5000) -> InceptionS
     """
     if size < 1:
         raise ValueError(f"inception_score_of_parts: size = {size} must be at least 1")
-    logits = pairwise.checked("logits", logits, least=1)
+    logits = _checked(logits, 1)
+    return _mean(logits, np.arange(len(logits)), [*range(0, len(logits), size), len(logits)])
+
+
+def _checked(logits: np.ndarray, least: int) -> np.ndarray:
+    """The logits [N, K]; refuses less than `least` rows or 2 classes, and numbers that are not finite."""
+    logits = pairwise.checked("logits", logits, least=least)
     if logits.shape[1] < 2:
         raise ValueError(f"the Inception Score needs logits of at least 2 classes, got {logits.shape[1]}")
-    return _mean(logits, np.arange(len(logits)), [*range(0, len(logits), size), len(logits)])
+    return logits
 
 
 def _mean(logits: np.ndarray, order: np.ndarray, edges: Sequence[int]) -> InceptionScore:
