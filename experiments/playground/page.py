@@ -146,8 +146,8 @@ class Answers:
         if not path:
             return [gr.skip()] * len(self._form.components())
         try:
-            where = (path, self._source.usual, self._out / "inputs")
-            request, lacking = read_file(*where), left_out(*where)
+            request = read_file(path, self._source.usual, self._out / "inputs")
+            lacking = left_out(path, request, self._source.usual)
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
         but = f" Not among the fields: {', '.join(lacking)}; without them the picture is another." if lacking else ""

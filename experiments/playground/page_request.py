@@ -150,14 +150,14 @@ def read_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path
     return png.request(noted, usual)
 
 
-def left_out(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> list[str]:
-    """The names of the settings of a picture that the fields of the page do not show, once `read_file` has read it.
+def left_out(path: str | pathlib.Path, request: PageRequest, usual: PageRequest) -> list[str]:
+    """The names of the settings of a picture that the fields of the page do not show.
 
     Args:
         path: the picture's file.
-        usual, inputs: the arguments of `read_file`.
+        request: the request that `read_file` returned for it.
+        usual: the request that `read_file` completed the settings with.
     """
-    request = read_file(path, usual, inputs)
     shown = lambda name: getattr(request if name in INPUTS else usual, name)
     stored = {name: value for name, value in png.read(path).items() if name in png.PLAIN and value is not None}
     return [name for name, value in stored.items() if name != "batch_size" and value != shown(name)]

@@ -328,12 +328,12 @@ def test_what_a_file_carries_loads_back(tmp_path, files):
     assert page_request.read_file(last.paths[1], Made.usual, tmp_path / "another") == dataclasses.replace(
         wanted, image=None, mask=None, margins=(0, 0, 0, 0), strength=None
     )
-    assert page_request.left_out(last.paths[1], Made.usual, inputs) == []
+    assert page_request.left_out(last.paths[1], wanted, Made.usual) == []
     theirs = {**about, "watermark": "/etc/hostname", "emphasis": "scale", "image": "cat.png"}
     pictures.write(tmp_path / "theirs.png", drawn((8, 8, 3)), theirs)
     read = page_request.read_file(tmp_path / "theirs.png", Made.usual, inputs)
     assert read.watermark == "" and read.image is None
-    lacking = page_request.left_out(tmp_path / "theirs.png", Made.usual, inputs)
+    lacking = page_request.left_out(tmp_path / "theirs.png", read, Made.usual)
     assert sorted(lacking) == ["emphasis", "image", "margins", "mask", "strength", "watermark"]
 
 
