@@ -22,7 +22,7 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
     and dynamic programming finds the path of `steps` steps from the first time to the last with the least sum of
     errors. Dividing by the spread of the x_j converts errors at all times to the error that they cause in the data,
     exactly so for Gaussian data. The search costs one evaluation of the network on the whole batch for each time of the
-    fine grid except the last. The criterion is that of solvers of order 1 (`ddim`, and `euler` where the paths are
+    fine grid except the last. The criterion is made for solvers of order 1 (`ddim`, and `euler` where the paths are
     straight); a solver of higher order may do better on another grid.
 
         _, trajectory = samplers.sample_trajectory(samplers.heun(), denoise, schedule, x, timesteps.plan(fine), keys)
