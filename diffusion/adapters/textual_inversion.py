@@ -24,19 +24,18 @@ def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial:
         initial: words whose embeddings the vectors have at the start, in turn.
 
     Raises:
-        ValueError: for fewer than one vector, a word that the vocabulary has as one token, an `initial` without
-            tokens, or a model without a text encoder of CLIP.
+        ValueError: for fewer than one vector or more than a prompt has tokens, a word that the vocabulary has as one
+            token, an `initial` without tokens, or a model without a text encoder of CLIP.
 
     Reference: Gal et al. 2022, "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual
     Inversion", eq. 2.
     """
-    if vectors < 1:
-        raise ValueError(f"vectors = {vectors}. Valid: at least 1")
     towers = word_embeddings.encoders_of(base)
+    room = min(base.tokenizers[name].room for name in towers)
+    if not 1 <= vectors <= room:
+        raise ValueError(f"vectors = {vectors}. Valid: 1 to {room}, the tokens of a prompt")
     ids = {}
     for name in towers:
-        if len(base.tokenizers[name].ids(word)) == 1:
-            raise ValueError(f"word = {word!r} is already a token of the vocabulary of {name}. Valid: e.g. '<new>'")
         ids[name] = np.array((base.tokenizers[name].ids(initial) * vectors)[:vectors], int)
         if not len(ids[name]):
             raise ValueError(f"initial = {initial!r} gives no tokens. Valid: a word, e.g. 'thing'")

@@ -73,12 +73,20 @@ def extended(model: Any, words: Sequence[Word]) -> Any:
             of rows.
 
     Raises:
-        ValueError: for a word that the model has already.
+        ValueError: for a word that the model has already, or that a vocabulary has as one token.
     """
-    if twice := [word.text for word in words if word.text.lower() in map(str.lower, model.words)]:
-        raise ValueError(f"the model already has the word {twice[0]!r}. Valid: another word for one of the two")
+    known = {text.lower() for text in model.words}
+    for word in words:
+        if word.text.lower() in known:
+            raise ValueError(f"the model already has the word {word.text!r}. Valid: another word for one of the two")
+        known.add(word.text.lower())
     modules, params, tokenizers = dict(model.modules), dict(model.params), dict(model.tokenizers)
     for name, tower in encoders_of(model).items():
+        if replaced := next((word.text for word in words if len(tokenizers[name].ids(word.text)) == 1), None):
+            raise ValueError(
+                f"the word {replaced!r} is already a token of the vocabulary of {name}. Valid: another word, such as "
+                f"'<{replaced}>' (embeddings={{FILE: '<{replaced}>'}}, --embedding='FILE:<{replaced}>')"
+            )
         first = tower.vocabulary
         ids = {}
         for word in words:

@@ -151,8 +151,41 @@ def test_a_word_that_is_not_there_and_files_of_other_models_are_refused(models, 
         word_embeddings.load(tmp_path / "none.safetensors", model)
     with pytest.raises(ValueError, match="the model already has the word '<NEW>'"):
         word_embeddings.extended(tuning.base, [word_embeddings.Word("<NEW>", weights)])
-    with pytest.raises(ValueError, match=r"vectors = 0\. Valid: at least 1"):
+    with pytest.raises(ValueError, match=r"vectors = 0\. Valid: 1 to \d+"):
         textual_inversion(models("sd")[0], vectors=0)
+
+
+def test_a_word_that_two_files_teach_is_refused(models, tmp_path):
+    """Every run teaches "<new>" unless it names another; the prompt would read the second file alone."""
+    _, model = models("sd")
+    files = {}
+    for name in ("first", "second"):
+        files[tmp_path / f"{name}.safetensors"] = ""
+        save_file({"<new>": np.zeros((2, 24), np.float32)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match=r"already has the word '<new>'\. Valid: another word for one of the two"):
+        text_to_image.with_words(model, files)
+    files[tmp_path / "second.safetensors"] = "<other>"
+    assert text_to_image.with_words(model, files).words == ("<new>", "<other>")
+
+
+def test_a_file_does_not_replace_a_word_of_the_vocabulary(models, tmp_path):
+    """AUTOMATIC1111's files are named after their word, and every prompt with the word would change."""
+    _, model = models("sd")
+    word = next(text for text in map(chr, range(97, 123)) if len(model.tokenizers["text_encoder"].ids(text)) == 1)
+    save_file({"emb_params": np.zeros((2, 24), np.float32)}, tmp_path / f"{word}.safetensors")
+    with pytest.raises(
+        ValueError, match=rf"word '{word}' is already a token of the vocabulary of text_encoder\. Valid: "
+    ):
+        text_to_image.with_words(model, {tmp_path / f"{word}.safetensors": ""})
+    assert text_to_image.with_words(model, {tmp_path / f"{word}.safetensors": f"<{word}>"}).words == (f"<{word}>",)
+
+
+def test_a_word_has_no_more_vectors_than_a_prompt_has_room_for(models):
+    base, _ = models("sd")
+    room = base.tokenizers["text_encoder"].room
+    textual_inversion(base, vectors=room)
+    with pytest.raises(ValueError, match=rf"vectors = {room + 1}\. Valid: 1 to {room}, the tokens of a prompt"):
+        textual_inversion(base, vectors=room + 1)
 
 
 def test_words_are_of_the_text_encoders_of_clip_among_others(models):
