@@ -1,6 +1,7 @@
 """Adds LoRA files, words, attachments or 8-bit kernels to a model; the model that is passed does not change."""
 
 import dataclasses
+import functools
 import pathlib
 import warnings
 from collections.abc import Mapping
@@ -128,9 +129,14 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
                 raise ValueError(f"the kernels of {part} are quantised; merge LoRA files before with_quantised")
             scales = [one.weighted(weight) for one, weight in updates]
             adapters = [one.adapter for one, _ in updates]
-            wide = lora.changeable(params[part], adapters, model.dtype_of(part))
-            params[part] = jax.jit(lora.merge)(wide, adapters, scales)
+            params[part] = _merged(params[part], adapters, scales, model.dtype_of(part))
     return model.replaced(params=params, timed=(*model.timed, *timed))
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _merged(params: Any, adapters: Any, scales: Any, dtype: str) -> Any:
+    """The parameters of a network that computes in `dtype`, with the adapters merged; one program for all leaves."""
+    return lora.merge(lora.changeable(params, adapters, dtype), adapters, scales)
 
 
 def _before_control(

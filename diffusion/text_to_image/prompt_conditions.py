@@ -65,7 +65,7 @@ def conditions(
         how = {"pictures": pictures, **how}
     number = len(prompts)
     encode = lambda texts, **more: model.kind.prompts.condition(texts, *encoders, **{**how, **more})
-    rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
+    rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.take(leaf, np.array(chosen), axis=0), encoded)
     differs: dict[str, Any] = {}  # the arguments by which the negative prompt is encoded alone
     if model.kind.prompts.instructed:
         differs = {"instructed": False}
