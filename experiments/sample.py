@@ -104,9 +104,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import requested, run_samples
 from diffusion.io import content_credentials
-from diffusion.recipe import checks
 from diffusion.sampling import watermarks
 from diffusion.training import sharding
 
@@ -130,6 +128,10 @@ def main(argv: list[str]) -> None:
             "is only for runs that are sampled without a prompt. Valid here: no such flag.",
         )
         return from_prompt.main(values.out, values.workdir, signer, values.step)
+    # Imported here: a prompt needs none of them, and they import every part that a recipe may name.
+    from diffusion.experiments.sampling import requested, run_samples
+    from diffusion.recipe import checks
+
     config = values.config
     config.sample.number = config.sample.number if values.n is None else values.n
     with as_config_errors():

@@ -21,10 +21,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from diffusion import recipe
 from diffusion.data import sources
 from diffusion.io import file_systems, limits, opener
 from diffusion.io.files import write_text
-from diffusion.recipe import ConfigError, data, fields, versions
+from diffusion.recipe import ConfigError, fields, versions
 from diffusion.recipe.extensions import printed
 from diffusion.recipe.values import differences, require_names
 from diffusion.training.checkpointing import checkpoints
@@ -238,7 +239,7 @@ def example_shape(config: Mapping) -> Any:
     settings = config["data"]
     if settings["shape"] is not None:
         return tuple(settings["shape"])
-    return data.known_shape(config) or data.source(config, settings["split"]).spec.shape
+    return recipe.data.known_shape(config) or recipe.data.source(config, settings["split"]).spec.shape
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -8,7 +8,6 @@ from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
 from diffusion.objectives import Jumps
 from diffusion.recipe.class_folders import folder_of
-from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
 
 FEW_STEPS = "lcm"  # the sampler of requests that jumps to the end of the flow, and back to noise
@@ -22,6 +21,13 @@ def base_of(run: str | pathlib.Path) -> str:
     return str(folder_of(config["base"]["path"])) if config.get("tuning", {}).get("name") else ""
 
 
+def _resolver(config: Mapping[str, Any]) -> Any:
+    """The resolver of a run's config."""
+    from diffusion.recipe.parts import Resolver  # imported here: a prompt without a run needs no part of a recipe
+
+    return Resolver(config)
+
+
 def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
     """The settings that a run's few-step student was trained for; {} for a run with the settings of its base.
 
@@ -32,7 +38,7 @@ def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
         WorkdirError: if the folder holds no run.
     """
     config = workdir.read_config(run)
-    if not isinstance(Resolver(config).objective.reads, Jumps):
+    if not isinstance(_resolver(config).objective.reads, Jumps):
         return {}
     sample = config.sample
     return {"steps": sample.steps, "guidance": sample.guidance.scale, "sampler": FEW_STEPS}
@@ -54,7 +60,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
         FileNotFoundError, Refusal, Mismatch: as `text_to_image.load`.
     """
     config: Mapping[str, Any] = workdir.read_config(run)
-    tuned = Resolver(config).tuned
+    tuned = _resolver(config).tuned
     if tuned is None:
         raise workdir.WorkdirError(f"{run} tunes no model. Valid: a run that sets config.tuning.name.")
     weights, step = checkpoints.load_ema(run, step)

@@ -141,6 +141,15 @@ def test_a_command_loads_no_library_that_it_does_not_use_at_its_start():
     assert done.stdout.splitlines() == [f"{name} []" for name in AT_START], done.stderr
 
 
+@pytest.mark.extended
+def test_a_prompt_loads_neither_optimizers_nor_the_parts_of_recipes():
+    """They are a fifth of the modules of `diffusion sample`, and serve runs alone."""
+    code = "import sys, diffusion.experiments.sample, diffusion.experiments.sampling.from_prompt\n"
+    code += "print(sorted({'diffusion.recipe.kinds', 'diffusion.recipe.parts', 'optax'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[]\n", done.stderr
+
+
 LIBRARIES = ("jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "scipy", "PIL")
 # Runs each command line in a fork until it imports one of the libraries, and names it.
 WITHOUT_LIBRARIES = """

@@ -357,7 +357,7 @@ def test_files_of_others_lie_on_top_of_a_tuned_denoiser(configured, tmp_path, mo
         monkeypatch.setattr(text_to_image, name, lambda model, files, name=name: order.append((name, model)) or model)
     monkeypatch.setattr(text_to_image, "load", lambda path, **how: order.append(("load", how)) or "base")
     attach = Tuning(None, None, None, None, lambda model, weights: order.append((model, weights)) or "tuned", ())
-    monkeypatch.setattr(tuned_run.Resolver, "tuned", TunedNetwork(None, attach))
+    monkeypatch.setattr(Resolver, "tuned", TunedNetwork(None, attach))
     how = {"dtype": "float32", "loras": {"a": 1.0}, "embeddings": {"b": ""}, "attachments": {"c": "d"}}
     assert tuned_run.load(tmp_path, 1, **how)[1] == 2
     assert order[:2] == [("load", {"dtype": "float32"}), ("base", (tmp_path, 1))]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion import text_to_image, watermarks
-from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags
+from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags, tuned_run
 from diffusion.io import clips, content_credentials, local_certificates, pictures, wav
 from diffusion.models.quantised import KINDS
 from diffusion.recipe import ConfigError, class_folders
@@ -310,9 +310,9 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
     made = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2)]
     monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: calls.append((rest, how)) or model)
     monkeypatch.setattr(text_to_image, "with_quantised", lambda model, kind: (model, "half as large"))
-    monkeypatch.setattr(from_prompt.tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30))
-    monkeypatch.setattr(from_prompt.tuned_run, "base_of", lambda work: "BASE" if work == "tuned" else "")
-    monkeypatch.setattr(from_prompt.tuned_run, "settings_of", lambda work: {})
+    monkeypatch.setattr(tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30))
+    monkeypatch.setattr(tuned_run, "base_of", lambda work: "BASE" if work == "tuned" else "")
+    monkeypatch.setattr(tuned_run, "settings_of", lambda work: {})
 
     def results(model, request, done):
         for picture in made:

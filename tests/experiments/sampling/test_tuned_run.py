@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     resolver = lambda config: types.SimpleNamespace(
         tuned=types.SimpleNamespace(tuning=types.SimpleNamespace(attach=attach))
     )
-    monkeypatch.setattr(tuned_run, "Resolver", resolver)
+    monkeypatch.setattr(tuned_run, "_resolver", resolver)
     t2i = types.SimpleNamespace(
         load=lambda path, **how: (path, how),
         with_words=lambda model, words: (*model, words),
