@@ -31,14 +31,16 @@ def solved(kernel: Any, old: Any, new: Any, fixed: Any, preserve: float = 1.0, k
         old: embeddings c_i of the tokens that are erased, [n, in].
         new: embeddings d_i of the tokens that replace them, [n, in].
         fixed: embeddings p_j of the tokens that stay, [m, in]; m may be 0.
-        preserve: weight of the p_j, >= 0.
-        keep: weight of the distance to the old kernel, > 0.
+        preserve: weight of the p_j, >= 0 and finite.
+        keep: weight of the distance to the old kernel, > 0 and finite.
 
     Raises:
         ValueError: for weights out of range, or embeddings that do not belong together.
     """
-    if not (preserve >= 0 and keep > 0):
-        raise ValueError(f"preserve = {preserve}, keep = {keep}. Valid: preserve at least 0, and keep above 0")
+    if not (0 <= preserve < np.inf and 0 < keep < np.inf):
+        raise ValueError(
+            f"preserve = {preserve}, keep = {keep}. Valid: preserve at least 0, and keep above 0, both finite"
+        )
     wide = [np.asarray(array, np.float64) for array in (kernel, old, new, fixed)]
     kernel, old, new, fixed = wide
     if old.shape != new.shape or old.shape[-1] != len(kernel) or fixed.shape[-1] != len(kernel):
@@ -69,8 +71,10 @@ def edited(
         preserve, keep: the weights of the kept texts and of the old kernel, as in `solved`.
 
     Raises:
-        ValueError: if the pattern finds no tensor, or one that does not read the text.
+        ValueError: without pairs, for texts that contradict each other, or if the pattern finds no tensor, or one that
+            does not read the text.
     """
+    _check_texts(pairs, kept)
     texts = list(dict.fromkeys([text for pair in pairs for text in pair] + list(kept)))
     states_of_texts = model.kind.prompts.condition(texts, *model.encoders)["text"]
     denoiser = model.kind.denoiser.folder
@@ -99,6 +103,21 @@ def edited(
     params: Mapping[str, Any] = model.params
     changed = jax.tree_util.tree_map_with_path(leaf, computed(model, (denoiser,))[denoiser])
     return model.replaced(params={**params, denoiser: changed})
+
+
+def _check_texts(pairs: Sequence[tuple[str, str]], kept: Sequence[str]) -> None:
+    """Refuses texts that contradict each other, of which least squares would take the mean."""
+    if not pairs:
+        raise ValueError("pairs is empty. Valid: pairs (text to erase, text in its place)")
+    replaced: dict[str, str] = {}
+    for old, new in pairs:
+        if old == new:
+            raise ValueError(f"{old!r} is replaced by itself. Valid: another text in its place, or the text in `kept`")
+        if old in replaced:
+            raise ValueError(f"{old!r} is replaced by {replaced[old]!r} and by {new!r}. Valid: one text in its place")
+        replaced[old] = new
+    if both := next((text for text in kept if text in replaced), None):
+        raise ValueError(f"{both!r} is replaced, and among the texts that stay. Valid: one of the two")
 
 
 def aligned(model: Any, tokens: Mapping[str, np.ndarray], old: str, new: str) -> tuple[np.ndarray, np.ndarray]:

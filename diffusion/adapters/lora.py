@@ -223,7 +223,21 @@ def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
     Args:
         merged: the parameters that `merge` returned.
         kept: the original leaves, which `replaced` returned.
+
+    Raises:
+        ValueError: for a leaf that the parameters lack, or have in another shape.
     """
+    shapes = {path: jnp.shape(leaf) for path, leaf in leaves_of(merged).items()}
+    for path, leaf in kept.items():
+        if path not in shapes:
+            raise ValueError(
+                f"lora.unmerge: the parameters have no {path}. Valid: what `replaced` returned for the same parameters"
+            )
+        if jnp.shape(leaf) != shapes[path]:
+            raise ValueError(
+                f"lora.unmerge: {path} has the shape {jnp.shape(leaf)}, and in the parameters {shapes[path]}. Valid: "
+                "what `replaced` returned for the same parameters"
+            )
     return jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(leaf_name(path), leaf), merged)
 
 

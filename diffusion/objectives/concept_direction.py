@@ -1,5 +1,7 @@
 """Edits of a concept without training pictures: the frozen base's predictions for other prompts are the target."""
 
+import math
+
 import jax
 
 from diffusion.objectives.entry import entry
@@ -40,7 +42,17 @@ def concept_direction(
         density: distribution of t.
         target, neutral, positive, negative: prompts; "" is the empty one.
         scale: factor of the difference.
+
+    Raises:
+        ValueError: for a scale that is not finite, or prompts of which the base already predicts the target.
     """
+    if not math.isfinite(scale):
+        raise ValueError(f"scale = {scale}. Valid: a finite number")
+    if target == neutral and (positive == negative or scale == 0):
+        raise ValueError(
+            f"nothing is learnt: for {target!r} the base already predicts its target, with scale = {scale:g} times the "
+            f"difference of {positive!r} and {negative!r}. Valid: two different prompts, and a scale other than 0"
+        )
 
     @entry(parameterization, entries=None)
     def loss(networks, schedule, keys, batch, step):

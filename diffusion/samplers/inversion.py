@@ -117,14 +117,19 @@ def edict(
         (x, y) at plan.s[-1].
 
     Raises:
-        ValueError: if mix is not in (0, 1], or a time has alpha = 0.
+        ValueError: if mix is not in (0, 1], a time has alpha = 0, or the plan changes direction, as plans that renoise.
     """
     check_schedule(schedule)
     if not 0 < mix <= 1:
         raise ValueError(f"edict: mix = {mix} must be in (0, 1] (0.93 in the paper)")
+    ups = np.asarray(plan.s) > np.asarray(plan.t)
+    if ups.any() and not ups.all():
+        raise ValueError(
+            f"edict: the plan changes direction, at times {plan.grid}. Valid: all decreasing or increasing"
+        )
     _check_alpha("edict", schedule, plan.t)
     _check_alpha("edict", schedule, plan.s)
-    up = bool(np.asarray(plan.s)[0] > np.asarray(plan.t)[0])
+    up = bool(ups.all())
     x, y = (as_float(a) for a in pair)
 
     def step(pair, at):

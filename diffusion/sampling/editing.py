@@ -316,8 +316,15 @@ def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -
         source: labels `[B]` of the sources.
         target: labels `[B]` of the edits.
         depth: number of layers of the network.
-        layers: indices of the layers in which maps are borrowed.
+        layers: indices of the layers in which maps are borrowed, in 0 .. depth - 1.
+
+    Raises:
+        ValueError: for a layer that the network lacks, or another number of edits than of sources.
     """
+    if outside := [layer for layer in layers if layer not in range(depth)]:
+        raise ValueError(f"borrowing: layers = {tuple(layers)} has {outside[0]}. Valid: 0 .. {depth - 1}")
+    if len(source) != len(target):
+        raise ValueError(f"borrowing: {len(source)} sources and {len(target)} targets. Valid: as many of both")
     offset = np.repeat([0, -source.shape[0]], source.shape[0])
     borrow = offset[:, None] * np.isin(np.arange(depth), list(layers))
     return {"label": jnp.concatenate([source, target]), "borrow": jnp.asarray(borrow, jnp.int32)}

@@ -111,6 +111,22 @@ def test_a_layer_that_does_not_read_the_text_is_refused(model):
         erasure.edited(model, [("cat", "dog")], pattern=r"down_blocks.1.attentions.0.\S+attn1\.to_k\.weight$")
 
 
+@pytest.mark.parametrize(
+    "pairs, kept, words",
+    [
+        ([], [], "pairs is empty"),
+        ([("cat", "dog"), ("cat", "fox")], [], "'cat' is replaced by 'dog' and by 'fox'"),
+        ([("cat", "dog"), ("cat", "dog")], [], "'cat' is replaced by 'dog' and by 'dog'"),
+        ([("cat", "cat")], [], "'cat' is replaced by itself"),
+        ([("cat", "dog")], ["fox", "cat"], "'cat' is replaced, and among the texts that stay"),
+    ],
+)
+def test_texts_that_contradict_each_other_are_refused(model, pairs, kept, words):
+    """Least squares would take the mean of them."""
+    with pytest.raises(ValueError, match=words):
+        erasure.edited(model, pairs, kept)
+
+
 @pytest.mark.extended
 def test_a_layer_between_encoder_and_attention_is_passed(tmp_path, monkeypatch):
     """The edit sees what the layer makes of the text."""

@@ -130,3 +130,9 @@ def test_embeddings_that_do_not_belong_to_the_kernel_are_refused(name):
     wrong = {one: (rows, 4 if name in (one, "every one") else size) for one, (rows, size) in shapes.items()}
     with pytest.raises(ValueError, match=r"Valid: kernel \[in, out\], old and new \[n, in\], fixed \[m, in\]"):
         erasure.solved(np.ones((5, 3)), *map(np.ones, wrong.values()))
+
+
+@pytest.mark.parametrize("weights", [{"preserve": np.inf}, {"keep": np.inf}, {"preserve": np.nan}, {"keep": 0.0}])
+def test_weights_out_of_range_are_refused(weights):
+    with pytest.raises(ValueError, match="Valid: preserve at least 0, and keep above 0, both finite"):
+        erasure.solved(np.ones((5, 3)), np.ones((2, 5)), np.zeros((2, 5)), np.ones((3, 5)), **weights)

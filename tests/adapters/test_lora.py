@@ -140,6 +140,14 @@ def test_unmerge_gives_the_parameters_back_bit_for_bit(dtype):
         assert np.asarray(leaf).tobytes() == lora.leaves_of(params)[path].tobytes(), path
 
 
+def test_leaves_of_other_parameters_are_not_put_back():
+    params = {"a": {"kernel": random(4, 6)}, "b": {"kernel": random(4, 5)}}
+    with pytest.raises(ValueError, match=r"lora\.unmerge: the parameters have no c/kernel\. Valid: what `replaced` "):
+        lora.unmerge(params, {"c/kernel": random(4, 6)})
+    with pytest.raises(ValueError, match=r"a/kernel has the shape \(4, 5\), and .* \(4, 6\)"):
+        lora.unmerge(params, {"a/kernel": random(4, 5)})
+
+
 def test_a_sum_of_low_precision_is_rounded_once():
     """Two updates of 3/8 of the distance of bfloat16 numbers each: one by one they would both be lost."""
     params = {"kernel": jnp.ones((1, 1), jnp.bfloat16)}

@@ -66,3 +66,23 @@ def test_a_slider_and_an_erasure_have_the_chosen_strength():
     ):
         losses, by_hand, _ = case(objective)
         np.testing.assert_allclose(losses, by_hand(-3.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda v: objectives.concept_slider(v, UNIFORM, "t", "p", "p"), "the base already predicts its target"),
+        (lambda v: objectives.concept_slider(v, UNIFORM, "t", "p", "m", scale=0.0), "the base already predicts"),
+        (lambda v: objectives.erased_concept(v, UNIFORM, ""), "the base already predicts"),
+        (lambda v: objectives.erased_concept(v, UNIFORM, "c", scale=np.nan), "scale = nan. Valid: a finite number"),
+        (lambda v: objectives.concept_slider(v, UNIFORM, "t", "p", "m", np.inf), "scale = inf. Valid: a finite number"),
+    ],
+)
+def test_a_direction_that_teaches_nothing_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make(parameterizations.velocity())
+
+
+def test_one_prompt_may_take_the_place_of_another_without_a_direction():
+    objectives.concept_direction(parameterizations.velocity(), UNIFORM, "t", "n", "p", "p")
+    objectives.erased_concept(parameterizations.velocity(), UNIFORM, "t", scale=0.0)

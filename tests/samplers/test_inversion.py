@@ -270,6 +270,12 @@ def test_bdia_passes_the_ends_where_alpha_or_sigma_vanish():
     [
         (lambda schedule, x: samplers.edict(None, schedule, (x, x), timesteps.plan([0.5, 0.0]), 0.0), "mix = 0"),
         (lambda schedule, x: samplers.edict(None, schedule, (x, x), timesteps.plan([1.0, 0.0])), "alpha, which is 0"),
+        (
+            lambda schedule, x: samplers.edict(
+                None, schedule, (x, x), timesteps.plan([0.5, 0.2, 0.4, 0.0], [False, True, False])
+            ),
+            "changes direction",
+        ),
         (lambda schedule, x: samplers.bdia(None, schedule, (x, x), [0.5, 0.2, 0.0], 1.5), "gamma = 1.5"),
         (lambda schedule, x: samplers.bdia(None, schedule, (x, x), [0.5, 0.2, 0.3]), "all decreasing"),
         (lambda schedule, x: samplers.bdia(None, schedule, (x, x), [0.5, 0.2]), "at least three"),

@@ -286,6 +286,19 @@ def test_prompt_to_prompt_borrows_maps_at_early_steps_alone():
     np.testing.assert_array_equal(seen[-1], np.tile(borrow * np.array([[1], [0], [1], [0]]), (2, 1)))
 
 
+@pytest.mark.parametrize(
+    "targets, layers, words",
+    [
+        ([3, 4], (0, 3), r"layers = \(0, 3\) has 3\. Valid: 0 \.\. 2"),
+        ([3, 4], (-1,), r"layers = \(-1,\) has -1\. Valid: 0 \.\. 2"),
+        ([3], (0,), r"2 sources and 1 targets\. Valid: as many of both"),
+    ],
+)
+def test_layers_and_edits_that_are_not_there_borrow_nothing(targets, layers, words):
+    with pytest.raises(ValueError, match=words):
+        editing.borrowing(jnp.array([1, 2]), jnp.array(targets), depth=3, layers=layers)
+
+
 def test_a_canvas_is_known_where_its_picture_is():
     """One column on the left and two on the right of 2 x 3 pixels; the channels are as they were."""
     images = jnp.arange(1.0, 13.0).reshape(1, 2, 3, 2)
