@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from diffusion.discrete.bounds import noised
 from diffusion.discrete.categorical import draw
-from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.predictions import Predictor, check_normalised
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler, sample
 from diffusion.discrete.steps import ancestral_law
@@ -55,7 +55,7 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
     mask = jnp.asarray(process.mask)  # `_blocks` refuses processes without a mask
     x_t = jnp.where(block_numbers < chosen, x0, noised(process, noise_keys, x0, t))
     x_t = jnp.where(block_numbers > chosen, mask, x_t)
-    log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
+    log_x0 = jnp.take_along_axis(check_normalised(predict(x_t, t)), x0[..., None], -1)[..., 0]
     errors = jnp.where((x_t == mask) & (block_numbers == chosen), -log_x0, 0.0)
     return number * process.keeping.unmasking_rate(t) * jnp.sum(errors, -1)
 

@@ -11,7 +11,7 @@ from diffusion.arrays.arguments import require_keys
 from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import draw, happens
 from diffusion.discrete.metric_paths import AnyPath
-from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.predictions import Predictor, check_normalised
 from diffusion.discrete.processes import check_symbols, over_positions
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.token_masks import TokenMasks
@@ -75,7 +75,7 @@ def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array
     """
 
     def likelihood(x_t: Array, t: Array, x0: Array) -> Array:
-        return jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
+        return jnp.take_along_axis(check_normalised(predict(x_t, t)), x0[..., None], -1)[..., 0]
 
     return masked_bound_of(likelihood, process, keys, x0, t)
 
@@ -128,7 +128,7 @@ def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0:
     The paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", its GenMD4 bound.
     """
     x_t = noised(process, keys, x0, t)
-    return token_masked_at(process, predict(x_t, t), x_t, x0, t)
+    return token_masked_at(process, check_normalised(predict(x_t, t)), x_t, x0, t)
 
 
 def token_masked_at(process: TokenMasks, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
@@ -170,7 +170,7 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     """
     check_ratios("score_entropy_bound", process)
     x_t = noised(process, keys, x0, t)
-    return score_entropy_at(process, predict(x_t, t), x_t, x0, t)
+    return score_entropy_at(process, check_normalised(predict(x_t, t)), x_t, x0, t)
 
 
 def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
@@ -219,7 +219,7 @@ def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     t, s = (i + 1) / steps, i / steps
     x_t = noised(process, keys, x0, t)
     data = process.posterior(x_t, jax.nn.one_hot(x0, process.size), t, s)
-    model = process.posterior(x_t, jnp.exp(predict(x_t, t)), t, s)
+    model = process.posterior(x_t, jnp.exp(check_normalised(predict(x_t, t))), t, s)
     log_data = jnp.log(jnp.where(data > 0, data, 1.0))
     terms = jnp.where(data > 0, data * (log_data - jnp.log(jnp.maximum(model, TINY))), 0.0)
     return steps * over_positions(terms)

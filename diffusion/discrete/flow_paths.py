@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import require_keys
 from diffusion.arrays.parameters import traced
 from diffusion.discrete.keeping import Keeping
-from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.predictions import Predictor, check_normalised
 from diffusion.discrete.processes import over_positions
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
@@ -68,7 +68,7 @@ def flow_cross_entropy(predict: Predictor, x0: Array, x_t: Array, t: Array) -> A
 
     The paper: Gat et al. 2024, "Discrete Flow Matching".
     """
-    log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)
+    log_x0 = jnp.take_along_axis(check_normalised(predict(x_t, t)), x0[..., None], -1)
     return -over_positions(log_x0)
 
 

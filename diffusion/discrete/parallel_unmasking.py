@@ -11,7 +11,7 @@ from diffusion.arrays.arguments import require_keys
 from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import functions_of, traced
 from diffusion.discrete.categorical import draw
-from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.predictions import Predictor, only_normalised
 from diffusion.discrete.processes import check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
@@ -65,8 +65,9 @@ def until_unmasked(
         keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
-        (int32 `[B, ...]` symbols without masks, -1 where the prediction was NaN, int32 `[B]` number of evaluations that
-        each example needed). The network is evaluated on the whole batch, as often as the slowest example needs.
+        (int32 `[B, ...]` symbols without masks, -1 where the prediction was NaN or its probabilities did not sum to 1,
+        int32 `[B]` number of evaluations that each example needed). The network is evaluated on the whole batch, as
+        often as the slowest example needs.
 
     Raises:
         TypeError: if symbols are not integers.
@@ -83,7 +84,7 @@ def until_unmasked(
         i, x, evaluations = state
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
         going = jnp.ones(len(x))  # no step is the last
-        drawn = draw(step_keys, law(predict, process, x, going, going))
+        drawn = draw(step_keys, law(lambda x, t: only_normalised(predict(x, t)), process, x, going, going))
         return i + 1, jnp.where(x < 0, x, drawn), evaluations + masks(x)
 
     start = (jnp.int32(0), x.astype(jnp.int32), jnp.zeros(len(x), jnp.int32))

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.arrays.arguments import require_network, require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import log_probabilities
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.processes import Process
@@ -19,6 +20,8 @@ Predictor = Callable[[Array, Array], Array]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, the marginal of each position."""
 Reading = Callable[[Any, Array, Array, Array], Array]
 """The meaning of a network's output: (process, output `[B, ..., K]`, x_t, t) -> log p(x_0 | x_t)."""
+
+ROUNDING = 0.1  # largest |log of the sum| of probabilities whose logarithms are rounded to bfloat16
 
 
 def predictor(
@@ -191,6 +194,36 @@ def from_rates(process: AnyProcess, log_rates: Array, x_t: Array, t: Array) -> A
     into = process.rates_into(x_t, t)
     log_ratios = jnp.where(into > 0, log_rates - jnp.log(jnp.where(into > 0, into, 1.0)), -jnp.inf)
     return from_ratios(process, log_ratios, x_t, t)
+
+
+def only_normalised(log_p: Array) -> Array:
+    """The prediction, NaN at every position whose probabilities do not sum to 1, as the exponentials of logits.
+
+    Args:
+        log_p: log p(x_0 | x_t), float `[B, ..., K]`.
+    """
+    total = jax.nn.logsumexp(log_p.astype(jnp.promote_types(log_p.dtype, jnp.float32)), -1, keepdims=True)
+    return jnp.where(jnp.abs(total) <= ROUNDING, log_p, jnp.nan)
+
+
+def check_normalised(log_p: Array) -> Array:
+    """The prediction, whose probabilities must sum to 1 at every position without NaN; traced ones pass.
+
+    Args:
+        log_p: log p(x_0 | x_t), float `[B, ..., K]`.
+
+    Raises:
+        ValueError: if the probabilities of a position have another sum.
+    """
+    if not traced(log_p):
+        wrong = np.asarray(jnp.isnan(only_normalised(log_p)).any(-1) & ~jnp.isnan(log_p).any(-1))
+        if wrong.any():
+            raise ValueError(
+                "the prediction is not log p(x_0 | x_t): the probabilities of a position sum to "
+                f"{float(jnp.exp(log_p[wrong][0]).sum()):g}. Valid: log-probabilities; discrete.predictor(network, "
+                "process, discrete.from_logits) computes them from logits"
+            )
+    return log_p
 
 
 def _check_ratios(name: str, process: AnyPath) -> None:

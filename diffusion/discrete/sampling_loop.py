@@ -14,7 +14,7 @@ from diffusion.arrays.arguments import require, require_keys, require_shape
 from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import AnyPath, MetricPath
-from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.predictions import Predictor, only_normalised
 from diffusion.discrete.processes import Process, check_symbols
 from diffusion.discrete.rate_processes import RateProcess
 from diffusion.discrete.token_masks import TokenMasks
@@ -69,7 +69,8 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
         keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
-        int32 `[B, ...]` symbols at plan.s[-1]; -1 throughout an example that had a NaN in the prediction of a symbol.
+        int32 `[B, ...]` symbols at plan.s[-1]; -1 throughout an example that had a NaN in the prediction of a symbol,
+        or a prediction whose probabilities do not sum to 1, such as logits.
 
     Raises:
         TypeError: if an argument has a wrong type.
@@ -87,7 +88,7 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
     def predict_checked(x_t: Array, t: Array) -> Array:
         log_p = predict(x_t, t)
         require_shape(log_p, (*x_t.shape, process.size), "the prediction, a number for each symbol of the process,")
-        return log_p
+        return only_normalised(log_p)
 
     def step(carry: tuple[Any, Array], i: Array) -> tuple[tuple[Any, Array], None]:
         state, lost = carry

@@ -39,7 +39,7 @@ def test_a_block_sees_those_before_it_alone():
 
     def predict(x, t):
         seen.append(np.asarray(x))
-        return jnp.zeros((*x.shape, 4))
+        return jnp.full((*x.shape, 4), -np.log(4.0))
 
     keys, x0, _ = batch()
     discrete.block_bound(predict, DATA.process, keys[:500], x0[:500], jnp.full(500, 0.5), 1)

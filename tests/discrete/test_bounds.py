@@ -103,3 +103,31 @@ def test_what_is_no_bound_is_refused():
         discrete.discrete_time_bound(data.predictor(), data.process, keys, x0, jnp.zeros(4, int), 0)
     with pytest.raises(ValueError, match="noise needs one key for each example"):
         discrete.noised(data.process, keys[:2], x0, t)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "bound",
+    [
+        discrete.masked_bound,
+        discrete.score_entropy_bound,
+        lambda *arguments: discrete.discrete_time_bound(*arguments[:4], jnp.array([0, 1]), 2),
+        lambda *arguments: discrete.block_bound(*arguments, 3),
+        lambda predict, process, keys, x0, t: discrete.flow_cross_entropy(predict, x0, x0, t),
+    ],
+)
+def test_a_predictor_that_returns_logits_is_refused(bound):
+    process, keys = PROCESSES["absorbing"], jax.random.split(jax.random.key(0), 2)
+    logits = lambda x, t: jnp.zeros((*x.shape, 4))
+    with pytest.raises(ValueError, match=r"probabilities of a position sum to 4\. Valid: .*discrete\.from_logits"):
+        bound(logits, process, keys, jnp.zeros((2, 3), int), jnp.array([0.3, 0.6]))
+
+
+@pytest.mark.extended
+def test_a_predictor_that_returns_logits_is_refused_for_token_masks():
+    process = discrete.token_masks(np.array([1.0, 2.0, 1.0]))
+    logits = lambda x, t: jnp.zeros((*x.shape, process.size))
+    with pytest.raises(ValueError, match=r"probabilities of a position sum to 4\."):
+        discrete.token_masked_bound(
+            logits, process, jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 3), int), jnp.array([0.3])
+        )

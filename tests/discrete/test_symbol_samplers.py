@@ -250,6 +250,29 @@ def test_unmasking_that_ends_by_itself_leaves_symbols_that_are_not_predicted():
     assert int(evaluations[0]) == 2
 
 
+LOGITS = lambda x, t: jnp.tile(jnp.array([0.0, 2.0, 1.0, -9.0]), (*x.shape, 1))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_a_predictor_that_returns_logits_gives_no_symbols(name):
+    process, keys = PROCESSES[name], jax.random.split(jax.random.key(0), 2)
+    logits = lambda x, t: LOGITS(x, t)[..., : process.size]
+    plan, start = timesteps.plan(grid(3)), discrete.prior(process, jax.random.split(jax.random.key(1), 2), (3,))
+    x = discrete.sample(discrete.ancestral(), logits, process, start, plan, keys)
+    np.testing.assert_array_equal(x, -1)
+    rounded = lambda x, t: jax.nn.log_softmax(logits(x, t)).astype(jnp.bfloat16)
+    assert discrete.sample(discrete.ancestral(), rounded, process, start, plan, keys).min() >= 0
+
+
+@pytest.mark.extended
+def test_unmasking_that_ends_by_itself_gives_no_symbols_of_logits():
+    keys = jax.random.split(jax.random.key(0), 1)
+    start = jnp.full((1, 3), 3)
+    x, _ = discrete.until_unmasked(discrete.surest(1), LOGITS, PROCESSES["absorbing"], start, keys)
+    np.testing.assert_array_equal(x, -1)
+
+
 def test_a_law_of_ones_own_is_a_sampler():
     """All masks go at once to the likeliest symbol."""
     process = PROCESSES["absorbing"]
