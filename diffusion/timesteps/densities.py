@@ -13,9 +13,11 @@ from diffusion.arrays.arguments import require_function
 from diffusion.arrays.parameters import functions_of, is_number, traced
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.discrete import MOST_STEPS
+from diffusion.schedules.noise_schedule import check_times
 from diffusion.timesteps.shifts import dimension_shift, shift as shifted
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
+DRAWS = 1024  # of a density, which show a share of 0.5 % outside of the schedule's times all but surely
 LEAST_SHARE = 1e-30  # of a distribution within the range of a schedule; float32 holds quantiles of such shares
 
 
@@ -361,6 +363,24 @@ def per_frame(density: Density, frames: int) -> Density:
         return density.update(state, t.reshape(-1), jnp.repeat(losses, frames))
 
     return Density(density.init, sample, update)
+
+
+def check_density(schedule: NoiseSchedule, density: Density) -> None:
+    """Refuses a density that draws times outside of a schedule's, of which a compiled training step sees no number.
+
+    Args:
+        schedule: the process.
+        density: the density of the training times, in its first state.
+
+    Raises:
+        ValueError: if one of 1,024 draws lies outside of [0, t_max], or is NaN; the message names it.
+    """
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    drawn = density.sample(density.init(), keys, jnp.arange(DRAWS))
+    try:
+        check_times(schedule, drawn[0] if isinstance(drawn, tuple) else drawn)
+    except ValueError as error:
+        raise ValueError(f"the density of training times: {error}. Valid: a density within these times") from error
 
 
 def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], strata: int | None) -> Density:

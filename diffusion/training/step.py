@@ -12,6 +12,7 @@ import optax
 
 from diffusion.arrays.arguments import described
 from diffusion.models.layers import scan
+from diffusion.timesteps.densities import check_density
 from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.gradient_norms import by_block
 from diffusion.training.state import HEALTHY, TrainState
@@ -198,12 +199,15 @@ def make_train_step(
         number of damaged records, where the batch counts them.
 
     Raises:
+        ValueError: if accumulate is below 1, or the density draws times outside of the schedule's.
         TypeError: while tracing, if the objective does not return losses and metrics with "t".
         ValueError: while tracing, if the batch does not divide by `accumulate * shards`, or the objective returns
             statistics that no function of `follow` takes.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate = {accumulate}: must be >= 1.")
+    if density is not None and schedule is not None:
+        check_density(schedule, density)
 
     def summed_loss(params, others, base_params, keys, batch, step, examples):
         trained = {name: functools.partial(head, params[HEADS][name]) for name, head in heads.items()}

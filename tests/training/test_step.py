@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from diffusion import schedules, timesteps
 from diffusion.training.ema import exponential_moving_average
 from diffusion.training.state import SecondPlayer, create
 from diffusion.training.step import loss_by_t, make_train_step, prepare, seeded
@@ -147,6 +148,17 @@ def test_batch_that_does_not_divide_is_refused():
         toys.make_step(accumulate=3)(toys.make_state(), toys.batch(0), KEY)
     with pytest.raises(ValueError, match="accumulate = 0"):
         toys.make_step(accumulate=0)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(("first", "last"), [(0.5, 1.01), (-0.01, 0.5), (0.0, jnp.nan)])
+def test_a_density_beyond_the_times_of_the_schedule_is_refused(first, last):
+    """Few of its draws lie outside; a compiled step sees none of their numbers."""
+    density = timesteps.from_quantile(lambda u: first + (last - first) * u)
+    with pytest.raises(ValueError, match=r"density of training times: t = .* \[0, 1\].* Valid: a density within"):
+        toys.make_step(density=density, schedule=schedules.rectified_flow())
+    inside = timesteps.uniform_density(schedules.rectified_flow())
+    toys.make_step(density=inside, schedule=schedules.rectified_flow())
 
 
 @pytest.mark.parametrize("returned", [lambda: jnp.ones(8), lambda: (jnp.ones(8), {}), lambda: (jnp.ones(8), None)])

@@ -56,8 +56,8 @@ def batch(step, size=16):
 
 
 @functools.cache  # tests share what is compiled
-def make_step(objective=objective, **options):
-    step = make_train_step(objective, apply, None, optimizer(), ema(), **options)
+def make_step(objective=objective, schedule=None, **options):
+    step = make_train_step(objective, apply, schedule, optimizer(), ema(), **options)
     return jax.jit(step, donate_argnums=0)
 
 
