@@ -87,9 +87,10 @@ def run(
 
     def write_batch(batch: text_to_image.Results) -> None:
         for picture, (seed, stored) in zip(batch.pictures, remaining):
-            written.append(pictures.unused(out, str(seed)))
-            pictures.write(written[-1], picture, stored)
-            print(written[-1], flush=True)
+            with pictures.reserved(out, str(seed)) as path:
+                pictures.write(path, picture, stored)
+            written.append(path)
+            print(path, flush=True)
 
     text_to_image.results(loaded if own_steps else flow.stepped(loaded), request, write_batch)
     return written

@@ -1,5 +1,6 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -8,7 +9,7 @@ import pathlib
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -276,10 +277,28 @@ def write_layers(path: str | pathlib.Path, layers: np.ndarray, settings: Mapping
     return paths
 
 
-def unused(folder: pathlib.Path, stem: str) -> pathlib.Path:
-    """A path that no file has yet: stem.png, stem-1.png, .."""
+@contextlib.contextmanager
+def reserved(folder: pathlib.Path, stem: str) -> Iterator[pathlib.Path]:
+    """Yields the path of a new picture, stem.png, stem-1.png, .., which no other process can take.
+
+    The path is an empty file until the picture is written, and is removed if nothing is written.
+    """
     names = itertools.chain([f"{stem}.png"], (f"{stem}-{i}.png" for i in itertools.count(1)))
-    return next(folder / name for name in names if not (folder / name).exists())
+    path = next(folder / name for name in names if _is_new(folder / name))
+    try:
+        yield path
+    finally:
+        if not path.stat().st_size:
+            path.unlink()
+
+
+def _is_new(path: pathlib.Path) -> bool:
+    """Creates an empty file, unless the path exists."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def settings_of(path: str | pathlib.Path) -> dict[str, Any]:

@@ -148,18 +148,18 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
     out.mkdir(parents=True, exist_ok=True)
     paths, shown = [], []
     for i, settings in enumerate(records):
-        path = pictures.unused(out, str(settings["seed"]))
         picture = coloured(frame.pictures[i])
+        with pictures.reserved(out, str(settings["seed"])) as path:
+            if source.clip_rate:
+                sound = None if frame.sounds is None else (frame.sounds[i], frame.sample_rate)
+                rate = request.frame_rate or source.clip_rate
+                shown.append(clips.write_with_row(path, picture, rate, settings, sound)[0])
+            elif picture.ndim == 4:
+                shown += pictures.write_layers(path, picture, settings)
+            else:
+                pictures.write(path, picture, settings)
+                shown.append(path)
         paths.append(path)
-        if source.clip_rate:
-            sound = None if frame.sounds is None else (frame.sounds[i], frame.sample_rate)
-            rate = request.frame_rate or source.clip_rate
-            shown.append(clips.write_with_row(path, picture, rate, settings, sound)[0])
-        elif picture.ndim == 4:
-            shown += pictures.write_layers(path, picture, settings)
-        else:
-            pictures.write(path, picture, settings)
-            shown.append(path)
     yield Made(frame, notes, tuple(map(str, paths)), tuple(map(str, shown)))
 
 

@@ -88,8 +88,8 @@ def main(
 
             def write(batch: jobs.Results) -> None:
                 for i, (done, settings) in enumerate(itertools.islice(remaining, len(batch.pictures))):
-                    path = pictures.unused(target, str(settings["seed"]))
-                    _write(path, batch, i, settings)
+                    with pictures.reserved(target, str(settings["seed"])) as path:
+                        _write(path, batch, i, settings)
                     if signer is not None:
                         signer.sign(path, settings, diffusion.__version__)
                     print(path, flush=True)
@@ -186,9 +186,10 @@ def again(
     request = png.request(settings, Request())
     where: str = settings["model"] if folder is None else str(shipped_models.with_lora(folder)[0])
     results = make(request, settings, where, path, drop_text)
-    target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, results, settings["at"], settings)
+    written_to = pathlib.Path(out) if out else path.parent
+    written_to.mkdir(parents=True, exist_ok=True)
+    with pictures.reserved(written_to, f"{path.stem}_again") as target:
+        _write(target, results, settings["at"], settings)
     print(target, verdict(path, target, settings, jax.devices()[0].device_kind), sep=": ")
     if signer is not None:
         signer.sign(target, settings, diffusion.__version__)

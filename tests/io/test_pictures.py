@@ -85,11 +85,26 @@ def test_what_is_no_picture_is_refused(tmp_path):
         pictures.read(tmp_path / "c.tiff")
 
 
-def test_an_unused_path_is_the_first_that_no_file_has(tmp_path):
-    assert pictures.unused(tmp_path, "a") == tmp_path / "a.png"
+def test_a_new_picture_has_the_first_name_that_no_file_has(tmp_path):
     for name in ("a.png", "a-1.png", "a-3.png"):
-        (tmp_path / name).touch()
-    assert pictures.unused(tmp_path, "a") == tmp_path / "a-2.png"
+        (tmp_path / name).write_text("taken")
+    with pictures.reserved(tmp_path, "a") as path:
+        pictures.write(path, PIXELS, {})
+    assert path == tmp_path / "a-2.png" and (pictures.read(path) == PIXELS).all()
+
+
+def test_two_commands_that_write_into_one_folder_choose_two_names(tmp_path):
+    """Both chose before either had written, and the second wrote over the first one's picture."""
+    with pictures.reserved(tmp_path, "7") as first, pictures.reserved(tmp_path, "7") as second:
+        pictures.write(second, PIXELS, {})
+        pictures.write(first, PIXELS, {})
+    assert [first.name, second.name] == ["7.png", "7-1.png"]
+
+
+def test_a_name_is_free_again_if_its_picture_could_not_be_written(tmp_path):
+    with pytest.raises(OSError, match="full"), pictures.reserved(tmp_path, "a"):
+        raise OSError("full")
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_are_as_long_as_they_may_be_and_no_longer(tmp_path, monkeypatch):

@@ -274,13 +274,6 @@ def test_a_clip_has_the_rate_of_its_model_and_not_of_its_class(flags, tmp_path, 
     assert rates == [24.0]
 
 
-def test_no_file_is_written_over(tmp_path):
-    for expected in ("7.png", "7-1.png", "7-2.png"):
-        path = pictures.unused(tmp_path, "7")
-        assert path.name == expected
-        path.touch()
-
-
 def test_an_interrupted_command_leaves_the_pictures_of_the_batches_that_were_made(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: types.SimpleNamespace())
     monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
