@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import fingerprints, identities
+from diffusion.data.sound.forms import Sound
 from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
 from diffusion.data.sources.spec import DataSpec, Derived, ManyAtOnce, Source, read_many, require_same_classes
 from diffusion.data.sources.streams import Stream
@@ -114,6 +115,10 @@ class Mixture:
         ).tolist()
         self.where = " and ".join(source.where for source in of)
         self.spec: DataSpec = of[0].spec._replace(name=name, size=len(self))
+        if all(getattr(source, "draws", 1) == 1 for source in of):  # metrics take one of a file's draws by its place
+            stated = {fact: [getattr(source, fact, None) for source in of] for fact in MEANING}
+            same = lambda first, *others: all(first == other or _sounds_alike(first, other) for other in others)
+            vars(self).update({fact: values[0] for fact, values in stated.items() if values[0] and same(*values)})
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -179,6 +184,11 @@ class Mixture:
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprints of the sources, and their ends in the mixture."""
         return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}
+
+
+def _sounds_alike(first: Any, second: Any) -> bool:
+    """Whether two values are forms of sound that read examples alike; two equal ones have functions of their own."""
+    return isinstance(first, Sound) and isinstance(second, Sound) and first.reads_alike(second)
 
 
 class Filtered(Derived, ManyAtOnce):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from diffusion.data import identities, pipeline, sources
+from diffusion.data import identities, pipeline, sound, sources
 from diffusion.data.sources.sequences import Records
+from diffusion.io import wav
 from tests.data.sources import stored
 
 
@@ -114,6 +115,31 @@ def test_filtered_records_stand_for_what_those_of_the_source_do():
     assert kept.surface is source.surface and not hasattr(kept, "sound")
     source.draws = 2  # metrics of clouds take every second record, which the filter may have removed
     assert not hasattr(sources.filtered(source, lambda record: True), "surface")
+
+
+def test_mixed_records_stand_for_what_those_of_all_sources_do():
+    """Runs on mixtures of clouds or sounds wrote no files to look at or hear, and their metrics were refused."""
+    clouds = [sources.solid_points(points=8, number=6) for _ in range(2)]
+    assert sources.mixture(clouds).surface is clouds[0].surface
+    clouds[1].draws = 2
+    assert not hasattr(sources.mixture(clouds), "surface")
+    grids = [sources.solid_distances(side=4, number=3), sources.solid_distances(side=4, number=3)]
+    grids[1].surface = clouds[0].surface
+    assert not hasattr(sources.mixture(grids), "surface")
+
+
+def test_mixed_sounds_have_a_form_if_all_read_examples_alike(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        wav.write(tmp_path / name / "0.wav", np.zeros(64, np.float32), 8000)
+    folder = lambda name, **form: sources.wav_folder(
+        str(tmp_path / name), sample_rate=8000, length=64, form=sound.lapped_spectrum(8, **form)
+    )
+    alike = sources.mixture([folder("a"), folder("b")])
+    x = np.random.default_rng(0).standard_normal((2, *alike.spec.shape))
+    np.testing.assert_array_equal(alike.sound.waveform(x), folder("b").sound.waveform(x))
+    for other in ({"gain": 3.0}, {"alternating": True}):
+        assert not hasattr(sources.mixture([folder("a"), folder("b", **other)]), "sound")
 
 
 def test_what_a_source_says_of_its_records_is_said_of_those_that_are_kept():
