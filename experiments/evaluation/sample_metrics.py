@@ -84,12 +84,13 @@ def measure(
             raise unknown("config.evaluate.features", name, feature_names(), "feature")
     train, real = real_splits or (split_of(config, config["data"]["split"]), split_of(config, split))
     shared = held_out.require(config, train, real)
+    classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     if not real.spec.pictures:
         kind = symbol_metrics if real.spec.dtype == "int32" else vector_metrics
-        measured = kind.measure(images, config, train, real, effort.draws, effort.subsets)
+        asked = labels if classes else None
+        measured = kind.measure(images, config, train, real, effort.draws, effort.subsets, asked)
         advance(len(names) + 2)
         return measured | {"trained_on": shared._asdict()}
-    classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     check_samples(images, labels, real.spec.shape, classes)
     if "classifier" in names and not real.spec.num_classes:
         raise ConfigError(

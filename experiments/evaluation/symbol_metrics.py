@@ -15,7 +15,15 @@ HOW = {
 }
 
 
-def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, draws: int, subsets: int) -> dict:
+def measure(
+    samples: np.ndarray,
+    config: Mapping,
+    train: Split,
+    real: Split,
+    draws: int,
+    subsets: int,
+    labels: np.ndarray | None = None,
+) -> dict:
     """Divergences of samples from real sequences; arguments and result as in `vector_metrics.measure`.
 
     Raises:
@@ -37,14 +45,16 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     rng = np.random.default_rng(vector_metrics.SEED)
     flat = lambda x: x.reshape(len(x), -1).astype(np.int64)
     count = min(len(samples), len(train.images), vector_metrics.MOST)
-    chosen, reference = flat(samples[:count]), flat(real.images)
+    first = vector_metrics.rows_of_all_classes(labels, count)
+    chosen, reference = flat(samples[first]), flat(real.images)
     size = int(max(part.max() for part in (samples, train.images, real.images))) + 1
     noise = rng.integers(0, size, chosen.shape)
-    some_subsets = range(min(subsets, vector_metrics.SUBSETS))
-    floors = [flat(train.images[rng.permutation(len(train.images))[:count]]) for _ in some_subsets]
+    number, balanced = min(subsets, vector_metrics.SUBSETS), labels is not None
+    floors = [flat(rows) for rows in vector_metrics.real_subsets(train, count, number, balanced, rng)]
     names = ngrams.NAMES[: chosen.shape[1]]
     distances = {name: _divergence(reference, n, size) for n, name in enumerate(names, 1)}
-    return vector_metrics.compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW)
+    strata = None if labels is None else labels[first]
+    return vector_metrics.compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW, strata)
 
 
 def _divergence(real: np.ndarray, n: int, size: int) -> vector_metrics.Distance:

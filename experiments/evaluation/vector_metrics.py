@@ -1,13 +1,13 @@
 """Metrics of samples other than pictures (points, series, volumes, pytrees), compared with real ones and noise."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from diffusion.data.transforms import to_model
 from diffusion.experiments.evaluation.figures import LOWER
-from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.evaluation.real_images import Split, balanced_order
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import bootstrap, frechet, kernel_distance, pairwise, vector_distances
 from diffusion.recipe import ConfigError
@@ -86,7 +86,15 @@ def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
         )
 
 
-def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, draws: int, subsets: int) -> dict:
+def measure(
+    samples: np.ndarray,
+    config: Mapping,
+    train: Split,
+    real: Split,
+    draws: int,
+    subsets: int,
+    labels: np.ndarray | None = None,
+) -> dict:
     """Distances of samples to real examples.
 
     Args:
@@ -96,6 +104,8 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
         real: the reference.
         draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
         subsets: number of subsets of the floor, at most SUBSETS.
+        labels: the classes of the samples, int [M], of which they and the floor's subsets then hold every one alike;
+            None for a model without classes.
 
     Returns:
         {"distances": {name: {"value", "interval" (or None), "floor": {"mean", "std"}, "noise", "ratio", "how"}},
@@ -120,9 +130,10 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     flat = lambda x: (to_model(x) if x.dtype == np.uint8 else x).reshape(len(x), -1).astype(np.float64)
     some = lambda x, most: x if len(x) <= most else x[np.sort(rng.permutation(len(x))[:most])]
     count = min(len(samples), len(train.images), MOST)
-    chosen, reference = flat(samples[:count]), flat(some(real.images, REFERENCE))
+    first = rows_of_all_classes(labels, count)
+    chosen, reference = flat(samples[first]), flat(some(real.images, REFERENCE))
     noise = reference.mean(0) + reference.std(0) * rng.normal(size=chosen.shape)
-    floors = [flat(train.images[rng.permutation(len(train.images))[:count]]) for _ in range(min(subsets, SUBSETS))]
+    floors = [flat(rows) for rows in real_subsets(train, count, min(subsets, SUBSETS), labels is not None, rng)]
     sigma = vector_distances.median_distance(some(reference, 1000))
     distances = {
         "energy_distance": _kernel(vector_distances.minus_distance, reference),
@@ -131,7 +142,22 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     }
     if min(count, len(reference)) > chosen.shape[1]:  # otherwise a covariance has no inverse, and the fit says nothing
         distances["frechet_distance"] = _frechet(reference)
-    return compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW) | {"sigma": sigma}
+    strata = None if labels is None else labels[first]
+    return compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW, strata) | {"sigma": sigma}
+
+
+def rows_of_all_classes(labels: np.ndarray | None, count: int) -> np.ndarray:
+    """Numbers of `count` rows in which the classes take turns; of the first rows where there are no labels."""
+    return np.arange(count) if labels is None else balanced_order(labels)[:count]
+
+
+def real_subsets(
+    train: Split, count: int, number: int, balanced: bool, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Random training examples for the floor, `number` times `count` of them, of every class alike if `balanced`."""
+    for _ in range(number):
+        shuffled = rng.permutation(len(train.images))
+        yield train.images[shuffled[rows_of_all_classes(train.labels[shuffled] if balanced else None, count)]]
 
 
 def compared(
@@ -143,6 +169,7 @@ def compared(
     draws: int,
     rng: np.random.Generator,
     how: Mapping[str, str],
+    strata: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Each distance of the samples, with its interval, beside the floor and noise: what `measure` returns.
 
@@ -155,6 +182,7 @@ def compared(
         draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
         rng: generator of the resamples.
         how: the definition of each distance, in words.
+        strata: the classes of the samples, int `[N]`, each of which keeps its number in a resample; None for no classes.
     """
     every = np.arange(len(chosen))
     measured = {}
@@ -165,7 +193,7 @@ def compared(
         mean_floor = max(float(np.mean(floor)), float(np.finfo(np.float64).tiny))  # equal examples would give 0
         interval = None
         if draws:
-            values = bootstrap.replicates(distance_of_rows, len(chosen), min(draws, DRAWS), rng)
+            values = bootstrap.replicates(distance_of_rows, len(chosen), min(draws, DRAWS), rng, strata)
             interval = bootstrap.percentile_interval(values, estimate=value)
         measured[name] = {
             "value": value,

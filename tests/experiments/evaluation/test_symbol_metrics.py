@@ -51,6 +51,18 @@ def test_a_resample_has_the_runs_of_its_rows():
         assert distance(np.array(chosen)) == pytest.approx(value), chosen
 
 
+def test_floors_of_a_model_with_classes_hold_every_class_alike():
+    """Symbol c is class c. Half of each subset is the rare class, a quarter of the training and real sequences."""
+    labels = np.array([0, 0, 0, 1] * 6)
+    real = split(labels[:, None])._replace(labels=labels)
+    samples = np.int32([[0], [1]] * 6)
+    found = symbol_metrics.measure(samples, defaults(), real, real, 0, 5, samples[:, 0])["distances"]
+    apart = entropy(3 / 8, 5 / 8) - (1 + entropy(1 / 4, 3 / 4)) / 2
+    figure = found["unigram_divergence"]
+    assert figure["value"] == pytest.approx(apart) and figure["floor"]["mean"] == pytest.approx(apart)
+    assert figure["floor"]["std"] == pytest.approx(0, abs=1e-12)
+
+
 def test_a_symbol_of_the_samples_alone_is_shared_with_nothing():
     """By the real symbols' numbers, below 2, the runs 1 1 and 0 3 would be one."""
     found = measured([[0, 3]] * 4, [[1, 1]] * 4, [[1, 1]] * 4)

@@ -60,12 +60,29 @@ def test_noise_has_the_mean_and_the_deviation_of_each_number():
         assert figure["noise"] < 5 * figure["floor"]["mean"], name
 
 
-def rows_compared(monkeypatch, samples, train, real, subsets=3):
+def rows_compared(monkeypatch, samples, train, real, subsets=3, labels=None):
     """The rows of the samples, of the floor's subsets and of noise whose distances are taken."""
     monkeypatch.setattr(
         vector_metrics, "compared", lambda distances, chosen, floors, noise, *rest: {"rows": (chosen, floors, noise)}
     )
-    return vector_metrics.measure(samples, defaults(), train, real, 0, subsets)["rows"]
+    return vector_metrics.measure(samples, defaults(), train, real, 0, subsets, labels)["rows"]
+
+
+def test_samples_and_floors_of_a_model_with_classes_hold_every_class_alike(monkeypatch):
+    """The training set has one class nine times as often; its subsets were as far from the data as the classes made."""
+    classes = (np.arange(200) % 10 == 0).astype(int)
+    apart = np.linspace(-0.1, 0.1, 200)[:, None]  # equal rows have no bandwidth
+    real = split(classes[:, None] + apart)._replace(labels=classes)
+    asked = np.array([0, 0, 0, 1, 1] * 8)
+    samples = asked[:, None] + apart[:40].astype(np.float32)
+    share = lambda rows: np.round(rows).mean()
+    chosen, floors, _ = rows_compared(monkeypatch, np.float32(samples), real, real, labels=asked)
+    assert share(chosen) == 0.4 and [share(rows) for rows in floors] == [0.5] * 3  # 16 of 40 are all that there are
+    few = split(real.images[:20])._replace(labels=classes[:20])
+    chosen, floors, _ = rows_compared(monkeypatch, np.float32(samples), few, real, labels=asked)
+    assert share(chosen) == 0.5 and [share(rows) for rows in floors] == [0.1] * 3
+    _, floors, _ = rows_compared(monkeypatch, np.float32(samples), real, real)
+    assert max(share(rows) for rows in floors) < 0.4  # of a model without classes
 
 
 def test_each_number_of_the_noise_has_the_mean_and_the_deviation_of_the_real_ones(monkeypatch):
