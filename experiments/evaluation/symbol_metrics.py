@@ -10,7 +10,8 @@ from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import ngrams
 
 HOW = {
-    name: f"Jensen-Shannon divergence in bits of the runs of {n} symbols (Lin 1991); 1 where none is shared"
+    name: f"Jensen-Shannon divergence in bits of the runs of {n} symbols, at all positions together (Lin 1991); 1 "
+    "where none is shared"
     for n, name in enumerate(ngrams.NAMES, 1)
 }
 

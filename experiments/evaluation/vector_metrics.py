@@ -182,7 +182,7 @@ def compared(
         draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
         rng: generator of the resamples.
         how: the definition of each distance, in words.
-        strata: the classes of the samples, int `[N]`, each of which keeps its number in a resample; None for no classes.
+        strata: the classes of the samples, int `[N]`, each of which keeps its number in a resample; None for none.
     """
     every = np.arange(len(chosen))
     measured = {}

@@ -38,6 +38,15 @@ def test_divergences_of_one_and_two_symbols_by_hand():
     assert found["distances"]["unigram_divergence"]["value"] == pytest.approx(one)
 
 
+def test_positions_count_together_and_the_report_says_so():
+    """Columns of categories in another order have the same symbols, but other runs of two."""
+    found = measured([[0, 1]] * 4, [[1, 0]] * 4, [[1, 0]] * 4)["distances"]
+    assert {name: figure["value"] for name, figure in found.items()} == pytest.approx(
+        {"unigram_divergence": 0, "bigram_divergence": 1}
+    )
+    assert all("at all positions together" in figure["how"] for figure in found.values())
+
+
 def test_a_resample_has_the_runs_of_its_rows():
     """Of the rows 01 and 22 the second alone shares no run of two with a real one, the first all."""
     distance = symbol_metrics._divergence(np.array([[0, 1, 0]]), 2, 3)(np.array([[0, 1, 0], [2, 2, 2], [1, 1, 2]]))
