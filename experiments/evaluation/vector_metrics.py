@@ -64,6 +64,7 @@ HOW = {  # what each figure measures; all are squared distances
     "sliced_wasserstein": f"squared 2-Wasserstein distance along {DIRECTIONS} directions (Bonneel et al. 2015)",
     "frechet_distance": "of Gaussian fits to the numbers as they are: sees means and covariances alone",
 }
+MASKED = "; masked numbers count as 0, and every example has its own mask, also where two are compared"
 FIGURES = tuple(f"{name}{suffix}" for name in vector_distances.NAMES for suffix in ("", "_over_floor"))
 
 
@@ -143,7 +144,8 @@ def measure(
     if min(count, len(reference)) > chosen.shape[1]:  # otherwise a covariance has no inverse, and the fit says nothing
         distances["frechet_distance"] = _frechet(reference)
     strata = None if labels is None else labels[first]
-    return compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW, strata) | {"sigma": sigma}
+    how = HOW if real.conditions is None else {name: f"{text}{MASKED}" for name, text in HOW.items()}
+    return compared(distances, chosen, floors, noise, len(reference), draws, rng, how, strata) | {"sigma": sigma}
 
 
 def rows_of_all_classes(labels: np.ndarray | None, count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from diffusion.data import series_masks, sources
 from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train as training
 from diffusion.experiments.evaluation import figures, model_metrics, real_images, vector_metrics
@@ -66,6 +67,14 @@ def rows_compared(monkeypatch, samples, train, real, subsets=3, labels=None):
         vector_metrics, "compared", lambda distances, chosen, floors, noise, *rest: {"rows": (chosen, floors, noise)}
     )
     return vector_metrics.measure(samples, defaults(), train, real, 0, subsets, labels)["rows"]
+
+
+def test_distances_of_partly_given_series_say_that_each_has_its_own_mask():
+    real = sources.gaussian_series("test", length=4, number=30, hide=series_masks.forecast(horizon=2))
+    rows = real_images._read(real, "stop", ())
+    found = vector_metrics.measure(rows.images[:10], defaults(), rows, rows, 0, 2)["distances"]
+    assert all(figure["how"].endswith("also where two are compared") for figure in found.values())
+    assert not any("mask" in figure["how"] for figure in measured(normals(3))["distances"].values())
 
 
 def test_samples_and_floors_of_a_model_with_classes_hold_every_class_alike(monkeypatch):
