@@ -163,7 +163,8 @@ def scored(scorer: Scorer, sets: Sequence[Competitor], batch_size: int = 32) -> 
             here = ours["score"][[i for i, _, _ in met]]
             there = theirs["score"][[j for _, j, _ in met]]
             prompts = [prompt for _, _, prompt in met]
-            pair = {"first": first.name, "second": second.name, "higher": clustered.share([*(here > there)], prompts)}
+            higher = (here > there) + 0.5 * (here == there)
+            pair = {"first": first.name, "second": second.name, "higher": clustered.share(higher, prompts)}
             if scorer.choice is not None:
                 chosen = preferred(scorer.choice * here, scorer.choice * there)
                 pair["preferred"] = clustered.figure(chosen, prompts)

@@ -95,6 +95,22 @@ def test_a_share_counts_the_pictures_of_a_prompt_as_they_agree():
     assert unlike["interval"] == pytest.approx(bootstrap.wilson_interval(5, 8))
 
 
+def test_a_tie_counts_half_for_either_set(tmp_path):
+    """A tie counted for the second set alone: two equal sets had 0 and 100 %."""
+    values = lambda seen, prompts: {"score": np.array([picture[0, 0, 0] > 127 for picture in seen], float)}
+    scorer = Scorer(values, {"score": "made"}, {}, choice=None, compiled=False)
+    sets = []
+    for name, grey in (("a", (0, 255, 255, 0)), ("b", (0, 255, 0, 0))):
+        (tmp_path / name).mkdir()
+        for i, level in enumerate(grey):
+            pictures.write(tmp_path / name / f"{i}.png", np.full((2, 2, 3), level, np.uint8), {"prompt": str(i)})
+        sets.append(prompt_scores.opened(str(tmp_path / name), None))
+    (pair,) = prompt_scores.scored(scorer, sets)[0]["pairs"]
+    assert pair["higher"]["share"] == (1 + 3 / 2) / 4
+    (pair,) = prompt_scores.scored(scorer, sets[::-1])[0]["pairs"]
+    assert pair["higher"]["share"] == (3 / 2) / 4
+
+
 def test_the_pictures_of_a_prompt_are_one_draw(tmp_path, monkeypatch):
     """Four pictures of each of two prompts, alike within a prompt, have the error of two draws."""
     reported = []

@@ -60,7 +60,7 @@ def mean_of_means(parts: Sequence[Mean]) -> Mean:
     return Mean(value, error, sum(part.samples for part in parts), sum(part.prompts for part in parts))
 
 
-def share(right: Sequence[bool] | np.ndarray, prompts: Sequence[Hashable] | np.ndarray) -> dict[str, Any]:
+def share(right: Sequence[float] | np.ndarray, prompts: Sequence[Hashable] | np.ndarray) -> dict[str, Any]:
     """The share of True, with Wilson's interval for as many independent pictures as have its standard error.
 
     With p the share and s the standard error of `mean` over P prompts, these are n = P / (P - 1) p (1 - p) / s^2, at
@@ -68,7 +68,7 @@ def share(right: Sequence[bool] | np.ndarray, prompts: Sequence[Hashable] | np.n
     all are True, n = P.
 
     Args:
-        right: whether each picture is right, `[N]`, N >= 1.
+        right: whether each picture is right, `[N]`, N >= 1; 1/2 for a tie of two pictures, which is half right.
         prompts: the prompt of each picture, `[N]`; pictures of one prompt belong together.
 
     Returns:
