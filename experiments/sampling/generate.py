@@ -151,7 +151,10 @@ def _measured_records(recipe: Recipe) -> Sequence[Any]:
     measured = recipe.sampling.measured
     if measured is None or measured.from_file:
         return ()
-    source = data.source(recipe.config, measured.pictures)
+    try:
+        source = data.source(recipe.config, measured.pictures)
+    except ConfigError as error:
+        raise ConfigError(f"config.sample.measurement.pictures = {measured.pictures!r}: {error}") from error
     return pipeline.fetch(source, np.arange(min(recipe.config.sample.number, len(source))))
 
 

@@ -342,6 +342,9 @@ def test_a_measured_picture_of_the_data_keeps_its_class(tmp_path):
     recipe = checks.validate(config).at(SHAPE)
     np.testing.assert_array_equal(generate.conditions_of(recipe, 12), [records[i]["label"] for i in range(12)])
     np.save(tmp_path / "seen.npy", np.zeros((1, *SHAPE), np.uint8))
+    config.sample.measurement.pictures = "tset"
+    with pytest.raises(ConfigError, match=r"^config\.sample\.measurement\.pictures = 'tset': .* no split 'tset'"):
+        generate.conditions_of(checks.validate(config).at(SHAPE), 5)
     config.sample.measurement.pictures = str(tmp_path / "seen.npy")  # nothing is known of their classes
     recipe = checks.validate(config).at(SHAPE)
     np.testing.assert_array_equal(generate.conditions_of(recipe, 12), [*range(10), 0, 1])
