@@ -278,6 +278,11 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in names:
         if name in model_metrics.REMOVED:
             raise ConfigError(f"--metrics={name} is no longer valid: {model_metrics.REMOVED[name]}.")
+        if name not in valid and name.removesuffix(figures.FLOOR) in sample_metrics.figure_names():
+            raise ConfigError(
+                f"--metrics={name}: a run's samples are measured by it without --metrics, in the features that "
+                f"config.evaluate.features names. Valid: no --metrics here, and --figures={name} in compare and sweep."
+            )
         if name not in valid:
             raise ConfigError(
                 f"{unknown('--metrics', name, valid, 'metric')} To add one of your own: --extend=FILE, see "

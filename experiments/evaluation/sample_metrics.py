@@ -9,7 +9,16 @@ from diffusion.experiments.evaluation import figures, held_out, symbol_metrics, 
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.io import limits
-from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
+from diffusion.metrics import (
+    bootstrap,
+    classifier,
+    frechet,
+    image_sets,
+    neighbours,
+    ngrams,
+    references,
+    vector_distances,
+)
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, names as feature_names, rows
 from diffusion.recipe import ConfigError, unknown
 from diffusion.training.runtime import progress
@@ -116,6 +125,12 @@ def measure(
         "count": count,
         "trained_on": shared._asdict(),
     }
+
+
+def figure_names() -> tuple[str, ...]:
+    """The figures that `measure` can compute; a distance has another figure with the suffix of `figures.FLOOR`."""
+    distances = (*(f"fd_{name}" for name in feature_names()), *vector_distances.NAMES, *ngrams.NAMES)
+    return ("asked_class", *distances)
 
 
 def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:

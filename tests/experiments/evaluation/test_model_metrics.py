@@ -259,6 +259,8 @@ def test_bits_per_dim_of_padded_sets_are_those_of_what_is_real(monkeypatch):
     [
         (["cas", "bdp"], "'bdp'. Did you mean 'bpd'"),
         (["fid", "cas"], "fid is measured in the features of Inception or of an encoder"),
+        (["fd_pixels"], r"--metrics=fd_pixels: .*config\.evaluate\.features.* --figures=fd_pixels in compare"),
+        (["cas", "energy_distance_over_floor"], "--figures=energy_distance_over_floor in compare and sweep"),
     ],
 )
 def test_names_of_figures_are_checked(names, words, monkeypatch):
