@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io import files
@@ -32,6 +33,9 @@ def write(
         layout: layout of their names.
         params: our parameters.
         dtype: dtype of the arrays.
+
+    Raises:
+        ValueError: for a number that is not finite in the dtype.
     """
     leaves = leaves_of(params)
     table = rows_of(family, module, layout)
@@ -47,7 +51,20 @@ def write(
             continue
         parts = sorted(by_name[name], key=lambda row: row.rows or (0, 0))
         arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours])[row.at]) for row in parts]
-        yield name, (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
+        yield name, _cast(name, arrays[0] if len(arrays) == 1 else np.concatenate(arrays), dtype)
+
+
+def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """An array in a dtype, all of whose numbers the dtype holds: readers refuse a file with an infinite one."""
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if not tensor_files.is_finite(cast):
+        lost = array[~np.isfinite(cast.astype(np.float32))]
+        raise ValueError(
+            f"{name} holds {float(lost[0]):g}. Valid: finite numbers of at most {float(jnp.finfo(dtype).max):g} in "
+            f"{dtype}"
+        )
+    return cast
 
 
 def save(
@@ -73,7 +90,8 @@ def save(
 
     Raises:
         FileExistsError: if the folder holds a network.
-        ValueError: for a module that no family, or not this one, describes.
+        ValueError: for a module that no family, or not this one, describes, or a number that is not finite in the
+            dtype, such as 1e5 in float16.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
     known = families.find(family) if family else families.family_of(module)

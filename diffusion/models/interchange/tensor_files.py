@@ -98,7 +98,7 @@ class Tensors(NamedTuple):
         Raises:
             limits.Refused: naming the file and the tensor.
         """
-        if not _is_finite(array):
+        if not is_finite(array):
             raise limits.Refused(
                 f"{self.places[name]}: {self.names[name]} holds NaN or an infinite number: the file is damaged, or the "
                 "training that wrote it had diverged."
@@ -117,7 +117,7 @@ class Tensors(NamedTuple):
         return self._replace(places=keep(self.places), names=keep(self.names), shapes=keep(self.shapes))
 
 
-def _is_finite(array: np.ndarray) -> bool:
+def is_finite(array: np.ndarray) -> bool:
     """Whether an array holds neither NaN nor infinity: the bits of magnitudes are ordered as the magnitudes are."""
     if array.size == 0 or not jnp.issubdtype(array.dtype, np.floating):
         return True

@@ -544,6 +544,24 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path, kind):
             tensor_files.open_tensors(tmp_path / "wrong.safetensors").read("a.weight")
 
 
+@pytest.mark.parametrize("dtype, number, words", [
+    ("float16", 65504, None), ("float16", -65520, r"layers\.0\.weight holds -65520\. Valid: .* 65504 in float16"),
+    ("bfloat16", 65520, None), ("float32", np.nan, r"layers\.0\.weight holds nan\. Valid: finite numbers"),
+    ("bfloat16", np.inf, r"layers\.0\.weight holds inf\. "),
+])  # fmt: skip
+def test_a_number_that_a_file_cannot_hold_is_not_written(tmp_path, dtype, number, words):
+    """It would be infinite in the file, which no reader takes."""
+    module, params = interchange.load(folder(tmp_path / "theirs"))
+    params = {**params, "a": {**params["a"], "kernel": params["a"]["kernel"].at[2, 1].set(number)}}
+    if words is None:
+        interchange.save(tmp_path / "ours", module, params, dtype=dtype)
+        assert float(interchange.load(tmp_path / "ours")[1]["a"]["kernel"][2, 1]) == pytest.approx(number, rel=2**-8)
+        return
+    with pytest.raises(ValueError, match=words):
+        interchange.save(tmp_path / "ours", module, params, dtype=dtype)
+    assert not (tmp_path / "ours" / FILE).exists()
+
+
 def test_a_scale_that_is_not_finite_is_refused(tmp_path):
     tensors = {"a.weight": np.ones((2, 3), np.int8), "a.scale_weight": np.asarray([np.inf], np.float32)}
     save_file(tensors, tmp_path / "a.safetensors")
