@@ -127,6 +127,7 @@ def _chosen_model(
     request = prompt_flags.request()
     source = {"dtype": DTYPE.value, "loras": lora | model_flags.loras()}
     source |= {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
+    _check_attached(request, source["attachments"])
     if run is not None and base:
         if QUANTISED.value == STORED:
             raise ConfigError(f"--quantised={STORED} is only for --model=FOLDER. Valid for a run: {', '.join(KINDS)}.")
@@ -136,8 +137,38 @@ def _chosen_model(
         settings, made_by = tuned_run.settings_of(run), {"workdir": str(run), "step": step}
     else:
         model = text_to_image.load(folder, **source, quantised=QUANTISED.value == STORED, drop_text=DROP_TEXT.value)
+    if source["embeddings"]:
+        _check_words(request, dict(zip(reversed(source["embeddings"]), reversed(model.words))))
     origin = png.model(folder, **source, quantised=QUANTISED.value) | made_by
     return model, request.completed(settings), origin
+
+
+def _check_attached(request: Request, attachments: Mapping[str, str]) -> None:
+    """Refuses an attachment that no control of the request names."""
+    used = {control.attachment for control in request.controls}
+    for name, path in attachments.items():
+        if name not in used:
+            raise ConfigError(
+                f"--attach={name}={path} has no effect: no control names {name!r}. Valid: --controls={name}:PICTURE, "
+                "or no such --attach."
+            )
+
+
+def _check_words(request: Request, words: Mapping[str, str]) -> None:
+    """Refuses a file of a word that no prompt of the request has.
+
+    Args:
+        request: the request.
+        words: {file: its word in prompts}.
+    """
+    prompts = [*request.prompts, request.negative or "", *(region.prompt for region in request.regions)]
+    for path, word in words.items():
+        if not any(word.lower() in prompt.lower() for prompt in prompts):
+            given = model_flags.embeddings()[path]
+            raise ConfigError(
+                f"--embedding={path}{f':{given}' if given else ''} has no effect: no prompt has {word!r}. Valid: the "
+                "word in --prompt, --negative or --regions, or no such --embedding."
+            )
 
 
 def _check_flags_of_again() -> None:

@@ -200,6 +200,28 @@ def test_a_file_of_a_word_stands_once(flags):
         model_flags.embeddings()
 
 
+def test_an_attachment_that_no_control_names_is_refused(flags):
+    """The pictures would be those of the model alone."""
+    flags.prompt, flags.model = "a cat", "drawings"
+    flags.attach, flags.controls = ["edges=folder", "look=file"], ["edges:a.png"]
+    with pytest.raises(ConfigError, match=r"--attach=look=file has no effect: .* Valid: --controls=look:PICTURE"):
+        from_prompt.main(None)
+
+
+def test_a_word_that_no_prompt_has_is_refused(flags, monkeypatch):
+    """It may stand in the negative prompt or in a region's, in small letters or capitals."""
+    made = types.SimpleNamespace(words=("<taught>", "<Cat>", "<dog>", "<bad>"))
+    monkeypatch.setattr(text_to_image, "load", lambda folder, **how: made)
+    flags.model = "drawings"
+    flags.embedding = ["a.safetensors", "b.safetensors:<dog>", "c.safetensors"]
+    flags.negative = "a <bad> picture"
+    flags.prompt, flags.regions = "a <cat>", ["a dog:0,0,0.5,1"]
+    with pytest.raises(ConfigError, match=r"--embedding=b\.safetensors:<dog> has no effect: no prompt has '<dog>'\. "):
+        from_prompt.main(None)
+    flags.regions = ["a <dog>:0,0,0.5,1"]
+    assert from_prompt._chosen_model("drawings", None, None)[0] is made
+
+
 @pytest.mark.parametrize("about", [{}, {"format": 2}, {"format": png.FORMAT, "prompt": "a cat"}])
 def test_a_picture_without_all_its_settings_is_not_made_again(tmp_path, about):
     pictures.write(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), about)
@@ -299,7 +321,7 @@ def test_an_interrupted_command_leaves_the_pictures_of_the_batches_that_were_mad
 def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags, tmp_path, monkeypatch, capsys):
     """Of a model, and of a run that tunes one: the settings of each picture, its name, and who signs it."""
     calls, signed = [], []
-    model = types.SimpleNamespace(kind=types.SimpleNamespace(video=None))
+    model = types.SimpleNamespace(kind=types.SimpleNamespace(video=None), words=("<cat>",))
     made = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2)]
     monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: calls.append((rest, how)) or model)
     monkeypatch.setattr(text_to_image, "with_quantised", lambda model, kind: (model, "half as large"))
@@ -319,8 +341,9 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
     monkeypatch.setattr(png, "records", records)
     monkeypatch.setattr(pictures, "write", lambda path, picture, about: calls.append((path.name, picture, about)))
     signer = types.SimpleNamespace(sign=lambda path, about, version: signed.append((path.name, about["seed"])))
-    flags.prompt, flags.seed, flags.n, flags.model = "a cat", 5, 2, "FOLDER"
+    flags.prompt, flags.seed, flags.n, flags.model = "a <cat>", 5, 2, "FOLDER"
     flags.lora, flags.embedding, flags.attach = ["a.st:0.5"], ["b.st:<cat>"], ["edges=control"]
+    flags.controls = ["edges:house.png"]
     source = {"dtype": "float32", "loras": {"a.st": 0.5}, "embeddings": {"b.st": "<cat>"}}
     source |= {"attachments": {"edges": "control"}}
 
