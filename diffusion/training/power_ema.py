@@ -132,6 +132,24 @@ def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float,
     return weights / weights.sum()
 
 
+def distance(steps: ArrayLike, sigma_rels: ArrayLike, step: float, sigma_rel: float, weights: ArrayLike) -> float:
+    """Returns the L2 distance of the combined profile of stored averages to a target, as a share of the target's norm.
+
+    Of few averages, no combination comes close to a width that is not theirs.
+
+    Args:
+        steps, sigma_rels, step, sigma_rel: the stored averages and the target, as in `reconstruction_weights`.
+        weights: the weight of each stored average, [K].
+    """
+    steps, sigma_rels = np.broadcast_arrays(np.asarray(steps, np.float64), np.asarray(sigma_rels, np.float64))
+    gammas = np.array([gamma(value) for value in sigma_rels])
+    weights, end, target = np.asarray(weights, np.float64), float(step), gamma(sigma_rel)
+    norm = _inner(end, target, end, target)
+    stored = weights @ _inner(steps[:, None], gammas[:, None], steps, gammas) @ weights
+    square = (stored - 2 * weights @ _inner(steps, gammas, end, target) + norm) / norm
+    return float(np.sqrt(max(square, 0.0)))
+
+
 def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
     """Returns the weighted sum of pytrees, in float64 on the host; a leaf that is not floating is the last pytree's.
 

@@ -1,11 +1,14 @@
 """Moving averages of any width, computed after training from the averages in a run's checkpoints."""
 
 import pathlib
+import warnings
 from typing import Any
 
 from diffusion.recipe import ConfigError
 from diffusion.training import power_ema
 from diffusion.training.checkpointing import checkpoints
+
+FAR = 0.1  # a distance of profiles from which on an average is another one than was requested
 
 
 def post_hoc(
@@ -21,7 +24,8 @@ def post_hoc(
             to it come closer to the profile.
 
     Returns:
-        (the parameters, the step at which the average ends, a record of how it was made).
+        (the parameters, the step at which the average ends, a record of how it was made). The record's "distance" is
+        that of the profile, as a share of the wanted one's norm; a warning states it if it is above FAR.
 
     Raises:
         ConfigError: if the run tracks no power function, or the width is out of range.
@@ -42,7 +46,15 @@ def post_hoc(
         weights = power_ema.reconstruction_weights(steps, tracked, step, width)
     except ValueError as error:
         raise ConfigError(f"--average = {width}: {error}") from error
+    distance = power_ema.distance(steps, tracked, step, width, weights)
+    if distance > FAR:
+        warnings.warn(
+            f"--average = {width}: the profile from {len(steps)} checkpoints differs by {100 * distance:.0f} % of its "
+            "norm from that width. More checkpoints come closer: train with config.checkpoint.keep_every",
+            stacklevel=2,
+        )
     averages = [checkpoints.load_ema(folder, saved_step)[0] for saved_step in steps]
     rounded = [float(f"{w:.6g}") for w in weights]
     description = {"average": width, "tracked": tracked, "of_steps": steps, "weights": rounded}
+    description["distance"] = float(f"{distance:.3g}")
     return power_ema.reconstruct(averages, weights), step, description

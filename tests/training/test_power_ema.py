@@ -7,6 +7,7 @@ import pytest
 import scipy.integrate
 
 from diffusion.training.power_ema import (
+    distance,
     gamma,
     moving_average,
     power_function,
@@ -110,6 +111,18 @@ def test_weights_are_the_least_squares_fit_of_the_profile(step, sigma_rel):
     np.testing.assert_allclose(
         reconstruction_weights(STEPS, WIDTHS, step, sigma_rel), expected / expected.sum(), atol=2e-3
     )
+
+
+@pytest.mark.parametrize("steps, widths", [([64], 0.05), ([64], 0.07), ([48, 64], [0.05, 0.1])])
+def test_the_distance_is_that_of_the_profiles_by_quadrature(steps, widths):
+    """Of one stored average no weight can make another: its distance says so."""
+    tau = (np.arange(640_000) + 0.5) / 10_000
+    profile = lambda t, s: np.where(tau < t, (gamma(s) + 1) * (tau / t) ** gamma(s) / t, 0)
+    weights = reconstruction_weights(steps, widths, 64, 0.07)
+    combined = sum(w * profile(t, s) for w, t, s in zip(weights, steps, np.broadcast_to(widths, len(steps))))
+    wanted = profile(64, 0.07)
+    expected = np.sqrt(np.sum((combined - wanted) ** 2) / np.sum(wanted**2))
+    np.testing.assert_allclose(distance(steps, widths, 64, 0.07, weights), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("step, sigma_rel", [(64, 0.07), (64, 0.15), (40, 0.08)])

@@ -41,6 +41,17 @@ def test_any_width_comes_from_the_kept_averages(run, step, width, tolerance):
     np.testing.assert_allclose(params["w"], mean_of_line(end, width), rtol=tolerance)
 
 
+def test_an_average_far_from_the_requested_one_is_said(run, monkeypatch):
+    """One checkpoint has one average, whatever the width; many come close, without a word."""
+    assert averages.post_hoc("run", 0.05, 0.07)[2]["distance"] < 0.1
+    monkeypatch.setattr(averages.checkpoints, "steps", lambda folder: KEPT[-1:])
+    assert averages.post_hoc("run", 0.05, 0.05)[2]["distance"] == 0
+    words = r"--average = 0\.1: the profile from 1 checkpoints differs by 69 % .*config\.checkpoint\.keep_every"
+    with pytest.warns(UserWarning, match=words):
+        _, _, description = averages.post_hoc("run", 0.05, 0.1)
+    assert description["distance"] == pytest.approx(0.69, abs=5e-3)
+
+
 def test_what_cannot_be_made_is_refused_in_words(run, monkeypatch):
     with pytest.raises(ConfigError, match=r"sigma_rel=0\.05"):
         averages.post_hoc("run", 0.0, 0.1)
