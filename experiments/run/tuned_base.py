@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion.experiments.run.players import BASE
 from diffusion.experiments.run.program import Program
+from diffusion.experiments.sampling import base_weights
 from diffusion.io.leaf_names import leaves_of
 from diffusion.recipe import ConfigError
 from diffusion.recipe.base import NULL, TunedNetwork
@@ -93,7 +94,7 @@ def describe_leaves(weights: Mapping[str, Any]) -> dict[str, str]:
     """The shape, the type and a checksum of each leaf, by its name."""
     sums = checksums.checksums(dict(weights))
     leaves = leaves_of(dict(weights))
-    return {name: f"{leaves[name].shape} {leaves[name].dtype} {sums[name]}" for name in sorted(sums)}
+    return {name: base_weights.entry(leaves[name], sums[name]) for name in sorted(sums)}
 
 
 def describe_base(tuned: TunedNetwork, weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from diffusion import text_to_image
 from diffusion.experiments.evaluation import model_card
+from diffusion.experiments.sampling import tuned_run
 from diffusion.io import files, opener
 from diffusion.recipe import ConfigError
 from diffusion.recipe.parts import Resolver
@@ -50,6 +51,7 @@ def write(
     Raises:
         ConfigError: for a run without a base.
         FileExistsError: if `out` exists.
+        WorkdirError: if a whole model is written and the base's folder holds other weights than the run has tuned.
         CheckpointError: if the checkpoint's description is damaged.
     """
     if out is not None:
@@ -73,7 +75,9 @@ def write(
         model_card.write(new, card, before=folder)
         written = tuned.tuning.write(new, weights, metadata)
         if tuned.tuning.replaces:
-            model = tuned.tuning.attach(text_to_image.load(base["path"]), weights)
+            loaded = text_to_image.load(base["path"])
+            tuned_run.require_same_base(loaded, base["path"], workdir, step)
+            model = tuned.tuning.attach(loaded, weights)
             base_folder = pathlib.Path(base["path"]).expanduser()
             for part in tuned.tuning.replaces:
                 network = model.modules[part], model.params[part]

@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import base_weights
 from diffusion.objectives import Jumps
 from diffusion.recipe.class_folders import folder_of
 from diffusion.training.checkpointing import checkpoints
@@ -56,7 +57,8 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
         (the model, the step).
 
     Raises:
-        WorkdirError, CheckpointError: if the folder holds no run, or no sound checkpoint.
+        WorkdirError, CheckpointError: if the folder holds no run, or no sound checkpoint, or if the base's folder holds
+            other weights than the run has tuned.
         FileNotFoundError, Refusal, Mismatch: as `text_to_image.load`.
     """
     config: Mapping[str, Any] = workdir.read_config(run)
@@ -66,8 +68,32 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
     weights, step = checkpoints.load_ema(run, step)
     # Additions come after what was taught, which may be the whole denoiser.
     added = {name: how.pop(name, None) for name in ("embeddings", "loras", "attachments")}
-    model = text_to_image.load(str(folder_of(config["base"]["path"])), **how)
+    base = str(folder_of(config["base"]["path"]))
+    model = text_to_image.load(base, **how)
+    require_same_base(model, base, run, step)
     model = tuned.tuning.attach(model, weights)
     model = text_to_image.with_words(model, added["embeddings"]) if added["embeddings"] else model
     model = text_to_image.with_loras(model, added["loras"]) if added["loras"] else model
     return text_to_image.with_attachments(model, added["attachments"]) if added["attachments"] else model, step
+
+
+def require_same_base(model: text_to_image.TextToImage, folder: str, run: str | pathlib.Path, step: int) -> None:
+    """Refuses a base with other weights than a run has tuned.
+
+    Args:
+        model: the base as it was loaded, before anything is added.
+        folder: the folder that it was loaded from.
+        run: the run folder.
+        step: the step of the checkpoint that records the weights.
+
+    Raises:
+        WorkdirError: naming the first leaf that differs.
+        CheckpointError: if the checkpoint's description is damaged.
+    """
+    before = checkpoints.read_about(run, step)["base"]
+    changed = base_weights.first_changed(model.params, before["leaves"], model.dtype != "float32")
+    if changed is not None:
+        raise workdir.WorkdirError(
+            f"{folder} holds another model than {run} has tuned (from {before['path']}): {changed} differs. Valid: the "
+            "same weights."
+        )

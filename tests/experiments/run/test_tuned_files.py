@@ -40,6 +40,8 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(tuned_files.model_card, "build_run_card", card)
     monkeypatch.setattr(tuned_files.model_card, "write", lambda folder, card, before: calls.append((*card, before)))
     monkeypatch.setattr(tuned_files.text_to_image, "load", lambda path: f"model of {path}")
+    same = lambda model, folder, workdir, step: calls.append(("same", model, folder, step))
+    monkeypatch.setattr(tuned_files.tuned_run, "require_same_base", same)
     save = lambda new, base, part, module, params, metadata: calls.append(("save", part, module, params, base))
     monkeypatch.setattr(tuned_files.model_folder, "save", save)
     complete = lambda new, base, name, metadata: calls.append(("complete", name, base, metadata["base_sha256"]))
@@ -81,6 +83,7 @@ def test_parts_that_are_replaced_become_a_folder_of_a_model(run):
     assert tuned_files.write(CONFIG, folder / "run", "average", 7, folder / "out") == [folder / "out"]
     base = folder / "pixart"
     assert calls[2:] == [
+        ("same", f"model of {base}", str(base), 7),
         ("attach", f"model of {base}", "average"),
         ("save", "transformer", "module", "tuned", base),
         ("complete", "A pipeline", base, "of step 7"),

@@ -172,6 +172,11 @@ def test_a_run_goes_on_bit_for_bit_and_refuses_another_base(trained, tmp_path):
     save_file(tensors, file)
     with pytest.raises(ConfigError, match=r"config\.base\.path = .*/base' holds another model.*: transformer/.*bias"):
         tuned_base.restored(made, state, about["base"])
+    model = text_to_image.load(base)
+    with pytest.raises(workdir.WorkdirError, match=r"/base holds another model than .*: transformer/.*bias differs"):
+        tuned_run.require_same_base(model, str(base), again, 1)
+    for dtype in ("float32", "bfloat16"):
+        tuned_run.require_same_base(text_to_image.load(config.base.path, dtype=dtype), "A", again, 1)
     assert train.run(config, again) == 0
     written = again / "tuning" / "pytorch_lora_weights.safetensors"
     before = load_file(written)
@@ -352,6 +357,7 @@ def test_files_of_others_lie_on_top_of_a_tuned_denoiser(configured, tmp_path, mo
     """As that of a run of the whole denoiser, which would otherwise drop them."""
     workdir.settle_config(tmp_path, configured)
     monkeypatch.setattr(tuned_run.checkpoints, "load_ema", lambda run, step: ((run, step), 2))
+    monkeypatch.setattr(tuned_run, "require_same_base", lambda model, folder, run, step: None)
     order = []
     for name in ("with_words", "with_loras", "with_attachments"):
         monkeypatch.setattr(text_to_image, name, lambda model, files, name=name: order.append((name, model)) or model)

@@ -3,8 +3,11 @@
 import json
 import types
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from diffusion.experiments.run import tuned_base
 from diffusion.experiments.sampling import tuned_run
 from diffusion.recipe import class_folders, versions
 from diffusion.text_to_image.requests import Request
@@ -36,6 +39,7 @@ def run(tmp_path, monkeypatch):
         with_attachments=lambda model, attachments: (*model, attachments),
     )
     monkeypatch.setattr(tuned_run, "text_to_image", t2i)
+    monkeypatch.setattr(tuned_run, "require_same_base", lambda model, folder, run, step: None)
     return tmp_path
 
 
@@ -82,3 +86,31 @@ def test_a_few_step_student_is_sampled_as_it_was_trained(tmp_path):
     assert [getattr(request.completed(settings), name) for name in settings] == [4, 1.0, "lcm"]
     named = {"steps": 2, "guidance": 3.0, "sampler": "ddim"}
     assert Request.make("a cat", seeds=1, **named).completed(settings) == Request.make("a cat", seeds=1, **named)
+
+
+@pytest.mark.parametrize(
+    "dtype, change, refused",
+    [
+        ("float32", {}, ""),
+        ("float32", {"w": np.array([1, 2], np.float16)}, "unet/w"),
+        ("float32", {"w": np.array([1, 1, 1], np.float16)}, "unet/w"),
+        ("float32", {"w": np.array([1, 1], np.float32)}, ""),  # the same numbers in another type
+        ("bfloat16", {"w": jnp.array([1, 2], jnp.bfloat16)}, ""),  # rounded: it cannot be told
+        ("bfloat16", {"b": jnp.array([2.0], jnp.bfloat16)}, "unet/b"),
+        ("float32", {"w": None}, "unet/w"),
+    ],
+)
+def test_a_base_with_other_weights_than_were_tuned_is_refused(monkeypatch, tmp_path, dtype, change, refused):
+    """The folder was replaced, or the path leads elsewhere here; networks that the run never read are not compared."""
+    weights = {"w": np.array([1, 1], np.float16), "b": jnp.array([0.5], jnp.bfloat16)}
+    leaves = {f"unet/{name}": leaf for name, leaf in tuned_base.describe_leaves(weights).items()}
+    leaves["null/text"] = "(2,) float32 00000000"
+    monkeypatch.setattr(
+        tuned_run.checkpoints, "read_about", lambda run, step: {"base": {"path": "A", "leaves": leaves}}
+    )
+    now = {name: leaf for name, leaf in (weights | change).items() if leaf is not None}
+    model = types.SimpleNamespace(params={"unet": now, "vae": {"w": np.ones(1)}}, dtype=dtype)
+    if not refused:
+        return tuned_run.require_same_base(model, "B", tmp_path, 9)
+    with pytest.raises(tuned_run.workdir.WorkdirError, match=rf"B holds another model .*\(from A\): {refused} differs"):
+        tuned_run.require_same_base(model, "B", tmp_path, 9)
