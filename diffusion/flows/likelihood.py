@@ -38,7 +38,7 @@ from diffusion.flows.ode import Solver
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, check_schedule
-from diffusion.schedules.noise_schedule import as_float
+from diffusion.schedules.noise_schedule import as_float, prior_std
 
 Field = Callable[[Array], Array]
 """x `[B, ...]` -> slope of the same shape."""
@@ -289,10 +289,8 @@ def bits_per_dim(log_density: Array, dims: ArrayLike) -> Array:
 
 
 def _log_prior(schedule: NoiseSchedule, real: Array | None = None) -> Callable[[Array], Array]:
-    """The log-density of `schedule.prior`: N(0, I) if the variance is preserved, otherwise N(0, sigma(t_max)^2 I)."""
-    radius = probability_flow.radius(schedule, jnp.asarray(schedule.t_max))
-    sigma = schedule.sigma(schedule.t_max)
-    return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma), real)
+    """The log-density of `schedule.prior`."""
+    return normal_density(prior_std(schedule, schedule.t_max), real)
 
 
 def _total(value: Array, x: Array, real: Array | None) -> Array:

@@ -18,7 +18,7 @@ from diffusion.objectives.objective_facts import Examples, Trained
 from diffusion.objectives.weightings import error_scale
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
-from diffusion.schedules.noise_schedule import inside_times
+from diffusion.schedules.noise_schedule import inside_times, prior_std
 from diffusion.timesteps import Density
 
 
@@ -96,8 +96,8 @@ def variational_bound(
 
 
 def _prior(schedule, x_0):
-    """KL(q(x_T | x_0) || N(0, s^2)) for each number; s = 1 if the variance is preserved, otherwise s = sigma(T)."""
+    """KL(q(x_T | x_0) || N(0, s^2)) for each number, s = `prior_std`."""
     alpha = schedule.alpha(schedule.t_max)
     sigma = schedule.sigma(schedule.t_max)
-    s = jnp.where(jnp.abs(jnp.hypot(alpha, sigma) - 1) < 1e-5, 1.0, sigma)
+    s = prior_std(schedule, schedule.t_max)
     return (((alpha * x_0) ** 2 + sigma**2) / s**2 - 1) / 2 - jnp.log(sigma / s)

@@ -18,6 +18,7 @@ from diffusion.sampling import steering
 from diffusion.sampling.steering.noise_search import Generate
 from diffusion.sampling.steering.twists import LogReward
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import prior_std
 
 Driver = Callable[..., Any]
 
@@ -369,5 +370,5 @@ def _drawn(particles: steering.Particles, keys: Array) -> tuple[Array, Weighed]:
 
 def _from_noise(schedule: NoiseSchedule, x: Array, **arguments: Any) -> tuple[Generate, Array]:
     """(the function from standard normal noise to samples, with the same draws in each call; the noise of x)."""
-    std = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))
+    std = prior_std(schedule, schedule.t_max)
     return lambda z: samplers.sample(schedule=schedule, x=std * z, **arguments), x / std

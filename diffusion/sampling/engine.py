@@ -21,6 +21,7 @@ from diffusion.samplers.sample import AfterStep
 from diffusion.sampling import caching
 from diffusion.sampling.watermarks import Watermark
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import prior_std
 from diffusion.timesteps import Plan
 
 
@@ -101,7 +102,7 @@ def marked(
     """
     if watermark is None or watermark.carrier != carrier:
         return x
-    std = 1.0 if schedule is None else jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))
+    std = 1.0 if schedule is None else prior_std(schedule, schedule.t_max)
     with_mark = watermark.embed(x if schedule is None else x / std, keys)
     if getattr(with_mark, "shape", None) != x.shape or (carrier == "pictures" and with_mark.dtype != x.dtype):
         returned = f"embed returns {described(with_mark)} for {described(x)}"

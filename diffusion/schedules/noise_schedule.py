@@ -11,6 +11,7 @@ __all__ = [
     "leaf_schedules",
     "normal",
     "preserves_variance",
+    "prior_std",
     "variance_preserving_from",
     "with_data_end",
 ]
@@ -141,6 +142,19 @@ def check_times(schedule: NoiseSchedule, t: ArrayLike) -> None:
 def preserves_variance(schedule: NoiseSchedule) -> bool:
     """Whether alpha^2 + sigma^2 = 1 at every t, by construction: the schedule's norm is `jnp.hypot`."""
     return schedule.norm is jnp.hypot
+
+
+def prior_std(schedule: NoiseSchedule, t: ArrayLike) -> Array:
+    """The standard deviation of the noise that sampling starts from at t, `[]` or one for each number of leaves `[D]`.
+
+    It is 1 where the variance is preserved, and otherwise sigma(t); at t_max it is that of `schedule.prior`.
+
+    Args:
+        schedule: the process.
+        t: the time at which sampling starts, `[]`.
+    """
+    sigma = schedule.sigma(t)
+    return jnp.where(jnp.abs(jnp.hypot(schedule.alpha(t), sigma) - 1) < 1e-5, 1.0, sigma)
 
 
 def variance_preserving_from(

@@ -17,6 +17,7 @@ from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import prior_std
 from diffusion.timesteps import Plan
 
 
@@ -135,7 +136,7 @@ def mcgdiff(
         return (draw(mean, std, s, normal(step_keys, 1, x)[0]),), added
 
     t = plan.t[0]
-    std = jnp.hypot(schedule.alpha(t), schedule.sigma(t))  # of the prior
+    std = prior_std(schedule, t)
     zeros = jnp.zeros_like(x)
     begin = ((draw(zeros, std, t, x / std),), log_density(zeros, std**2, t))
     resampled = resampled_steps(schedule, plan)

@@ -11,6 +11,7 @@ import pytest
 
 from diffusion import samplers, schedules, steering, timesteps
 from diffusion.guidance import measurements
+from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import exact_denoiser, round_denoiser
 from tests.sampling.steering import groups
@@ -135,6 +136,23 @@ def test_the_weight_of_one_step_onto_the_data_is_that_of_its_densities():
     expected = log_density(alpha * seen, 1 + v_t) + log_density(x_0 @ V.T - seen, v_0)
     expected = expected - log_density(x_t @ V.T - alpha * seen, v_t)
     np.testing.assert_allclose(particles.log_weights.ravel(), expected, rtol=1e-4)
+
+
+def test_particles_start_from_the_prior_of_an_exploding_process():
+    """N(0, 4): x_t = g Y + (g v)^(1/2) x / 2 for g = 4 / (4 + v), which a network that returns x_t leaves in place."""
+    schedule = schedules.variance_exploding(sigma_max=2.0)
+    x, y = np.random.default_rng(0).standard_normal((2, 3, 2)).astype(np.float32)
+    stays, plan = lambda x, t: Prediction(x, jnp.zeros_like(x)), timesteps.plan([1.0, 0.0])
+    every, keys = measurements.masked(np.ones(2, bool)), jax.random.split(jax.random.key(0), 3)
+    run = lambda x, y: steering.mcgdiff(samplers.ddpm(), stays, schedule, x, plan, keys, every, y, 0.3, number=1)
+    particles = jax.jit(run)(x, y)
+    v, v_0 = 4 + 0.3**2, 0.3**2
+    g = 4 / (4 + v)
+    x_t = g * y + (g * v) ** 0.5 * x / 2
+    log_density = lambda away, variance: -(away**2 / variance + np.log(2 * np.pi * variance)).sum(1) / 2
+    expected = log_density(y, 4 + v) + log_density(x_t - y, v_0) - log_density(x_t - y, v)
+    np.testing.assert_allclose(particles.x, x_t, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(particles.log_weights[:, 0], expected, rtol=1e-4)
 
 
 @pytest.mark.extended
