@@ -97,6 +97,31 @@ def test_the_loss_on_a_gaussian_with_a_linear_reward_is_a_closed_form(schedule, 
     assert len(np.unique(x)) == 5 and np.abs(x).max() < 4
 
 
+def test_the_adjoint_is_carried_back_by_the_transposed_derivative_from_the_reward_at_the_sample():
+    """x0_ref = M x with M not symmetric, so that a_t = (k 1 + l M)^T a_s for the step's mean k x_t + l x0."""
+    M, shift, beta, grid = (
+        np.array([[0.4, -0.9], [0.3, 0.2]]),
+        np.array([0.3, -0.2]),
+        0.7,
+        np.array([1.0, 0.6, 0.3, 0.0]),
+    )
+    seen = []
+    reward = lambda x, c: seen.append(x) or jnp.sin(x[:, 0]) * x[:, 1]
+    made = objectives.adjoint_matching(X0, X0, lambda schedule, t: 1 + t, grid, reward, beta)
+    reference = lambda x, t, c: x @ jnp.float32(M.T)
+    networks = {"model": lambda x, t, c: reference(x, t, c) + jnp.float32(shift), "teacher": reference}
+    losses, _ = made(networks, FLOW, jax.random.split(jax.random.key(0), 5), {"x": jnp.zeros((5, 2))}, 0)
+    x = np.asarray(seen[0], np.float64)
+    adjoint = -np.stack([np.cos(x[:, 0]) * x[:, 1], np.sin(x[:, 0])], 1) / beta
+    total = 0
+    for t, s in zip(grid[-2::-1], grid[:0:-1]):
+        ratio = ((1 - t) * s / ((1 - s) * t)) ** 2
+        after, adjoint = adjoint, adjoint @ ((1 - t) * s**2 / ((1 - s) * t**2) * np.eye(2) + (1 - s) * (1 - ratio) * M)
+        moved = s**2 / (1 - s) * after if t == 1 else t**2 / (1 - t) * adjoint
+        total = total + (1 + t) * ((shift + moved) ** 2).mean(1)
+    np.testing.assert_allclose(losses, total / 3, rtol=1e-4)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="beta = 0 must be positive"):
         objectives.adjoint_matching(X0, X0, weightings.constant(X0), (1.0, 0.0), objectives.near_value(0.0), 0)

@@ -91,6 +91,23 @@ def test_a_long_pull_is_shortened_and_a_short_one_is_not(max_norm):
     np.testing.assert_allclose(losses, (1 + t) * error**2, rtol=1e-3, atol=1e-10)
 
 
+def test_the_pull_of_each_atom_is_shortened_alone():
+    """The pull is m / v for each of two atoms, of lengths 1.15 and 0.2; only the first one lacks d, as above."""
+    means, longest = np.array([[MEAN, MEAN], [0.1, 0.0]]), 0.5
+    target = Target(lambda x: -jnp.sum((x - means) ** 2, (1, 2)) / (2 * STD**2), (2, 2))
+    made = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.4, 0.0), target, STD, 1, max_norm=longest)
+
+    def network(x, t, c):
+        alpha, sigma = (level(t)[:, None, None] for level in (FLOW.alpha, FLOW.sigma))
+        return means + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * means)
+
+    keys = jax.random.split(jax.random.key(0), 6)
+    losses, metrics = made({"model": network}, FLOW, keys, {"x": jnp.zeros((6, 2, 2))}, 0)
+    t, d = metrics["t"], abs(MEAN) / STD**2 - longest / SIZE**0.5
+    error = STD**2 * t**2 * d / ((1 - t) ** 2 * STD**2 + t**2)
+    np.testing.assert_allclose(losses, (1 + t) * error**2 / 2, rtol=1e-3)
+
+
 def test_one_gradient_serves_all_noises():
     calls = []
 

@@ -200,6 +200,36 @@ def test_the_divergence_is_exact_in_each_step():
     assert made.teacher is not None and objective().teacher is None
 
 
+def test_the_ratio_and_the_divergence_are_of_all_numbers_of_an_example():
+    """One draw, N(c / 2, I / 4) of six numbers: rho = exp(d . z - |d|^2 / 2), KL = |c - c_ref|^2 / 2."""
+    old, shift, reference = 0.3 * np.random.default_rng(0).standard_normal((3, 2, 3))
+    seen = []
+    made = objectives.policy_gradient(
+        X0,
+        (1.0, 0.5, 0.0),
+        lambda x, c: seen.append(x) or x[:, 0, 1] - x[:, 1, 2],
+        2,
+        X0,
+        None,
+        1e3,
+        0.4,
+        False,
+        "target",
+    )
+    constant = lambda c: lambda x, t, condition: jnp.where(t[:, None, None] > 0.8, jnp.float32(c), x)
+    networks = {"model": constant(old + shift), "target": constant(old), "teacher": constant(reference)}
+    keys = jax.random.split(jax.random.key(0), 6)
+    losses, metrics = made(networks, FLOW, keys, {"x": jnp.zeros((6, 2, 3))}, 0)
+    z = (np.asarray(seen[0]) - old / 2) / 0.5
+    rho = np.exp((shift * z).sum((1, 2)) - (shift**2).sum() / 2)
+    pairs = np.asarray(metrics["reward"]).reshape(3, 2)
+    divergence = ((old + shift - reference) ** 2).sum() / 2
+    np.testing.assert_allclose(metrics["kl"], divergence, rtol=1e-4)
+    np.testing.assert_allclose(
+        losses, 0.4 * divergence - rho * (pairs - pairs.mean(1, keepdims=True)).ravel(), rtol=1e-4
+    )
+
+
 @pytest.mark.extended
 def test_groups_have_one_condition_and_statistics_of_their_own():
     r = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)

@@ -77,6 +77,24 @@ def test_a_reward_of_captions_receives_their_facts(name):
         objective(NETWORKS, FLOW, KEYS, batch, 0)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        objectives.diffusion_nft(X0, WEIGHTING, UNIFORM, GRID, objectives.near_value(0.3), 4, X0, divergence=0.1),
+        objectives.policy_gradient(X0, GRID, objectives.near_value(0.3), 4, X0, beta=0.1, policy="target"),
+    ],
+    ids=["diffusion_nft", "policy_gradient"],
+)
+def test_every_network_has_the_condition_of_the_first_example_of_a_group(made):
+    seen = []
+    noted = lambda player: lambda x, t, condition: seen.append((player, np.asarray(condition))) or 0.5 * x
+    networks = {player: noted(player) for player in ("model", "target", "teacher")}
+    made(networks, FLOW, KEYS, {"x": jnp.zeros((8, 1)), "condition": jnp.arange(8)}, 0)
+    assert {player for player, _ in seen} == set(networks)
+    for _, condition in seen:
+        np.testing.assert_array_equal(condition, [0, 0, 0, 0, 4, 4, 4, 4])
+
+
 def test_two_rewards_of_captions_are_refused_and_either_is_kept():
     reward = objectives.CaptionReward(lambda x, condition, facts: facts["n"], lambda caption: {"n": 0.0})
     tuned = objectives.reward_backpropagation(X0, GRID, reward)
