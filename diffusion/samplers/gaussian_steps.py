@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.parameterizations import Prediction
+from diffusion.samplers.leaves import over_leaves
+from diffusion.samplers.padded import over_real
 from diffusion.samplers.sample import Sampler, State
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
@@ -42,5 +44,20 @@ def gaussian_step(
     sampler: Sampler, prediction: Prediction, schedule: NoiseSchedule, x: Array, plan: Plan, i: Array
 ) -> tuple[Array, Array]:
     """The mean and the standard deviation of x_s, `[B, ...]` each, in a step that is a single Gaussian draw."""
-    move = lambda noise: sampler.step(State(x, x), lambda x, t: prediction, schedule, plan, i, noise[None]).x
+    sampler = over_real(over_leaves(sampler, schedule))
+    state = sampler.init(x, schedule, plan)
+    move = lambda noise: sampler.step(state, lambda x, *t: prediction, schedule, plan, i, noise[None]).x
     return jax.jvp(move, (jnp.zeros_like(x),), (jnp.ones_like(x),))
+
+
+def check_one_variance(function: str, schedule: NoiseSchedule) -> None:
+    """Refuses leaves with a schedule each, whose numbers differ in the variance of a step.
+
+    Raises:
+        ValueError: naming the function.
+    """
+    if schedule.leaves:
+        raise ValueError(
+            f"{function} has one variance for all numbers of a step, but leaves with a schedule each have several. "
+            "Valid: one schedule for all leaves"
+        )

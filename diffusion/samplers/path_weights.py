@@ -10,6 +10,7 @@ from jax import Array
 from diffusion.arrays.arguments import require_keys, require_shape
 from diffusion.arrays.parameters import traced
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.gaussian_steps import check_one_variance
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, posterior_weight, transition_variance
 from diffusion.samplers.sample import keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule
@@ -56,9 +57,10 @@ def path_weights(
 
     Raises:
         TypeError, ValueError: if the schedule, the keys or the log-densities have a wrong type or shape, the plan
-            renoises, or data_std is not positive.
+            renoises, leaves have a schedule each, or data_std is not positive.
     """
     check_schedule(schedule)
+    check_one_variance("path_weights", schedule)
     require_keys(keys, max(jnp.size(keys), 1), "paths need one key for each sample")
     steps = plan.t.shape[0]
     if plan.solved != steps or not (traced(data_std) or data_std > 0):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import guidance, padding, parameterizations, pytrees, samplers, schedules, timesteps
+from diffusion import guidance, padding, parameterizations, pytrees, samplers, schedules, steering, timesteps
+from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from tests.conformance import QUICK, SAMPLERS, SCHEDULES, round_denoiser, slow_but
@@ -54,6 +55,47 @@ def test_leaves_with_a_schedule_each_are_the_runs_of_each_alone(name):
     whole, alone = _both(name)
     assert np.isfinite(whole).all() and np.abs(whole).max() > 0.1
     np.testing.assert_allclose(whole, alone, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ddpm", pytest.param("interpolant_sde(flow_grpo)", marks=pytest.mark.extended)])
+def test_a_gaussian_step_of_leaves_is_that_of_each_alone(name):
+    """With as many examples as numbers, where a factor of each number could be taken for one of each example."""
+    sampler, plan = SAMPLERS[name], timesteps.plan([0.8, 0.5, 0.2])
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def run(x):
+        def step(schedule, x):
+            return jnp.stack(gaussian_step(sampler, round_denoiser(schedule)(x, 0.8), schedule, x, plan, 0))
+
+        return step(joint(), x), jnp.concatenate([step(OWN[leaf], x[:, of]) for leaf, of in COLUMNS.items()], axis=-1)
+
+    whole, alone = run(np.random.default_rng(0).standard_normal((7, 7)).astype(np.float32))
+    np.testing.assert_allclose(whole, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.extended
+def test_particles_of_leaves_without_a_reward_are_samples():
+    schedule, keys = joint(), jax.random.split(jax.random.key(0), 7)
+    denoise, plan = round_denoiser(schedule), timesteps.plan(timesteps.uniform(schedule, STEPS))
+    x = samplers.prior(schedule, jax.random.split(jax.random.key(1), 7), (7,))
+    nothing = steering.tilt(lambda x: jnp.zeros(len(x)))
+    arguments = (samplers.ddpm(), denoise, schedule, x, plan, keys)
+    run = lambda: (steering.twisted(*arguments, nothing, number=7).x, samplers.sample(*arguments))
+    np.testing.assert_allclose(*jax.jit(run, compiler_options=QUICK)(), rtol=2e-4, atol=2e-5)
+
+
+def test_what_has_one_variance_for_all_numbers_is_refused():
+    schedule, keys, plan = joint(), jax.random.split(jax.random.key(0), 7), timesteps.plan([0.8, 0.5, 0.2])
+    denoise, x = round_denoiser(schedule), jnp.ones((7, 7))
+    every = guidance.measurements.masked(np.ones(7, bool))
+    arguments = (schedule, x, plan, keys)
+    for call in (
+        lambda: steering.mcgdiff(samplers.ddpm(), denoise, *arguments, every, x, 0.1, number=7),
+        lambda: steering.corrected(samplers.ddpm(), guidance.separately(denoise), (1.0,), *arguments, number=7),
+        lambda: samplers.path_weights(denoise, schedule, plan, keys, (7,), lambda x: x[:, 0]),
+    ):
+        with pytest.raises(ValueError, match="has one variance for all numbers of a step, but leaves with a schedule"):
+            call()
 
 
 @pytest.mark.extended

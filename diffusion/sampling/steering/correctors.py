@@ -13,7 +13,7 @@ from diffusion.arrays import padding
 from diffusion.guidance.branches import Branches
 from diffusion.guidance.density_products import product
 from diffusion.package import public
-from diffusion.samplers.gaussian_steps import gaussian_step
+from diffusion.samplers.gaussian_steps import check_one_variance, gaussian_step
 from diffusion.samplers.padded import reading_real
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
@@ -72,12 +72,13 @@ def corrected(
     Raises:
         TypeError: under the conditions of `samplers.sample`.
         ValueError: under the conditions of `samplers.sample`; if B is not positive, number does not divide the batch,
-            the sampler is of another kind, or the plan renoises or starts at alpha = 0 with B not 1; outside of `jit`,
-            if a log-weight is NaN or infinity.
+            the sampler is of another kind, leaves have a schedule each, or the plan renoises or starts at alpha = 0
+            with B not 1; outside of `jit`, if a log-weight is NaN or infinity.
     """
     combined = product(reading_real(branches, sampler.real), schedule, exponents)
     total = combined.total
     check(sampler, combined, schedule, x, plan, keys, number)
+    check_one_variance("corrected", schedule)
     with jax.ensure_compile_time_eval():
         vanished = schedule.alpha(plan.t[0]) <= 0
     if total != 1 and not isinstance(vanished, Tracer) and vanished:
@@ -85,7 +86,7 @@ def corrected(
             f"corrected: the exponents {combined.exponents} sum to {total:g}, and the plan starts at alpha = 0, where "
             "there is a density only if they sum to 1. Valid: a plan that starts where alpha > 0"
         )
-    sampler, x, plan = prepared(sampler, x, plan)
+    x, plan = prepared(sampler, x, plan)
     steps = plan.t.shape[0]
     dimensions = x[0].size if sampler.real is None else padding.count(sampler.real, x)
 

@@ -59,7 +59,7 @@ def das(
         TypeError, ValueError: under the conditions of `twisted`, or if gamma is not positive.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
-    sampler, x, plan = prepared(sampler, x, plan)
+    x, plan = prepared(sampler, x, plan)
     rate = float(2 ** (1 / plan.t.shape[0]) - 1 if gamma is None else gamma)
     if not rate > 0:
         raise ValueError(f"das: gamma = {gamma} must be positive")

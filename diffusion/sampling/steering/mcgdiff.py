@@ -12,7 +12,7 @@ from diffusion.arrays.arguments import require_floats
 from diffusion.guidance.measurements import Measurement, require_measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.samplers.gaussian_steps import gaussian_step
+from diffusion.samplers.gaussian_steps import check_one_variance, gaussian_step
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
@@ -82,8 +82,8 @@ def mcgdiff(
         TypeError: under the conditions of `samplers.sample`; if the measurement is no `Measurement`, or y no array of
             floating-point numbers.
         ValueError: under the conditions of `samplers.sample`; if a number is out of range, the measurement lacks
-            `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, or the plan
-            renoises; outside of `jit`, if a log-weight is NaN or infinity.
+            `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, leaves have a
+            schedule each, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
     require_measurement(measurement)
     require_floats(y, "y")
@@ -100,7 +100,8 @@ def mcgdiff(
     if sampler.real is not None:
         raise ValueError("mcgdiff: a measurement reads all of x. Valid: a sampler that is not padded")
     check(sampler, denoise, schedule, x, plan, keys, number)
-    sampler, x, plan = prepared(sampler, x, plan)
+    check_one_variance("mcgdiff", schedule)
+    x, plan = prepared(sampler, x, plan)
     steps = plan.t.shape[0]
     Y = measurement.inverse(y.astype(x.dtype), x)
 

@@ -15,7 +15,6 @@ from diffusion.arrays import padding
 from diffusion.arrays.arguments import require_keys, require_shape
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import check_gaussian
-from diffusion.samplers.padded import over_real
 from diffusion.samplers.sample import Sampler, check_arguments, check_moves, check_start, keys_of_step
 from diffusion.sampling.steering.resampling_schemes import Resampling, effective_size
 from diffusion.schedules import NoiseSchedule
@@ -91,25 +90,21 @@ def check_groups(x: Array, number: int) -> None:
         raise ValueError(f"number = {number} particles in a group do not divide the {x.shape[0]} samples of x")
 
 
-def prepared(sampler: Sampler, x: Array, plan: Plan) -> tuple[Sampler, Array, Plan]:
-    """(sampler, x, plan) as the particles' loop needs them.
+def prepared(sampler: Sampler, x: Array, plan: Plan) -> tuple[Array, Plan]:
+    """(x, plan) as the particles' loop needs them.
 
-    x has zeros on padding and at least float32, the sampler keeps them there, and the plan's times have x's dtype.
+    x has zeros on padding and at least float32, and the plan's times have x's dtype.
     """
     if sampler.real is not None:
         padding.check(sampler.real, x)
     x = padding.zeroed(as_float(x), sampler.real)
     check_moves(sampler, plan, x.dtype)
-    return (
-        over_real(sampler),
-        x,
-        Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise)),
-    )
+    return x, Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
 
 def resampled_steps(schedule: NoiseSchedule, plan: Plan) -> Array | int:
     """The number of steps that are followed by noise, which separates offspring; a last step to sigma = 0 adds none."""
-    return plan.t.shape[0] - 1 - (schedule.sigma(plan.s[-1]) <= 0)
+    return plan.t.shape[0] - 1 - jnp.all(schedule.sigma(plan.s[-1]) <= 0)
 
 
 def advance(

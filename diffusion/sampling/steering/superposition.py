@@ -74,7 +74,7 @@ def mixed(
     if not all(share > 0 for share in shares) or not math.isclose(math.fsum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"mixed: the shares {tuple(shares)} must be positive and sum to 1")
     check(sampler, branches, schedule, x, plan, keys, number)
-    sampler, x, plan = prepared(sampler, x, plan)
+    x, plan = prepared(sampler, x, plan)
     steps, count = plan.t.shape[0], len(shares)
 
     def look(x, t):

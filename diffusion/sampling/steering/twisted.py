@@ -73,7 +73,7 @@ def twisted(
             another kind, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
-    sampler, x, plan = prepared(sampler, x, plan)
+    x, plan = prepared(sampler, x, plan)
 
     read = lambda denoise: reading_real(checked(denoise), sampler.real)
 

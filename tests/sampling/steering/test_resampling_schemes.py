@@ -96,6 +96,15 @@ def test_the_last_quantile_is_that_of_the_last_that_lives(monkeypatch):
     np.testing.assert_array_equal(ancestors[-1], 2)
 
 
+def test_the_first_quantile_is_that_of_the_first_that_lives(monkeypatch):
+    """At u = 0, a particle without a weight before all others has no offspring."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.zeros(shape, dtype))
+    log_weights = jnp.log(jnp.array([0.0, 1.0, 1.0]))
+    for resample in PLAIN.values():
+        ancestors, _ = resample(jax.random.key(0), log_weights)
+        assert ancestors[0] == 1
+
+
 def test_the_normaliser_is_the_mean_of_weights_of_any_size():
     logs = jnp.array([[800.0, 800.0 + np.log(3)], [-jnp.inf, 0.0]])
     np.testing.assert_allclose(steering.log_normaliser(logs), [800 + np.log(2), -np.log(2)], rtol=1e-6)
