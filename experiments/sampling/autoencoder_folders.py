@@ -26,19 +26,19 @@ FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for co
 
 
 class Autoencoder(NamedTuple):
-    """A network that encodes and decodes."""
+    """A network that encodes pictures and decodes latents."""
 
-    path: str  # the path as it was named
+    path: str  # its path, as the user wrote it
     module: nn.Module  # has the methods encode and decode, and the fields scale and shift of its latents
     params: Any  # parameters of the module; float32
-    record: dict[str, Any]  # {"family", "config", "sha256"}, by which it is known again
+    record: dict[str, Any]  # {"family", "config", "sha256"}, by which it is recognized
 
 
 def load(path: str | pathlib.Path) -> Autoencoder:
-    """Loads an autoencoder from a folder or a file, as `interchange.load` takes it.
+    """Loads an autoencoder from a folder or a file, in the forms that `interchange.load` reads.
 
     Raises:
-        ConfigError: if nothing is there, or it is a network that does not encode.
+        ConfigError: if the path does not exist, or holds a network that does not encode.
         Refusal, Mismatch, limits.Refused: as in `interchange.load`.
     """
     try:
@@ -66,7 +66,7 @@ def from_module(module: nn.Module, params: Any, path: str = "") -> Autoencoder:
 
 
 def digest(params: Any) -> str:
-    """sha256 of parameters: of names, shapes and float32 values, however and in which file they are stored."""
+    """The sha256 of parameters: of names, shapes and float32 values, whatever the file and the type that store them."""
     total = hashlib.sha256()
     for name, leaf in sorted(folders.leaves_of(params).items()):
         array = np.ascontiguousarray(leaf, np.float32)
@@ -75,10 +75,15 @@ def digest(params: Any) -> str:
 
 
 def channels(images: np.ndarray, takes: int, network: str = "autoencoder") -> np.ndarray:
-    """Pictures [..., C] with the channels that a network takes: one channel is repeated where it takes three.
+    """Pictures with the number of channels that a network takes; a single channel is repeated if it takes three.
+
+    Args:
+        images: the pictures, `[..., C]`.
+        takes: the number of channels that the network takes.
+        network: the kind of network, for messages.
 
     Raises:
-        ConfigError: for any other difference.
+        ConfigError: for any other number of channels.
     """
     if images.shape[-1] == 1 and takes == 3:
         return np.repeat(images, 3, axis=-1)
@@ -93,7 +98,7 @@ def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple
     For a clip (F, H, W, C) it is (f, h, w, D).
 
     Raises:
-        ConfigError: if it does not take pictures of that size, or with that number of channels.
+        ConfigError: if the autoencoder does not take pictures of that size or number of channels.
     """
     channels(np.zeros((1, shape[-1]), np.uint8), autoencoder.module.picture_channels)
     x = jax.ShapeDtypeStruct((1, *shape[:-1], autoencoder.module.picture_channels), jnp.float32)
@@ -105,7 +110,12 @@ def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple
 
 
 def describe_cache(autoencoder: Autoencoder, spec: DataSpec, flip: bool) -> latent_cache.Description:
-    """The description of a cache, float32, of what the encoder returns for pictures, and for their mirror images.
+    """The description of a cache of the encoder's output, in float32.
+
+    Args:
+        autoencoder: the autoencoder.
+        spec: the dataset of the pictures.
+        flip: whether the cache also holds the output for the mirror images.
 
     Raises:
         ConfigError: as in `latent`.
@@ -125,16 +135,17 @@ def describe_cache(autoencoder: Autoencoder, spec: DataSpec, flip: bool) -> late
 
 
 def _encode(module: nn.Module, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
-    """(mean, log variance) of the posterior, or (latents,) of an autoencoder that has none."""
+    """(mean, log variance) of the posterior; (latents,) for an autoencoder without a posterior."""
     latents: Any = module.apply({"params": params}, x, method="encode")
     return tuple(latents) if isinstance(latents, Moments) else (latents,)
 
 
 def encoder(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles uint8 [B, H, W, C] -> float32 [B, parts, h, w, D]: the mean, and a log variance where there is one.
+    """Compiles uint8 [B, H, W, C] -> float32 [B, parts, h, w, D]: the mean, and the log variance if there is one.
 
-    The pictures of a batch are split over all devices of this process if they divide it. On a CPU, whose system ends a
-    process without a word, the first of a size are refused where they would need more memory than there is.
+    The pictures of a batch are split over all devices of this process if the number of devices divides the batch. On a
+    CPU, pictures of a new size are refused if they need more memory than the machine has, since the operating system
+    would end the process without a message.
     """
     fitting: set[tuple[int, ...]] = set()
 
@@ -159,16 +170,17 @@ def encoder(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles uint8 [B, H, W, C] -> uint8 [B, H, W, C]: decoded from the mean of the posterior, and rounded.
+    """Compiles uint8 [B, H, W, C] -> uint8 [B, H, W, C]: the decoded mean of the posterior, rounded.
 
     Raises:
-        ConfigError: for an autoencoder whose pictures come back with other channels.
+        ConfigError: for an autoencoder that decodes pictures with another number of channels than it encodes.
     """
     takes = autoencoder.module.picture_channels
     gives = getattr(autoencoder.module, "decoded_channels", None)
     if gives not in (None, takes):
         raise ConfigError(
-            f"{autoencoder.path} takes pictures of {takes} channels and decodes {gives}, so the two cannot be compared."
+            f"{autoencoder.path} encodes pictures of {takes} channels but decodes {gives}, so that they cannot be "
+            "compared. Valid: an autoencoder with the same number of channels on both sides."
         )
 
     @jax.jit
@@ -183,7 +195,7 @@ def load_for_run(config: Mapping) -> Autoencoder | None:
     """The autoencoder of a run on latents, by its config; None for a run on other examples.
 
     Raises:
-        ConfigError: for a run on latents that names no autoencoder, or another than its latents are of.
+        ConfigError: for a run on latents that names no autoencoder, or another one than made its latents.
         Refusal, Mismatch, limits.Refused: as in `load`.
     """
     latents = config["data"]["latents"]
@@ -200,14 +212,14 @@ def load_for_run(config: Mapping) -> Autoencoder | None:
         name, split = data.name_of(config), config["data"]["split"]
         latent_cache.require(cache, name, split, autoencoder.record, where=latents["dir"])
     except FileNotFoundError:
-        pass  # the cache may have stayed where the run was
+        pass  # the run may have moved without its cache
     except latent_cache.CacheError as error:
         raise ConfigError(f"config.data.latents.autoencoder = {latents['autoencoder']!r}: {error}") from error
     return autoencoder
 
 
 def decoder(module: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
-    """(parameters, x [B, ...], a model's latents) -> pictures [B, H, W, C] in [-1, 1]."""
+    """The decoder: a function (parameters, latents of a model [B, ...]) -> pictures [B, H, W, C] in [-1, 1]."""
 
     def decode(params, x):
         z = from_diffusion(x, module.scale, getattr(module, "shift", 0.0))
@@ -218,10 +230,11 @@ def decoder(module: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
 
 
 def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
-    """How the samples of a run become pictures, by its config; errors as in `load_for_run`.
+    """The decoder of a run's samples, by its config; errors as in `load_for_run`.
 
     Returns:
-        (parameters, (parameters, x [B, ...]) -> pictures [B, H, W, C] in [-1, 1]); without latents it changes nothing.
+        (parameters, a function (parameters, x [B, ...]) -> pictures [B, H, W, C] in [-1, 1]). For a run that is not on
+        latents, the function returns x.
     """
     autoencoder = load_for_run(config)
     if autoencoder is None:
@@ -230,7 +243,7 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
 
 
 def placed(params: Any, images: np.ndarray) -> tuple[Any, jax.Array | np.ndarray]:
-    """The parameters on every device, and the pictures split over the devices."""
+    """The parameters on every device, and the pictures split over the devices; both unchanged if they do not divide."""
     devices = jax.local_devices()
     if len(devices) == 1 or len(images) % len(devices):
         return params, images

@@ -14,21 +14,22 @@ FAR = 0.1  # a distance of profiles from which on an average is another one than
 def post_hoc(
     folder: str | pathlib.Path, tracked: float, width: float, step: int | None = None
 ) -> tuple[Any, int, dict[str, Any]]:
-    """An average with the profile of a power function, from the checkpoints of a run that tracked another profile.
+    """A moving average of another width than the run tracked, with the profile of a power function.
 
     Args:
         folder: the run folder.
         tracked: config.ema.sigma_rel of the run.
-        width: width of the wanted profile as a share of the run; not much below the tracked one.
-        step: the checkpoint at which it ends; the latest by default. More checkpoints (config.checkpoint.keep_every) up
-            to it come closer to the profile.
+        width: the width of the wanted profile, as a fraction of the training; not much below the tracked one.
+        step: the step at which the average ends; None for the latest checkpoint. The more checkpoints up to it are
+            stored (config.checkpoint.keep_every), the closer the average comes to the profile.
 
     Returns:
         (the parameters, the step at which the average ends, a record of how it was made). The record's "distance" is
         that of the profile, as a share of the wanted one's norm; a warning states it if it is above FAR.
 
     Raises:
-        ConfigError: if the run tracks no power function, or the width is out of range.
+        ConfigError: if the run tracks no power function, has no checkpoint up to this step, or the width is out of
+            range.
         CheckpointError: if a checkpoint cannot be read.
 
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024, section 3.
@@ -39,9 +40,15 @@ def post_hoc(
             "--config.checkpoint.keep_every, so that averages of many steps are stored."
         )
     step = checkpoints.latest(folder) if step is None else step
-    steps = [saved_step for saved_step in checkpoints.steps(folder) if 0 < saved_step <= (step or 0)]
-    if step is None or not steps:
-        raise ConfigError(f"--average: {folder} has no checkpoint before or at step {step}.")
+    stored_steps = [saved_step for saved_step in checkpoints.steps(folder) if saved_step > 0]
+    if step is None or not stored_steps:
+        raise ConfigError(f"--average={width}: {folder} has no checkpoint of a trained step. Train the run first.")
+    steps = [saved_step for saved_step in stored_steps if saved_step <= step]
+    if not steps:
+        raise ConfigError(
+            f"--average={width}: {folder} has no checkpoint at or before --step={step}. Valid: a step of at least "
+            f"{min(stored_steps)}."
+        )
     try:
         weights = power_ema.reconstruction_weights(steps, tracked, step, width)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Samples batch by batch: each batch is written at once, so that a killed command can continue.
+"""Samples on disk, batch by batch: each batch is written as soon as it is made, so that a killed command can continue.
 
-WORKDIR/.samples-KEY/00000250.npy holds the batch that begins with image 250; KEY is a hash of the weights, of the
-config, and of all labels and seeds. Image i depends only on its own label and seed: it is the same whenever it is made.
-00000250.work.npy beside it holds `generate.Generator.work` of the batch, where that is not zero.
+OUT/.samples-KEY/00000250.npy holds the batch that begins with image 250. KEY is a hash of the weights, the config, and
+all labels and seeds. 00000250.work.npy beside it holds `generate.Generator.work` of the batch, if that is not zero.
+Image i depends only on its own label and seed, so that it is the same whichever command makes it.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from diffusion.recipe.values import config_hash
 
 @contextlib.contextmanager
 def held(out: pathlib.Path) -> Iterator[None]:
-    """Holds the samples of a folder for this process; the kernel releases them however the process ends.
+    """Locks the samples in a folder for this process; the kernel releases them however the process ends.
 
-    Of two commands that sample into one folder, the first to end would remove the batches of the other.
+    Without it, two commands could sample into one folder, and the first to end would remove the batches of the other.
 
     Args:
         out: the folder of the samples, which exists. The folder itself is locked, since its run may hold its own lock.
@@ -49,7 +49,7 @@ def held(out: pathlib.Path) -> Iterator[None]:
 
 
 def key(config: Mapping, identity: Any, description: str, labels: Any, seeds: np.ndarray) -> str:
-    """A name for samples, of 16 hexadecimal digits: equal for equal arguments.
+    """A name for samples, of 16 hexadecimal digits, which is the same for the same arguments.
 
     Args:
         config: the config of the run.
@@ -64,7 +64,7 @@ def key(config: Mapping, identity: Any, description: str, labels: Any, seeds: np
 
 
 def digest(conditions: Any) -> str:
-    """16 hexadecimal digits of the conditions of samples, classes int `[N]` or a pytree of arrays `[N, ...]`."""
+    """A hash of conditions, classes int `[N]` or a pytree of arrays `[N, ...]`, as 16 hexadecimal digits."""
     leaves = [(str(leaf.dtype), leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, jax.tree.leaves(conditions))]
     return hashlib.sha256(repr(leaves).encode()).hexdigest()[:16]
 
@@ -85,13 +85,13 @@ def images(
     Args:
         make: `generate.Generator.images`.
         params: the weights.
-        labels: int [N], or a pytree of arrays [N, ...].
-        seeds: uint32 [N].
-        batch_size: images in a batch, as `make` takes them.
+        labels: the classes, int [N], or the conditions, a pytree of arrays [N, ...].
+        seeds: the seeds, uint32 [N].
+        batch_size: the number of images in a batch.
         folder: the folder of the batches, OUT/.samples-KEY; made if missing.
-        advance: receives the number of images done.
-        share: (p, P): every P-th batch from the p-th on, and at least one; (0, 1) is all.
-        work: `generate.Generator.work`; each batch's own counts are kept.
+        advance: a function that receives the number of images done.
+        share: (p, P), for process p of P: every P-th batch from batch p on, and at least one; (0, 1) for all.
+        work: `generate.Generator.work`; the counts of each batch are stored beside it.
     """
     folder.mkdir(exist_ok=True)
     batches = []
@@ -103,7 +103,8 @@ def images(
             before = work()
             batch = make(params, jax.tree.map(lambda leaf, rows=rows: leaf[rows], labels), seeds[rows])
             if (cost := work() - before).any():
-                with files.atomic(folder / f"{first:08}.work.npy") as handle:  # before the batch: it is not made again
+                # The counts come before the batch, since a batch that exists is not made again.
+                with files.atomic(folder / f"{first:08}.work.npy") as handle:
                     np.save(handle, cost)
             with files.atomic(file) as handle:
                 np.save(handle, batch)
@@ -113,15 +114,15 @@ def images(
 
 
 def work(folder: pathlib.Path) -> np.ndarray:
-    """`[3]`, the sums over all batches of a folder, of all processes."""
+    """The counts of `generate.Generator.work`, `[3]`, summed over all batches in a folder and all processes."""
     total = np.zeros(3, np.int64)
     for count in map(files.array, sorted(folder.glob("*.work.npy"))):
         if count is not None:
-            total = total + np.pad(count, (0, 3 - len(count)))  # earlier versions wrote two
+            total = total + np.pad(count, (0, 3 - len(count)))  # earlier versions wrote two counts
     return total
 
 
 def clear(out: pathlib.Path) -> None:
-    """Removes the batches once the samples are written, and batches of other, unfinished samples."""
+    """Removes all batches in a folder, also those of other, unfinished samples."""
     for folder in out.glob(".samples-*"):
         shutil.rmtree(folder, ignore_errors=True)

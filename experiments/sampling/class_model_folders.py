@@ -26,10 +26,10 @@ from diffusion.text_to_image import model_index
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from diffusion.training.state import HEALTHY, TrainState
 
-STEP = 1  # step of the checkpoint, since the training of a published model is not known
+STEP = 1  # the step of the checkpoint, since the training of a published model is not known
 BETAS = {"linear_beta": "linear", "scaled_linear": "scaled_linear"}
 PREDICTIONS = {ours: theirs for theirs, ours in class_models.PARAMETERIZATIONS.items()}
-VERSION = {"_diffusers_version": "0.42.1"}  # what diffusers writes into its files, of the version that we follow
+VERSION = {"_diffusers_version": "0.42.1"}  # diffusers writes its version into its files; this is the one followed here
 VARIANCES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
 
 
@@ -37,11 +37,11 @@ def as_run(source: str | pathlib.Path, out: str | pathlib.Path) -> None:
     """Writes a published model as a run folder with one checkpoint, whose moving average is the model.
 
     Args:
-        source: the folder with model_index.json; an autoencoder stays there, and the run names it.
+        source: the folder with model_index.json; an autoencoder stays there, and the run's config names it.
         out: the run folder.
 
     Raises:
-        FileExistsError: if there is a run.
+        FileExistsError: if `out` holds a run.
         FileNotFoundError, Refusal, Mismatch, limits.Refused: as `class_models.load`.
     """
     out = pathlib.Path(out)
@@ -61,7 +61,7 @@ def as_run(source: str | pathlib.Path, out: str | pathlib.Path) -> None:
 
 
 def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
-    """Writes the network of a run, its process and its autoencoder as a pipeline that diffusers opens.
+    """Writes the network of a run, its process and its autoencoder as a pipeline that diffusers can open.
 
     Args:
         config: the config of the run.
@@ -72,8 +72,8 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
         The class of the pipeline.
 
     Raises:
-        FileExistsError: if it holds files.
-        ConfigError: for a run that no pipeline of `class_models.KINDS` describes; says which field, and what is valid.
+        FileExistsError: if `out` holds files.
+        ConfigError: for a run that no pipeline of `class_models.KINDS` describes; it names the field and what is valid.
         Refusal: for a network that diffusers does not have.
     """
     out = pathlib.Path(out)
@@ -136,7 +136,7 @@ def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, 
         betas = {"trained_betas": list(table["betas"])}
         T = len(table["betas"])
     else:
-        valid = "linear_beta, scaled_linear, from_betas, zero_terminal_snr of them"
+        valid = "linear_beta, scaled_linear, from_betas, or zero_terminal_snr of one of these"
         raise ConfigError(f"config.schedule.name = {table['name']!r} is not a table of betas. Valid: {valid}.")
     if predicts.get("clock") != {"name": "steps", "T": T}:
         raise ConfigError(
@@ -158,7 +158,7 @@ def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, 
     ancestral = sampler["name"] == "ddpm" and not by_transformer
     if ancestral:
         scheduler = {"_class_name": "DDPMScheduler", "variance_type": VARIANCES[sampler.get("variance", "small")]}
-    else:  # the solver is a choice of who samples: of another than these two, DDIM
+    else:  # diffusers has few of the samplers; whoever samples may choose another, so any other becomes DDIM
         scheduler = {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}
     name = "DiTPipeline" if by_transformer else "DDPMPipeline" if ancestral else "DDIMPipeline"
     return name, scheduler | VERSION | fields

@@ -11,9 +11,9 @@
     model.config.sample.steps                   # 50
     run = trained_run.load("DiT-XL-2-256")      # samples, edits ... as any trained run
 
-The steps and the guidance come from the class in diffusers 0.42, or from sampling.json beside model_index.json. What
-differs from diffusers: the null class of a DiT is its number of classes, there always 1000; and what
-`interchange.schedulers` says of steps.
+The steps and the guidance come from the class in diffusers 0.42, or from sampling.json beside model_index.json. Two
+things differ from diffusers: the null class of a DiT is its number of classes, which diffusers fixes to 1000; and the
+steps differ as described in `interchange.schedulers`.
 """
 
 import pathlib
@@ -44,15 +44,15 @@ DROPOUT = 0.1  # dropout of the class in the training of DiT
 
 
 class Kind(NamedTuple):
-    """One pipeline.
+    """A class of pipelines.
 
     Attributes:
-        part: folder of its network.
-        network: class of the network.
-        usual: steps and guidance of the class's `__call__`.
-        solver: the sampler whatever the scheduler's class says; "": the scheduler's own.
+        part: the folder of its network.
+        network: the class of the network.
+        usual: the default steps and guidance of the pipeline in diffusers.
+        solver: the sampler that the pipeline always uses; "" for the sampler of its scheduler.
         latents: whether the folder has an autoencoder, "vae", that decodes the samples.
-        consistency: whether the network jumps to the data.
+        consistency: whether the network is a consistency model, which jumps to the data.
     """
 
     part: str
@@ -79,9 +79,9 @@ class ClassModel(NamedTuple):
 
     Attributes:
         name: the name of its folder.
-        config: the config of a run that has such a network and samples as the folder says.
+        config: the config of a run with this network and the sampling of the folder.
         params: the parameters, as in `recipe.network.apply`.
-        classes: {word: number of the class}, as the folder names classes; {} where it names none.
+        classes: {word: number of its class}; {} if the folder does not name the classes.
         sha256: the digest of the folder's files.
     """
 
@@ -93,10 +93,10 @@ class ClassModel(NamedTuple):
 
 
 def kind_of(folder: pathlib.Path) -> Kind:
-    """The kind of a folder.
+    """The kind of the pipeline in a folder.
 
     Raises:
-        Refusal: for another class; names the valid ones.
+        Refusal: for a class that is not supported; it names the valid ones.
         limits.Refused: for a damaged model_index.json.
     """
     index = opener.read_table(folder / INDEX)
@@ -111,7 +111,7 @@ def kind_of(folder: pathlib.Path) -> Kind:
 
 
 def jumps(folder: str | pathlib.Path) -> bool:
-    """Whether the network of a folder is a flow map and no denoiser; errors as `kind_of`."""
+    """Whether the network of a folder is a flow map instead of a denoiser; errors as `kind_of`."""
     return not class_folders.is_shipped(folder) and kind_of(pathlib.Path(folder)).consistency
 
 
@@ -120,7 +120,8 @@ def load(folder: str | pathlib.Path) -> ClassModel:
 
     Raises:
         FileNotFoundError: if the folder lacks a part.
-        Refusal, Mismatch, limits.Refused: for a model that is not supported, other tensors, or a damaged file.
+        Refusal, Mismatch, limits.Refused: for a model that is not supported, tensors that do not fit the network, or a
+            damaged file.
     """
     folder = class_folders.folder_of(folder).absolute()
     if class_folders.is_shipped(folder):
@@ -133,7 +134,7 @@ def load(folder: str | pathlib.Path) -> ClassModel:
 
 
 def config_of(folder: str | pathlib.Path) -> ConfigDict:
-    """The config of a published model's folder, whose weights are not read.
+    """The config of a published model's folder; the weights are not read.
 
     Raises:
         as `load`.
@@ -172,11 +173,11 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
     config.sample.sampler, config.sample.grid = entries["sampler"], entries["grid"]
     if (described := checks.validate(config).network) != module:
         raise Refusal(f"{folder}: its network, {module}, cannot be described by a config of this library: {described}.")
-    return values.from_json(values.to_json(config))  # without references, as the config of a run folder
+    return values.from_json(values.to_json(config))  # without references, like the config in a run folder
 
 
 def entry_of(module: nn.Module) -> dict[str, Any]:
-    """A network as a config names it: its name, and the fields that differ from their defaults."""
+    """The entry of a network in a config: its name, and the fields that differ from their defaults."""
     names = {network: name for name, network in MODELS.items()}
     fields = type(module).__dataclass_fields__.values()
     stated = {field.name: getattr(module, field.name) for field in fields if field.name not in SUPPLIED}
@@ -185,7 +186,7 @@ def entry_of(module: nn.Module) -> dict[str, Any]:
 
 
 def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
-    """The classes by their words, of model_index.json's id2label: {"207": "golden retriever, goldie"}."""
+    """{word: number of its class}, from id2label in model_index.json, such as {"207": "golden retriever, goldie"}."""
     if class_folders.is_shipped(folder):
         return {}
     path = pathlib.Path(folder).expanduser() / INDEX
@@ -193,12 +194,15 @@ def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
     if not isinstance(stated, Mapping) or not all(
         re.fullmatch("[0-9]{1,9}", key) and isinstance(words, str) for key, words in stated.items()
     ):
-        raise Refusal(f"{path}: id2label = {limits.short(stated)}. Valid: for each number of a class its words.")
+        raise Refusal(
+            f"{path}: id2label = {limits.short(stated)}. Valid: the words of each class by its number, such as "
+            '{"207": "golden retriever, goldie"}.'
+        )
     return {word.strip(): int(key) for key, words in stated.items() for word in words.split(",")}
 
 
 def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
-    """The shape of an example: the network's, or its config's."""
+    """The shape of an example, from the network or from sample_size in its config.json."""
     if isinstance(module, DiT) and module.shape is not None:
         return module.shape
     table = opener.read_table(folder / "config.json")
@@ -211,7 +215,7 @@ def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
 
 
 def _tabulated(scheduler: Mapping[str, Any], kind: Kind, module: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The entries of a process that is a table of betas."""
+    """The entries of a run's config for a process that is a table of betas."""
     fields = Fields("scheduler", {"_class_name": scheduler.get("_class_name", "")})
     fields.only("_class_name", "DDPMScheduler", "DDIMScheduler")
     process = schedulers.read(scheduler)
@@ -244,7 +248,7 @@ def _tabulated(scheduler: Mapping[str, Any], kind: Kind, module: Any, shape: tup
 
 
 def _consistency(scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a consistency model, as in its authors' code (Song et al. 2023)."""
+    """The entries of a run's config for a consistency model, as in its authors' code (Song et al. 2023)."""
     fields = Fields(CONSISTENCY, scheduler, kinds=VALID)
     fields.only("_class_name", CONSISTENCY)
     levels = fields.take("num_train_timesteps", 40)

@@ -12,13 +12,13 @@ from diffusion.recipe.recipe import Recipe
 
 
 class Coding(NamedTuple):
-    """The autoencoder of a run on latents; for other runs it changes nothing.
+    """The autoencoder of a run on latents; for other runs, functions that change nothing.
 
     Attributes:
         params: the parameters of the autoencoder.
         encode: (params, clips `[B, F, H, W, C]` in [-1, 1]) -> x `[B, f, ...]`.
         decode: (params, x) -> clips.
-        step: f_t; a clip of 1 + f_t n frames has 1 + n frames of x.
+        step: the factor f_t between frames of clips and of x: a clip of 1 + f_t n frames has 1 + n frames of x.
     """
 
     params: Any
@@ -28,10 +28,10 @@ class Coding(NamedTuple):
 
 
 def build_coding(recipe: Recipe) -> Coding:
-    """The coding of a run, by its recipe.
+    """The coding of a run.
 
     Raises:
-        ConfigError: for an autoencoder that trained with the model, or one that does not exist.
+        ConfigError: for an autoencoder that was trained with the model, or one that does not exist.
     """
     if recipe.companions.autoencoder is not None:
         raise ConfigError(

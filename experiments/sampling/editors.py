@@ -1,8 +1,8 @@
-"""Editors of pictures with a trained denoiser: by inversion to noise, exact or not, or from a noise level.
+"""Editors of pictures with a trained denoiser: by exact or approximate inversion to noise, or from a noise level.
 
-Each editor is `Task` -> the edited x. If the edits have the same condition as the pictures, ddim, edict, bdia and
-prompt_to_prompt return the pictures: edict and bdia up to rounding, the others more and more nearly as the iterations
-grow.
+Each editor is a function from a `Task` to the edited x. If the edits have the same condition as the pictures, edict and
+bdia return the pictures up to rounding. ddim and prompt_to_prompt return them approximately, and more closely with more
+iterations. sdedit does not return them.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ class Task(NamedTuple):
     Attributes:
         there: the denoiser under the conditions of the pictures.
         back: the denoiser under the conditions of the edits.
-        beside: (until, layers) -> the denoiser of `[2 B, ...]` pictures and their edits, which have the maps of
-            attention of their picture in these layers while t >= until; see `editing.prompt_to_prompt`.
+        beside: (until, layers) -> the denoiser of `[2 B, ...]`, the pictures and then their edits; in these layers, an
+            edit uses the attention maps of its picture while t >= until. See `editing.prompt_to_prompt`.
         schedule: the noise schedule.
         sampler: the sampler of the run.
         x: the pictures, `[B, ...]`.
@@ -52,7 +52,7 @@ def ddim(iterations: int = 1, t_0: float = 0.8) -> Editor:
     """DDIM's inversion up to t_0, and DDIM's steps down.
 
     Args:
-        iterations: see `samplers.ddim_inversion`.
+        iterations: the fixed-point iterations of each step up, at least 1; see `samplers.ddim_inversion`.
         t_0: the time at which the direction changes; below 1, so that alpha > 0.
     """
 
@@ -68,7 +68,7 @@ def edict(mix: float = 0.93, t_0: float = 0.8) -> Editor:
     """Coupled chains, whose way down undoes the way up; see `samplers.edict`.
 
     Args:
-        mix: the weight p of EDICT's mixing, see `samplers.edict`.
+        mix: the weight p of EDICT's mixing.
         t_0: the time at which the direction changes; below 1, so that alpha > 0.
     """
 
@@ -84,7 +84,7 @@ def bdia(gamma: float = 1.0, t_0: float = 0.8) -> Editor:
     """Bi-directional integration, whose way down undoes the way up; see `samplers.bdia`.
 
     Args:
-        gamma: the parameter gamma, see `samplers.bdia`.
+        gamma: the parameter gamma of BDIA.
         t_0: the time at which the direction changes.
     """
 
@@ -117,9 +117,9 @@ def prompt_to_prompt(
     """DDIM's inversion up to t_0; then pictures and edits go down side by side, and edits keep the pictures' layout.
 
     Args:
-        until: the t below which each edit has its own maps of attention; the greater, the more changes.
-        layers: the layers whose maps are the picture's, 0 the first; None for all.
-        iterations: see `samplers.ddim_inversion`.
+        until: the time below which each edit has its own attention maps; a greater value changes more.
+        layers: the layers in which an edit uses the maps of its picture, counted from 0; None for all.
+        iterations: the fixed-point iterations of each step up, at least 1; see `samplers.ddim_inversion`.
         t_0: the time at which the direction changes; below 1, so that alpha > 0.
     """
 

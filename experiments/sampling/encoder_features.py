@@ -18,14 +18,21 @@ from diffusion.recipe.companions import Encoder
 from diffusion.recipe.described import described
 from diffusion.training import warm_start
 
-HOW = ("attention", "dtype")  # fields of a module that say how it computes its features, and not which
+HOW = ("attention", "dtype")  # fields of a module that change how its features are computed, but not the features
 
 
 def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
-    """An encoder for pictures of a size and its parameters, from a folder or a file as `interchange.load` takes it.
+    """Loads an image encoder for pictures of one size.
+
+    Args:
+        path: a folder or a file, in the forms that `interchange.load` reads.
+        size: the side length of the pictures in pixels, at least 1.
+
+    Returns:
+        (the encoder, its parameters).
 
     Raises:
-        ConfigError: if nothing is there, it is no image encoder, or it does not take that size.
+        ConfigError: if the path does not exist or holds no image encoder, or the encoder does not take that size.
         Refusal, Mismatch, limits.Refused: as in `interchange.load`.
     """
     try:
@@ -37,7 +44,7 @@ def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
         valid = ", ".join(sorted(kind.__name__ for kind in classes))
         raise ConfigError(f"{path} is {limits.kind(module)}, which is not an image encoder. Valid: {valid}.")
     if size < 1:
-        raise ConfigError(f"--encoder_size = {size} must be the side of the pictures. Valid: e.g. 224.")
+        raise ConfigError(f"--encoder_size = {size} must be the side length of the pictures in pixels, e.g. 224.")
     encoder = Encoder(module, str(path), size)
     params = {"params": params}
     try:
@@ -48,15 +55,18 @@ def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
 
 
 def read_frozen(section: str, path: str, target: Any) -> tuple[Any, dict[str, Any]]:
-    """The parameters of a frozen network from its file, and all leaves of the file by their names.
+    """Reads the parameters of a frozen network from its file.
 
     Args:
         section: the section of the config whose `path` names the file, "encoder" or "perceptual".
         path: the file or folder.
         target: the network's parameters, or their shapes.
 
+    Returns:
+        (the parameters, all leaves of the file by their names).
+
     Raises:
-        ConfigError: naming the first leaf that the network does not have, or has in another shape.
+        ConfigError: if the file does not exist, or for the first leaf that the network lacks or has in another shape.
     """
     what = "encoder" if section == "encoder" else "network"
     try:
@@ -80,7 +90,7 @@ def description(
         encoder: the encoder, with its size.
         params: the parameters of the encoder.
         dataset: the dataset of the pictures, as in `latent_cache.Description`.
-        views: the views of each picture, likewise.
+        views: the views of each picture, as in `latent_cache.Description`.
     """
     return latent_cache.Description(
         dataset=dataset,
@@ -95,22 +105,22 @@ def description(
 
 
 def identity(encoder: Encoder) -> dict[str, Any]:
-    """{"network", "size"}: which features an encoder computes, apart from its weights."""
+    """{"network", "size"}: what determines the features of an encoder besides its weights."""
     network = {field: value for field, value in described(encoder.module).items() if field not in HOW}
     return {"network": network, "size": encoder.size}
 
 
 def digest(params: Any) -> str:
-    """sha256 of an encoder's parameters, whether under Linen's "params" or without it, in whichever file they came."""
+    """The sha256 of an encoder's parameters, with or without Linen's "params", whatever file stores them."""
     leaves = leaves_of(params)
     return autoencoder_folders.digest({name.removeprefix(warm_start.COLLECTION): x for name, x in leaves.items()})
 
 
 def encode(encoder: Encoder, params: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles uint8 [B, H, W, C] -> float32 [B, 1, 1, N, D], as `latent_writer.write` takes it.
+    """Compiles uint8 [B, H, W, C] -> float32 [B, 1, 1, N, D], the form that `latent_writer.write` takes.
 
-    A picture of one channel is repeated for an encoder that takes three. The pictures of a batch are split over all
-    devices of this process if they divide it.
+    A single channel is repeated for an encoder that takes three. The pictures of a batch are split over all devices of
+    this process if the number of devices divides the batch.
     """
 
     @jax.jit
@@ -125,10 +135,17 @@ def encode(encoder: Encoder, params: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def require(description: latent_cache.Description, encoder: Encoder, where: str) -> None:
-    """Refuses features of another encoder than the run's; if the run names a file of weights, also of other weights.
+    """Refuses a cache whose features come from another encoder than the run's.
+
+    The weights are compared only if the run names a file of weights.
+
+    Args:
+        description: the description of the cache.
+        encoder: the encoder of the run.
+        where: the folder of the latents beside which the features lie, for the message.
 
     Raises:
-        ConfigError: naming what differs.
+        ConfigError: names what differs.
     """
     needed = identity(encoder)
     if encoder.path:

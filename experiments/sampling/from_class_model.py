@@ -4,7 +4,7 @@
     diffusion sample --model=DiT-XL-2-256 --labels="golden retriever" --steps=250 --guidance=1.5
     diffusion sample --model=cd_imagenet64 --labels=207 --steps=2 --config.sample.grid.chosen="(0, 22)"
 
-Writes samples.npz, samples.json and the pictures that show them into --out, as of a run.
+The command writes samples.npz, samples.json and the pictures that show them into --out, as for a run.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from diffusion.models.quantised import KINDS
 from diffusion.recipe import ConfigError, as_config_errors, checks
 from diffusion.sampling import watermarks
 
-TAKEN = ("steps", "guidance", "watermark")  # flags of a request by a prompt that apply here too
-OF_RUNS = ("weights", "average", "step", "infill")
-OF_PROMPTS = ("seed", "lora", "embedding", "attach", "drop_text")
+SHARED = ("steps", "guidance", "watermark")  # flags of a request by a prompt that apply here too
+RUN_FLAGS = ("weights", "average", "step", "infill")
+PROMPT_FLAGS = ("seed", "lora", "embedding", "attach", "drop_text")
 
 
 def main(
@@ -36,11 +36,12 @@ def main(
     """Makes the samples that the flags describe.
 
     Args:
-        config: the config of the folder, as `--config.a.b=value` changes it.
+        config: the config of the folder, with the changes of `--config.a.b=value`.
         folder: the folder of the published model.
-        out: the folder to write to; "pictures" by default.
-        labels: numbers of classes, or their words; None for all of them in turn.
-        condition: the condition of a model without classes, as in `requested.conditions`; None: those of its data.
+        out: the folder to write to; None for "pictures".
+        labels: the classes, by their numbers or words; None for all classes in turn.
+        condition: the condition of a model without classes, as in `requested.conditions`; None for the conditions of
+            its data.
         signer: the signer of content credentials for the pictures; None for none.
 
     Returns:
@@ -75,9 +76,9 @@ def main(
 
 def _check_flags() -> None:
     """Refuses flags of runs, and of requests by prompts."""
-    others = [name for name in prompt_flags.SETTINGS if name not in TAKEN]
+    others = [name for name in prompt_flags.SETTINGS if name not in SHARED]
     flag_errors.refuse(
-        (*OF_RUNS, *OF_PROMPTS, *others),
+        (*RUN_FLAGS, *PROMPT_FLAGS, *others),
         "is not valid for a model without a text encoder. Valid: --labels, -n, --steps, --guidance, and as for a run "
         "--config.sample.FIELD=VALUE, such as --config.sample.seed=1.",
     )

@@ -8,12 +8,14 @@
     diffusion sample --workdir=runs/lora --prompt="a photo of sks dog"
     diffusion sample --again=pictures/42.png
 
---workdir is a folder of examples.text, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png; of a
-clip these are some of its frames, and OUT/<seed>.mp4 is the clip with its sound, if it has one; without PyAV these are
-OUT/<seed>.gif and OUT/<seed>.wav. The files of a batch are written as soon as the batch is made. Each PNG file carries
-its origin: settings, checksums of the model and of the edited files, versions, and the kind of the device. `--again`
-makes the picture again from that: the same bytes on the same kind of device with the same versions, elsewhere from the
-same draws, with pixels that differ by rounding.
+--workdir is a run with a text-to-image model in WORKDIR/model (`diffusion text_model` makes it), or a run that tunes a
+model (docs/tuning.md). The command writes OUT/<seed>.png. For a clip this file shows some of the frames, and
+OUT/<seed>.mp4 is the clip, with its sound if it has one; without PyAV these are OUT/<seed>.gif and OUT/<seed>.wav. The
+files of a batch are written as soon as the batch is made.
+
+Each PNG file carries its origin: settings, checksums of the model and of the edited files, versions, and the kind of
+the device. `--again` makes the picture again from this: the same bytes on the same kind of device with the same
+versions. Elsewhere it uses the same random draws, and pixels differ by rounding.
 """
 
 import importlib.metadata
@@ -43,7 +45,7 @@ from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request
 from diffusion.training.runtime import progress
 
-TOLERANCE = 8  # largest difference of 255 that rounding causes on another kind of device
+TOLERANCE = 8  # the largest difference of a byte that rounding explains on another kind of device
 
 
 def main(
@@ -52,10 +54,10 @@ def main(
     """Makes the pictures that the flags describe, and writes them with their settings to OUT/<seed>.png.
 
     Args:
-        out: the folder to write to; by default "pictures", or the folder of the picture that is made again.
-        work: the folder of examples.text, or of a run that tunes a model, in place of --model.
+        out: the folder to write to; None for "pictures", or for the folder of the picture that is made again.
+        work: the folder of a run with a text-to-image model, or of a run that tunes one; None for --model.
         signer: the signer of content credentials for the pictures; None for none.
-        requested_step: the step of the checkpoint of a run that tunes a model; the latest if None.
+        requested_step: the step of the checkpoint of a run that tunes a model; None for the latest.
 
     Raises:
         ConfigError: for a mistake in the flags.
@@ -64,8 +66,8 @@ def main(
         raise ConfigError("--workdir names a run, and --model or --again a published model. Name only one of them.")
     if requested_step is not None and (work is None or not tuned_run.base_of(work)):
         raise ConfigError(
-            f"--step={requested_step} names a checkpoint, but a published model has none. Valid: no --step, or "
-            "--workdir=RUN with a run that tunes a model."
+            f"--step={requested_step}: only a run that tunes a model is sampled at a step. Valid: no --step, or "
+            "--workdir=RUN with such a run."
         )
     with warnings.catch_warnings(), as_config_errors():
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", flush=True)
@@ -80,10 +82,10 @@ def main(
         target = pathlib.Path(out or "pictures")
         target.mkdir(parents=True, exist_ok=True)
         request = request.resolved(model)
-        records = png.records(request, origin)  # before the pictures, which a file without a checksum would cost
+        records = png.records(request, origin)  # first, since a file that cannot be read would lose the pictures
         remaining = iter(enumerate(records, start=1))
         console = progress.Output()
-        shows = console.is_terminal and request.number > request.batch_size  # a log has the paths instead
+        shows = console.is_terminal and request.number > request.batch_size  # a log shows the paths instead
         with progress.bar("sampling", request.number, "pictures", console, shows) as advance:
 
             def write(batch: jobs.Results) -> None:
@@ -122,7 +124,7 @@ def _chosen_model(
             model_index.read_index(place)  # a folder of another kind needs no prompt
     else:
         raise ConfigError(
-            "--prompt needs a text-to-image model: name its folder by --model, or a run of examples.text by --workdir."
+            "--prompt needs a text-to-image model: name its folder by --model, or a run with such a model by --workdir."
         )
     request = prompt_flags.request()
     source = {"dtype": DTYPE.value, "loras": lora | model_flags.loras()}
@@ -172,7 +174,7 @@ def _check_words(request: Request, words: Mapping[str, str]) -> None:
 
 
 def _check_flags_of_again() -> None:
-    """Refuses flags of a request and its model beside --again, which takes them from the picture."""
+    """Refuses flags of a request and of its model beside --again, since the picture contains these settings."""
     model_choices = (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, DTYPE, QUANTISED)
     flag_errors.refuse(
         (flag.name for flag in (PROMPT, SEED, NUMBER, *SETTINGS.values(), *model_choices)),
@@ -182,7 +184,7 @@ def _check_flags_of_again() -> None:
 
 
 def _write(path: pathlib.Path, results: jobs.Results, i: int, settings: Mapping[str, Any]) -> None:
-    """Writes the PNG file of picture i, and files of a clip or of layers beside it; a clip's PNG has some frames."""
+    """Writes the PNG file of picture i, and the files of its clip or layers; the PNG of a clip shows some frames."""
     pixels = results.pictures[i]
     if pixels.ndim == 3:
         return pictures.write(path, pixels, settings)
@@ -200,20 +202,30 @@ def again(
     signer: Signer | None = None,
     drop_text: bool = False,
 ) -> None:
-    """Makes a picture again from the settings in its file, and says whether it is the same.
+    """Makes a picture again from the settings in its file, and prints whether it is the same.
 
-    `out` is the folder of the file by default; `folder` is the model's folder, or its name in the package, if it has
-    moved since; `signer` signs the new file; `drop_text` is as in `text_to_image.load`.
+    Args:
+        path: the PNG file.
+        out: the folder to write to; None for the folder of the file.
+        folder: the folder of the model, or its name in the package; None for the folder in the settings.
+        signer: the signer of content credentials for the new file; None for none.
+        drop_text: whether to free the text encoders before sampling, as in `text_to_image.load`.
 
     Raises:
         ValueError: if the file carries no settings, or the model or another file that it was made from has changed.
-        FileNotFoundError: if one of them is missing.
+        FileNotFoundError: if the model or such a file is missing.
     """
     settings = png.read(path)
     if not png.is_complete(settings):
-        raise ValueError(f"{path}: its settings are in another format than this version writes ({png.FORMAT})")
+        raise ValueError(
+            f"{path}: its settings are in another format than this version writes ({png.FORMAT}). Use the version that "
+            "wrote it"
+        )
     if settings["at"] >= len(settings["seeds"]):
-        raise ValueError(f"{path} was made as picture {settings['at']} (counted from 0) of {len(settings['seeds'])}")
+        raise ValueError(
+            f"{path}: its settings name picture {settings['at']} of a batch, but only {len(settings['seeds'])} seeds. "
+            f"Valid: 0 .. {len(settings['seeds']) - 1}"
+        )
     request = png.request(settings, Request())
     where: str = settings["model"] if folder is None else str(shipped_models.with_lora(folder)[0])
     results = make(request, settings, where, path, drop_text)
@@ -229,21 +241,36 @@ def again(
 def make(
     request: Request, settings: Mapping[str, Any], folder: str, path: pathlib.Path, drop_text: bool = False
 ) -> jobs.Results:
-    """The results of a request; refuses a model or files with another checksum than a picture's settings state."""
+    """Makes the pictures of a request again with the model and the files of a picture.
+
+    Args:
+        request: the request.
+        settings: the settings of the picture.
+        folder: the folder of the model.
+        path: the picture, for messages.
+        drop_text: whether to free the text encoders before sampling, as in `text_to_image.load`.
+
+    Raises:
+        ValueError: if the model or a file has another checksum than the settings state.
+        FileNotFoundError: if the model or a file is missing.
+    """
     if not os.path.isfile(os.path.join(os.path.expanduser(folder), "model_index.json")):
-        raise FileNotFoundError(f"{folder}, the model that made {path}, does not exist. Name its folder by --model")
+        raise FileNotFoundError(
+            f"{folder}, the model that made {path}, is no folder with model_index.json. Name its folder by --model"
+        )
     checkpoint = model_index.fingerprint(folder)
     if checkpoint != settings["checkpoint"]:
         raise ValueError(
             f"{folder} is not the model that made {path}: its checksum is {checkpoint[:12]}.., not "
             f"{settings['checkpoint'][:12]}... Name the right folder by --model"
         )
-    encoders = [
-        name for name in png.image_encoders(request, settings) if name in settings["files"]
-    ]  # not in older files
+    # Files of earlier versions do not list the image encoders.
+    encoders = [name for name in png.image_encoders(request, settings) if name in settings["files"]]
     for name in [*png.named_files(request, settings), *encoders]:
         if png.checksum(name) != settings["files"].get(name):
-            raise ValueError(f"{name} is not the file with which {path} was made")
+            raise ValueError(
+                f"{name} is not the file with which {path} was made: its checksum differs. Restore that file first"
+            )
     used = {control.attachment for control in request.controls}
     attachments = {name: file for name, file in settings.get("attachments", {}).items() if name in used}
     how = {"dtype": settings["dtype"], "loras": settings["loras"], "embeddings": settings.get("embeddings", {})}
@@ -259,12 +286,19 @@ def make(
 
 
 def verdict(path: pathlib.Path, target: pathlib.Path, settings: Mapping[str, Any], device: str) -> str:
-    """Whether two files are the same, in words."""
+    """How a picture that was made again compares with the first file, in words.
+
+    Args:
+        path: the first file.
+        target: the new file.
+        settings: the settings in the first file.
+        device: the kind of the present device.
+    """
     if opener.read(path) == opener.read(target):
         return "the same bytes"
     difference = np.abs(pictures.read(path).astype(int) - pictures.read(target)).max()
     if not difference:
-        return "the same pixels, in a file of other bytes, as signed credentials have them"
+        return "the same pixels, in a file of other bytes, such as signed credentials"
     others = [f"device {device!r} in place of {settings['device']!r}"] * (device != settings["device"])
     for name in png.LIBRARIES:
         here = importlib.metadata.version(name)

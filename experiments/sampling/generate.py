@@ -49,23 +49,23 @@ from diffusion.sampling.watermarks import Watermark
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
 
-TRAJECTORIES = 32  # number of trajectories from which a plan is chosen
-SEEDS = 1_000_000  # number of samples with the same config.sample.seed
+TRAJECTORIES = 32  # trajectories from which a plan is chosen
+SEEDS = 1_000_000  # samples that one value of config.sample.seed can number
 
 
 class Generator(NamedTuple):
-    """Compiled functions of (params, labels, seeds); for conditions that are no classes, labels are a pytree.
+    """Compiled functions of (params, labels, seeds); conditions other than classes are a pytree in place of labels.
 
     Attributes:
         images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, ...]` for data of bytes, float32
-            `[N, D]` for pytrees, and float32 `[N, ...]` for other data. N is any number; the batches have the config's
-            size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
-        trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
-            [-1, 1] of the network's world; None for symbols, and for a driver that does not take the plan's steps.
-        nfe: network evaluations of a sample; the branches of a guidance count once. None if the driver decides.
-        work: () -> `[3]`, the counts of `caching.Work`, or the numbers of the driver, and the number of samples that
-            are not finite, summed over all batches that this generator has made.
-        skipped: numbers of `work` -> share of the network's blocks that a cache has skipped; None without a cache.
+            `[N, D]` for pytrees, and float32 `[N, ...]` for other data. N is any number; batches have the size in the
+            config. Image i depends only on labels[i] and seeds[i]. `progress(done)` is called after each batch.
+        trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), scaled to
+            [-1, 1] like the network's input; None for symbols, and for a driver that does not take the plan's steps.
+        nfe: the network evaluations of a sample; the branches of a guidance count once. None if the driver decides.
+        work: () -> `[3]`, summed over all batches so far: the two counts of `caching.Work` or of the driver, and the
+            number of samples that are not finite.
+        skipped: (result of `work`) -> the share of the network's blocks that a cache has skipped; None without a cache.
     """
 
     images: Callable[..., np.ndarray]
@@ -83,7 +83,7 @@ def balanced_labels(number: int, num_classes: int) -> np.ndarray:
 def conditions_of(recipe: Recipe, number: int) -> Any:
     """The conditions of `number` samples: all classes in turn, or the conditions of the data's first records.
 
-    A sample that agrees with a measured picture of the data has the class of that picture.
+    If the samples must agree with measured pictures of the data, each has the class of its picture.
 
     Returns:
         Classes int32 `[number]`, zeros for an unconditional run; or a pytree of arrays `[number, ...]`, in the form in
@@ -102,7 +102,7 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
 
 
 def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
-    """The class in each of the conditions, int32 `[number]`; zeros without classes."""
+    """The class in each condition, int32 `[number]`; zeros without classes."""
     if not recipe.examples.by_record:
         return conditions
     if recipe.examples.num_classes:
@@ -111,21 +111,21 @@ def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
 
 
 def seeds(config: Mapping, number: int) -> np.ndarray:
-    """uint32 `[number]` seeds, one for each sample; two values of config.sample.seed share none."""
+    """The seeds of the samples, uint32 `[number]`; different values of config.sample.seed have no seed in common."""
     return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
 
 
 def keys(seeds: ArrayLike) -> tuple[Array, Array]:
-    """(`[N]` keys for the prior, `[N]` keys for `samplers.sample`), each from the seed of its sample."""
+    """(keys `[N]` for the prior, keys `[N]` for `samplers.sample`); each key comes from the seed of its sample."""
     first, rest = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
     return first, rest
 
 
 def measured_pictures(recipe: Recipe) -> np.ndarray | None:
-    """The measurements of the pictures `config.sample.measurement.pictures`, `[K, ...]`; None without any.
+    """The measurements of the pictures in config.sample.measurement.pictures, `[K, ...]`; None if it names none.
 
     Raises:
-        ConfigError: for pictures that are not there, or of another shape than the run's.
+        ConfigError: for pictures that cannot be read, or have another shape or type than the run's.
     """
     if recipe.sampling.measured is None:
         return None
@@ -147,7 +147,7 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
 
 
 def _measured_records(recipe: Recipe) -> Sequence[Any]:
-    """The records whose pictures are measured, in the order of the samples; () where a file holds the pictures."""
+    """The records whose pictures are measured, in the order of the samples; () if a file holds the pictures."""
     measured = recipe.sampling.measured
     if measured is None or measured.from_file:
         return ()
@@ -159,20 +159,20 @@ def _measured_records(recipe: Recipe) -> Sequence[Any]:
 
 
 def on_trained_schedule(recipe: Recipe, params: Any) -> Recipe:
-    """The recipe under the schedule that its run has trained, from `params`; unchanged if none was trained."""
+    """The recipe with the schedule that its run has trained, from `params`; the same recipe if none was trained."""
     if recipe.schedule.trained is None:
         return recipe
     return recipe.with_schedule(recipe.schedule.trained.build(jax.tree.map(np.asarray, params[HEADS]["schedule"])))
 
 
 def trained(recipe: Recipe, params: Any) -> Recipe:
-    """The recipe for samples of a network with these parameters, which may determine its schedule and its plan."""
+    """The recipe for sampling a network with these parameters, which may determine its schedule and its plan."""
     recipe = on_trained_schedule(recipe, params)
     if recipe.sampling.chosen_plan is None:
         return recipe
     among, choose = recipe.sampling.chosen_plan
     cache = recipe.sampling.cache
-    recipe = recipe.with_parts(cache=None)  # a plan is chosen for the network itself
+    recipe = recipe.with_parts(cache=None)  # the plan is chosen without the errors of a cache
     conditions = jax.tree.map(jnp.asarray, conditions_of(recipe, TRAJECTORIES))
     first, rest = keys(np.arange(TRAJECTORIES, dtype=np.uint32))
     x = samplers.prior(recipe.schedule, first, recipe.examples.shape)
@@ -182,23 +182,23 @@ def trained(recipe: Recipe, params: Any) -> Recipe:
 
 
 def as_condition(labels: Any) -> Any:
-    """Classes `[B]` as int32, or a pytree of conditions, as networks receive them."""
+    """The conditions in the form in which networks receive them: classes int32 `[B]`, or a pytree of arrays."""
     return jax.tree.map(jnp.asarray, labels) if isinstance(labels, Mapping) else jnp.asarray(labels, jnp.int32)
 
 
 def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
-    """Compiles sampler, plan and guidance of a recipe, for a shape of examples, at the first call.
+    """The sampler, plan and guidance of a recipe as one function, which is compiled at its first call.
 
-    Where the examples are latents, the samples are decoded to pictures.
+    If the examples are latents, the samples are decoded to pictures.
 
     Args:
         recipe: the recipe, for a shape of examples.
-        mesh: the mesh over which parameters and samples are split; every process then makes the same calls, and
+        mesh: the mesh over which parameters and samples are split; every process must then make the same calls, and
             receives the same images. None for the default device.
-        watermark: the watermark of the initial noise, or of the pictures; None for none.
+        watermark: the watermark of the initial noise or of the pictures; None for none.
 
     Raises:
-        ConfigError: if the run makes no samples of classes.
+        ConfigError: if the network of the run makes no samples without a prompt.
     """
     if isinstance(recipe.objective.reads, Restores):
         return _generator_of_symbols(recipe, recipe.objective.reads, mesh)
@@ -211,7 +211,11 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
 
 
 def _batches_on(config: Mapping, mesh: Mesh | None) -> tuple[int, Callable[[Any], Any]]:
-    """(samples of a batch, rows -> the rows on the devices of their samples); every process has all rows."""
+    """How samples are split over a mesh; every process has the rows of all samples.
+
+    Returns:
+        (the number of samples in a batch, a function from rows to the same rows on the devices of their samples).
+    """
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is None:
         return batch_size, lambda rows: rows
@@ -222,7 +226,7 @@ def _batches_on(config: Mapping, mesh: Mesh | None) -> tuple[int, Callable[[Any]
 
 
 def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) -> Generator:
-    """The `generator` of a run on symbols, whose samples are int32 `[N, ...]`, -1 where the network returned NaN."""
+    """The `generator` of a run on symbols; its samples are int32 `[N, ...]`, -1 where the network returned NaN."""
     make = symbol_samples.sampled(recipe, reads)
     batch_size, batch = _batches_on(recipe.config, mesh)
     weights = guides.weights(recipe.sampling.guides)
@@ -252,7 +256,8 @@ def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
     """The decoder of samples: the autoencoder that trained with the model, a frozen autoencoder, or the identity.
 
     Returns:
-        (parameters of the frozen autoencoder, (model's parameters, these, x `[B, ...]`) -> examples).
+        (the parameters of the frozen autoencoder, a function (the model's parameters, the autoencoder's parameters,
+        x `[B, ...]`) -> examples).
     """
     autoencoder = recipe.companions.autoencoder
     if autoencoder is not None:
@@ -272,7 +277,7 @@ def _sampled(
     y: Any,
     seeds: Array,
 ) -> Any:
-    """The result of a driver for a batch of seeds, from the run's noise along its plan.
+    """Runs a driver on a batch, from the noise of its seeds along the plan of the run.
 
     Args:
         recipe: the recipe of the run.
@@ -280,7 +285,7 @@ def _sampled(
         watermark: the watermark of the noise, or None.
         drive: a function of the named arguments of `samplers.sample`.
         params: the parameters of the run's network.
-        weights: the parameters of the second runs that guides read.
+        weights: the parameters of the other runs that guides read.
         labels: the conditions of the batch.
         y: the measured pictures of the batch; None without any.
         seeds: the seeds, uint32 `[B]`.
@@ -300,7 +305,7 @@ def _sampled(
 
 
 def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
-    """The `generator` of any run that makes pictures; its labels are conditions, of prompts too."""
+    """The `generator` of any run that does not make symbols; its labels may also be the conditions of prompts."""
     config, driver, plan = recipe.config, recipe.sampling.driver, recipe.sampling.plan
     sampled = functools.partial(_sampled, recipe, run_denoiser.build_for_sampler(recipe), watermark)
     steered = isinstance(driver, guides.Steered)
@@ -327,7 +332,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
             drive = functools.partial(sampling.samples, driver=reading)
             x, work = sampled(drive, params, weights, labels, y, seeds)
             if not (recipe.sampling.follows_plan or steered):
-                work = None  # what such a driver counts belongs to itself
+                work = None  # this driver's counts mean something else
             x = shown(params, decoder, x)
             return (to_uint8(x) if recipe.makes_bytes else x, sampling.finite(x)), work
 
@@ -340,7 +345,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         return jax.lax.map(lambda x: shown(params, decoder, x), steps)
 
     def pictures_of(seeds):
-        """The measured picture of each sample: picture i for the i-th seed of config.sample.seed."""
+        """The measured picture of each sample; the i-th seed of config.sample.seed has picture i."""
         return None if measured is None else measured[np.asarray(seeds) % SEEDS % len(measured)]
 
     done: np.ndarray = np.zeros(3, np.int64)  # the sums of `Generator.work` so far
@@ -367,7 +372,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
 
 def check_finite(config: Mapping, number: int, infinite: int) -> None:
-    """Warns of samples of a run that are not finite, with their settings.
+    """Warns of samples that are not finite, and names the settings that may cause them.
 
     Args:
         config: the config of the run.
@@ -387,7 +392,7 @@ def check_finite(config: Mapping, number: int, infinite: int) -> None:
 
 
 def checked_images(make: Generator, config: Mapping, *arguments: Any) -> np.ndarray:
-    """`Generator.images` of a run, with a warning of samples that are not finite, as `check_finite` has it.
+    """The result of `Generator.images`, after `check_finite` has looked at it.
 
     Args:
         make: the generator of the run.

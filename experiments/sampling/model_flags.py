@@ -33,7 +33,7 @@ DTYPE = flags.DEFINE_enum(
 QUANTISED = flags.DEFINE_enum(
     "quantised",
     "",
-    ["", "int8", "fp8", "stored"],  # written out: help imports no network
+    ["", "int8", "fp8", "stored"],  # written out, since --help must not import the networks
     "store the denoiser's weights in 8 bits, as int8 or fp8; stored keeps the 8-bit weights of the "
     "model's files; by default full precision",
 )
@@ -45,10 +45,10 @@ DROP_TEXT = flags.DEFINE_bool(
 
 
 def embeddings() -> dict[str, str]:
-    """{file of an embedding: the word that --embedding gives it}; "" for the word in the file.
+    """{file of an embedding: its word in --embedding}; "" for the word that the file names.
 
     Raises:
-        ConfigError: for a file that stands twice.
+        ConfigError: for a file that is named twice.
     """
     words: dict[str, str] = {}
     for text in EMBEDDING.value:
@@ -60,10 +60,10 @@ def embeddings() -> dict[str, str]:
 
 
 def loras() -> dict[str, float | list]:
-    """LoRA files with the weight and the interval of t of each, as --lora says them and `LoraWeight.read` reads them.
+    """{LoRA file: its weight and interval of t} from --lora, in the form that `LoraWeight.read` takes.
 
     Raises:
-        ConfigError: for one that is not written as it should be, or a file that stands twice.
+        ConfigError: for a text of another form, or a file that is named twice.
     """
     weights: dict[str, float | list] = {}
     for text in LORA.value:
@@ -92,10 +92,10 @@ def loras() -> dict[str, float | list]:
 
 
 def attachments() -> dict[str, str]:
-    """Folders or files of attachments by name, as --attach says them.
+    """{name of an attachment: its folder or file} from --attach.
 
     Raises:
-        ConfigError: for one that is not written as it should be, or a name that stands twice.
+        ConfigError: for a text of another form, or a name that is used twice.
     """
     table: dict[str, str] = {}
     for text in ATTACH.value:

@@ -1,4 +1,4 @@
-"""Flags of diffusion sample for prompts: one for each setting of `text_to_image.requests.Request`."""
+"""Flags of diffusion sample for prompts: one flag for each setting of `text_to_image.requests.Request`."""
 
 from absl import flags
 
@@ -23,7 +23,7 @@ DEFINE = {
 
 
 def _flag(name: str, setting: Setting) -> flags.FlagHolder:
-    """The flag of a setting; one whose parts are made of texts may be repeated."""
+    """The flag of a setting; the flag of a list of structured texts, such as --controls, may be repeated."""
     if setting.item is not None:
         return flags.DEFINE_multi_string(name, list(setting.default), setting.help)
     return DEFINE[setting.type](name, setting.default, setting.help)
@@ -38,7 +38,7 @@ def request() -> Request:
     """The request of the flags.
 
     Raises:
-        ValueError: for a missing prompt, a flag that is not valid, or flags that do not fit together.
+        ValueError: for a missing prompt, an invalid value, or flags that do not fit together.
     """
     if PROMPT.value is None:
         raise ConfigError(

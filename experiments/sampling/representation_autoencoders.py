@@ -1,4 +1,4 @@
-"""The representation autoencoder of a run that trained its decoder: the frozen encoder, and measured statistics."""
+"""The representation autoencoder of a run that trained a decoder, with its frozen encoder and measured statistics."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,8 +15,8 @@ from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.recipe import ConfigError, data
 from diffusion.recipe.parts import Resolver
 
-MEASURED = 10_000  # training pictures, for the statistics of the features
-BATCH = 64
+MEASURED = 10_000  # the most training pictures whose features are measured
+BATCH = 64  # pictures that are encoded at once
 
 
 def build_autoencoder(
@@ -24,7 +24,7 @@ def build_autoencoder(
 ) -> tuple[AutoencoderRAE, Any]:
     """The autoencoder of a decoder, with the encoder of its run and statistics of at most MEASURED training pictures.
 
-    The encoder sees pictures resized without antialiasing, as published, whatever the run's resizing was.
+    The encoder receives pictures resized without antialiasing, as published, whatever the run's resizing was.
 
     Args:
         decoder: the decoder that the run trained.
@@ -36,12 +36,12 @@ def build_autoencoder(
         (module, params).
 
     Raises:
-        ConfigError: if the run's encoder is not read from a file, or the file is gone or holds another one.
+        ConfigError: if the run does not read its encoder from a file, or the file is missing or holds another encoder.
     """
     encoder = Resolver(config).encoder
     if encoder is None or not encoder.path:
         raise ConfigError(
-            "config.encoder.path = '': the encoder of this run has initial weights, which are in no file. Valid: a "
+            "config.encoder.path = '': the encoder of this run has initial weights, which no file stores. Valid: a "
             "run whose encoder is read from a file."
         )
     module = AutoencoderRAE(encoder.module, decoder)
@@ -60,7 +60,7 @@ def build_autoencoder(
 
 
 def _pictures(config: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """Batches of training pictures, evenly spaced."""
+    """Batches of training pictures, which are evenly spaced in the split."""
     source = data.source(config, config["data"]["split"])
     rows = np.linspace(0, len(source) - 1, min(MEASURED, len(source))).astype(int).tolist()
     for i in range(0, len(rows), BATCH):

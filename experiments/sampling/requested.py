@@ -20,12 +20,12 @@ def labels(names: Sequence[str], recipe: Recipe, number: int, words: Mapping[str
     Args:
         names: the classes, each by its number, by its name in the data, or by one of its words.
         recipe: the recipe of the model.
-        number: how many labels to return.
+        number: the number of labels to return.
         words: {word: number of its class}, for a published model whose classes have words; None for the names of the
             classes in the data of the run.
 
     Raises:
-        ConfigError: for a class that the model does not have, or a model whose condition is more than the class.
+        ConfigError: for a class that the model does not have, or a model whose condition holds more than the class.
     """
     num_classes = recipe.examples.num_classes
     if num_classes and not recipe.examples.by_class:
@@ -52,16 +52,18 @@ def conditions(text: str, recipe: Recipe) -> Any:
     """The conditions of the samples of a run.
 
     Args:
-        text: numbers such as "0.5,-1.2", the vector of all samples; a caption, where the source of the run's data turns
-            captions into conditions by `condition_of`; or a .npy file of an array [K, ...], or a .npz file with an
-            array [K, ...] for each entry of the condition, which the samples have in turn.
+        text: one of three forms. Numbers such as "0.5,-1.2" are a vector that all samples share. A caption is shared
+            too, if the source of the run's data has `condition_of`, which turns captions into conditions. A .npy file
+            holds an array [K, ...], and a .npz file an array [K, ...] for each entry of the condition; the samples use
+            its K conditions in turn.
         recipe: the recipe of the run, for its data.
 
     Returns:
         Pytree of arrays [config.sample.number, ...], in the form of the data's conditions.
 
     Raises:
-        ConfigError: for a run without such conditions, text that is neither, or arrays that do not fit; says what does.
+        ConfigError: for a run without such conditions, a text of another form, or arrays that do not fit; it names the
+            valid form.
     """
     null = recipe.examples.null
     if not recipe.examples.by_record or recipe.receives_text:
@@ -118,13 +120,13 @@ def conditions(text: str, recipe: Recipe) -> Any:
     if isinstance(rows, dict) and "given" in rows:
         with as_config_errors():
             series_masks.check(rows)
-        rows["given"] = np.where(rows["mask"], rows["given"], 0)  # a record may have NaN where values are hidden
+        rows["given"] = np.where(rows["mask"], rows["given"], 0)  # hidden values may be NaN
     number = recipe.config.sample.number
     if number < max(lengths):
         print(f"--condition: the first {number} of {max(lengths)} conditions are sampled (config.sample.number)")
     turns = np.arange(number) % max(lengths)
     are_bytes = _bytes_of_data(recipe) if any(leaf.dtype == np.uint8 for leaf in arrays) else [False] * len(leaves)
-    # The network scales bytes; if the data are numbers, so are the file's bytes.
+    # The network scales bytes itself. If the data hold numbers, the bytes of the file are meant as numbers too.
     in_turn = [
         leaf[turns] if leaf.dtype == np.uint8 and scaled else leaf[turns].astype(one.dtype)
         for leaf, one, scaled in zip(jax.tree.leaves(rows), leaves, are_bytes)
@@ -133,7 +135,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
 
 
 def _bytes_of_data(recipe: Recipe) -> list[bool]:
-    """Whether each entry of the data's conditions is bytes, which stand for [-1, 1]; True where no data are there."""
+    """Whether each entry of the data's conditions holds bytes, which stand for [-1, 1]; all True without data."""
     try:
         condition = data.open_recipe(recipe).spec.condition
     except ConfigError:  # a published model
@@ -143,7 +145,7 @@ def _bytes_of_data(recipe: Recipe) -> list[bool]:
 
 
 def _vector(text: str) -> np.ndarray | None:
-    """The numbers between the commas of a text, `[1, K]`; None if they are no numbers."""
+    """The numbers between the commas of a text, `[1, K]`; None if the text is of another form."""
     try:
         return np.array([[float(number) for number in text.split(",")]])
     except ValueError:
@@ -159,5 +161,5 @@ def _caption_condition(caption: str, condition_of: Callable[[str], Any], number:
     try:
         condition = condition_of(caption)
     except ValueError as error:
-        raise ConfigError(f"--condition: {error}") from error
+        raise ConfigError(f"--condition={caption}: {error}") from error
     return jax.tree.map(lambda leaf: np.stack([leaf] * number), condition)

@@ -1,4 +1,4 @@
-"""The denoiser, flow map or field of a run, which its samplers call, from its parameters and conditions."""
+"""The function that a run's sampler calls, a denoiser, flow map or field, from its parameters and conditions."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -25,18 +25,20 @@ from diffusion.training.step import HEADS
 class GuidesRead(NamedTuple):
     """The weights and pictures that the guides of a run read, see `denoiser`."""
 
-    weights: dict[str, Any]
-    y: Any
+    weights: dict[str, Any]  # {path of a field of the config: the weights of the run that it names}
+    y: Any  # the measured pictures, [B, ...]; None without any
 
 
 def denoiser(recipe: Recipe) -> Callable[..., Any]:
-    """The guided denoiser of a run for a shape of examples, of (params, labels `[B]`): what `samplers.sample` takes.
+    """The guided denoiser of a run, as a function (params, labels `[B]`, optional `GuidesRead`) -> denoiser.
 
-    A third argument holds what its guides read: the weights of other runs, by the paths of their fields, and the
-    measured pictures `[B, ...]`. Without it the weights are read here, and become constants of the program.
+    Without `GuidesRead`, the weights of the guides are read here, and become constants of the compiled program.
+
+    Args:
+        recipe: the recipe of the run, for a shape of examples.
 
     Raises:
-        ConfigError: if the run trains a flow map, which has no denoiser.
+        ConfigError: if the run trains something else than a denoiser, such as a flow map.
     """
     kinds = {Jumps: "a flow map", Moves: "a field on a manifold", Restores: "a predictor of symbols"}
     if trained := kinds.get(type(recipe.objective.reads), ""):
@@ -84,7 +86,7 @@ def _branches(
     parameterization: Parameterization,
     conditions: tuple[Any],
 ) -> guidance.Branches:
-    """The branches that a run's guidance combines; `conditions` has one entry, the condition."""
+    """The branches that a run's guidance combines; `conditions` has a single entry, the condition."""
     (condition,) = conditions
     if recipe.sampling.depths:
         # `fits.check` refuses this guidance without an early prediction.
@@ -107,15 +109,15 @@ def _branches(
 def side_by_side(
     recipe: Recipe, params: Any, sources: Array, targets: Array, until: float, layers: Sequence[int] | None = None
 ) -> Any:
-    """The guided denoiser of `[2 B, ...]` examples and their edits to other classes, for `editing.prompt_to_prompt`.
+    """The guided denoiser of `[2 B, ...]`, pictures and then their edits, for `editing.prompt_to_prompt`.
 
     Args:
         recipe: the recipe of the run.
         params: the parameters of its network.
-        sources: classes of the pictures, `[B]`.
-        targets: classes of their edits, `[B]`.
-        until: the t below which each edit has its own maps of attention.
-        layers: the layers that borrow the maps of the source before that; None for all.
+        sources: the classes of the pictures, int `[B]`.
+        targets: the classes of their edits, int `[B]`.
+        until: the time below which each edit has its own attention maps.
+        layers: the layers in which an edit uses the maps of its picture while t >= until; None for all.
 
     Raises:
         ConfigError: for a network or a guidance that does not support this, or a layer that the network lacks.
@@ -150,7 +152,7 @@ def side_by_side(
 
 
 def flow_map(recipe: Recipe, reads: Jumps) -> Callable[[Any, Array], flow_maps.FlowMap]:
-    """The flow map of a run, by its objective, (params, labels `[B]`) -> (x_t, t, s) -> x_s."""
+    """The flow map of a run: (params, labels `[B]`) -> a function (x_t, t, s) -> x_s."""
 
     def build(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
@@ -160,7 +162,7 @@ def flow_map(recipe: Recipe, reads: Jumps) -> Callable[[Any, Array], flow_maps.F
 
 
 def tangent_field(recipe: Recipe, reads: Moves) -> Callable[[Any, Array], Any]:
-    """The field of a run on a manifold, by its objective, (params, labels `[B]`) -> `manifolds.TangentField`."""
+    """The field of a run on a manifold: (params, labels `[B]`) -> `manifolds.TangentField`."""
 
     def build(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
@@ -181,11 +183,13 @@ def build_for_sampler(recipe: Recipe) -> Callable[[Any, Any], Any]:
 
 
 def received_condition(recipe: Recipe, labels: Any) -> Any:
-    """The condition as the network of a run receives it: with the scale and the interval of guidance that are inputs.
+    """The condition in the form that the network of a run receives.
+
+    It includes the scale and the interval of guidance, if the network takes them as inputs.
 
     Args:
         recipe: the recipe of the run.
-        labels: classes `[B]`, or conditions, a pytree of arrays `[B, ...]`.
+        labels: the classes, int `[B]`, or the conditions, a pytree of arrays `[B, ...]`.
     """
     condition = labels if recipe.examples.null is not None else None
     received = recipe.objective.condition
@@ -199,19 +203,19 @@ def received_condition(recipe: Recipe, labels: Any) -> Any:
 
 
 def real_of(recipe: Recipe, condition: Any) -> Array | None:
-    """The mask of padding of samples with these conditions, True where x is real; None without padding."""
+    """The mask of what is real in samples with these conditions, False in the padding; None without padding."""
     return pytrees.real_of(condition, recipe.examples.structure or recipe.examples.shape)
 
 
 def check_plain(recipe: Recipe, condition: Any) -> None:
-    """Refuses a guidance or a cache with which the recipe's denoiser is not a function of x and t alone.
+    """Refuses a guidance or a cache with which the recipe's denoiser does not depend on x and t alone.
 
     Args:
         recipe: the recipe of the run.
         condition: the condition of one example, as its network receives it.
 
     Raises:
-        ConfigError: if the recipe has one; the message names both fields.
+        ConfigError: names the fields of the guidance and the cache.
     """
     if isinstance(denoiser(recipe)(None, condition), (guidance.Memory, guidance.Unpaired)):
         sample = recipe.config.sample
@@ -222,15 +226,15 @@ def check_plain(recipe: Recipe, condition: Any) -> None:
 
 
 def check_given_frames(recipe: Recipe, condition: Any) -> None:
-    """Refuses a guidance or a cache that cannot continue given frames; arguments as `check_plain`.
+    """Refuses a guidance or a cache with which a run cannot continue known frames; arguments as `check_plain`.
 
     Raises:
-        ConfigError: naming the field.
+        ConfigError: names the fields of the guidance and the cache.
     """
     if not isinstance(recipe.objective.reads, Jumps):
         check_plain(recipe, condition)
 
 
 def number_of(labels: Any) -> int:
-    """How many examples there are in a pytree of conditions."""
+    """The number of examples in a pytree of conditions."""
     return jax.tree.leaves(labels)[0].shape[0]

@@ -57,14 +57,14 @@ def sample(
         out: the folder to write to; the run folder if None.
         labels: the classes, int `[number]`, or the conditions, a pytree `[number, ...]` in the records' form. None for
             all classes in turn, or the conditions of the first records.
-        step: the step of the checkpoint; the latest if None.
-        weights: "ema", the moving average, or "params", the raw ones.
-        average: width, as a share of the run, of a moving average that is computed from all kept checkpoints; for a run
-            with config.ema.sigma_rel.
+        step: the step of the checkpoint; None for the latest.
+        weights: "ema" for the moving average, or "params" for the raw parameters.
+        average: the width, as a fraction of the training, of a moving average that is computed from all stored
+            checkpoints; only for a run with config.ema.sigma_rel. None for the average of one checkpoint.
         watermark: the watermark of the samples; None for none.
         signer: the signer of content credentials for the PNG files; None for none.
-        quantised: "int8" or "fp8", the type in which the network's kernels are stored; "" for their own.
-        infill: a text whose low lines the samples of a run on characters fill in; "" for none.
+        quantised: "int8" or "fp8", the type in which the network's kernels are stored; "" for full precision.
+        infill: a text whose underscores the samples of a run on characters fill in; "" for none.
 
     Returns:
         The samples, uint8 `[N, ...]` for a run on bytes, else float32 `[N, ...]`; a pytree of arrays for pytrees.
@@ -102,10 +102,10 @@ class Weights(NamedTuple):
 
     Attributes:
         params: the parameters, as in `recipe.network.apply`.
-        model: name of the run's folder, or of a published model's.
-        version: the version of the weights, in words.
+        model: the name of the folder of the run or of the published model.
+        version: the version of the weights in words, such as "step 400".
         description: the version of the weights, for samples.json.
-        identity: a JSON value that identifies their content.
+        identity: a JSON value that identifies the content of the parameters.
     """
 
     params: Any
@@ -125,15 +125,15 @@ def sample_weights(
     quantised: str = "",
     classes: Sequence[str] = (),
 ) -> Any:
-    """The samples of a recipe and its parameters; errors as in `sample`.
+    """Makes and writes samples with these parameters, as `sample` does for a run; errors as in `sample`.
 
     Args:
         recipe: the recipe, for a shape of examples.
         weights: the parameters.
         out: the folder to write to.
         classes: the names of the classes, by their numbers; () for the numbers.
-        labels, watermark, signer, quantised: the conditions, the watermark, the signer and the type of kernels, as in
-            `sample`.
+        labels, watermark, signer, quantised: the conditions, the watermark, the signer and the type of the kernels, as
+            in `sample`.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def sample_weights(
         config = recipe.config
         params, description = _stored(recipe, weights, watermark, quantised)
         number = config.sample.number
-        by_records = labels is None  # the conditions are those of the data's first records, in turn
+        by_records = labels is None  # the conditions come from the data's first records
         labels = generate.conditions_of(recipe, number) if by_records else jax.tree.map(np.asarray, conditioned(labels))
         seeds = generate.seeds(config, number)
         params, mesh = sharding.on_local_devices(params)
@@ -157,7 +157,7 @@ def sample_weights(
         )
         with progress.bar("sampling", number, recipe.unit(of_samples=True), speaks=share[0] == 0) as advance:
             images = make_images(advance, share)
-        agreement.gather("samples made")  # each process has made its share
+        agreement.gather("samples made")  # waits until each process has made its share
 
         def finish():
             all_images = images if share[1] == 1 else make_images(lambda done: None)
@@ -188,7 +188,7 @@ def sample_weights(
 
 
 def _stored(recipe: Recipe, weights: Weights, watermark: Watermark | None, quantised: str) -> tuple[Any, dict]:
-    """The parameters in the type in which they are stored, and their description with what the samples carry."""
+    """The parameters, stored in 8 bits if requested, and their description with the watermark and this type."""
     params, description = weights.params, dict(weights.description)
     if watermark is not None:
         _check_watermark(watermark, recipe)
@@ -201,7 +201,7 @@ def _stored(recipe: Recipe, weights: Weights, watermark: Watermark | None, quant
 
 
 def _counted(recipe: Recipe, make: generate.Generator, work: np.ndarray) -> dict[str, Any]:
-    """The counts of all batches, for samples.json: a driver's numbers, and the samples that are not finite.
+    """The counts of all batches, for samples.json: the numbers of a driver, and the samples that are not finite.
 
     Raises:
         ValueError: if a number of the driver is not finite, or no sample is.
@@ -226,7 +226,7 @@ def _sign(shown: Sequence[pathlib.Path], signer: Signer, made_by: Mapping[str, A
 
 
 def _means_of_driver(recipe: Recipe, means: np.ndarray) -> Any:
-    """The numbers of a driver of particles or trials, as means over the batches; refuses those that are not finite."""
+    """The numbers of a driver of particles or trials, as means over the batches, which must be finite."""
     driver = recipe.sampling.driver
     numbers = (driver.numbers if isinstance(driver, guides.Steered) else steering_drivers.Weighed)(*means.tolist())
     if not np.isfinite(numbers).all():
@@ -237,7 +237,7 @@ def _means_of_driver(recipe: Recipe, means: np.ndarray) -> Any:
 
 
 def checksum(params: Any) -> str:
-    """sha256 of parameters as they are sampled with: of the name, the type, the shape and the bytes of each leaf."""
+    """The sha256 of parameters in the types that samples use: of each leaf's name, type, shape and bytes."""
     total = hashlib.sha256()
     for name, leaf in sorted(leaves_of(params).items()):
         array = np.asarray(leaf)
@@ -252,7 +252,7 @@ def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
     if watermark.carrier == "pictures" and not (recipe.makes_pictures and recipe.makes_bytes):
         raise ConfigError(f"--watermark: {watermark.identity} is for pictures, but this run makes none.")
     if watermark.carrier == "pictures" and recipe.on_latents:
-        return  # the decoder decides how large they are
+        return  # the decoder decides the size of the pictures
     draws = recipe.sampling.sampler.draws > 0 or (
         recipe.sampling.plan is not None and bool(np.any(recipe.sampling.plan.renoise))
     )
@@ -283,7 +283,7 @@ def _record(recipe, nfe, skipped, checkpoint) -> dict[str, Any]:
 
 
 def _write(out, recipe, make, params, images, labels, from_records, seeds, record, names) -> list[pathlib.Path]:
-    """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
+    """Writes samples.npz, samples.json and the figures, and removes the batches; returns the files to look at."""
     arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
     if recipe.examples.structure is not None:
         arrays |= leaves_of({"images": pytrees.unpack(images, recipe.examples.structure)})
@@ -291,7 +291,7 @@ def _write(out, recipe, make, params, images, labels, from_records, seeds, recor
     if recipe.examples.by_record:
         arrays |= leaves_of({"condition": labels})
     with files.atomic(out / "samples.npz") as file:
-        np.savez(file, **arrays)  # deflate is 20 times as slow, and gains 8 % or so
+        np.savez(file, **arrays)  # compression would take 20 times as long, and save about 8 %
     json_files.write(out / "samples.json", record)
     batches_on_disk.clear(out)
     classes = arrays["labels"]
@@ -300,7 +300,7 @@ def _write(out, recipe, make, params, images, labels, from_records, seeds, recor
         return [out / "samples.npz", *drawn]
     plots.sample_grid(images, classes, out / "samples.png", classes=names)
     if make.trajectory is None:
-        (out / "trajectory.png").unlink(missing_ok=True)  # one of earlier samples
+        (out / "trajectory.png").unlink(missing_ok=True)  # it would show earlier samples
         print(f"no trajectory.png: the driver {recipe.config.sample.driver.name!r} does not show its steps")
         return [out / "samples.npz", out / "samples.png"]
     first = np.unique(classes, return_index=True)[1][:10]

@@ -10,12 +10,12 @@ from diffusion.recipe.extensions import way_on
 
 
 def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads samples.npz of a run folder: (images `[N, ...]`, labels int64 `[N]`); nothing in it is executed.
+    """Reads samples.npz in a folder: (images `[N, ...]`, labels int64 `[N]`); nothing in it is executed.
 
-    The leaves of samples that are pytrees, "images/NAME", are packed to float32 `[N, D]`, see `data.packing`.
+    Samples that are pytrees have arrays "images/NAME". They are packed to float32 `[N, D]`, see `data.packing`.
 
     Raises:
-        WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
+        WorkdirError: if the file is missing, damaged, or lacks an array; it names the command that makes it.
     """
     path = pathlib.Path(folder) / "samples.npz"
     again = f"Make it by: {way_on('sample', folder)}"
@@ -49,12 +49,16 @@ def read_record(folder: str | pathlib.Path) -> dict | None:
 
 
 def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
-    """Refuses samples that cannot be compared with a dataset of images of a shape and `classes` classes, 0 for none.
+    """Refuses samples that cannot be compared with a dataset of images.
 
-    Valid samples are uint8 `[N, *shape]`, N >= 2, with labels int `[N]` that include all classes.
+    Args:
+        images: the samples; valid are uint8 `[N, *shape]` with N >= 2.
+        labels: their classes, int `[N]`; they must include all classes, or classes 0 .. N - 1 if N is smaller.
+        shape: the shape of the dataset's images.
+        classes: the number of classes; 0 for none.
 
     Raises:
-        WorkdirError: for other samples; the message says what they are and what is needed.
+        WorkdirError: for other samples; it says what they are and what is valid.
     """
     if images.dtype != np.uint8:
         raise WorkdirError(f"the samples have images of type {images.dtype}. Valid: uint8 (bytes 0..255)")
@@ -64,7 +68,9 @@ def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]
             "the dataset"
         )
     if labels.shape != (len(images),):
-        raise WorkdirError(f"the samples have {len(images)} images, but labels of shape {list(labels.shape)}")
+        raise WorkdirError(
+            f"the samples have {len(images)} images, but labels of shape {list(labels.shape)}. Valid: [{len(images)}]"
+        )
     if len(images) < 2:
         raise WorkdirError(
             f"there are only {len(images)} samples, but a distance needs at least 2. Raise config.sample.number"

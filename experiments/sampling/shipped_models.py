@@ -2,10 +2,10 @@
 
     diffusion sample --model=digits
     run = trained_run.load("digits")
-    diffusion sample --model=drawings --prompt="a red circle above a blue square"    # a text-to-image model's folder
+    diffusion sample --model=drawings --prompt="a red circle above a blue square"    # a text-to-image model
     diffusion sample --model=drawings-fast --prompt="a red circle above a blue square"    # the same with a LoRA
 
-`python -m tools.weights` writes the folder of one, and `class_folders.SHIPPED` has its name and its digest.
+`python -m tools.weights` writes the folder of such a model. `class_folders.SHIPPED` has its name and its digest.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from diffusion.text_to_image import model_index
 
 FILE = "model.safetensors"
 SCALE = ".scale_of_int8"
-"""What follows the name of an int8 array in the name of its scale."""
+"""The ending by which the name of an int8 array becomes the name of its scale."""
 
 
 def read_config(folder: str | pathlib.Path) -> ConfigDict:
-    """The config of a model, which samples as its run does.
+    """The config of a model, with the sampling of its run.
 
     Raises:
-        ConfigError: for a file that is no config of this version, or an earlier one.
+        ConfigError: for a file that is not a config of this version or an earlier one.
     """
     return versions.read(opener.read_text(class_folders.folder_of(folder) / "config.json"))
 
@@ -38,10 +38,10 @@ def read_config(folder: str | pathlib.Path) -> ConfigDict:
 def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
     """The parameters of a model, and the digest of its file.
 
-    An array in 8 bits is multiplied by its scale, and becomes float32.
+    An array stored in 8 bits is multiplied by its scale, which makes it float32.
 
     Raises:
-        Refusal: for another file than the package holds under this name.
+        Refusal: for another file than the one that ships with the package under this name.
     """
     folder = class_folders.folder_of(folder).resolve()
     path = folder / FILE
@@ -54,16 +54,16 @@ def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
 
 
 def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
-    """The folder of a text-to-image model, by its path or the name of one that travels with the project.
+    """The folder of a text-to-image model, by its path or the name of one that ships with the package.
 
     Raises:
-        Refusal: for other files than those that travel under this name, a misspelt name, or a model without prompts.
+        Refusal: for other files than those that ship under this name, a misspelt name, or a model without prompts.
     """
     folder = class_folders.folder_of(model)
     if not folder.exists() and (near := public.nearest(model, class_folders.SHIPPED, 0.7)):
         raise Refusal(
             f"{model}: there is no such folder. Did you mean {near!r}? Valid: the folder of a model, or one of "
-            f"{', '.join(class_folders.SHIPPED)}, which travel with the project."
+            f"{', '.join(class_folders.SHIPPED)}, which ship with the package."
         )
     name = class_folders.shipped_name(folder)
     if class_folders.is_shipped(folder):
@@ -87,7 +87,7 @@ def with_lora(model: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, float]
     """The folder of a text-to-image model, the LoRA that belongs to it, and the settings that the LoRA was made for.
 
     Args:
-        model: path of a folder, or the name of one that travels with the project.
+        model: the path of a folder, or the name of a model that ships with the package.
 
     Returns:
         The folder; {file of the LoRA: weight}, empty for a model without one; {"steps", "guidance", "sampler"}, or {}.
@@ -104,7 +104,7 @@ def with_lora(model: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, float]
 
 
 def _lora_of(folder: pathlib.Path) -> tuple[str, str, pathlib.Path, dict[str, Any]] | None:
-    """(Name, the model that its LoRA belongs to, its file, its settings), of a folder that travels with the project."""
+    """(name, its base model, the LoRA file, its settings) of a LoRA that ships with the package; None otherwise."""
     file = folder / class_folders.LORA
     if (name := class_folders.shipped_name(folder)) is None or not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Samples of a run on symbols: its sampler and plan, with guidance and with known positions of a text."""
+"""Samples of a run on symbols: its sampler and plan, with guidance, and with known positions of a text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -18,14 +18,14 @@ from diffusion.recipe import ConfigError
 from diffusion.recipe.recipe import Recipe
 from diffusion.training.step import HEADS
 
-UNKNOWN = "_"  # stands in a text for a character that is filled in
+UNKNOWN = "_"  # the character that stands for one to be filled in
 
 
 def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predictor]:
-    """The guided predictor of a run, of (params, labels `[B]`, weights): what `discrete.sample` takes.
+    """The guided predictor of a run: (params, labels `[B]`, weights, optional memory) -> `discrete.Predictor`.
 
-    `weights` are the weights of other runs that its guides read, by the paths of their fields. A fourth argument is
-    the memory of earlier blocks, with rows for each branch of the guidance.
+    `weights` are the weights of other runs that its guides read, by the paths of their fields. `memory` is the memory
+    of earlier blocks, with rows for each branch of the guidance.
     """
 
     def build(params: Any, labels: Any, weights: Any, memory: KeyValueMemory | None = None) -> discrete.Predictor:
@@ -46,15 +46,14 @@ def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predict
 
 
 def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, Any, tuple[Array, Array]], Array]:
-    """The samples int32 `[B, ...]` of (params, weights of guides, labels `[B]`, keys).
+    """A function (params, weights of guides, labels `[B]`, keys) -> samples int32 `[B, ...]`.
 
-    The keys are a pair: keys of the noise `[B]`, and keys of the steps `[B]`.
-
-    A block-causal network makes block after block, each by all steps of the plan.
+    The keys are a pair: the keys of the noise `[B]`, and the keys of the steps `[B]`. A block-causal network makes one
+    block after another, and takes all steps of the plan for each.
 
     Args:
         recipe: the recipe, for a shape of examples.
-        reads: how its objective reads the network.
+        reads: how the objective of the recipe reads the network.
     """
     build = predictor(recipe, reads)
     plan, block = recipe.sampling.plan, facts.causal(recipe.network)
@@ -79,20 +78,20 @@ def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, Any, tuple[A
 
 
 def evaluations(recipe: Recipe) -> int:
-    """Evaluations of the network for a sample; of a block-causal network each is of one block."""
+    """The network evaluations of a sample; each evaluation of a block-causal network is of one block."""
     steps = recipe.sampling.sampler.nfe(recipe.sampling.plan.solved)
     block = facts.causal(recipe.network)
     return recipe.examples.shape[0] // block * (steps + 1) if block else steps
 
 
 def process_of(reads: Restores, params: Any) -> Any:
-    """The process of a run, as trained with the network if the objective trains it."""
+    """The process of a run; from its parameters, if the objective trains it together with the network."""
     process = reads.process
     return process.trained(params[HEADS]["powers"]) if isinstance(process, discrete.TrainedMasks) else process
 
 
 def _conditions(recipe: Recipe, labels: Any) -> tuple[Any, ...]:
-    """The conditions of the branches of the guidance, the conditional first; without guidance of one branch."""
+    """The conditions of the guidance's branches, the conditional branch first; a single one without guidance."""
     if recipe.examples.null is None:
         return (None,)
     if recipe.scale == 1:
@@ -105,7 +104,7 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
 
     Args:
         recipe: the recipe, for a shape of examples.
-        text: the known characters, with a low line for each that is not known.
+        text: the known characters, with an underscore for each unknown one.
         vocabulary: the text of each symbol, one character.
 
     Raises:
@@ -128,7 +127,7 @@ def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
             "for characters to fill in."
         )
     padded = text.ljust(length, UNKNOWN)
-    known = np.array([character != UNKNOWN for character in padded])  # though the vocabulary may have a low line
+    known = np.array([character != UNKNOWN for character in padded])  # even if the vocabulary has an underscore
     values = np.array([vocabulary.index(character) if character != UNKNOWN else 0 for character in padded])
     return recipe.with_parts(sampler=discrete.infilling(_sampler(recipe), jnp.asarray(values), jnp.asarray(known)))
 
@@ -139,9 +138,10 @@ def _sampler(recipe: Recipe) -> discrete.SymbolSampler:
 
 
 def texts(x: np.ndarray, vocabulary: Sequence[str]) -> list[str]:
-    """The text of each sample of symbols, int `[N, ...]`; without a vocabulary its numbers, with spaces between them.
+    """The text of each sample of symbols, int `[N, ...]`; without a vocabulary, its numbers separated by spaces.
 
-    The mask, the symbol after the last of the vocabulary, is a low line, and so is -1, which stands for no prediction.
+    The mask, which is the symbol after the last of the vocabulary, becomes an underscore, and so does -1, which stands
+    for no prediction.
     """
     words = (*vocabulary, UNKNOWN)
     rows = x.reshape(len(x), -1).tolist()

@@ -30,13 +30,13 @@ from diffusion.training.checkpointing import checkpoints
 
 
 class Trained(NamedTuple):
-    """The parameters that a run has learned, and how its config samples them."""
+    """The parameters that a run has learned, and the sampling of its config."""
 
     recipe: Recipe  # recipe of the run, with the changes of `load`
     params: Any  # parameters of the moving average
     schedule: NoiseSchedule  # the recipe's schedule
     sampler: samplers.Sampler  # the recipe's sampler
-    grid: np.ndarray  # `[steps + 1]` decreasing times, of config.sample
+    grid: np.ndarray  # `[steps + 1]` decreasing times, from config.sample
     shape: tuple[int, ...]  # (H, W, C) of one example
 
     @property
@@ -58,10 +58,10 @@ class Trained(NamedTuple):
         return from_config(config, self.params, isinstance(self.recipe.objective.reads, Jumps))
 
     def continuing(self) -> "Trained":
-        """The run as it continues known frames of a clip.
+        """The same run, for continuing known frames of a clip.
 
-        A run that samples chunk after chunk (`samplers.per_frame`) does so by the sampler of its chunks, in which the
-        known frames take the place of the earlier chunks. Every other run stays as it is.
+        A run that samples chunk after chunk (`samplers.per_frame`) then uses the sampler of its chunks, and the known
+        frames take the place of earlier chunks. Any other run is returned unchanged.
         """
         if not self.sampler.frames:
             return self
@@ -69,22 +69,24 @@ class Trained(NamedTuple):
         return self.changed({"sample.sampler": sampler, "sample.plan": {"name": "plan"}})
 
     def denoise(self, labels: Any) -> Any:
-        """The denoiser of these classes, int `[B]`, or conditions, guided as config.sample.guidance says."""
+        """The denoiser for these classes, int `[B]`, or conditions, with the guidance of config.sample.guidance."""
         return run_denoiser.denoiser(self.recipe)(self.params, generate.as_condition(labels))
 
     def noise(self, number: int) -> tuple[Array, Array]:
-        """The start of `samplers.sample` for the seeds of diffusion sample: (x `[B, ...]`, keys)."""
+        """The first arguments of `samplers.sample`, with the seeds of diffusion sample: (x `[B, ...]`, keys `[B]`)."""
         seeds = generate.seeds(self.config, number)
         first, rest = generate.keys(seeds)
         return samplers.prior(self.schedule, first, self.shape), rest
 
     def real(self, split: str, number: int) -> tuple[Array, np.ndarray]:
-        """The first real images of a split, the classes in turn: (float32 `[B, H, W, C]` in [-1, 1], int `[B]`).
+        """The first real images of a split, with the classes in turn.
 
-        For padded examples, the second is the pytree of their conditions, with the mask of what is real.
+        Returns:
+            (float32 `[B, H, W, C]` in [-1, 1], classes int `[B]`). For padded examples, the second is the pytree of
+            their conditions, with the mask of what is real.
 
         Raises:
-            ConfigError: for a run on latents, whose network takes no images, or a split that is not there.
+            ConfigError: for a run on latents, whose network takes no images, or a split that does not exist.
         """
         if self.recipe.on_latents:
             place = self.config.data.latents.dir or "of the autoencoder that trained with it"
@@ -105,18 +107,27 @@ def load(
     step: int | None = None,
     any_kind: bool = False,
 ) -> Trained:
-    """Loads the moving average of a run, at a step of its checkpoints; None for the latest.
+    """Loads the moving average of a run.
 
-    `folder` may also be a published model of classes, a folder with model_index.json (see `class_models`), or the name
-    of a model that ships with the package, such as "digits" (see `shipped_models`).
-    `changes` are dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}. `any_kind` says
-    whether to accept a run that trains a flow map, as for `from_config`.
+    Args:
+        folder: the run folder; or a published model of classes, a folder with model_index.json (see `class_models`); or
+            the name of a model that ships with the package, such as "digits" (see `shipped_models`).
+        changes: dotted fields of the config and their new values, e.g. {"sample.guidance.scale": 4.0}.
+        step: the step of the checkpoint; None for the latest, and for a published model, which has none.
+        any_kind: whether to accept a run that trains a flow map, as in `from_config`. A published consistency model is
+            always accepted.
 
     Raises:
-        ConfigError: if a field is not known, or the run trains a flow map and a denoiser is needed.
+        ConfigError: if a field is unknown, a published model is loaded at a step, or the run trains a flow map and
+            `any_kind` is False.
         WorkdirError, CheckpointError: if there is no run, or no checkpoint.
     """
     if class_folders.is_of_classes(folder):
+        if step is not None:
+            raise ConfigError(
+                f"step = {step} names a checkpoint, but {folder} is a published model, which has none. Valid: no step, "
+                "or the folder of a run."
+            )
         model = class_models.load(folder)
         run = from_config(model.config, model.params, class_models.jumps(folder))
     else:
@@ -134,9 +145,9 @@ def from_config(config: ConfigDict, params: Any, any_kind: bool = False) -> Trai
             `run_denoiser.build_for_sampler`.
 
     Raises:
-        ConfigError: if the config cannot run, or the run trains a flow map and a denoiser is needed.
+        ConfigError: if the config cannot run, or the run trains a flow map and `any_kind` is False.
     """
-    params = jax.tree.map(jnp.asarray, params)  # files hold NumPy's arrays, which a call outside of jit cannot index
+    params = jax.tree.map(jnp.asarray, params)  # files hold NumPy arrays, which traced numbers cannot index
     recipe = checks.on_its_data(checks.validate(config))
     if not any_kind:
         run_denoiser.denoiser(recipe)  # refuses a flow map

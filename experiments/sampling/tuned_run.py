@@ -1,4 +1,4 @@
-"""The text-to-image model that a run has finetuned, for sampling: the base model with the trained changes."""
+"""The text-to-image model that a run has tuned, for sampling: the base model with the trained changes."""
 
 import pathlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ FEW_STEPS = "lcm"  # the sampler of requests that jumps to the end of the flow, 
 
 
 def base_of(run: str | pathlib.Path) -> str:
-    """The folder of the model that a run tunes; "" for a folder that is no such run."""
+    """The folder of the base model that a run tunes; "" for any other folder."""
     if not (pathlib.Path(run) / "config.json").is_file():
         return ""
     config = workdir.read_config(run)
@@ -30,10 +30,10 @@ def _resolver(config: Mapping[str, Any]) -> Any:
 
 
 def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
-    """The settings that a run's few-step student was trained for; {} for a run with the settings of its base.
+    """The settings that a run's few-step student was trained for.
 
     Returns:
-        {"steps", "guidance", "sampler"}, fields of a request.
+        {"steps", "guidance", "sampler"}, fields of a request; {} for a run that is no student.
 
     Raises:
         WorkdirError: if the folder holds no run.
@@ -50,15 +50,15 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
 
     Args:
         run: the run folder.
-        step: the step of the checkpoint; the latest if None.
+        step: the step of the checkpoint; None for the latest.
         **how: arguments of `text_to_image.load`.
 
     Returns:
-        (the model, the step).
+        (the model, the step of the checkpoint).
 
     Raises:
-        WorkdirError, CheckpointError: if the folder holds no run, or no sound checkpoint, or if the base's folder holds
-            other weights than the run has tuned.
+        WorkdirError, CheckpointError: if the folder holds no run that tunes a model, or no sound checkpoint, or if the
+            base's folder holds other weights than the run has tuned.
         FileNotFoundError, Refusal, Mismatch: as `text_to_image.load`.
     """
     config: Mapping[str, Any] = workdir.read_config(run)
@@ -66,7 +66,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
     if tuned is None:
         raise workdir.WorkdirError(f"{run} tunes no model. Valid: a run that sets config.tuning.name.")
     weights, step = checkpoints.load_ema(run, step)
-    # Additions come after what was taught, which may be the whole denoiser.
+    # Additions are attached after the trained changes, since these may replace the whole denoiser.
     added = {name: how.pop(name, None) for name in ("embeddings", "loras", "attachments")}
     base = str(folder_of(config["base"]["path"]))
     model = text_to_image.load(base, **how)

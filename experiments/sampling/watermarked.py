@@ -1,4 +1,4 @@
-"""A run or a text-to-image model for watermarks: marked pictures, their noise, and regenerated pictures."""
+"""A run or a text-to-image model, to test watermarks with: marked pictures, their noise, and regenerated pictures."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from diffusion.sampling import editing, watermarks
 from diffusion.sampling.watermarks.initial_noise import initial_noise
 from diffusion.text_to_image import TextToImage
 
-STEPS = 50  # steps of the inversion, as in the paper
+STEPS = 50  # steps of the inversion to noise, as in the Tree-Ring paper
 
 
 def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) -> Any:
-    """A compiled function of (pictures, their random keys `[size]`), a batch of one size at a time.
+    """Applies a compiled function of (pictures, their random keys `[size]`) to batches of one size.
 
     The key of a picture is derived from its row, so that no two pictures have the same noise.
     """
@@ -46,10 +46,10 @@ def _maker(
 
     Args:
         name, make, shape: the fields of the maker.
-        invert: (pictures, keys) -> noise.
-        again: (pictures, t, keys) -> pictures, float.
-        check: (the number of pictures that were made again, how many of them are not finite) -> None; it warns, or
-            refuses them.
+        invert: (pictures, keys) -> their initial noise.
+        again: (pictures, t, keys) -> pictures, float, regenerated from noise of time t.
+        check: (the number of regenerated pictures, the number of them that are not finite) -> None; it warns, or
+            raises an error.
         size: the number of pictures in a batch.
     """
 
@@ -70,7 +70,7 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
     """The maker of a run on pictures.
 
     Raises:
-        ConfigError: for a run on latents or on data that are no pictures.
+        ConfigError: for a run on latents, or on data other than pictures.
     """
     recipe = run.recipe
     if not (recipe.makes_pictures and recipe.makes_bytes) or recipe.on_latents:
@@ -103,7 +103,10 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
 def build_model_maker(
     model: TextToImage, name: str, prompts: Sequence[str], batch: int = 4, steps: int = STEPS
 ) -> Maker:
-    """The maker of a text-to-image model: pictures of the prompts in turn, which are read under the empty prompt.
+    """The maker of a text-to-image model.
+
+    Its pictures show the prompts in turn. They are inverted and regenerated under the empty prompt, since whoever reads
+    a watermark does not know the prompt.
 
     Raises:
         ConfigError: for a model that receives more than a prompt.

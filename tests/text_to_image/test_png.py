@@ -229,11 +229,11 @@ def test_a_file_that_lacks_a_setting_is_not_made_again(used, name):
     ({"versions": {"jax": 1}}, 'versions = {"jax": 1}. Valid: .* each a text'),
     ({"dtype": "float8"}, "dtype = 'float8'. Valid: one of float32, bfloat16"),
     ({"windows": 1}, "windows = 1. Valid: true or false"),
-    ({"at": 2}, r"was made as picture 2 \(counted from 0\) of 2"),
+    ({"at": 2}, r"name picture 2 of a batch, but only 2 seeds\. Valid: 0 \.\. 1"),
     ({"prompt": "x" * 20_001}, r"prompt = .*. Valid: a text of at most 20000 letters"),
     ({"guidance": float("nan")}, "guidance = nan. Valid: a number"),
     ({"image": "pipe"}, "pipe: there is no such file"),
-    ({"model": "/"}, r"made fuzzed\.png, does not exist\. Name its folder by --model"),
+    ({"model": "/"}, r"made fuzzed\.png, is no folder with model_index\.json\. Name its folder by --model"),
 ])  # fmt: skip
 def test_settings_of_another_kind_are_refused_in_words(used, wrong, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -57,8 +57,13 @@ def test_what_cannot_be_made_is_refused_in_words(run, monkeypatch):
         averages.post_hoc("run", 0.0, 0.1)
     with pytest.raises(ConfigError, match=r"--average = 0\.9"):
         averages.post_hoc("run", 0.05, 0.9)
+    with pytest.raises(
+        ConfigError, match=rf"no checkpoint at or before --step=1\. Valid: a step of at least {KEPT[0]}"
+    ):
+        averages.post_hoc("run", 0.05, 0.1, 1)
     monkeypatch.setattr(averages.checkpoints, "steps", lambda folder: [])
-    with pytest.raises(ConfigError, match="no checkpoint"):
+    monkeypatch.setattr(averages.checkpoints, "latest", lambda folder: None)
+    with pytest.raises(ConfigError, match=r"--average=0\.1: run has no checkpoint of a trained step\. Train"):
         averages.post_hoc("run", 0.05, 0.1)
 
 

@@ -136,7 +136,7 @@ def test_flags_that_do_not_fit_are_refused(flags, values, message):
 def test_a_step_of_no_run_is_refused(flags, tmp_path):
     flags.prompt = "a cat"
     for work in (None, str(tmp_path)):
-        with pytest.raises(ConfigError, match="--step=4 names a checkpoint, but a published model has none"):
+        with pytest.raises(ConfigError, match="--step=4: only a run that tunes a model is sampled at a step"):
             from_prompt.main(None, work, requested_step=4)
 
 

@@ -114,7 +114,7 @@ def test_an_encoder_that_is_in_no_file_or_another_is_refused(run, monkeypatch):
     with pytest.raises(ConfigError, match=r"config\.encoder\.path = 'E' holds another encoder: .*v"):
         representation_autoencoders.build_autoencoder("decoder", None, CONFIG)
     encoder.path = ""
-    with pytest.raises(ConfigError, match="has initial weights, which are in no file"):
+    with pytest.raises(ConfigError, match="has initial weights, which no file stores"):
         representation_autoencoders.build_autoencoder("decoder", None, CONFIG)
     encoder.path = "E"
 

@@ -119,6 +119,8 @@ def test_no_other_folder_is_among_them():
 
 @pytest.mark.extended
 def test_its_network_is_called_without_compiling_as_in_the_tour():
+    with pytest.raises(ConfigError, match="step = 4 names a checkpoint, but digits is a published model"):
+        trained_run.load("digits", step=4)
     run = trained_run.load("digits", {"sample.steps": 1})
     x, keys = run.noise(2)
     x_0 = samplers.sample(samplers.ddim(), run.denoise([3, 8]), run.schedule, x, timesteps.plan(run.grid), keys)
