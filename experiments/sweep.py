@@ -67,7 +67,7 @@ from diffusion.training.runtime import preemption
 
 
 def dry_run(record: Record, directory: pathlib.Path) -> None:
-    """Prints the runs, what each sets, and the commands of the first."""
+    """Prints the runs with the fields that each sets, and the commands of the first run."""
     called = naming.labels(record.varies)
     statuses = sweep_folder.statuses(directory, record.runs)
     rows = [
@@ -81,7 +81,7 @@ def dry_run(record: Record, directory: pathlib.Path) -> None:
 
 
 def chosen(record: Record, run: str) -> list[Plan]:
-    """The runs that --run names: all of them, or one by its index or name."""
+    """The runs to execute: all of them, or the one that --run names by its index or name."""
     if not run:
         return record.runs
     names = [plan.name for plan in record.runs]
@@ -93,26 +93,33 @@ def chosen(record: Record, run: str) -> list[Plan]:
 
 
 def recorded_file(directory: pathlib.Path) -> str:
-    """The file of the sweep that a folder holds, with its preset, as the command that began it named it."""
+    """The value of --sweep by which the sweep in a folder was begun: its file, with its preset."""
     file = sweep_folder.read(directory).file
     path = pathlib.Path(file.partition(":")[0])
     if path.suffix == ".py" and not path.is_file():
         raise ConfigError(
-            f"--workdir={directory} was begun by --sweep={file}, and {path.absolute()} does not exist. Go on in the "
-            "folder where the sweep was begun, or name its file by --sweep."
+            f"--workdir={directory} was begun by --sweep={file}, but {path.absolute()} does not exist. Start the "
+            "command in the folder where the sweep was begun, or name its file by --sweep."
         )
     return file
 
 
 def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested: bool) -> dict[str, int]:
-    """How often each run may begin: never if it is done, and a failed one only by --retry, or where --run names it."""
+    """{name of a run: how often it may begin}: 0 if it is done; a failed run begins only by --retry or by --run.
+
+    Args:
+        plans: the runs.
+        directory: the folder of the sweep.
+        retry: the number of further attempts for each failed run.
+        requested: whether --run names the run.
+    """
     statuses = sweep_folder.statuses(directory, plans)
     return {name: 0 if now == DONE else retry + (now != FAILED or requested) for name, now in statuses.items()}
 
 
 @contextlib.contextmanager
 def receiving(signals: queue.SimpleQueue) -> Iterator[list[int]]:
-    """Collects signals to stop during a `with` block; yields the list of the received signals."""
+    """Collects requests to stop during a `with` block; yields the list of the signals received so far."""
     received: list[int] = []
 
     def receive(number, frame):
@@ -133,7 +140,7 @@ def receiving(signals: queue.SimpleQueue) -> Iterator[list[int]]:
 
 
 def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> int:
-    """Runs what is not done; returns the exit status."""
+    """Executes the runs that are not done; returns the exit status."""
     plans = chosen(record, settings.run)
     single = bool(settings.run)
     gpus = settings.devices if settings.devices is not None else devices.visible_gpus()
@@ -145,13 +152,13 @@ def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> 
     logged = lambda plan: sweep_folder.logged_status(directory / plan.name, len(plan.commands)).status
     before = [QUEUED if allowed[plan.name] else logged(plan) for plan in plans]
     signals = queue.SimpleQueue()
-    reporting = contextlib.nullcontext() if single else following(directory)  # a task is one of many
+    reporting = contextlib.nullcontext() if single else following(directory)  # many tasks would write one report
     with receiving(signals) as received, Display(collections.Counter(before)) as display, reporting:
         display.say(f"{record.name}: {len(plans)} runs in {directory}, {jobs} at a time")
         if added:
-            display.say(f"New runs: {added}. The others go on as they are.")
+            display.say(f"New runs: {added}. The other runs stay as they are.")
         if not single:
-            display.say(f"To see how they do, open {directory / 'report.html'}: it follows them")
+            display.say(f"To follow the runs, open {directory / 'report.html'}; it updates itself")
         ended = runner.run(
             directory, plans, slots, allowed, display, signals, signal.SIGINT if single else signal.SIGTERM
         )
@@ -189,12 +196,12 @@ def _main() -> None:
     if not settings.sweep:
         if not settings.workdir:
             raise ConfigError(
-                "--sweep is missing: name the sweep to run, e.g. --sweep=digits_weightings; or with --table the "
-                "--workdir of one that has begun."
+                "--sweep is missing: name the sweep to run, e.g. --sweep=digits_weightings, or the --workdir of a "
+                "sweep that has begun."
             )
         if not settings.table:
             settings.sweep = recorded_file(pathlib.Path(settings.workdir))
-    how = ("jobs", "devices", "retry", "run")  # the flags that say how the runs are executed
+    how = ("jobs", "devices", "retry", "run")  # the flags that control how the runs are executed
     if settings.table:
         flag_errors.refuse([*how, "dry-run"], "has no effect with --table, which runs nothing.")
     else:

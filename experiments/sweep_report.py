@@ -31,7 +31,7 @@ from diffusion.experiments.sweeps import html_report, results, sweep_folder
 
 
 def main(argv: list[str]) -> None:
-    """Writes the report once, or as long as the sweep runs."""
+    """Writes the report once, or with --watch whenever it changes until the sweep is finished."""
     directory = pathlib.Path(flags.FLAGS.workdir)
     version = ""
     while True:

@@ -43,12 +43,12 @@ from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.recipe import ConfigError, as_config_errors, class_folders
 
-WAITING = 20  # requests in the line, each with its body
+WAITING = 20  # the most requests that wait, each with its body in memory
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
 
 
 def main(argv: list[str]) -> None:
-    """Loads the model, and serves until it is interrupted."""
+    """Loads the model, and serves the page until the command is interrupted."""
     values = flags.FLAGS
     if bool(MODEL.value) == bool(values.workdir):
         raise ConfigError("name either --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
@@ -94,15 +94,15 @@ def main(argv: list[str]) -> None:
 
 
 def in_address(host: str) -> str:
-    """A host as addresses of pages have it: IPv6 in brackets."""
+    """A host in the form that addresses of pages have: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def require_free(host: str, port: int) -> None:
-    """Tries to listen on the address, so that a mistake is reported before the model is loaded.
+    """Listens on the address for a moment, so that a mistake is reported before the model is loaded.
 
     Raises:
-        ConfigError: if the host is no name or address of this machine, or its port is taken.
+        ConfigError: if the host is not a name or an address of this machine, or its port is in use.
     """
     if not host:
         raise ConfigError("--host is empty. Valid: 127.0.0.1 for this machine only, 0.0.0.0 for the whole network.")
@@ -117,10 +117,10 @@ def require_free(host: str, port: int) -> None:
 
 
 def opened(model: str | None, run: str | None) -> Source:
-    """The model of the flags: a published model, one of examples.text, or a trained run.
+    """The model that the flags name: a published model, the text-to-image model of a run, or a trained run.
 
     Raises:
-        ConfigError, FAILURES: for a folder that makes no pictures.
+        ConfigError, FAILURES: for a folder that holds no such model, or one that makes no pictures.
     """
     if model and class_folders.is_of_classes(model):
         refuse_flags_of_prompts()

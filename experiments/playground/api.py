@@ -13,11 +13,11 @@ import jax
 from diffusion.experiments.playground.page_request import INPUTS, log, received, values
 from diffusion.experiments.playground.source import Source, check, make
 
-REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # the last: a device without memory
+REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # the last one if a device has no memory left
 
 
 def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[str]]]:
-    """The function behind the interface; gradio reads its signature: the inputs with the model's usual values."""
+    """The function behind the interface. Gradio reads its signature: the inputs, with the model's usual values."""
     usual = values(source.usual)
 
     def generate(*sent: Any) -> Iterator[list[str]]:

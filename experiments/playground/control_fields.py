@@ -1,4 +1,4 @@
-"""The fields for controls on the page: per attachment a picture, weight, interval, mask and kind."""
+"""The fields for controls on the page: a picture, weight, interval, mask and kind for each attachment."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ class Part(NamedTuple):
     """A field of a control.
 
     Attributes:
-        component: the name of gradio's component.
-        label: the text that the page writes beside it.
-        value: its value where there is no control.
+        component: the name of the gradio component.
+        label: the text beside it on the page.
+        value: its value if there is no control.
         how: further arguments of the component.
     """
 
@@ -26,12 +26,12 @@ class Part(NamedTuple):
 
 
 def field(name: str, part: str) -> str:
-    """The name of the field of a part of an attachment's control."""
+    """The name of the field for one part of an attachment's control."""
     return f"{name}: {part}"
 
 
 def parts(name: str, attachment: Attachment) -> dict[str, Part]:
-    """The fields of an attachment's control: pictures first."""
+    """The fields of an attachment's control; pictures come first."""
     upload = {"type": "filepath", "sources": ["upload"]}
     unit = {"minimum": 0, "step": 0.05, "maximum": 1}
     fields = {"picture": Part("Image", name, None, upload)}
@@ -51,12 +51,12 @@ def parts(name: str, attachment: Attachment) -> dict[str, Part]:
 def sent(
     values: dict[str, Any], attachments: Mapping[str, Attachment], encoded: Callable[[str], str]
 ) -> list[dict[str, Any]]:
-    """The controls whose pictures are there, as inputs of a request.
+    """The controls that have a picture, as inputs of a request.
 
     Args:
-        values: the values of the page's fields; the controls' values are taken out.
+        values: the values of the page's fields; the values of controls are removed from it.
         attachments: the model's attachments.
-        encoded: path of a picture -> the picture as inputs have it.
+        encoded: a function from the path of a picture to the picture as inputs have it.
     """
     controls = []
     for name, attachment in attachments.items():
@@ -73,7 +73,7 @@ def sent(
 
 
 def shown(controls: Iterable[Control], attachments: Mapping[str, Attachment]) -> dict[str, Any]:
-    """The fields of controls, for each attachment the last one; the inverse of `sent`."""
+    """The values of the fields for some controls, the last control of each attachment; the inverse of `sent`."""
     said = {field(name, key): part.value for name, one in attachments.items() for key, part in parts(name, one).items()}
     for control in controls:
         low, high = control.times

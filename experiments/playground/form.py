@@ -15,15 +15,15 @@ from diffusion.experiments.playground.page_request import EDITS, INPUTS, PageReq
 from diffusion.experiments.playground.source import Source, check
 
 STATIC = pathlib.Path(__file__).parent / "static"
-QUICK = {"api_visibility": "private", "queue": False}  # events that are answered at once, beside the line
-MOST = 16  # pictures at once that the slider offers; the API takes what fits
+QUICK = {"api_visibility": "private", "queue": False}  # events that are answered at once, without waiting in the queue
+MOST = 16  # the most pictures at once that the slider offers; the API takes as many as fit into memory
 SIDES = ("top", "bottom", "left", "right")
-LINES = ("regions", "words")  # inputs that the page writes line by line
-SLIDER = 190  # pixels that a slider, its name and its number need side by side
+LINES = ("regions", "words")  # inputs with one entry per line on the page
+SLIDER = 190  # pixels that a slider needs with its name and its number beside it
 
 
 def _shown(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs' values as the page writes them."""
+    """The values of the inputs in the form that the page shows."""
     lines = {name: "\n".join(inputs[name]) for name in LINES}
     files = {"reference": inputs["reference"] or None, "images": list(inputs["images"]) or None}
     return inputs | lines | files
@@ -39,7 +39,7 @@ class Form:
         self._brush: gr.HTML | None = None
 
     def condition(self) -> list[gr.Textbox]:
-        """Makes the fields of prompts, or the field of a class; returns the fields in which Enter starts the work."""
+        """Makes the fields of prompts, or the field of a class; returns the fields in which Enter starts a request."""
         prompts = self._source.prompts
         captions = prompts or self._source.captions
         classes = self._source.classes
@@ -64,9 +64,9 @@ class Form:
 
     def attention(self) -> None:
         """Makes the fields that act on attention: the strength of the words, and a reference picture."""
-        label = "Attention: scale of what words do"
+        label = "Attention: how strongly words act"
         self._add(gr.Slider, "attention", minimum=0, maximum=5, step=0.1, label=label)
-        label = "Reference: a picture of the same size, whose look is taken over"
+        label = "Reference: a picture of the same size whose look is adopted"
         self._add(gr.Image, "reference", type="filepath", sources=["upload"], label=label)
 
     def sampling(self) -> None:
@@ -100,21 +100,21 @@ class Form:
             elem_id="brush",
         )
         gr.Markdown(
-            "Paint over what is to be made anew; the rest stays as it is, pixel for pixel. Without paint, the whole "
+            "Paint over the parts to replace; the other pixels stay exactly as they are. Without paint, the whole "
             "picture is changed."
         )
         label = "Pictures that the prompt edits or combines: the first, and further ones"
         several = {"file_count": "multiple", "file_types": ["image"], "type": "filepath"}
         self._add(gr.File, "images", label=label, visible=self._source.several, **several)
-        label = "Image guidance: how much of the picture stays (0: as usual)"
+        label = "Image guidance: how much of the picture stays (0: the usual value)"
         how = {"minimum": 0, "maximum": 5, "step": 0.05, "visible": self._source.edits}
         self._add(gr.Slider, "image_guidance", label=label, **how)
-        strength = "Strength: how much is changed (0: as usual)"
+        strength = "Strength: how much is changed (0: the usual value)"
         self._add(gr.Slider, "strength", minimum=0, maximum=1, step=0.05, label=strength)
         with gr.Row():
             for side in SIDES:
                 self._add(gr.Number, side, value=0, min_width=60)
-        gr.Markdown("Pixels to put on at each side, and paint.")
+        gr.Markdown("Pixels to add at each side, which are then painted.")
         agreement = "Agreement: how often each part is sampled"
         self._add(gr.Slider, "resamplings", minimum=1, maximum=10, label=agreement)
 
@@ -152,7 +152,7 @@ class Form:
         return [*self._fields.values(), self._brush]
 
     def read(self, shown: list[Any], inputs: pathlib.Path) -> PageRequest:
-        """The request that the components show; pictures to start from are kept in the folder `inputs`."""
+        """The request that the components show; pictures to start from are stored in the folder `inputs`."""
         *shown, brush = shown
         sent = dict(zip(self._fields, shown, strict=True))
         sent["controls"] = control_fields.sent(sent, self._source.attachments, encoded)
@@ -185,7 +185,7 @@ class Form:
         return [*(self._reaching(name, said[name]) for name in self._fields), brush]
 
     def _reaching(self, name: str, value: Any) -> Any:
-        """A field's value, on a slider that extends to it: requests from elsewhere may lie beyond its usual end."""
+        """A field's value; a slider is extended to it, since the settings of other requests may lie beyond its end."""
         component = self._fields[name]
         beyond = isinstance(component, gr.Slider) and value is not None and value > component.maximum
         return gr.Slider(value=value, maximum=value) if beyond else value

@@ -1,8 +1,7 @@
 """The gate of the page: limits who may send requests and how large they are, before a request is read.
 
-A page of another origin that is open in the visitor's browser can send requests to this machine. Under a name of its
-own that it points at 127.0.0.1 (DNS rebinding) it can also read the answers. Both kinds of request carry names that are
-not ours.
+Another page that is open in the visitor's browser can send requests to this machine. If its own host name resolves to
+127.0.0.1 (DNS rebinding), it can also read the answers. The headers of both kinds of request show a foreign name.
 """
 
 import ipaddress
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-BODY = 2**25  # bytes of a request: all of its pictures and masks in base64, or a file that is uploaded
+BODY = 2**25  # the most bytes of a request: all of its pictures and masks in base64, or a file that is uploaded
 LOCAL = ("localhost", "127.0.0.1", "::1")
 WILDCARDS = ("0.0.0.0", "::")
 
@@ -20,8 +19,8 @@ class Gate:
     """ASGI middleware that refuses requests of other origins, under other names, and with large bodies.
 
     Args:
-        app: the application that answers the rest.
-        host: the name or address that the page is served at; at 0.0.0.0 or :: each address of the machine is one.
+        app: the application that answers the other requests.
+        host: the name or address at which the page is served; with 0.0.0.0 or ::, any address of the machine.
     """
 
     def __init__(self, app: Any, host: str):
@@ -46,12 +45,12 @@ class Gate:
         await send({"type": "http.response.body", "body": f"{words}\n".encode()})
 
     def _refusal(self, scope: Any) -> tuple[int, str] | None:
-        """(status, why) of a request that is not answered; None for the others."""
+        """(HTTP status, reason) of a request that is refused; None for a request that is answered."""
         pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         names = [name for name, _ in pairs]
         if any(names.count(name) > 1 for name in ("host", "origin", "content-length")):
             return 400, "a header is present twice"
-        headers = dict(reversed(pairs))  # of other headers that occur twice the first counts
+        headers = dict(reversed(pairs))  # the first of several equal headers counts
         host = headers.get("host", "")
         if not self._ours(host):
             return 403, f"this page is not served under the name {host[:100]!r}; open it at the address in its terminal"
@@ -64,14 +63,14 @@ class Gate:
             name = urlsplit(f"//{host}").hostname or ""
             if name in self._names:
                 return True
-            ipaddress.ip_address(name)  # a browser that came by a foreign name sends that name
+            ipaddress.ip_address(name)  # an address is safe; after DNS rebinding, a browser sends a name
         except ValueError:
             return False
         return self._any_address
 
 
 def _same_origin(headers: Mapping[str, str], host: str) -> bool:
-    """Whether a request is from this page: browsers name the origin of others, and programs name none."""
+    """Whether a request comes from this page, or from a program; browsers name the origin of other pages."""
     if "origin" in headers and headers["origin"].lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
         return False
     return headers.get("sec-fetch-site") in (None, "same-origin", "none") or headers.get("sec-fetch-mode") == "navigate"
@@ -83,5 +82,5 @@ def _too_large(headers: Mapping[str, str]) -> tuple[int, str] | None:
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
         return 400, "Content-Length is not a number"
-    large = len(length) > 20 or int(length) > BODY  # Python converts no number of thousands of digits
+    large = len(length) > 20 or int(length) > BODY  # Python refuses to convert thousands of digits
     return (413, f"the body is too large: at most {BODY:,} bytes are accepted") if large else None

@@ -8,11 +8,11 @@ from diffusion.io import limits
 
 
 class Fields:
-    """ASGI middleware that answers 400 to a body that is no table of known fields.
+    """ASGI middleware that answers 400 to a body that is not a table of known fields.
 
     Args:
         app: the application behind it.
-        path: the address of the interface, which may follow the path that a proxy adds.
+        path: the path of the interface; a proxy may add another path before it.
         known: the names of the fields.
     """
 

@@ -11,16 +11,16 @@ from PIL import Image
 from diffusion.experiments.playground.source import coloured
 from diffusion.text_to_image import Frame
 
-COLUMNS, THUMBNAIL = 8, 112  # pictures in a row of the strip, and their larger side in pixels
-LARGEST = 512  # pixels of the larger side of a clip, whose frames are sent at every step
+COLUMNS, THUMBNAIL = 8, 112  # the pictures in a row of the strip, and their larger side in pixels
+LARGEST = 512  # pixels of the larger side of a clip; limited, since all frames are sent at every step
 EMPTY = '<div class="live empty"><p>Pictures appear here, step by step.</p></div>'
 
 
 class Strip:
-    """The trajectory of a picture: the prediction of x_0 at some steps, evenly apart, kept small.
+    """The trajectory of pictures: thumbnails of the prediction of x_0 at a few evenly spaced steps.
 
     Args:
-        rate: frames a second, where they are clips.
+        rate: the frames per second of clips; 0 for pictures.
     """
 
     def __init__(self, rate: float = 0.0):
@@ -39,7 +39,7 @@ class Strip:
             )
 
     def html(self, seeds: Sequence[int]) -> str:
-        """A row for each picture."""
+        """The HTML of the strip, with a row for each picture."""
         times = "".join(f"<span>{t:.2f}</span>" for _, t, _ in self._kept)
         rows = "".join(
             '<div class="row">'
@@ -63,10 +63,10 @@ def progress(
 
     Args:
         frame: the state after a step.
-        seeds: seed of each picture.
+        seeds: the seeds of the pictures.
         strip: the trajectory so far.
-        notes: sentences that are shown above the pictures.
-        seconds: time since the request began.
+        notes: the sentences to show above the pictures.
+        seconds: the time since the request began.
         stopped: whether the visitor has stopped the request.
     """
     state = "done" if frame.step == frame.steps else "stopped" if stopped else "going"
@@ -93,12 +93,12 @@ def progress(
 
 
 def refused(message: str) -> str:
-    """The reason why no picture is made."""
+    """The HTML of the reason why no picture is made."""
     return f'<div class="live refused" role="alert"><p><b>Not made.</b> {html.escape(message)}</p></div>'
 
 
 def waiting(message: str) -> str:
-    """A message before the first step."""
+    """The HTML of a message before the first step."""
     return (
         f'<div class="live going"><progress aria-label="steps"></progress><p class="status" role="status">'
         f"{html.escape(message)}</p></div>"
@@ -106,12 +106,13 @@ def waiting(message: str) -> str:
 
 
 def address(pictures: np.ndarray, most: int = 0, rate: float = 0.0) -> str:
-    """A data URL of a picture uint8 [H, W, C], or of a clip [F, H, W, C] that plays for ever.
+    """The data URL of a picture, or of a clip that plays in a loop.
 
     Args:
-        pictures: a picture, its layers [L, H, W, 4], which are shown beside each other, or a clip.
-        most: the pixels to which the larger side is reduced; 0 keeps the size.
-        rate: frames a second of a clip.
+        pictures: a picture, uint8 [H, W, C]; its layers [L, H, W, 4], which are shown side by side; or a clip
+            [F, H, W, C].
+        most: the length in pixels to which the larger side is reduced; 0 for the full size.
+        rate: the frames per second of a clip; 0 for a picture.
     """
     if pictures.ndim == 4 and not rate:
         pictures = np.concatenate(list(pictures), axis=1)

@@ -1,4 +1,4 @@
-"""The layout of the page, and its reactions to clicks."""
+"""The layout of the page, and its reactions to events."""
 
 import pathlib
 import time
@@ -13,8 +13,8 @@ from diffusion.experiments.playground.form import QUICK, STATIC, Form
 from diffusion.experiments.playground.page_request import left_out, log, read_file
 from diffusion.experiments.playground.source import Source, make
 
-ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # the others wait in line
-THEME = gr.themes.Base(  # fonts of the visitor's machine: nothing comes from a network
+ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # further requests wait
+THEME = gr.themes.Base(  # with fonts of the visitor's machine, so that no network is needed
     primary_hue="indigo",
     neutral_hue="slate",
     radius_size="md",
@@ -25,7 +25,12 @@ CSS = (STATIC / "page.css").read_text()
 
 
 def build(source: Source, out: pathlib.Path) -> gr.Blocks:
-    """The page of a model; pictures go to the folder `out`, and the pictures that they started from to OUT/inputs."""
+    """Builds the page of a model.
+
+    Args:
+        source: the model.
+        out: the folder of the pictures; pictures that visitors upload are stored in OUT/inputs.
+    """
     form = Form(source)
     answers = Answers(source, form, out)
     height, width = source.size
@@ -97,10 +102,10 @@ class Answers:
         self._source = source
         self._form = form
         self._out = out
-        self._stopped: set[str] = set()  # visits whose work is to end at the next step, or before the first
+        self._stopped: set[str] = set()  # visits whose requests end at the next step, or before the first
 
     def begin(self, visitor: gr.Request) -> None:
-        """Cancels an earlier stop at once, since the work itself may wait in a queue, where it can be stopped."""
+        """Cancels an earlier stop at once. The request itself may wait in the queue, where it can be stopped again."""
         self._stopped.discard(visitor.session_hash)
 
     def make(self, visitor: gr.Request, *inputs: Any) -> Iterator[tuple]:
@@ -138,7 +143,7 @@ class Answers:
             raise
 
     def stop(self, visitor: gr.Request) -> None:
-        """Ends a visitor's work at the next step."""
+        """Ends a visitor's request at its next step."""
         self._stopped.add(visitor.session_hash)
 
     def settings(self, path: str | None) -> list[Any]:
@@ -150,7 +155,7 @@ class Answers:
             lacking = left_out(path, request, self._source.usual)
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
-        but = f" Not among the fields: {', '.join(lacking)}; without them the picture is another." if lacking else ""
+        but = f" The page has no fields for {', '.join(lacking)}, so it makes another picture." if lacking else ""
         gr.Info(f"The settings of the picture are loaded.{but}")
         return self._form.written(request)
 

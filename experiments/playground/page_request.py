@@ -14,14 +14,16 @@ from diffusion.text_to_image.requests import BATCH, SEED, Request
 from diffusion.text_to_image.settings import Setting, setting, settings
 from diffusion.text_to_image.valid_values import PROMPT
 
-EDITS = ("image", "mask", "margins", "strength", "resamplings")  # what belongs to a picture to start from
+EDITS = ("image", "mask", "margins", "strength", "resamplings")  # the settings of a picture to start from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PageRequest(Request):
-    """A request for pictures of one prompt, or of one class of a trained run; all of them are made at once."""
+    """A request for pictures of one prompt, or of one class of a trained run; all pictures are made at once."""
 
-    label: int = setting(-1, schema.integer(-1, 2**31 - 1), "the class, of a trained run; -1 for a run without classes")
+    label: int = setting(
+        -1, schema.integer(-1, 2**31 - 1), "the class, for a trained run; -1 for a run without classes"
+    )
 
     def __str__(self):
         what = repr(self.prompts[0]) if self.prompts[0] else f"class {self.label}"
@@ -38,7 +40,7 @@ ONE_PROMPT = {
     "seed": Setting(
         int, 0, schema.integer(0, SEED), False, "seed of the first picture; each further picture has the next seed"
     ),
-    "batch": Setting(int, 1, schema.integer(1, BATCH), False, "how many pictures, made at once"),
+    "batch": Setting(int, 1, schema.integer(1, BATCH), False, "number of pictures, which are made at once"),
 }
 INPUTS: Mapping[str, Setting] = {
     name: ONE_PROMPT.get(name) or settings(PageRequest)[name]
@@ -53,14 +55,14 @@ EMPTY = {
     "strength": 0.0,
     "image_guidance": 0.0,
     "reference": "",
-}  # inputs that say nothing; a form has no None
+}  # the values of inputs that are not set, since a form cannot hold None
 
 
 def read(values: Mapping[str, Any]) -> PageRequest:
-    """The request of the inputs' values; an input that is left out has its default.
+    """The request for values of the inputs; an input that is missing has its default.
 
     Raises:
-        ValueError: for a value of another type, or out of range, or values that do not fit together.
+        ValueError: for a value that has another type or is out of range, or values that do not fit together.
     """
     given = {name: value for name, value in values.items() if name not in EMPTY or value != EMPTY[name]}
     one = {name: one.read(name, given.pop(name, one.default)) for name, one in ONE_PROMPT.items()}
@@ -68,7 +70,7 @@ def read(values: Mapping[str, Any]) -> PageRequest:
 
 
 def values(request: PageRequest) -> dict[str, Any]:
-    """The inputs' values of a request."""
+    """The values of the inputs for a request; the inverse of `read`."""
     one = {"prompt": request.prompts[0], "seed": request.seeds[0], "batch": request.number}
     one["controls"] = [control._asdict() for control in request.controls]
     one["regions"] = [region.text for region in request.regions]
@@ -78,12 +80,12 @@ def values(request: PageRequest) -> dict[str, Any]:
 
 
 def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[PageRequest], None]) -> PageRequest:
-    """The request of inputs whose pictures come in base64; these are read once all else is valid.
+    """The request for inputs whose pictures arrive in base64; pictures are decoded only if everything else is valid.
 
     Args:
-        sent: the inputs' values.
-        inputs: the folder in which the pictures are kept.
-        check: refuses a request that the model cannot do, whose pictures are not read yet.
+        sent: the values of the inputs.
+        inputs: the folder in which the pictures are stored.
+        check: a function that raises an error for a request that the model cannot do; its pictures are not read yet.
 
     Raises:
         ValueError: as `read`, `check` and `uploads.keep`.
@@ -123,18 +125,19 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
 
 
 def read_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> PageRequest:
-    """The request that a picture, of this page or of `diffusion sample --model`, was made by.
+    """The request by which a picture was made, on this page or by `diffusion sample --model`.
 
     Args:
         path: the PNG file of the picture.
-        usual: the request with the settings that the file does not carry.
-        inputs: the folder of the pictures that were started from. Others are not read, since a file from elsewhere may
-            name any picture of this machine; the request then has none.
+        usual: the request that supplies the settings that the file lacks.
+        inputs: the folder of uploaded pictures. The request drops pictures that lie elsewhere, since the settings in a
+            file could name any file of this machine.
 
     Raises:
         ValueError: if it carries no settings, or settings that do not fit together.
     """
-    noted = {name: value for name, value in png.read(path).items() if name != "watermark"}  # a path of another machine
+    # The watermark is left out, since it is a path of the machine that made the picture.
+    noted = {name: value for name, value in png.read(path).items() if name != "watermark"}
     is_here = lambda name: os.path.isfile(name) and pathlib.Path(name).resolve().is_relative_to(inputs.resolve())
     files = [noted[name] for name in ("image", "mask") if noted.get(name)]
     if not files or not all(map(is_here, files)):
@@ -151,12 +154,12 @@ def read_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path
 
 
 def left_out(path: str | pathlib.Path, request: PageRequest, usual: PageRequest) -> list[str]:
-    """The names of the settings of a picture that the fields of the page do not show.
+    """The names of the settings of a picture that the page has no fields for.
 
     Args:
         path: the picture's file.
         request: the request that `read_file` returned for it.
-        usual: the request that `read_file` completed the settings with.
+        usual: the argument `usual` of `read_file`.
     """
     shown = lambda name: getattr(request if name in INPUTS else usual, name)
     stored = {name: value for name, value in png.read(path).items() if name in png.PLAIN and value is not None}

@@ -11,12 +11,12 @@ def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], st
     """The regions of lines, as inputs of a request.
 
     Args:
-        lines: PROMPT:left,top,right,bottom or PROMPT:mask=NAME, the name of a file that was uploaded.
-        masks: paths of these files.
-        encoded: path of a picture -> the picture as inputs have it.
+        lines: the lines, PROMPT:left,top,right,bottom or PROMPT:mask=NAME with the name of an uploaded file.
+        masks: the paths of the uploaded files.
+        encoded: a function from the path of a picture to the picture as inputs have it.
 
     Raises:
-        ValueError: for a line that is no region, or that names another file.
+        ValueError: for a line of another form, or one that names a file that was not uploaded.
     """
     files = {pathlib.Path(path).name: path for path in masks}
     regions = []
@@ -25,7 +25,7 @@ def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], st
         if isinstance(region.where, str):
             if region.where not in files:
                 raise ValueError(
-                    f"regions: no mask {region.where!r} was uploaded. Uploaded: {', '.join(files) or 'none are there'}"
+                    f"regions: no mask {region.where!r} was uploaded. Valid: {', '.join(files) or 'upload it first'}"
                 )
             region = region._asdict() | {"where": encoded(files[region.where])}
         regions.append(line if isinstance(region, Region) else region)

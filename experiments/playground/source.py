@@ -1,4 +1,4 @@
-"""The source of the page's pictures: generates them step by step, and writes files with their settings."""
+"""The source of the page's pictures: a model makes them step by step, and `make` writes them with their settings."""
 
 import pathlib
 import warnings
@@ -23,19 +23,19 @@ class Source(Protocol):
     """A model on the page."""
 
     name: str  # the heading of the page
-    usual: PageRequest  # the request with the usual values
+    usual: PageRequest  # the request with the usual settings of the model
     size: tuple[int, int]  # height and width of the pictures that it was made for, in pixels
     prompts: bool  # whether it reads prompts
     captions: bool  # whether it reads captions, without a negative prompt or regions
-    clip_rate: float  # frames a second of the clips that it makes; 0 where it makes pictures
+    clip_rate: float  # frames per second of the clips that it makes; 0 if it makes pictures
     classes: int  # the number of its classes; 0 for none
     samplers: tuple[str, ...]  # names of the samplers
-    free: bool  # whether it makes pictures of other sizes, too
+    free: bool  # whether it also makes pictures of other sizes
     attachments: Mapping[str, Attachment]  # {name that controls use: attachment}
 
     @property
     def edits(self) -> bool:
-        """Whether it edits a picture by an instruction, with a guidance of its own by the picture."""
+        """Whether it edits a picture by an instruction, with a second guidance scale for the picture."""
         ...
 
     @property
@@ -44,11 +44,11 @@ class Source(Protocol):
         ...
 
     def resolved(self, request: PageRequest) -> PageRequest:
-        """The request with the model's own settings where it names none."""
+        """The request, with the model's usual value for each setting that is not set."""
         ...
 
     def watch(self, request: PageRequest) -> Iterator[Frame]:
-        """The pictures after each step; refuses (ValueError) before it returns."""
+        """The pictures after each step; a request that the model cannot do raises a ValueError at once."""
         ...
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
@@ -57,7 +57,7 @@ class Source(Protocol):
 
 
 class Published:
-    """The model of a folder with model_index.json, as a `Source`; its arguments are as in `png.model` and `load`."""
+    """The model in a folder with model_index.json, as a `Source`; arguments as in `text_to_image.load`."""
 
     prompts, captions, classes, free = True, False, 0, True
 
@@ -117,10 +117,10 @@ class Made(NamedTuple):
     """The state of a request: the pictures so far.
 
     Attributes:
-        frame: the last step.
-        notes: the model's warnings.
-        paths: PNG files with their settings, once they are done.
-        shown: the files that the page shows: the PNG files, or for clips the films beside them.
+        frame: the pictures after the last step.
+        notes: the warnings of the model.
+        paths: the PNG files of the finished pictures; () before.
+        shown: the files that the page shows: the PNG files, or the films of clips.
     """
 
     frame: Frame
@@ -130,14 +130,14 @@ class Made(NamedTuple):
 
 
 def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Made]:
-    """Makes pictures, step by step, and at the end writes them to a folder with all that they were made from.
+    """Makes pictures step by step, and finally writes them into a folder with their settings.
 
     Raises:
         ValueError: for a request that the model cannot do.
     """
     check(source, request)
     request = source.resolved(request)
-    records = png.records(request, source.record(request))  # before the pictures, which a missing file would cost
+    records = png.records(request, source.record(request))  # first, since a missing file would lose the pictures
     frames, notes = _noted(lambda: iter(source.watch(request)))
     while True:
         frame, more = _noted(lambda: next(frames))
@@ -172,7 +172,7 @@ def _noted(work: Callable[[], T]) -> tuple[T, tuple[str, ...]]:
 
 
 def check(source: Source, request: PageRequest) -> None:
-    """Refuses settings of prompts for a model that reads no prompt, and a class or control that it does not have.
+    """Refuses a request that the model cannot do, such as a prompt, a class or a control that it does not support.
 
     Raises:
         ValueError: says what the model reads.
@@ -216,5 +216,5 @@ def check(source: Source, request: PageRequest) -> None:
 
 
 def coloured(picture: np.ndarray) -> np.ndarray:
-    """uint8 [..., H, W, 3] of a picture or a clip of 1 or 3 channels."""
+    """A picture or a clip, uint8 [..., H, W, C]; a single channel is repeated to three."""
     return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture

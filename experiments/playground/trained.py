@@ -34,14 +34,14 @@ from diffusion.training.checkpointing import checkpoints
 
 
 class Trained:
-    """A network that was trained here, as a `Source`.
+    """A trained run, or a published model of classes, as a `Source`.
 
     Args:
         folder, config: the run's folder and its config.
         params, step: the parameters, and the training step at which they were saved.
-        shape: (H, W, C) of one example, or (F, H, W, C).
-        described: the source of its data with `condition_of`, caption -> the condition that its network receives; None
-            for a run on classes, or on no condition.
+        shape: the shape of one example, (H, W, C) or (F, H, W, C).
+        described: the source of the run's data, whose `condition_of` turns a caption into the condition that the
+            network receives; None for a run on classes, or without a condition.
     """
 
     prompts, free, edits, several = False, False, False, False
@@ -88,8 +88,8 @@ class Trained:
         """The moving average of the latest checkpoint of a run.
 
         Raises:
-            ConfigError: if the run makes no pictures, or receives text or conditions that no caption says; others as
-                `workdir` and `checkpoints`.
+            ConfigError: if the run makes no pictures, or receives text or conditions that no caption describes.
+            WorkdirError, CheckpointError: if there is no run, or no sound checkpoint.
         """
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
@@ -106,7 +106,7 @@ class Trained:
 
     @classmethod
     def published(cls, folder: str) -> "Trained":
-        """A published model of classes, or of nothing; errors as `class_models.load`."""
+        """A published model that is class-conditional or unconditional; errors as `class_models.load`."""
         model = class_models.load(folder)
         return cls(folder, model.config, model.params, 0, model.config.data.shape, described_data(model.config))
 
@@ -132,7 +132,7 @@ class Trained:
         return {"workdir": str(self._folder), "step": self.step, "label": request.label}
 
     def _canvas(self, request: PageRequest) -> Canvas:
-        """The image in as many channels as the run's, with its margins, and the mask.
+        """The image with its margins, in as many channels as the run's pictures have, and the mask.
 
         Raises:
             ValueError: if the run does not make pictures of this size, or cannot start from a picture.
@@ -167,10 +167,10 @@ class Trained:
         return canvas
 
     def _configured(self, request: PageRequest) -> Recipe:
-        """The run's recipe with the settings of a request in it.
+        """The run's recipe with the settings of a request.
 
         Raises:
-            ConfigError: if it does not fit, before anything is computed.
+            ConfigError: for settings that do not fit the run.
         """
         config = self.config.copy_and_resolve_references()
         config.sample.steps = request.steps
@@ -202,7 +202,7 @@ class Trained:
         return jax.tree.map(repeated, self._described.condition_of(request.prompts[0]))
 
     def _compiled(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple:
-        """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
+        """The compiled functions (begin, run, finish) for some settings; the memory of new settings is checked."""
         key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
         if (key, request.number) not in self._programs:
             compiled = self._programs.get(key) or self._made(recipe, plan, noised)
@@ -265,13 +265,13 @@ class Trained:
 
 
 def described_data(config: ConfigDict) -> Any:
-    """The data of a run whose network reads vectors, which may say what captions mean; None for another run."""
+    """The data of a run whose network reads vectors; they may turn captions into vectors. None for another run."""
     recipe = checks.validate(config)
     return data.open_recipe(recipe) if config.model.get("vector_width", 0) else None
 
 
 def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
-    """Refuses runs that make no pictures, or that receive text which nothing in the folder reads.
+    """Refuses runs that make no pictures, or that receive text although the folder holds no text model.
 
     Raises:
         ConfigError: says what to do instead.
@@ -289,7 +289,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
 
 
 def refuse_other_samples(config: ConfigDict, folder: str) -> None:
-    """Refuses runs whose samples are no pictures, or are not made along a plan from a class or a caption alone.
+    """Refuses runs whose samples are not pictures, or need more than a class or a caption and the steps of a plan.
 
     Raises:
         ConfigError: says what to do instead.
@@ -309,13 +309,13 @@ def refuse_other_samples(config: ConfigDict, folder: str) -> None:
 
 
 def _not_shown(folder: str, why: str, shown: str = "pictures and clips") -> ConfigError:
-    """The error of a run whose samples the page does not show."""
+    """The error for a run whose samples the page does not show."""
     other = printed("sample", f"--workdir={folder}")
     return ConfigError(f"--workdir={folder} {why}, and the page shows only {shown}. Without the page: {other}")
 
 
 def _fits(name: str, make: Callable, mine: samplers.Sampler) -> bool:
-    """Whether a sampler can be made without arguments, and takes flow maps, or fields on manifolds, if `mine` does."""
+    """Whether a sampler needs no arguments, and takes flow maps or fields on manifolds exactly if `mine` does."""
     needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
     motions = (flow_maps.FlowMap, manifolds.TangentField)
     if needed:

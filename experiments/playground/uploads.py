@@ -10,15 +10,19 @@ from PIL import Image
 
 from diffusion.io import files, pictures
 
-PIXELS = 2**24  # most pixels of a picture to start from
+PIXELS = 2**24  # the most pixels of a picture
 NAME = "the file that was sent"
 
 
 def keep(content: str, inputs: pathlib.Path) -> str:
-    """Writes a picture, a file in base64 or as a data URL, to the folder of such pictures; returns its path.
+    """Writes a picture into a folder as PNG, named by its checksum; returns the path.
+
+    Args:
+        content: the file of the picture, in base64 or as a data URL.
+        inputs: the folder, made if missing.
 
     Raises:
-        ValueError: if it is not a valid picture, or too large.
+        ValueError: if it is not a valid picture, or has more than `PIXELS` pixels.
     """
     if not isinstance(content, str):
         raise ValueError("a picture must be a file in base64, or a data URL")
@@ -29,8 +33,8 @@ def keep(content: str, inputs: pathlib.Path) -> str:
     with pictures.opened(sent, NAME) as header:
         if header.width * header.height > PIXELS:
             raise ValueError(
-                f"the picture has {header.width} x {header.height} pixels, more than the {PIXELS:,} that the page "
-                "accepts (4096 x 4096): scale it"
+                f"the picture has {header.width} x {header.height} pixels. Valid: at most {PIXELS:,}, such as 4096 x "
+                "4096; reduce its size"
             )
     picture = pictures.read(sent, NAME)
     encoded = io.BytesIO()

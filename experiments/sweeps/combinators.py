@@ -2,9 +2,10 @@
 
     runs = product(each("parameterization.name", ("epsilon", "x0", "v")), each("seed", range(3)))  # 9 runs
 
-An override is {dotted field: value}; a list of them is a list of runs. With `product` and `chain` such lists form an
-algebra: both are associative, `[{}]` is neutral for `product`, `[]` for `chain`, and product(chain(a, b), c) is
-chain(product(a, c), product(b, c)), order included. An empty product and a run that comes twice are errors.
+The overrides of a run are a dict {dotted field: value}, and a list of such dicts is a list of runs. `product` and
+`chain` combine such lists. Both are associative; `[{}]` is neutral for `product`, and `[]` for `chain`. They are
+distributive: product(chain(a, b), c) equals chain(product(a, c), product(b, c)), in the same order. An empty product
+is an error, and so is a run that occurs twice.
 """
 
 import builtins
@@ -22,7 +23,7 @@ from diffusion.recipe import ConfigError
 from diffusion.recipe.values import config_hash
 
 Overrides = dict[str, Any]
-SHOWN = 5  # duplicates that an error names
+SHOWN = 5  # the most duplicates that an error names
 
 
 class SweepError(ConfigError):
@@ -34,11 +35,11 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
 
     Args:
         field: the field's dotted name, as in --config.train.steps.
-        values: the values to try, in the order of the runs; each is something that a config can hold, e.g. {"name":
+        values: the values to try, in the order of the runs; any values that a config can hold, e.g. {"name":
             "min_snr", "gamma": 5.0}.
 
     Raises:
-        SweepError: for no values, or one that comes twice.
+        SweepError: for no values, or a value that occurs twice.
     """
     runs = [{field: value} for value in values]
     if not runs:
@@ -47,9 +48,9 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
 
 
 def product(*factors: Sequence[Overrides]) -> list[Overrides]:
-    """Every combination of one run of each factor, the last factor varying fastest; [{}] of no factors.
+    """Every combination of one run from each factor; the last factor varies fastest. Without factors, [{}].
 
-    The factors set different fields. A later one may set a part of what an earlier one set whole:
+    The factors must set different fields. A later factor may set a part of an entry that an earlier one sets, such as
     "objective.weighting" after "objective".
 
     Raises:
@@ -59,13 +60,15 @@ def product(*factors: Sequence[Overrides]) -> list[Overrides]:
         if not _listed(factor, "product"):
             raise SweepError(
                 f"product: factor {number} of {len(factors)} is empty, so the product would be empty too. Valid: at "
-                "least one run in each; [{}] changes nothing."
+                "least one run in each factor; [{}] is one run that changes nothing."
             )
     return distinct([_merged(parts, "product") for parts in itertools.product(*factors)], "product")
 
 
-def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what it does, as in the language
-    """Run i of each list together: fields that vary together. The lists have one length, and set different fields.
+def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # named after Python's own zip
+    """Combines run i of every list into one run, for fields that vary together.
+
+    The lists must have the same length, and set different fields.
 
     Raises:
         SweepError: if there is no list, the lengths differ, or two lists set the same field.
@@ -80,18 +83,18 @@ def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what i
 
 
 def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
-    """The runs of several lists in order; an empty list adds nothing.
+    """The runs of several lists, one list after another; a list may be empty.
 
     Raises:
-        SweepError: if a run comes twice.
+        SweepError: if a run occurs twice.
     """
     return distinct([dict(run) for part in parts for run in _listed(part, "chain")], "chain")
 
 
 def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrides]:
-    """n runs drawn at random: each field from its distribution, independent of the others, the same on every machine.
+    """Draws n runs at random: each field from its own distribution, independently, and the same on every machine.
 
-    The values of a field depend on the seed and its name alone, so that one more field, or more runs, change none.
+    The values of a field depend only on the seed and its name, so that they stay if a field or further runs are added.
 
     Args:
         n: the number of runs.
@@ -99,7 +102,7 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
         space: {field: distribution}, from `diffusion.experiments.sweeps.distributions`.
 
     Raises:
-        SweepError: if n < 1, there is no field, or a run comes twice.
+        SweepError: if n < 1, there is no field, or a run occurs twice.
     """
     if not arguments.fits(n, int) or n < 1 or not space:
         raise SweepError(f"sample: n = {n!r} runs of {len(space)} fields. Valid: at least one run and one field.")
@@ -111,12 +114,12 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
 
 
 def identity(run: Overrides) -> str:
-    """A hash of what a run sets: equal for 1 and 1.0, as for configs; the order of the fields does not count."""
+    """A hash of the overrides of a run: the same for 1 and 1.0, as in configs, and for any order of the fields."""
     return config_hash(dict(run))
 
 
 def distinct(runs: list[Overrides], what: str) -> list[Overrides]:
-    """Returns the runs unchanged; if one comes twice, raises a SweepError that names it."""
+    """Returns the runs unchanged; if one occurs twice, raises a SweepError that names it."""
     equal = collections.defaultdict(list)
     for run in runs:
         equal[identity(run)].append(run)

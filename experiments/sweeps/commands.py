@@ -22,42 +22,47 @@ from diffusion.training.checkpointing import checkpoints
 class Setting(NamedTuple):
     """The config of one command."""
 
-    base: str  # the recipe or config file, with its preset; "" where the command reads the config of a run
-    digest: str
+    base: str  # the recipe or config file, with its preset; "" if the command reads the config of a run
+    digest: str  # the hash of the config
 
 
 def train(config: str, folder: str = "{folder}", *words: str) -> tuple[str, ...]:
-    """The words of `diffusion train` of a recipe ("digits:tiny") or a file of your own, with the run's overrides.
+    """The words of `diffusion train` for a run, with the run's overrides.
+
+    Args:
+        config: a recipe, such as "digits:tiny", or your own file.
+        folder: the run folder.
+        *words: further words of the command, such as "--config.train.steps=500".
 
     Raises:
-        ConfigError: if a word of the command stands in the place of the folder.
+        ConfigError: if a flag stands in the place of the folder.
     """
     if folder.startswith("-"):
         raise ConfigError(
-            f"train: {folder!r}, the second argument, is no folder. Valid: train({config!r}, "
+            f"train: {folder!r}, the second argument, is a flag and no folder. Valid: train({config!r}, "
             f'"{{folder}}", {", ".join(map(repr, (folder, *words)))}).'
         )
     return ("diffusion", "train", f"--config={config}", f"--workdir={folder}", "{overrides}", *words)
 
 
 def sample(*words: str, folder: str = "{folder}") -> tuple[str, ...]:
-    """The words of `diffusion sample`, of the run in a folder."""
+    """The words of `diffusion sample` for the run in a folder."""
     return ("diffusion", "sample", f"--workdir={folder}", *words)
 
 
 def evaluate(*words: str, folder: str = "{folder}") -> tuple[str, ...]:
-    """The words of `diffusion evaluate`, of the run in a folder."""
+    """The words of `diffusion evaluate` for the run in a folder."""
     return ("diffusion", "evaluate", f"--workdir={folder}", *words)
 
 
 def overrides_as_words(overrides: Mapping[str, Any]) -> list[str]:
-    """--config.FIELD=VALUE, as `diffusion train` takes it, for each {dotted field: plain value}."""
+    """The words --config.FIELD=VALUE of overrides {dotted field: plain value}."""
     word = lambda value: value if isinstance(value, str) else _literal(value)
     return [f"--config.{field}={word(value)}" for field, value in overrides.items()]
 
 
 def _literal(value: Any) -> str:
-    """A value as Python writes it, with double quotes, for a shell needs single ones around them."""
+    """A value in Python's syntax, with double quotes, since a shell needs single quotes around the word."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)}: {_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -68,12 +73,12 @@ def _literal(value: Any) -> str:
 def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], valid: set[str]) -> list[Setting]:
     """Checks the configs that the commands of a run would read.
 
-    A command has a config if it names a recipe, or the folder of a run that exists or that a command before it trains.
+    A command has a config if it names a recipe, or a run folder. The run exists, or an earlier command trains it.
 
     Args:
         commands: the words of each command, complete.
-        overrides: the run's overrides, {dotted field: value}; a field that a command sets must come to its value here.
-        valid: digests of configs that were checked before; a config that passes is added.
+        overrides: the run's overrides, {dotted field: value}; a command that sets such a field must set this value.
+        valid: digests of configs that were checked before; the function adds those that pass.
 
     Returns:
         A Setting for each command that has a config.
@@ -110,12 +115,13 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
 
 
 def require_extensions(commands: Sequence[Sequence[str]], extended: Sequence[str]) -> None:
-    """Refuses a command of a run that would not know the user's code.
+    """Refuses a command of a run that would not load the user's code that it needs.
+
+    A command needs the code that the sweep's command line names, and the code that the training of its folder names.
 
     Args:
         commands: the words of each command, complete.
-        extended: the names of the code that the sweep's own command line names, which every command needs; beside
-            these, a command needs what the training of its folder names.
+        extended: the names of the code on the sweep's command line.
     """
     needed: dict[str, list[str]] = {}  # the names by the folders of the runs that the commands train
     for words in commands:
@@ -133,7 +139,7 @@ def require_extensions(commands: Sequence[Sequence[str]], extended: Sequence[str
 
 
 def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
-    """The config, changed as a command changes it by words --config.FIELD=VALUE."""
+    """The config, with the changes of words --config.FIELD=VALUE."""
     values = flags.FlagValues()
     argv = ["sweep", *words]
     try:
@@ -150,7 +156,7 @@ def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
 
 
 def _without(config: ConfigDict, trained: Mapping[str, str]) -> ConfigDict:
-    """The config without the folders that do not exist yet, but will."""
+    """The config without the folders of runs that earlier commands will train."""
     paths = {name: config[name].path for name in ("teacher", "init_from")}
     return ConfigDict({name: {"path": "" if path in trained else path} for name, path in paths.items()})
 
@@ -166,7 +172,7 @@ def _saved(folder: str, words: Sequence[str]) -> str:
 
 
 def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
-    """Refuses a value that a command line cannot express: one that is read back as another value."""
+    """Refuses a value that a command line cannot express, since it would be read back as another value."""
     expected = plain(config)
     for field, value in overrides.items():
         *parents, name = field.split(".")

@@ -1,4 +1,4 @@
-"""The value that a sweep file returns, and the runs that follow from it, each checked before anything starts."""
+"""The value that a sweep file returns, and its runs, which are all checked before the first one starts."""
 
 import itertools
 import pathlib
@@ -16,24 +16,24 @@ from diffusion.recipe.values import differences, plain
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # a field of the run, or one of FOLDERS, in a word of a command
-FOLDERS = ("folder", "directory")  # folder of the run, and of the sweep
-SHOWN = 12  # differences that an error names
-OVERRIDES = "{overrides}"  # a word for all --config.FIELD=VALUE that no placeholder names
+FOLDERS = ("folder", "directory")  # the folder of the run, and the folder of the sweep
+SHOWN = 12  # the most differences that an error names
+OVERRIDES = "{overrides}"  # the word for --config.FIELD=VALUE of every field that no placeholder names
 
 
 class Sweep(NamedTuple):
     """Many runs, and the commands of each.
 
-    In a word of a command, "{folder}" stands for the run's folder, "{directory}" for the sweep's, "{FIELD}" for the
-    run's value of a field; the word "{overrides}" for --config.FIELD=VALUE of every other field. `commands.train`,
-    `sample` and `evaluate` make the usual ones.
+    In a word of a command, "{folder}" stands for the run's folder, "{directory}" for the sweep's folder, and "{FIELD}"
+    for the run's value of a field. The word "{overrides}" stands for --config.FIELD=VALUE of every other field.
+    `commands.train`, `commands.sample` and `commands.evaluate` make the usual commands.
 
     Attributes:
-        runs: overrides, from `combinators`.
-        commands: the commands of each run, in turn, each as words, as in a shell.
-        seeds: fields over which figures are averaged, where they vary.
-        titles: fields of no config, which name what several others make together: zip(each("method", ("flow", "edm")),
-            [{...}, {...}]). These others are then left out of names and tables.
+        runs: the overrides of the runs, from `combinators`.
+        commands: the commands of each run in their order, each as a list of words.
+        seeds: fields over which figures are averaged, if they vary.
+        titles: extra fields that no config has. Each gives one name to a combination of other fields, as in
+            zip(each("method", ("flow", "edm")), [{...}, {...}]). Names and tables then leave the other fields out.
     """
 
     runs: Sequence[Overrides]
@@ -43,10 +43,10 @@ class Sweep(NamedTuple):
 
 
 def is_tiny(arg: str) -> bool:
-    """Whether the argument of `get_sweep` is the preset "tiny", for a sweep that has no other; "" is the sweep itself.
+    """Whether the argument of `get_sweep` is "tiny", for a sweep with this preset only; "" is the full sweep.
 
     Raises:
-        ConfigError: for any other argument, which would otherwise begin the sweep itself.
+        ConfigError: for any other argument, which would otherwise start the full sweep.
     """
     if arg not in ("", "tiny"):
         raise unknown("the sweep's argument (after the colon)", arg, ("tiny",), "preset")
@@ -54,11 +54,14 @@ def is_tiny(arg: str) -> bool:
 
 
 def load(file: str) -> Sweep:
-    """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`.
+    """Loads a sweep of this library by its name, or the sweep that `get_sweep(arg)` in a Python file returns.
+
+    Args:
+        file: the name or the path, with an optional preset, such as `mine.py:tiny`.
 
     Raises:
-        ConfigError: if there is no such file, it returns no Sweep, or its code fails; the message has the line and the
-            error.
+        ConfigError: if there is no such file, it returns no Sweep, or its code fails; the message then names the line
+            and the error.
     """
     name, _, preset = file.partition(":")
     path = recipes.path_of(name, recipes.SWEEPS)
@@ -77,26 +80,26 @@ def load(file: str) -> Sweep:
 
 
 def name_of(file: str) -> str:
-    """The name of a sweep: of its file, and of the preset."""
+    """The name of a sweep, from the names of its file and its preset."""
     path, _, preset = file.partition(":")
     return "_".join([pathlib.Path(path).stem, *([naming.text(preset)] if preset else [])])
 
 
 def record(sweep: Sweep, file: str, directory: pathlib.Path, extended: Sequence[str] = ()) -> Record:
-    """The runs of a sweep with their names and commands, every config checked.
+    """The runs of a sweep with their names and commands, after checking every config.
 
     Args:
         sweep: the sweep, from `load`.
-        file: the sweep's file as on the command line.
-        directory: the sweep's folder, which may not exist yet.
+        file: the value of --sweep.
+        directory: the sweep's folder, which need not exist yet.
         extended: the names of the user's code on the command line, which the runs of a new sweep must name as well.
 
     Returns:
-        The content of sweep.json; the runs that the folder holds come first, see `growth`.
+        The content of sweep.json; the runs that the folder already holds come first, see `growth`.
 
     Raises:
-        ConfigError: if there is no run or no command, a run comes twice, also by another spelling, a field is unknown
-            or used by no command, or a config cannot be trained or sampled; the message names the run.
+        ConfigError: if there is no run or no command, a run occurs twice (perhaps in another spelling), a field is
+            unknown or no command uses it, or a config cannot be trained or sampled; the message names the run.
     """
     if why := file_systems.objection(directory):
         raise ConfigError(f"--workdir={directory} is {why}")
@@ -124,7 +127,7 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path, extended: Sequence[
 
 
 def _plain(run: Overrides) -> dict[str, Any]:
-    """The overrides of a run as plain values; refuses a field that is no dotted path."""
+    """The overrides of a run as plain values; refuses a field that is not a dotted path."""
     for field in run:
         if not isinstance(field, str) or not FIELD.fullmatch(field):
             raise SweepError(f"a run sets {field!r}. Valid: a field with its path, e.g. train.steps.")
@@ -132,7 +135,7 @@ def _plain(run: Overrides) -> dict[str, Any]:
 
 
 def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> list[list[str]]:
-    """The words of a run's commands; "{folder}" and "{directory}" stay, for the sweep may be moved."""
+    """The words of a run's commands; "{folder}" and "{directory}" stay, since the sweep's folder may be moved."""
     rest = {field: value for field, value in run.items() if field not in {*named, *sweep.titles}}
     if rest and "overrides" not in named:
         raise SweepError(
@@ -157,7 +160,7 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
 
 
 def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
-    """The settings of all commands that have a config, each checked; two runs that come to the same are refused."""
+    """Checks the configs of all commands, and returns their settings; refuses two runs with the same configs."""
     first_run: dict[Hashable, str] = {}
     every = []
     valid = set()
@@ -167,21 +170,24 @@ def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
         except ConfigError as error:
             raise ConfigError(f"run {plan.name}: {error}") from error
         every += run_settings
-        same = growth.come_to(plan, run_settings)
+        same = growth.result_key(plan, run_settings)
         if run_settings and same in first_run:
             raise SweepError(
-                f"runs {first_run[same]} and {plan.name} have the same config: what they set differently is the base "
-                "config's own value, or another spelling of it. Valid: each config once."
+                f"runs {first_run[same]} and {plan.name} have the same config: where their overrides differ, they set "
+                "the value of the base config, or spell one value in two ways. Valid: each config once."
             )
         first_run[same] = plan.name
     return every
 
 
 def settle(directory: pathlib.Path, new: Record) -> int:
-    """Writes sweep.json; returns the number of runs that a sweep of the folder has more than before.
+    """Writes sweep.json, unless the folder holds another sweep.
+
+    Returns:
+        The number of runs that were added to a sweep that the folder held; 0 for a new sweep.
 
     Raises:
-        SweepError: if the folder holds another sweep; the message has the differences.
+        SweepError: if the folder holds another sweep; the message lists the differences.
     """
     if not (directory / "sweep.json").exists():
         sweep_folder.write(directory, new)
@@ -196,12 +202,12 @@ def settle(directory: pathlib.Path, new: Record) -> int:
     more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
     raise SweepError(
         f"--workdir={directory} holds another sweep:\n{changes}{more}\n"
-        "Set these back to go on with it, to which runs may be added, or choose another --workdir."
+        "Set these back to go on with it, or choose another --workdir. Runs may be added to a sweep."
     )
 
 
 def difference(old: Record, new: Record) -> list[str]:
-    """What a sweep changes of an earlier one, a line each; runs that are only added change nothing."""
+    """The changes from an earlier sweep, one line each; runs that are only added are no change."""
     lines = []
     before, after = ({run.name: run for run in record.runs} for record in (old, new))
     lines += [f"no longer a run: {name}" for name in before if name not in after]

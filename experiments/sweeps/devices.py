@@ -1,4 +1,4 @@
-"""The share of this machine for each of the jobs that run side by side: GPUs and cores of its own."""
+"""Divides the GPUs and the cores of this machine among the jobs that run side by side."""
 
 import collections
 import os
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from diffusion.experiments.sweeps.combinators import SweepError
 
-MEMORY = 0.9  # share of a GPU's memory for several jobs together; a single job has JAX's default
+MEMORY = 0.9  # the share of a GPU's memory that several jobs use together; a single job uses JAX's default
 
 
 class Slot(NamedTuple):
@@ -20,16 +20,22 @@ class Slot(NamedTuple):
 
 
 def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
-    """Deals out GPUs, as CUDA_VISIBLE_DEVICES names them, and the numbers of cores to jobs that run side by side.
+    """Divides GPUs and cores among jobs that run side by side.
 
-    A GPU that is named twice is shared by two jobs; without cores the system deals them out.
+    Args:
+        jobs: the number of jobs, at least 1.
+        gpus: the GPUs by their names in CUDA_VISIBLE_DEVICES; one that is named twice is shared by two jobs.
+        cores: the numbers of the cores; () to let the operating system assign them.
+
+    Raises:
+        SweepError: if the GPUs cannot be divided evenly.
     """
     if jobs < 1:
         raise SweepError(f"--jobs={jobs}. Valid: at least 1.")
     if gpus and len(gpus) % jobs:
         raise SweepError(
             f"{len(gpus)} devices ({','.join(gpus)}) cannot be shared evenly by --jobs={jobs}. Valid: as many jobs as "
-            "devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared."
+            "devices, or a divisor of their number. Two jobs share a device that is named twice, as in --devices=0,0."
         )
     shared = collections.Counter(gpus)
     per_job = len(gpus) // jobs
@@ -51,7 +57,7 @@ def _share(cores: Sequence[int], job: int, jobs: int) -> Sequence[int]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine that the sweep may use, without waking any of them."""
+    """The GPUs of this machine that the sweep may use; it does not initialize them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
@@ -64,5 +70,5 @@ def visible_gpus() -> list[str]:
 
 
 def usable_cores() -> list[int]:
-    """The cores that this process may use; none where the system does not let a process choose."""
+    """The cores that this process may use; [] if the system does not let a process choose its cores."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -1,6 +1,6 @@
 """Distributions that a sweep samples from, each as its quantile function: u in [0, 1) -> value.
 
-Arguments that do not fit are a ConfigError.
+Invalid arguments raise a ConfigError.
 """
 
 import math
@@ -11,7 +11,7 @@ from diffusion.arrays import arguments
 from diffusion.recipe import ConfigError
 
 Distribution = Callable[[float], Any]
-DIGITS = 4  # significant digits of a drawn number, so that it can be read and typed
+DIGITS = 4  # the significant digits of a drawn number, so that people can read and type it
 
 
 def uniform(low: float, high: float) -> Distribution:
@@ -21,20 +21,20 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Log-uniform between low and high, as suits a learning rate, to four digits."""
+    """Log-uniform between low and high, to four digits; suitable for a learning rate."""
     _require(0 < low < high, f"log_uniform({low}, {high})", "0 < low < high")
     return lambda u: _rounded(math.exp(math.log(low) + u * (math.log(high) - math.log(low))))
 
 
 def integers(low: int, high: int) -> Distribution:
-    """Each integer from low to high, both included, as often as any other."""
+    """Uniform over the integers from low to high, both included."""
     valid = arguments.fits(low, int) and arguments.fits(high, int) and low <= high
     _require(valid, f"integers({low}, {high})", "two integers, low <= high")
     return lambda u: low + int(u * (high - low + 1))
 
 
 def choice(values: Sequence[Any]) -> Distribution:
-    """Each value as often as any other."""
+    """Uniform over the values."""
     values = tuple(values)
     _require(len(values) > 0, "choice([])", "at least one value")
     return lambda u: values[int(u * len(values))]

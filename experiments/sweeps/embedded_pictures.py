@@ -1,4 +1,4 @@
-"""Pictures as parts of a page: small enough that hundreds of runs can be sent round as one file."""
+"""Pictures within a page, which are made small enough that one file can hold hundreds of runs."""
 
 import base64
 import functools
@@ -10,16 +10,16 @@ from PIL import Image
 
 from diffusion.io import opener, pictures
 
-ROOM = 16_000_000  # bytes for all pictures of a page
-LARGEST = 80_000  # bytes for one
-SIDES = (900, 640, 440, 320, 220, 150)  # pixels of the longer side, the first that fits
-QUALITY = 82
+ROOM = 16_000_000  # the most bytes of all pictures of a page
+LARGEST = 80_000  # the most bytes of one picture
+SIDES = (900, 640, 440, 320, 220, 150)  # pixels of the longer side; the first at which a picture fits is used
+QUALITY = 82  # quality of WebP
 
 
 def embedded(paths: Sequence[pathlib.Path]) -> dict[str, str | None]:
-    """PNG files as "data:" addresses; None for a file that is gone or is no picture, as a run may just be writing it.
+    """PNG files as "data:" addresses; None for a file that cannot be read, since a run may just be writing it.
 
-    A picture that fits into its share of the room is not changed; a larger one becomes WebP, scaled down if needed.
+    A picture that fits into its share of `ROOM` is not changed; a larger one becomes WebP, scaled down if needed.
     """
     share = min(LARGEST, ROOM // max(len(paths), 1))
     return {str(path): _address(path, share) for path in paths}
@@ -33,7 +33,7 @@ def _address(path: pathlib.Path, share: int) -> str | None:
         return None
 
 
-@functools.lru_cache(maxsize=4096)  # a report that follows a sweep meets the same files again and again
+@functools.lru_cache(maxsize=4096)  # a report that follows a sweep shows the same files each time
 def _encoded(path: pathlib.Path, changed: int, size: int, share: int) -> str:
     content = opener.read(path)
     with pictures.opened(content, str(path)) as image:

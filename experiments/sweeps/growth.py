@@ -1,7 +1,7 @@
-"""A sweep to which runs are added: those that its folder holds stay as they are, and the new ones follow them.
+"""A sweep to which runs are added: the runs in its folder stay as they are, and the new runs follow them.
 
-The folder's runs keep their names, though more fields may vary now. They keep their order as well: `--run=5` of a task
-on a cluster is the same run before and after.
+The runs in the folder keep their names, although more fields may vary now. They keep their order as well, so that
+`--run=5` of a task on a cluster is the same run before and after.
 """
 
 import pathlib
@@ -15,10 +15,10 @@ from diffusion.recipe import ConfigError
 
 
 def grown(plans: Sequence[Plan], before: Sequence[Plan], directory: pathlib.Path) -> list[Plan]:
-    """The runs of a sweep whose folder holds runs already.
+    """The runs of a sweep whose folder already holds runs.
 
-    A run of the folder is one of the sweep's if both set the same, or come to the same configs: a run that sets no seed
-    is also the run of the base config's seed.
+    A run in the folder is one of the sweep's if both have the same overrides or the same configs: a run that sets no
+    seed equals the run that sets the base config's seed.
 
     Args:
         plans: the runs of the sweep, as for a new folder.
@@ -26,8 +26,7 @@ def grown(plans: Sequence[Plan], before: Sequence[Plan], directory: pathlib.Path
         directory: the sweep's folder.
 
     Returns:
-        The runs of the folder that are the sweep's, in the folder's order and with its names, then the other runs of
-        the sweep.
+        First the runs of the sweep that the folder holds, in the folder's order and with its names; then the new runs.
     """
     valid: set[str] = set()
     result = lambda plan: result_of(plan, directory, valid)
@@ -51,7 +50,7 @@ def grown(plans: Sequence[Plan], before: Sequence[Plan], directory: pathlib.Path
 
 
 def _matched(before: Sequence[Plan], rest: dict[str, Plan], key: Callable[[Plan], Hashable | None]) -> dict[str, Plan]:
-    """{name of a run of the folder: the run of `rest` with the same key}; takes those runs out of `rest`."""
+    """{name of a run in the folder: the run of `rest` with the same key}; removes these runs from `rest`."""
     by_key = {key(plan): plan for plan in rest.values()}
     pairs = {}
     for old in before:
@@ -63,15 +62,15 @@ def _matched(before: Sequence[Plan], rest: dict[str, Plan], key: Callable[[Plan]
 
 
 def result_of(plan: Plan, directory: pathlib.Path, valid: set[str]) -> Hashable | None:
-    """What a run comes to, see `come_to`; None if its configs cannot be read, or it has none."""
+    """The key of `result_key` for a run; None if its configs cannot be read, or it has none."""
     try:
         checked = settings(sweep_folder.commands(directory, plan), plan.overrides, valid)
     except ConfigError:
         return None
-    return come_to(plan, checked) if checked else None
+    return result_key(plan, checked) if checked else None
 
 
-def come_to(plan: Plan, checked: Sequence[Setting]) -> Hashable:
-    """What a run comes to: the words of its commands apart from the overrides, and the configs that these make."""
+def result_key(plan: Plan, checked: Sequence[Setting]) -> Hashable:
+    """What determines the result of a run: the words of its commands without overrides, and their complete configs."""
     bare = tuple(tuple(word for word in words if not word.startswith("--config.")) for words in plan.commands)
     return bare, tuple(setting.digest for setting in checked)

@@ -1,8 +1,8 @@
 """The report of a sweep: one HTML file that contains everything it shows, and follows a running sweep.
 
-DIR/report.html is to be opened from the disk, or sent round; nothing in it needs a network. Beside it, DIR/news.js says
-which version there is: a page in a file can read no other file, but it can run one, and reloads itself when that names
-another version than its own. The parts of the page lie in page/.
+DIR/report.html can be opened from disk or sent to others, and needs no network. DIR/news.js beside it names the newest
+version of the page. A page that was opened from disk cannot read another file, but it can run a script: it runs news.js
+from time to time, and reloads itself when the version is new. The parts of the page lie in page/.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from diffusion.package import commands
 PAGE = pathlib.Path(__file__).parent / "page"
 SCRIPTS = ("state", "rows", "table", "filters", "chart", "against", "curves", "pictures", "main")  # in this order
 NEWS = "news.js"
-POLL = 2000  # milliseconds between two looks at the news
-SHARE = 50  # times as long as one look takes is the least wait until the next: 2 % of a core
+POLL = 2000  # milliseconds between two runs of news.js
+SHARE = 50  # the wait until the next update, as a multiple of the time that the last one took: at most 2 % of a core
 USUAL = (
     "fid",
     "fd_inception",
@@ -41,20 +41,20 @@ USUAL = (
     "held_out_loss",
     "nfe",
     "loss",
-)  # columns at first
+)  # the figures whose columns are shown at first
 NOTES = {
-    True: "A line is a setting; a figure is the mean over its finished runs, which differ in {seeds} alone. ± is half "
-    "the width of Student's 95 % interval of that mean, which two or three runs make wide, or the standard "
+    True: "A line is a setting; a figure is the mean over its finished runs, which differ only in {seeds}. ± is half "
+    "the width of Student's 95 % interval of that mean, which is wide for two or three runs, or the standard "
     "deviation. Small dots in the charts are single runs. A click on a figure or a point opens the commands that "
     "made it.",
-    False: "A line is a run; ± is half the width of the 95 % interval over its samples, where the evaluation has one. "
-    "It does not hold the variation between trainings. A click on a figure or a point opens the commands that "
+    False: "A line is a run; ± is half the width of the 95 % interval over its samples, if the evaluation has one. "
+    "It does not include the variation between trainings. A click on a figure or a point opens the commands that "
     "made it.",
 }
 
 
 def content(results: Results) -> dict[str, Any]:
-    """The data of the page, as JSON holds it, its pictures as paths; see page/rows.js for what becomes of it."""
+    """The data of the page as plain values, with the paths of its pictures; page/rows.js reads it."""
     runs = [_with_total(run) for run in results.runs]
     groups = over_seeds(results._replace(runs=runs))
     seeds = naming.labels([*results.fields, *results.seeds])
@@ -114,7 +114,14 @@ def _run(run: Run, group: int, results: Results) -> dict[str, Any]:
 
 
 def page(data: Mapping[str, Any], pictures: Sequence[str], version: str, written: str) -> str:
-    """The page as one text: `data` of `content` with the numbers of `pictures` ("data:" addresses) as paths."""
+    """The page as one text.
+
+    Args:
+        data: the result of `content`, with the indices of pictures in place of their paths.
+        pictures: the pictures as "data:" addresses.
+        version: the version of the page.
+        written: the time of writing, as text.
+    """
     parts = {
         "title": html.escape(f"{data['name']}: sweep"),
         "style": (PAGE / "page.css").read_text("utf-8"),
@@ -127,12 +134,17 @@ def page(data: Mapping[str, Any], pictures: Sequence[str], version: str, written
 
 
 def _embed(value: Any) -> str:
-    """JSON for a script element, which no text in it can close: "</script>" in a run's name stays text."""
+    """JSON for a script element; "</script>" in a run's name stays text, and does not end the element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def write(results: Results, before: str = "") -> str:
-    """Writes DIR/report.html and then DIR/news.js where they differ from version `before`; returns the new version."""
+    """Writes DIR/report.html and then DIR/news.js unless they have not changed; returns their version.
+
+    Args:
+        results: the results of the sweep.
+        before: the version that was written before; "" for none.
+    """
     data = content(results)
     paths = list(dict.fromkeys(path for run in data["runs"] for path in run["images"].values()))
     pictures = embedded([pathlib.Path(path) for path in paths])
@@ -151,9 +163,13 @@ def write(results: Results, before: str = "") -> str:
 
 @contextlib.contextmanager
 def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
-    """Keeps DIR/report.html up to date during a `with` block, from a thread every `every` seconds, and once at its end.
+    """Keeps DIR/report.html up to date during a `with` block, from a thread, and writes it once more at the end.
 
-    A report that cannot be written stops no run: each reason is printed once.
+    If the report cannot be written, the runs continue, and each reason is printed once.
+
+    Args:
+        directory: the folder of the sweep.
+        every: the least number of seconds between two updates.
     """
     over = threading.Event()
     version = ""

@@ -1,4 +1,4 @@
-"""Names of runs: made of what differs between them, valid for folders, and distinct."""
+"""Names of runs: they state the fields that differ, are valid names of folders, and are distinct."""
 
 import collections
 import re
@@ -7,14 +7,14 @@ from typing import Any
 
 from diffusion.experiments.sweeps.combinators import Overrides, SweepError, identity
 
-LONGEST = 150  # letters of a name; file systems end at 255 bytes, and files in the folder have names too
+LONGEST = 150  # the most letters of a name; file systems allow 255 bytes, and some need room for endings
 SAME = "base"  # the name of a run that changes nothing
 
 
 def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     """The fields that differ between the runs, or that some run lacks, in the order in which the runs set them.
 
-    A field is left out if its values follow from the values of `titles`, which stand for it.
+    A field is left out if the values of `titles` determine its value.
     """
     fields = dict.fromkeys(field for run in runs for field in run)
     value = lambda run, *some: identity({field: run[field] for field in some if field in run})
@@ -24,9 +24,9 @@ def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
 
 
 def labels(fields: Sequence[str]) -> dict[str, str]:
-    """The label of each dotted field in names, {field: label}: its shortest end that no other field has.
+    """{dotted field: its label in names}; the label is the shortest ending of the field that no other field has.
 
-    A "name" at the end is left out: "objective.weighting.name" is "weighting".
+    A ".name" at the end is left out: the label of "objective.weighting.name" is "weighting".
     """
 
     def ends_of(field: str) -> list[str]:
@@ -39,15 +39,14 @@ def labels(fields: Sequence[str]) -> dict[str, str]:
 
 
 def label(run: Overrides, called: Mapping[str, str]) -> str:
-    """A name of the fields in `called`, field -> label, that a run sets: "parameterization=v,weighting=min_snr"."""
+    """The name of a run, such as "parameterization=v,weighting=min_snr"; `called` is {field: label}."""
     return ",".join(f"{called[field]}={text(run[field])}" for field in called if field in run) or SAME
 
 
 def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
-    """A name for each of some distinct runs, only of letters, digits and ._=,+-; distinct also without capitals.
+    """The names of distinct runs: letters, digits and ._=,+- only, and distinct even without regard to capitals.
 
-    Runs whose labels are equal or differ only in capitals, and a run whose label is too long, get a hash of what they
-    set at the end.
+    A run gets a hash of its overrides at the end if its label is too long, or equals another label apart from capitals.
     """
     called = labels(varying(runs, titles))
     first = [label(run, called) for run in runs]
@@ -55,7 +54,9 @@ def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     unclear = lambda name: count[name.casefold()] > 1 or len(name) > LONGEST
     unique = [f"{name[:LONGEST]}-{identity(run)[:8]}" if unclear(name) else name for name, run in zip(first, runs)]
     if len({name.casefold() for name in unique}) < len(unique):
-        raise SweepError("two runs would have the same name; vary another field with them")
+        raise SweepError(
+            "two runs would have the same name. Valid: runs that differ in a further field, such as one of `titles`."
+        )
     return unique
 
 
@@ -65,7 +66,7 @@ def texts(run: Overrides, fields: Iterable[str]) -> list[str]:
 
 
 def text(value: Any) -> str:
-    """A value as a part of a name: {"name": "min_snr", "gamma": 5} is "min_snr-gamma-5"."""
+    """A value as a part of a name: {"name": "min_snr", "gamma": 5} becomes "min_snr-gamma-5"."""
     if isinstance(value, Mapping):
         rest = [f"{key}-{text(item)}" for key, item in value.items() if key != "name"]
         return "-".join([text(value["name"]), *rest] if "name" in value else rest) or "none"

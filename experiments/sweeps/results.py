@@ -17,19 +17,19 @@ class Run(NamedTuple):
     """A run of the sweep; curves and images are as in `figures.Measured`.
 
     Attributes:
-        name: unique in the sweep, made of what differs, e.g. "parameterization=v,weighting=min_snr,seed=0".
-        overrides: {dotted field: value}, JSON's kinds of values.
+        name: its name, unique in the sweep, e.g. "parameterization=v,weighting=min_snr,seed=0".
+        overrides: its overrides, {dotted field: value}, with values that JSON can hold.
         workdir: its folder, DIR/name.
-        status: "queued", "running", "done", "failed" or "stopped".
+        status: one of "queued", "running", "done", "failed" and "stopped".
         figures: the figures of `figures.Measured`, and "seconds/train", "seconds/sample", ... for commands that are
             done.
-        command: a line that repeats it, its commands joined by " && ".
-        seconds: time that all its commands have taken so far.
-        reason: the last lines of its error where it failed, else "".
-        attempts: how often it was begun.
-        records: {figure: the records that it stands on}, see `figures.Measured`.
-        better: {figure: "lower" or "higher"}, see `figures.Measured`; of seconds, too.
-        usual: the figures of metrics of the model that tables show by default, see `figures.Measured`.
+        command: a command line that repeats the run, with its commands joined by " && ".
+        seconds: the time that all its commands have taken so far.
+        reason: the last lines of its error if it failed, otherwise "".
+        attempts: the number of times that it was begun.
+        records: {figure: the records that it was measured on}, see `figures.Measured`.
+        better: {figure: "lower" or "higher"}, see `figures.Measured`, and "lower" for seconds.
+        usual: names of the figures that tables show by default, see `figures.Measured`.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Results(NamedTuple):
 
     name: str
     file: str  # file and preset, e.g. "digits_weightings:tiny"
-    fields: list[str]  # dotted, that vary, in the order in which the runs set them; without the seeds
+    fields: list[str]  # the dotted fields that vary, without the seeds, in the order in which the runs set them
     seeds: list[str]  # fields that vary and are averaged over, e.g. ["seed"]
     runs: list[Run]
     directory: pathlib.Path
@@ -61,16 +61,16 @@ class Results(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The runs that differ in their seeds alone, whatever their status."""
+    """Runs that differ only in their seeds, whatever their status."""
 
     name: str
-    overrides: dict[str, Any]  # without the seeds, as the name
+    overrides: dict[str, Any]  # the overrides that these runs share; the seeds are left out
     runs: list[Run]
     figures: dict[str, Figure]  # means over the runs that are done and have the figure
 
 
 def collect(directory: str | pathlib.Path) -> Results:
-    """Reads what a sweep's folder holds now; works while the sweep runs, and changes nothing."""
+    """Reads the present content of a sweep's folder. The sweep may be running; nothing is changed."""
     directory = pathlib.Path(directory)
     record = sweep_folder.read(directory)
     runs = [_run(directory, plan) for plan in record.runs]
@@ -120,13 +120,13 @@ def usual(runs: Iterable[Run], known: Sequence[str], names: Sequence[str]) -> li
 
 
 def records_of(runs: Iterable[Run], figure: str) -> str:
-    """The records behind a figure of some runs, all that occur; "" if none are known."""
+    """The records behind a figure of some runs, joined if they differ; "" if none are known."""
     texts = (run.records.get(figure, "") for run in runs)
     return "; or ".join(dict.fromkeys(filter(None, texts)))
 
 
 def over_seeds(results: Results) -> list[Group]:
-    """A group of the runs that differ in their seeds alone for each combination of `results.fields`, in their order."""
+    """Groups the runs that differ only in their seeds; the groups are in the order of their first runs."""
     settings: dict[str, list[Run]] = {}
     for run in results.runs:
         setting = {field: run.overrides.get(field) for field in results.fields}

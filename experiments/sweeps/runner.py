@@ -1,7 +1,7 @@
 """Runs a sweep on this machine: several runs at a time, in separate processes, all resumable.
 
-A run's commands are processes in a session of their own. Their output goes straight into DIR/NAME/output.log, and they
-inherit the run's lock: where the sweep itself is killed they go on, and the next sweep waits for them.
+The commands of a run are processes in their own session. Their output goes directly into DIR/NAME/output.log, and they
+inherit the lock of the run. If the sweep itself is killed, they go on, and the next sweep waits for them.
 """
 
 import collections
@@ -23,21 +23,21 @@ from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, STO
 from diffusion.experiments.sweeps.terminal import Display
 from diffusion.package import commands
 
-POLL = 0.1  # seconds
-RETRY_LOCK = 2.0  # seconds after which a run that another process holds is looked at again
-MISTAKE = 2  # the exit status of a mistake in the config, which another attempt would make again
-SAVED = (130, 143)  # exit statuses of a run that someone else stopped
-LINES, LETTERS = 6, 800  # most lines and letters of an error
+POLL = 0.1  # seconds between two looks at the runs
+RETRY_LOCK = 2.0  # seconds until the lock of a run that another process holds is tried again
+MISTAKE = 2  # the exit status of a mistake in the config, which another attempt would repeat
+SAVED = (130, 143)  # the exit statuses of a run that someone else stopped
+LINES, LETTERS = 6, 800  # the most lines and letters of a recorded error
 
 
 @dataclasses.dataclass
 class Job:
-    """A run, one of whose commands is running."""
+    """A run of which a command is running."""
 
     plan: Plan
     slot: Slot
     stack: contextlib.ExitStack  # holds the run's lock
-    lock: int
+    lock: int  # the file descriptor of the lock, which commands inherit
     attempt: int
     command: int = 0
     popen: subprocess.Popen | None = None
@@ -54,18 +54,18 @@ def run(
     signals: queue.SimpleQueue,
     stop: int = signal.SIGTERM,
 ) -> dict[str, int]:
-    """Carries out the runs that are not done yet, one in each slot at a time.
+    """Executes the runs that are not done yet, one in each slot at a time.
 
     Args:
         directory: the sweep's folder.
         plans: the runs.
-        slots: one for each job that may run at a time.
-        tries: how often each run may be begun before it counts as failed, by name; 0: it is not begun.
-        display: shows what happens.
-        signals: numbers of signals that this process received: at the first the runs save and stop, at the second they
-            end at once by their own rules, at the third they are killed.
-        stop: the signal that the runs receive. SLURM sends SIGTERM to all processes of a task, and one of ours would
-            be their second: there it is SIGINT, which they count apart.
+        slots: the slots; at most this number of runs is executed at the same time.
+        tries: {name of a run: how often it may begin before it counts as failed}; a run with 0 is not begun.
+        display: the display that shows what happens.
+        signals: numbers of signals that this process received. At the first, the runs save and stop; at the second,
+            they end at once by their own rules; at the third, they are killed.
+        stop: the signal that is sent to the runs. In a task of SLURM it is SIGINT: SLURM itself sends SIGTERM to all
+            processes of the task, and a second SIGTERM would end the runs at once.
 
     Returns:
         The exit status of the last command of each run that was begun, by name; 0 for a run that is done.
@@ -78,7 +78,7 @@ def run(
     ended: dict[str, int] = {}
 
     def begin(plan):
-        """Starts a run, unless another process holds it or has done it in the meantime."""
+        """Starts a run, unless another process holds it or has finished it in the meantime."""
         job = _hold(directory, plan, free[-1])
         if job is None:
             if plan.name not in later:
@@ -97,7 +97,7 @@ def run(
             display.begin(plan.name, job.attempt, directory / plan.name / "output.log", job.slot)
 
     def end(job):
-        """Writes down how a command ended; goes on with the next, or with the run's next attempt."""
+        """Records how a command ended, and starts the next command or lets the run be tried again."""
         name = job.plan.name
         code = exit_status(job)
         status = _finish(directory, job, code, requests)
@@ -161,7 +161,7 @@ def _hold(directory: pathlib.Path, plan: Plan, slot: Slot) -> Job | None:
 
 
 def _start(directory: pathlib.Path, job: Job) -> None:
-    """Starts a job's command; where that fails, the reason is written to its log and `popen` is None."""
+    """Starts a job's command; if that fails, its log says why, and `popen` is None."""
     folder = directory / job.plan.name
     words = sweep_folder.commands(directory, job.plan)[job.command]
     sweep_folder.log_event(folder, RUNNING, attempt=job.attempt, command=job.command)
@@ -175,7 +175,7 @@ def _start(directory: pathlib.Path, job: Job) -> None:
         before = os.sched_getaffinity(0) if job.slot.cores else None
         try:
             if before:
-                os.sched_setaffinity(0, job.slot.cores)  # this thread's; the process that it starts inherits it
+                os.sched_setaffinity(0, job.slot.cores)  # of this thread; the new process inherits it
             job.popen = subprocess.Popen(
                 program,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | job.slot.variables,
@@ -193,7 +193,7 @@ def _start(directory: pathlib.Path, job: Job) -> None:
 
 
 def _finish(directory: pathlib.Path, job: Job, code: int, requests: int) -> str:
-    """Writes down how a command ended; returns its status."""
+    """Records how a command ended, and returns the status of the run."""
     folder = directory / job.plan.name
     event: dict[str, Any] = {
         "attempt": job.attempt,
@@ -213,7 +213,13 @@ def _finish(directory: pathlib.Path, job: Job, code: int, requests: int) -> str:
 
 
 def reason(log: pathlib.Path, offset: int, code: int) -> str:
-    """The last lines that a command wrote to a log, from `offset` on: its "error:", or the exception and its line."""
+    """Why a command failed, from the last lines of its log: its "error:" line, or the exception with its place.
+
+    Args:
+        log: the log.
+        offset: the position in the log at which the output of the command begins.
+        code: the exit status of the command.
+    """
     with open(log, "rb") as file:
         file.seek(max(offset, file.seek(0, os.SEEK_END) - 20_000))
         lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
@@ -224,8 +230,8 @@ def reason(log: pathlib.Path, offset: int, code: int) -> str:
     elif calls:
         lines = [lines[calls[-1]].strip(), *(line for line in lines[calls[-1] + 1 :] if line[0] != " ")][:LINES]
     lines = lines[-LINES:]
-    if not lines or code > 128:  # the kernel ends a process without memory so
-        lines.append(f"ended by signal {code - 128}" if code > 128 else f"exit status {code}, without a word")
+    if not lines or code > 128:  # the kernel kills a process by a signal if there is no memory left
+        lines.append(f"ended by signal {code - 128}" if code > 128 else f"exit status {code}, without any output")
     return "\n".join(lines)[-LETTERS:]
 
 

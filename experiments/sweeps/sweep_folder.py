@@ -1,8 +1,8 @@
-"""The content of a sweep's folder: DIR/sweep.json, which defines the sweep, and in each run's folder its events.
+"""The content of a sweep's folder: DIR/sweep.json, which defines the sweep, and the events of each run in its folder.
 
-Each run has a file of events of its own, DIR/NAME/sweep.jsonl, so that tasks on several machines, which share a file
-system on which appending is not atomic, never write the same file. A run is held by a lock that its commands inherit:
-where a sweep is killed, what it had started holds on until it ends.
+Each run has its own file of events, DIR/NAME/sweep.jsonl. Tasks on several machines may share a file system on which
+appending is not atomic, and so they never write the same file. A run is locked, and its commands inherit the lock: if a
+sweep is killed, the command that it had started holds the run until the command ends.
 """
 
 import collections
@@ -26,7 +26,7 @@ from diffusion.recipe.values import plain
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")
-MOST = 10**5  # runs, and words of a command
+MOST = 10**5  # the most runs, and the most words of a command
 WORD = schema.text(10**5)
 RECORD = {
     "name": schema.text(),
@@ -48,15 +48,15 @@ EVENT = {
     "seconds": schema.number(),
     "reason": schema.text(10**6),
 }
-PATIENCE = 0.2  # seconds for which a lock is tried: a reader that looks at it holds it for an instant
+PATIENCE = 0.2  # seconds for which a lock is tried, since a reader that checks it also holds it for an instant
 
 
 class Plan(NamedTuple):
-    """One run of a sweep, as sweep.json has it."""
+    """One run of a sweep, in the form of sweep.json."""
 
     name: str  # name of the run, and of its folder
     overrides: dict[str, Any]  # {dotted field of the base config: value}
-    commands: list[list[str]]  # each a list of words, in which "{folder}" stands for the run's folder
+    commands: list[list[str]]  # the words of each command; "{folder}" stands for the run's folder
 
 
 class Record(NamedTuple):
@@ -67,21 +67,21 @@ class Record(NamedTuple):
     varies: list[str]  # fields that are not the same in all runs
     seeds: list[str]  # names of the fields over which figures are averaged
     bases: dict[str, dict[str, Any]]  # the configs that the runs change, by their files
-    runs: list[Plan]  # the order is that of the tasks on a cluster
+    runs: list[Plan]  # the runs in the order of the tasks on a cluster
 
 
 class Status(NamedTuple):
     """The state of a run."""
 
     status: str = QUEUED  # one of STATUSES
-    done: int = 0  # commands
-    attempts: int = 0
-    seconds: Mapping[int, float] = {}  # {index of the command: seconds, stopped attempts included}
-    reason: str = ""  # reason of the last failure
+    done: int = 0  # number of its commands that are done
+    attempts: int = 0  # number of times that it was begun
+    seconds: Mapping[int, float] = {}  # {index of a command: its seconds over all attempts}
+    reason: str = ""  # the reason of the last failure
 
 
 def write(directory: pathlib.Path, record: Record) -> None:
-    """Writes sweep.json, whole or not at all."""
+    """Writes sweep.json; the file appears complete or not at all."""
     bases = {name: json.loads(versions.write(base)) for name, base in record.bases.items()}
     content = {"format": FORMAT, **record._asdict(), "bases": bases, "runs": [run._asdict() for run in record.runs]}
     directory.mkdir(parents=True, exist_ok=True)
@@ -117,14 +117,14 @@ def read(directory: pathlib.Path) -> Record:
 
 
 def _base(fields: dict[str, Any]) -> dict[str, Any]:
-    """A base config with the fields of today; earlier sweeps do not state the version of theirs."""
+    """A base config with the present fields; sweeps of earlier versions have no version and are not converted."""
     return plain(versions.read(json.dumps(fields))) if "version" in fields else fields
 
 
 def current(words: Sequence[str]) -> list[str]:
-    """The words of a command in today's spelling: `diffusion train --config=digits`.
+    """The words of a command in the present spelling: `diffusion train --config=digits`.
 
-    Earlier sweeps hold `python -m experiments.train --config=configs/digits.py`.
+    Sweeps of earlier versions hold `python -m experiments.train --config=configs/digits.py`.
     """
     base = "--config="
     short = lambda word: base + recipes.short(word.removeprefix(base)) if word.startswith(base) else word
@@ -138,12 +138,21 @@ def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:
 
 
 def log_event(folder: pathlib.Path, status: str, **details: Any) -> None:
-    """Adds a line to a run's sweep.jsonl, with what JSON holds: attempt, command (its index), exit, seconds, reason."""
+    """Adds a line to a run's sweep.jsonl.
+
+    Args:
+        folder: the folder of the run.
+        status: one of STATUSES.
+        **details: further entries, such as attempt, command (its index), exit, seconds and reason.
+    """
     append(folder / "sweep.jsonl", {"time": time.time(), "status": status, **details})
 
 
 def end_killed(folder: pathlib.Path) -> None:
-    """Adds the end of an attempt that was killed with its sweep, at its last line of output; nobody holds the run."""
+    """Adds the missing end of an attempt that was killed with its sweep, at the time of its last output.
+
+    The caller holds the run, so that no process executes it.
+    """
     log = folder / "output.log"
     for last in events(folder)[-1:]:
         if last["status"] == RUNNING and {"attempt", "command", "time"} <= last.keys() and log.exists():
@@ -152,11 +161,11 @@ def end_killed(folder: pathlib.Path) -> None:
 
 
 def events(folder: pathlib.Path) -> list[dict]:
-    """The lines of a run's sweep.jsonl, without lines that were cut off or have an unknown status.
+    """The lines of a run's sweep.jsonl, without lines that are incomplete or have an unknown status.
 
     Raises:
         OSError: if this machine cannot read the file.
-        WorkdirError: if a line is JSON and no event.
+        WorkdirError: if a line has an entry of another type than an event.
     """
     path = folder / "sweep.jsonl"
     try:
@@ -191,7 +200,7 @@ def logged_status(folder: pathlib.Path, commands: int) -> Status:
 
 
 def status(folder: pathlib.Path, commands: int) -> Status:
-    """The state of a run from its events and its lock; a run that was killed counts as stopped."""
+    """The status of a run, from its events and its lock; a run that was killed counts as stopped."""
     now = logged_status(folder, commands)
     if now.status == DONE:
         return now
@@ -206,7 +215,7 @@ def statuses(directory: pathlib.Path, plans: Iterable[Plan]) -> dict[str, str]:
 
 
 def tally(statuses: Iterable[str]) -> str:
-    """How many runs have each status: "2 running, 12 done"."""
+    """The numbers of runs with each status, such as "2 running, 12 done"."""
     count = collections.Counter(statuses)
     return ", ".join(f"{count[status]} {status}" for status in STATUSES if count[status])
 
@@ -225,10 +234,10 @@ def held(folder: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def hold(path: pathlib.Path) -> Iterator[int | None]:
-    """Holds the lock file `path` for this process and the processes that inherit it.
+    """Holds the lock file `path` for this process and the processes that inherit its descriptor.
 
     Yields:
-        The file's descriptor, to be passed on; None if another process holds it.
+        The descriptor of the file, which commands inherit; None if another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

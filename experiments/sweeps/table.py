@@ -1,4 +1,4 @@
-"""The table of a sweep, a line for each group of seeds or each run: for a terminal, as CSV and as Markdown."""
+"""The table of a sweep, for a terminal, as CSV and as Markdown; a line is a run, or the runs that differ in seeds."""
 
 import csv
 import io
@@ -16,21 +16,29 @@ from diffusion.experiments.sweeps.terminal import last_line
 from diffusion.io.files import write_text
 from diffusion.recipe import unknown
 
-USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown by default, beside those that `usual` adds
+USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # the figures shown by default, beside those that `usual` adds
 
 
 class Table(NamedTuple):
-    """A table: its rows are (values of the fields, "3 of 5" runs that are done, {name: Figure})."""
+    """The table of a sweep."""
 
     columns: list[str]  # labels of the fields
-    figures: list[str]  # names
-    rows: list[tuple[list[str], str, dict[str, Figure]]]
+    figures: list[str]  # names of the figures
+    rows: list[tuple[list[str], str, dict[str, Figure]]]  # (values of the fields, "3 of 5" runs done, {name: Figure})
     averaged: list[str]  # fields that are averaged over
     records: dict[str, str]  # the records behind each figure, in words
 
 
 def table(results: Results, figures: Sequence[str] = ()) -> Table:
-    """The figures of a sweep, averaged over its seeds: the named figures, ("all",) for all, () for the usual ones."""
+    """The figures of a sweep, averaged over its seeds.
+
+    Args:
+        results: the results of the sweep.
+        figures: the names of the figures to show; ("all",) for all, () for the usual ones.
+
+    Raises:
+        ConfigError: for a figure that no run has.
+    """
     groups = over_seeds(results)
     known = list(dict.fromkeys(name for group in groups for name in group.figures))
     columns = naming.labels(results.fields)
@@ -65,7 +73,7 @@ def note(table: Table) -> str:
     if table.averaged:
         alone = f"that differ in {', '.join(table.averaged)} alone"
         sentence = (
-            f"Mean ± standard deviation over the runs {alone}, and Student's 95 % interval of the mean; those that are "
+            f"Mean ± standard deviation over the runs {alone}, and Student's 95 % interval of the mean. Runs that are "
             "not done are left out."
         )
     by_records: dict[str, list[str]] = {}
@@ -87,7 +95,7 @@ def averages_csv(table: Table) -> str:
 
 
 def runs_csv(results: Results) -> str:
-    """Every run of a sweep as CSV: name, status, what it sets, all its figures, seconds and command."""
+    """Every run of a sweep as CSV: name, status, attempts, overrides, all figures, seconds and command."""
     fields = list(dict.fromkeys(field for run in results.runs for field in run.overrides))
     figures = sorted({name for run in results.runs for name in run.figures})
     lines: list[list[Any]] = [["run", "status", "attempts", *fields, *figures, "seconds", "command"]]
@@ -107,7 +115,7 @@ def _csv(lines) -> str:
 
 
 def write(results: Results, table: Table) -> list[pathlib.Path]:
-    """Writes table.md, table.csv and runs.csv into the sweep's folder, each whole or not at all; returns the paths."""
+    """Writes table.md, table.csv and runs.csv into the sweep's folder, each complete or not at all."""
     texts = {"table.md": markdown(table), "table.csv": averages_csv(table), "runs.csv": runs_csv(results)}
     for name, text in texts.items():
         write_text(results.directory / name, text)
@@ -121,7 +129,7 @@ def show(table: Table, title: str) -> None:
 
 
 def show_progress(results: Results) -> None:
-    """Prints how many runs have each status, and the last line of the log of those that run."""
+    """Prints how many runs have each status, and the last line of each running run's log."""
     print(tally(run.status for run in results.runs))
     for run in results.runs:
         if run.status == RUNNING:

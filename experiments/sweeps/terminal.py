@@ -1,6 +1,6 @@
-"""The display of a sweep: on a terminal a bar and the last line of each run; in a log a line for each event.
+"""The display of a sweep: on a terminal a bar and the last line of each run, in a log a line for each event.
 
-Now and then a log also has the last lines of the runs.
+From time to time, a log also shows the last lines of the runs.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, STOPPED
 from diffusion.training.runtime import process_memory
 from diffusion.training.runtime.progress import Output, due, duration, held, line
 
-REFRESH = 0.5  # seconds
+REFRESH = 0.5  # seconds between two redraws
 
 
 class Display:
@@ -28,21 +28,21 @@ class Display:
         """Starts the clock.
 
         Args:
-            counts: how many of the sweep's runs have each status.
-            console: the console that it writes to; standard output by default.
+            counts: {status: number of the sweep's runs that have it}.
+            console: the console to write to; None for standard output.
         """
         self.console = console or Output()
         self.total = sum(counts.values())
         self.done = counts.get(DONE, 0)
         self.failed = counts.get(FAILED, 0)
-        self.running: dict[str, tuple[float, pathlib.Path]] = {}  # when each began, and its log
+        self.running: dict[str, tuple[float, pathlib.Path]] = {}  # {name of a run: (the time of its start, its log)}
         self._begun = time.monotonic()
         self._finished = 0
         self._live = None
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._shown = 0.0 if self._live else self._begun
-        self._repeated: dict[str, str] = {}  # the last line of each run that a log has
+        self._repeated: dict[str, str] = {}  # {name of a run: its last line that was printed}
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -67,7 +67,15 @@ class Display:
             self.say(f"begun   {name}{f', attempt {attempt}' if attempt > 1 else ''}{devices}")
 
     def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
-        """Shows that a run ended, after how many seconds, why if it failed, and whether it is tried again."""
+        """Shows that a run ended.
+
+        Args:
+            name: the name of the run.
+            status: its status.
+            seconds: the time that all its commands have taken.
+            reason: why it failed; "" otherwise.
+            again: whether it will be tried again.
+        """
         self.running.pop(name, None)
         self._repeated.pop(name, None)
         self._finished += status != STOPPED
@@ -80,17 +88,17 @@ class Display:
         self.say(text)
 
     def elsewhere(self, name: str) -> None:
-        """Shows that another process holds a run."""
-        self.say(f"waiting {name}: a process that another sweep has started holds it")
+        """Shows that another process executes a run."""
+        self.say(f"waiting {name}: a process of another sweep is executing it")
 
     def stopping(self, number: int, running: int, requests: int) -> None:
-        """Shows that a signal came and what it does."""
+        """Shows that a signal was received, and what it does."""
         first = "saving and stopping; once more ends them at once"
         what = {1: first, 2: "ended at once; what they had saved stays"}.get(requests, "killed")
         self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
 
     def show(self) -> None:
-        """Redraws the bars; in a log, prints what the runs said last, from time to time and if it is new."""
+        """Redraws the bars; in a log, it prints new last lines of the runs from time to time."""
         now = time.monotonic()
         if self._live:
             if now - self._shown > REFRESH:
@@ -105,12 +113,12 @@ class Display:
                     self.say(f"running {name}  {text}")
 
     def _pace(self) -> tuple[float | None, float | None]:
-        """Runs a minute, and the seconds to go; None as long as no run has ended."""
+        """(runs per minute, seconds that remain); None as long as no run has ended."""
         seconds = time.monotonic() - self._begun
         rest = self.total - self.done - self.failed
         if not self._finished or not seconds:
             return None, None
-        return 60 * self._finished / seconds, seconds / self._finished * rest  # as many runs at a time as now
+        return 60 * self._finished / seconds, seconds / self._finished * rest
 
     def _summary(self) -> str:
         rate, left = self._pace()
@@ -125,7 +133,7 @@ class Display:
         return line(counts | {"runs_per_minute": rate, "eta_seconds": left}, used and used[0])
 
     def _drawn(self) -> Group:
-        used = process_memory.machine_memory()  # what the runs compete for
+        used = process_memory.machine_memory()  # shown because the runs compete for it
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True, overflow="ellipsis")
         bar.add_column(ratio=1)

@@ -215,7 +215,7 @@ def test_a_command_without_the_code_of_its_run_is_refused(extended, commands, wo
 def test_a_sweep_that_goes_on_in_another_folder_says_where_its_file_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep_folder.write(tmp_path / "runs", record([{"seed": 1}])._replace(file="mine.py:tiny"))
-    with pytest.raises(ConfigError, match=r"was begun by --sweep=mine.py:tiny, and /.*/mine.py does not exist\. Go on"):
+    with pytest.raises(ConfigError, match=r"was begun by --sweep=mine.py:tiny, but /.*/mine.py does not exist\. Start"):
         command.recorded_file(tmp_path / "runs")
     (tmp_path / "mine.py").touch()
     assert command.recorded_file(tmp_path / "runs") == "mine.py:tiny"
