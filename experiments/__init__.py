@@ -1,4 +1,4 @@
-"""What one runs: train, sample, evaluate."""
+"""The commands, such as train, sample and evaluate, and their parts."""
 
 from diffusion.package import public
 

@@ -34,10 +34,13 @@ _words: list[str] = []  # the words of the command line besides its flags, for a
 
 
 def begin(takes_words: bool = False) -> None:
-    """Parses the command line, restarts the process with huge pages, and says that the command begins.
+    """Parses the command line, restarts the process with huge pages, and prints that the libraries are loaded.
 
-    A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
-    and a mistake in the command line are answered at once. Words besides flags, such as folders, need `takes_words`.
+    A command calls it once its flags are defined, and before it imports the libraries, which takes seconds. `--help`
+    and a mistake in the command line are then answered at once.
+
+    Args:
+        takes_words: whether the command takes words besides its flags, such as folders.
     """
     warnings.showwarning = _show_in_one_line
     app.define_help_flags()
@@ -52,18 +55,19 @@ def begin(takes_words: bool = False) -> None:
 
 
 def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bool = False) -> None:
-    """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
+    """Runs a command by `absl.app.run`; a mistake in the config ends it with one sentence and exit status 2.
 
     Args:
         main: the command, a function of the remaining arguments.
-        failures: the types of errors whose message is meant for the user: one sentence too, and exit status 1.
-        compiles: whether the command compiles programs, which are then kept from run to run (`compilation_cache`).
+        failures: the types of errors whose message is meant for the user. They also end the command with one sentence,
+            and with exit status 1.
+        compiles: whether the command compiles programs; they are then stored for later runs (`compilation_cache`).
     """
     warnings.showwarning = _show_in_one_line
     _define_extend()
     main = stored_paths.sending_back(_keeping_programs(main) if compiles else main)
     sys.unraisablehook, sys.excepthook = without_echoes, without_waiting
-    gc.freeze()  # the libraries stay to the end, and need not be walked through again and again
+    gc.freeze()  # the libraries stay to the end, so that no collection needs to look at them
     gc.enable()
     app.run(in_one_sentence(main, failures), flags_parser=in_one_sentence(_parse_and_extend, failures))
 
@@ -74,7 +78,7 @@ def _show_in_one_line(message: Warning | str, *_, **__) -> None:
 
 
 def _define_extend() -> None:
-    """Defines `--extend`, which every command has: each may read a run, or data, that names the user's code."""
+    """Defines `--extend`. Every command has it, since each may read a run, or data, that names the user's code."""
     if "extend" not in flags.FLAGS:  # another command's module may have been imported
         flags.DEFINE_list(
             "extend", [], "your own code, imported first so that configs can name it: FILE.py, a module, plugin:NAME"
@@ -82,7 +86,7 @@ def _define_extend() -> None:
 
 
 def _keeping_programs(main: Callable) -> Callable:
-    """The command; at its end it prints how many programs it compiled, and how many it had from earlier runs."""
+    """Wraps a command: at its end it prints how many programs it compiled, and how many earlier runs had stored."""
 
     def keeping(argv):
         import jax  # imported here: a mistake in the command line is answered without it
@@ -109,7 +113,7 @@ def _keeping_programs(main: Callable) -> Callable:
 
 
 def _parse_and_extend(argv: list[str]) -> list[str]:
-    """Does what `begin` does, unless that was called, and runs the user's own code."""
+    """Parses the command line unless `begin` has done so, and runs the user's own code."""
     if flags.FLAGS.is_parsed():
         remaining = [argv[0], *_words]
     else:
@@ -124,7 +128,7 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
 
 
 def _refuse_repeated_lists() -> None:
-    """Refuses a flag of several values that is given twice, of which absl reads only the last."""
+    """Refuses a flag of several values that stands twice on the command line, since absl reads only the last one."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         if isinstance(flag.parser, flags.ListParser) and flag.present > 1:
@@ -135,9 +139,9 @@ def _refuse_repeated_lists() -> None:
 
 
 def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
-    """Parses the flags; absl's and ml_collections' errors become ours."""
+    """Parses the flags; errors of absl and ml_collections become a ConfigError."""
     if named(argv, "workdir") == "":
-        raise ConfigError("--workdir is empty: --workdir=. Name the folder of the run, e.g. runs/digits.")
+        raise ConfigError("--workdir is empty. Valid: the folder of a run, e.g. --workdir=runs/digits.")
     argv, inputs = stored_paths.with_local_paths(with_home(argv))
     stored = named(argv, "workdir") if "stored" in stored_paths.workdir_kinds else None
     for arg in argv[1:]:
@@ -148,8 +152,9 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
         remaining = config_flag.parsed(argv)
         _refuse_repeated_lists()
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every file; their errors become ours
-            python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's errors too
+            # Orbax and TFDS log every file, and log errors that the command prints itself.
+            logging.set_verbosity(logging.FATAL)
+            python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
         if len(remaining) > 1 and not takes_words:
             raise ConfigError(f"unexpected argument {remaining[1]!r}. Write flags as --name=value.")
         if why := accelerators.refusal():

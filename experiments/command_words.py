@@ -31,16 +31,22 @@ def names(*others: str) -> bool:
 
 
 def help_is_requested(argv: list[str] | None = None) -> bool:
-    """Whether a command line asks for help; the words are those of this process where none are named."""
+    """Whether a command line asks for help.
+
+    Args:
+        argv: the words of the command line, with the program first; None for this process.
+    """
     words = ("help", "helpfull", "helpshort", "helpxml", "?")
     return any(arg.lstrip("-") in words for arg in (sys.argv if argv is None else argv)[1:])
 
 
 def joined_paths(parts: Sequence[str]) -> list[str]:
-    """The paths of a flag that was split at commas, which may be part of a path: the folder of a sweep's run has some.
+    """The paths in a flag that was split at commas, although a path may hold commas, as folders of a sweep's runs do.
+
+    Parts are joined as far as they give the shortest path that exists. Other parts stay as they are.
 
     Args:
-        parts: the parts of the flag; as few as make an existing path are joined, and others stay as they are.
+        parts: the parts of the flag.
     """
     paths = []
     rest = list(parts)
@@ -54,7 +60,7 @@ def joined_paths(parts: Sequence[str]) -> list[str]:
 
 
 def with_home(argv: list[str]) -> list[str]:
-    """The arguments, with the home folder for ~, which a shell leaves as it is in --workdir=~/runs/digits."""
+    """The arguments, with the home folder in place of ~. A shell does not expand it in --workdir=~/runs/digits."""
     home = lambda word: os.path.expanduser(word) if word == "~" or word.startswith("~/") else word
     split = [arg.partition("=") if arg.startswith("-") else ("", "", arg) for arg in argv]
     return [f"{flag}{equals}{home(word)}" for flag, equals, word in split]

@@ -7,7 +7,7 @@
 Runs whose configs differ only in the seed form one setting, and their results are averaged. Runs with the same config
 and seed are separate settings. Each setting is compared with the first. The statistical test depends on the runs:
 
-    several seeds          Student's t, in pairs of equal seeds if there are any
+    several seeds          Student's t of the pairs of equal seeds if there are two or more, else Welch's t
     single runs            a permutation test of samples, in pairs if sample i of both runs starts from the same noise
     neither is possible    the confidence intervals of both
 
@@ -48,17 +48,18 @@ from diffusion.training.runtime import progress
 
 SEEDS = ("seed", "sample.seed")
 UNTESTED = ("loss", "step", "nfe", "steps_per_second")  # losses of two objectives do not compare; the others are exact
-OF_LOSS = (  # sections whose fields say what the loss on held-out records is
+LOSS_SECTIONS = (  # the fields that define the loss on held-out records: it compares only between runs that share them
     "objective.", "schedule.", "parameterization.", "data.", "teacher.", "autoencoder.", "evaluate.loss.",
 )  # fmt: skip
-WEIGHTS = ("average", "quantised", "infill", "watermark")  # what samples.json says of the weights beside their name
-RESULTS = ("step", "steps", "seed", "evaluations", "deviation_of_a_draw")  # of a run, within the protocol of a metric
-SCALED = "_over_floor"  # the end of a figure that is another one divided by a constant of the protocol
+WEIGHTS = ("average", "quantised", "infill", "watermark")  # entries of samples.json that describe the weights further
+# Entries in the protocol of a metric that depend on the run, and not on how it was measured.
+RESULTS = ("step", "steps", "seed", "evaluations", "deviation_of_a_draw")
+SCALED = "_over_floor"  # the ending of a figure that is another one divided by a constant of the protocol
 CURVES = "Training: the loss by step, and by t. Losses of different objectives or weightings do not compare"
 
 
 class Compared(NamedTuple):
-    """A comparison of settings, each of one run or of several that differ in their seeds, with the first of them."""
+    """A comparison of each setting with the first. A setting is one run, or several that differ in their seeds."""
 
     fields: dict[str, list[Any]]  # {field that differs: its values in the order of the settings}
     groups: list[Group]  # the settings
@@ -70,11 +71,12 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
     """Compares the runs in some folders.
 
     Args:
-        folders: the folders, at least two: run folders, or folders with other samples of a run inside its own.
-        requested: names of figures; all by default.
+        folders: at least two folders: run folders, or folders inside a run folder that hold other samples of the run.
+        requested: names of the figures to compare; () for all.
 
     Raises:
-        ConfigError: for fewer than two folders, one that comes twice, an unknown figure, or figures of two protocols.
+        ConfigError: for fewer than two folders, a folder that is named twice, an unknown figure, or figures of two
+            protocols.
         WorkdirError: if a folder holds no run.
     """
     paths = [pathlib.Path(folder) for folder in folders]
@@ -95,7 +97,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         if name not in known:
             raise unknown("--figures", name, known, "figure")
     if any(run.overrides == other.overrides for run, other in itertools.combinations(runs, 2)):
-        fields.append("folder")  # one config, twice: by another commit, or on another machine
+        fields.append("folder")  # two runs of one config, such as of two commits, or on two machines
         runs = [run._replace(overrides={**run.overrides, "folder": run.name}) for run in runs]
     settings = [field for field in fields if field not in SEEDS]
     seeds = [field for field in fields if field in SEEDS]
@@ -107,8 +109,8 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         for path, content in reports.items()
         if not content
     ]
-    notes += [note for path, content in reports.items() if (note := _of_earlier_step(path, content))]
-    notes += [*_of_other_steps(reports), *_of_other_conditions(paths)]
+    notes += [note for path, content in reports.items() if (note := _earlier_step_note(path, content))]
+    notes += [*_step_notes(reports), *_condition_notes(paths)]
     if len(groups) == 1:
         notes.append("These runs differ in their seeds alone, so that there is one setting and no difference to test.")
     return Compared(
@@ -119,7 +121,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
     )
 
 
-def _of_earlier_step(folder: pathlib.Path, content: Mapping[str, Any]) -> str:
+def _earlier_step_note(folder: pathlib.Path, content: Mapping[str, Any]) -> str:
     """A note where a run has been trained on since its samples were measured; "" otherwise."""
     with figures.reading(folder / "report.json"):
         step, latest = figures.checkpoint_of_samples(content).get("step"), checkpoints.latest(folder)
@@ -128,16 +130,16 @@ def _of_earlier_step(folder: pathlib.Path, content: Mapping[str, Any]) -> str:
     return f"{folder}: the figures of its samples are of step {step}, but its latest checkpoint is of step {latest}."
 
 
-def _of_other_steps(reports: Mapping[pathlib.Path, Mapping]) -> list[str]:
-    """A note where the figures of samples are of different steps; [] otherwise."""
+def _step_notes(reports: Mapping[pathlib.Path, Mapping]) -> list[str]:
+    """A note where the samples of the runs come from checkpoints of different steps; [] otherwise."""
     steps = {path: figures.checkpoint_of_samples(content).get("step") for path, content in reports.items()}
     steps = {path: step for path, step in steps.items() if step is not None}
     listed = ", ".join(f"{path}: {step}" for path, step in steps.items())
     return [f"The figures of samples are of different steps: {listed}."] if len(set(steps.values())) > 1 else []
 
 
-def _of_other_conditions(folders: Sequence[pathlib.Path]) -> list[str]:
-    """A note where equally many samples have different classes or conditions; [] otherwise."""
+def _condition_notes(folders: Sequence[pathlib.Path]) -> list[str]:
+    """A note on folders with the same number of samples but different classes or conditions; [] otherwise."""
     known: dict[Any, dict[str, pathlib.Path]] = {}
     for folder in folders:
         record = sample_files.read_record(folder) or {}
@@ -148,7 +150,10 @@ def _of_other_conditions(folders: Sequence[pathlib.Path]) -> list[str]:
 
 
 def _config_of(folder: pathlib.Path) -> dict[str, Any]:
-    """The config of a run, or of the run that a folder of other samples lies in, with the sampling that was used."""
+    """The config of a run, with the settings that made the samples in the folder.
+
+    The folder is a run folder, or lies in one and holds other samples of its run.
+    """
     inside = not (folder / "config.json").is_file() and (folder / "samples.npz").is_file()
     run = folder.resolve().parent if inside else folder
     if inside and not (run / "config.json").is_file():
@@ -176,13 +181,13 @@ def _sampling(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _weights(folder: pathlib.Path) -> dict[str, Any]:
-    """The weights that made the samples in a folder, by the flags of `diffusion sample`; its default without samples.
+    """The weights that made the samples in a folder, by the flags of `diffusion sample`; "ema" without samples.
 
-    A step is left out, since the runs of one setting may differ in it.
+    The step is left out, since the runs of one setting may differ in it.
     """
     checkpoint = (sample_files.read_record(folder) or {}).get("checkpoint")
     checkpoint = checkpoint if isinstance(checkpoint, Mapping) else {}
-    name = checkpoint.get("weights")  # of an average of several checkpoints: its numbers
+    name = checkpoint.get("weights")  # a table of numbers, for an average of several checkpoints
     facts = {fact: checkpoint[fact] for fact in WEIGHTS if fact in checkpoint}
     return {"weights": name if isinstance(name, str) else "ema", **facts}
 
@@ -192,7 +197,7 @@ def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
     for folder, protocol in protocols.items():
         first = next(iter(protocols))
         changes = differences(protocols[first], protocol)
-        if changes := [change for change in changes if MISSING not in (change.old, change.new)]:  # figures of both
+        if changes := [change for change in changes if MISSING not in (change.old, change.new)]:
             raise ConfigError(
                 f"{first} and {folder} were measured under different protocols, so their figures cannot be compared: "
                 f"{'; '.join(map(str, changes))}. Evaluate both with the same --config.evaluate, --protocol and "
@@ -201,7 +206,7 @@ def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
 
 
 def _protocol(folder: pathlib.Path, content: Mapping) -> dict[str, Any]:
-    """The entries that the contents of report.json in two folders must share to be comparable."""
+    """The entries of report.json that two folders must share, where both have them, for their figures to compare."""
     facts = ("samples", "reference", "space", "k", "size", "protocol")
     with figures.reading(folder / "report.json"):
         inception = content.get("inception") or {}
@@ -221,14 +226,14 @@ def _protocol(folder: pathlib.Path, content: Mapping) -> dict[str, Any]:
 
 
 def _without_results(fact: Any) -> Any:
-    """The protocol of a metric, without what it says of the run or of the outcome; any other fact as it is."""
+    """The protocol of a metric, without the entries of `RESULTS`; any other fact as it is."""
     if not isinstance(fact, Mapping):
         return fact
     return {name: value for name, value in fact.items() if name not in RESULTS}
 
 
 def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) -> Run:
-    """A run in the form of a sweep's; the fields that vary are these fields of its config."""
+    """A run in the form of a sweep's run; `fields` are the fields that vary."""
     measured = figures.read_run(folder)
     flat = flattened(config)
     overrides = {field: flat.get(field, MISSING) for field in fields}
@@ -237,7 +242,7 @@ def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) ->
 
 
 def _named(group: Group, paths: Sequence[pathlib.Path], shown: Sequence[str]) -> Group:
-    """The group by the folders of its runs; a single run has its own figures, with intervals over its samples."""
+    """The group, named by its runs' folders; a single run has its own figures, with intervals over its samples."""
     common = os.path.commonpath([path.absolute() for path in paths])
     below = [os.path.relpath(run.workdir.absolute(), common) for run in group.runs]
     names = [run.workdir.name if name == "." else name for name, run in zip(below, group.runs)]
@@ -270,13 +275,13 @@ def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference
 
 
 def fields_of_loss(first: Group, second: Group) -> list[str]:
-    """The fields that differ and by which two losses are of different quantities, or of different records."""
+    """The fields of `LOSS_SECTIONS` in which two settings differ, so that their losses do not compare."""
     before, after = (group.runs[0].overrides for group in (first, second))
-    return [field for field in before if field.startswith(OF_LOSS) and before[field] != after[field]]
+    return [field for field in before if field.startswith(LOSS_SECTIONS) and before[field] != after[field]]
 
 
 def _sample_tests(first: pathlib.Path, second: pathlib.Path, config: Mapping) -> dict[str, Difference]:
-    """The tests of `significance.compare_samples`, where both runs were evaluated and still have their samples."""
+    """The tests of `significance.compare_samples`, if both folders hold the samples that their reports measured."""
     if not all((folder / file).is_file() for folder in (first, second) for file in ("samples.npz", "report.json")):
         return {}
     if any(figures.is_of_other_samples(figures.read_report(folder), folder) for folder in (first, second)):
@@ -345,10 +350,9 @@ def write(compared: Compared, out: pathlib.Path) -> list[pathlib.Path]:
 
 HOW_TO_READ = (
     "± is the standard deviation over runs that differ in their seeds, with Student's 95 % interval of their mean in "
-    "brackets. Without ± brackets hold 95 % intervals over the samples of one run, which do not hold the variation "
-    "between trainings. Only a test over several seeds says that one "
-    "setting is better than another; a test over samples says that these two trained models differ. p is not corrected "
-    "for the number of figures."
+    "brackets. Without ±, the brackets hold the 95 % interval over the samples of one run, which does not include the "
+    "variation between trainings. Only a test over several seeds shows that one setting is better than another. A test "
+    "over samples shows that these two trained models differ. p is not corrected for the number of figures."
 )
 
 

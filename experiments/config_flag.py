@@ -27,10 +27,10 @@ _checks: list[Callable[[list[str]], None]] = []  # functions of the arguments th
 
 
 def flag() -> None:
-    """Defines `--config=RECIPE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
+    """Defines `--config=RECIPE[:PRESET]`, and `--config.a.b=value` for each of its fields.
 
-    Unknown fields are accepted here and refused by `checks.validate`, which knows what each name takes: that lets
-    `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
+    The command must start by `command_line.run`. Unknown fields are accepted here and refused by `checks.validate`,
+    which knows the arguments of each name: `--config.schedule.name=cosine --config.schedule.s=0.01` adds an argument.
     """
     _checks.append(_check_recipe)
     config_flags.DEFINE_config_file(
@@ -57,11 +57,12 @@ def saved_flag(
 ) -> None:
     """Defines the flag `config` from the run in `--workdir`, changed by `--config.a.b=value`.
 
-    The command defines the flag `workdir` itself, and starts by `run`.
+    The command defines the flag `workdir` itself, and must start by `command_line.run`.
 
     Args:
-        unless: names of flags; with any of them the command has no config, unless --model names a folder that has one.
-        of_model: a function from the folder of --model to its config, or None.
+        unless: the flags with which the command has no config, such as "prompt"; a folder in --model may still have
+            one, by `of_model`.
+        of_model: a function from the folder in --model to its config, or to None if it has none.
         unread: patterns of fields that the command does not read, such as "train.steps"; a change of one is refused.
     """
     if help_is_requested():  # the fields are known only once a run is read
@@ -102,7 +103,7 @@ def _with_path(argv: list[str]) -> list[str]:
 
 
 def no_run(workdir: str) -> str:
-    """The error for a folder without a config.json: how to train a run there, or on its pictures if it holds some."""
+    """The message for a folder without config.json: how to train a run in it, or on the pictures that it holds."""
     folder = pathlib.Path(workdir)
     holders = (folder, *(path for path in folder.glob("*/") if not (path / "config.json").exists()))
     names = (str(path.relative_to(folder)) for holder in holders for path in holder.glob("*.*"))
@@ -121,7 +122,7 @@ def no_run(workdir: str) -> str:
 
 
 def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Callable) -> None:
-    """Defines `--config.a.b` from the config of the run that the arguments name: its fields become known here."""
+    """Defines `--config.a.b` from the config of the run that the arguments name."""
     workdir = named(argv, "workdir")
     model = named(argv, "model") if "model" in unless else None
     if model is not None and workdir is None and (config := of_model(model)) is not None:
@@ -151,7 +152,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
 
 
 def _define(config: ConfigDict, argv: list[str]) -> None:
-    """Defines `--config.a.b` from a config, and keeps its values for `_refuse_unread`."""
+    """Defines `--config.a.b` from a config, and stores its values for `_refuse_unread`."""
     _saved.update(flattened(plain(config)))
     config_flags.DEFINE_config_dict(
         "config", settable(config), sys_argv=argv, lock_config=False, accept_new_attributes=True
@@ -159,7 +160,7 @@ def _define(config: ConfigDict, argv: list[str]) -> None:
 
 
 def _refuse_unread() -> None:
-    """Refuses a change of a field that the command does not read, as it would have no effect."""
+    """Refuses a change of a field that the command does not read, since it would have no effect."""
     if not (_saved and _unread):
         return
     changed = flattened(plain(flags.FLAGS["config"].value))
@@ -173,10 +174,10 @@ def _refuse_unread() -> None:
 
 
 def parsed(argv: list[str]) -> list[str]:
-    """Parses the flags, and returns the words besides them; the fields of --config become known here.
+    """Defines the fields of --config, parses the flags, and returns the words besides them.
 
     Raises:
-        ConfigError: for a run or a recipe that is not there, or a field that the command does not read.
+        ConfigError: for a run or a recipe that does not exist, or a field that the command does not read.
     """
     for check in _checks:
         check(argv)
@@ -186,7 +187,7 @@ def parsed(argv: list[str]) -> list[str]:
 
 
 def settable(config: ConfigDict) -> ConfigDict:
-    """The config with placeholders for None, since a flag cannot replace a plain None."""
+    """The config, with placeholders put in place of None, since a flag cannot replace a plain None."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             settable(value)

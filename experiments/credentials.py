@@ -22,12 +22,16 @@ if __name__ == "__main__":  # before the imports that take seconds
 from diffusion.io import content_credentials, local_certificates
 from diffusion.recipe import ConfigError
 
-MOST = 16  # actions, and entries of a request, that are shown: their signer may be anybody
-LONGEST = 4000  # characters of an entry of a request
+MOST = 16  # the most actions, and entries of a request, that are shown, since anybody may have signed them
+LONGEST = 4000  # the most characters of an entry of a request that are shown
 
 
 def described(path: str, root: str | None) -> str:
     """The statements of a signed picture, in lines; the signer's own words are in quotes, without control characters.
+
+    Args:
+        path: the signed PNG file.
+        root: a PEM file with the root certificates to trust; None for none.
 
     Raises:
         FileNotFoundError, ValueError: as `content_credentials.read`.
@@ -49,7 +53,8 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if bool(values.make) == bool(values.read):
         raise ConfigError(
-            "nothing to do. Name one of --make=FOLDER, for test certificates, and --read=PICTURE.png, to verify."
+            "name exactly one of --make=FOLDER, which creates test certificates, and --read=PICTURE.png, which "
+            "verifies a picture."
         )
     if values.make:
         flag_errors.refuse(["root"], "has no effect with --make. Valid: --root with --read.")

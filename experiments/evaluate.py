@@ -31,9 +31,9 @@ Without --workdir, the command computes FID, KID, precision, recall and other me
 any reference, under a published protocol, with the network of FID (--inception) or of FDD or CMMD (--encoder). It
 writes the results to a record (--out). --verify measures a record again, and ends with status 1 if a value differs.
 With only --reference, the command writes the statistics of the reference (--out=FILE.safetensors). With --autoencoder,
-it measures PSNR, SSIM and, with --inception, rFID of the reconstructions of the reference. From the records --ratio of
-samples and --floors of held-out real images in several feature spaces, it computes FDr^k, the mean ratio of their
-Frechet distances. See docs/evaluation.md.
+it measures PSNR, SSIM and, with --inception, rFID of the reconstructions of the reference. --ratio names records of
+samples in several feature spaces, and --floors records of held-out real images in the same spaces. From these the
+command computes FDr^k, the mean ratio of their Frechet distances. See docs/evaluation.md.
 """
 
 from absl import flags
@@ -82,11 +82,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
         "metrics",
         None,
-        "metrics to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default "
-        "fid,kid,pr; with --workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone,symbols, "
-        "in the report. nll is for runs on manifolds, crps for series that are given in part, process for"
-        " complete series, sound for runs on sound, clouds for shapes, backbone for proteins, and symbols"
-        " for bits per symbol",
+        "metrics to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default the figures of "
+        "the protocol, fid,kid,pr for Inception; with --workdir also "
+        "cas,copying,bpd,nll,crps,process,sound,clouds,backbone,symbols, in the report. nll is for runs on "
+        "manifolds, crps for series that are given in part, process for complete series, sound for runs on sound, "
+        "clouds for shapes, backbone for proteins, and symbols for bits per symbol",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; by default TFDS_DATA_DIR")
     flags.DEFINE_integer(
@@ -161,15 +161,16 @@ def evaluate(
     Args:
         recipe: the recipe of the run; one with its own records has `held_out` records too.
         folder: the run folder, or another that `sample` wrote to.
-        effort: the numbers of resamples and subsets.
+        effort: the numbers of bootstrap resamples and random subsets.
         metrics: further metrics: names of `model_metrics.METRICS`, or functions of a `model_metrics.Subject`.
-        run_folder: the run folder, whose checkpoint the metrics read; None for `folder`.
+        run_folder: the run folder, whose checkpoint the further metrics read; None for `folder`.
 
     Returns:
         The content of report.json.
 
     Raises:
-        ConfigError: for a metric that is not known, needs pictures, or returns something else than metrics do.
+        ConfigError: for a metric that is unknown, needs pictures where there are none, or returns another form than
+            `model_metrics.check_figures` accepts.
     """
     for name in metrics:
         if not callable(name) and name not in model_metrics.METRICS:
@@ -203,8 +204,8 @@ def run(
         config: the config of the run.
         folder: the folder with samples.npz.
         command: the command line that the report names as its origin.
-        effort: numbers of bootstrap draws and subsets.
-        splits: (training split, reference split); read by the config if None.
+        effort: the numbers of bootstrap resamples and random subsets.
+        splits: (training split, reference split); None for the splits that the config names.
 
     Returns:
         The content of report.json.
@@ -334,7 +335,7 @@ def reference_of(config: ConfigDict, split: str) -> str:
 def require_pictures(
     config: ConfigDict, metrics: Sequence[str], protocol: str = "", networks: Sequence[str] = ()
 ) -> None:
-    """Refuses metrics and protocols of pictures for a run on other examples, and of clips for a run on clips.
+    """Refuses metrics and protocols of pictures for a run on other examples; a run on clips may have one of clips.
 
     Args:
         config: the run's config.
@@ -343,7 +344,7 @@ def require_pictures(
         networks: the flags that name a network of pictures, such as "inception".
 
     Raises:
-        ConfigError: naming the flag.
+        ConfigError: names the first flag that is only for pictures.
     """
     table = model_metrics.METRICS
     others = [name for name, metric in table.items() if not model_metrics.takes_pictures_alone(metric)]
@@ -381,11 +382,11 @@ def model_figures(
         run_folder: the run folder.
         folder: the folder of the samples.
         metrics: names of `model_metrics.METRICS`, or functions of a `model_metrics.Subject`.
-        splits: the training images and the reference; None: the config names them.
-        built: the recipe that Python built; None: the config names every part.
+        splits: (training split, reference split); None for the splits that the config names.
+        built: the recipe that Python built; None if the config names every part.
 
     Raises:
-        ConfigError: for a metric that returns something else than metrics do.
+        ConfigError: for a metric that returns another form than `model_metrics.check_figures` accepts.
     """
     train, real = splits or real_images.splits_of(config)
     subject = model_metrics.Subject(config, run_folder, *read_samples(folder), train, real, built)
@@ -406,8 +407,8 @@ def measure_protocol(config: ConfigDict, folder: pathlib.Path, metrics: Sequence
         metrics: the names of image metrics in --metrics; () for the figures of the protocol.
 
     Returns:
-        The entry for report.json: {"protocols": rows} of --protocol=all, {"encoders": {NAME: figures}} of an encoder's
-        protocol, or {"inception": figures}.
+        The entry for report.json: {"protocols": rows} for --protocol=all, {"encoders": {NAME: figures}} for the
+        protocol of an encoder or of clips, and {"inception": figures} for any other.
     """
     values = flags.FLAGS
     if values.protocol == protocol_table.ALL:

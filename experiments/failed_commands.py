@@ -13,17 +13,17 @@ from diffusion.recipe import ConfigError, spoken
 from diffusion.recipe.extensions import failed_extension
 
 flags.disclaim_key_flags()  # a flag that is defined while arguments are parsed belongs to the command
-NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
+NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that this machine lacks
 
 
 def without_echoes(unraisable: Any) -> None:
-    """Hides the line that TensorStore prints for every other file when one file of a checkpoint fails."""
+    """Hides the line that TensorStore prints for each remaining file after one file of a checkpoint has failed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Ends the process at once after an unexpected error, since otherwise all processes would wait for each other."""
+    """Ends a process of several at once after an unexpected error, since the others would wait for it at exit."""
     sys.__excepthook__(kind, error, trace)
     jax = sys.modules.get("jax")  # None if the command failed before the import
     if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):
@@ -31,7 +31,10 @@ def without_waiting(kind: type[BaseException], error: BaseException, trace: type
 
 
 def _missing_code(error: Exception) -> str:
-    """After an unknown name: the sentence that the run in --workdir was trained with code that is not loaded, or ""."""
+    """A sentence on the user's code that the run in --workdir was trained with and that is not loaded; "" for none.
+
+    Only errors of an unknown name, which advise --extend=FILE, are followed by it.
+    """
     if "--extend=FILE" not in str(error) or "workdir" not in flags.FLAGS or not flags.FLAGS["workdir"].value:
         return ""
     from diffusion.experiments.run_folder import user_code
@@ -42,7 +45,7 @@ def _missing_code(error: Exception) -> str:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process; once JAX is imported, without JAX's handler at exit, which waits for the other processes."""
+    """Ends the process without JAX's handler at exit, which would wait for the other processes."""
     if "jax" not in sys.modules:
         sys.exit(status)
     from diffusion.training.runtime import preemption

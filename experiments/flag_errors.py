@@ -1,4 +1,4 @@
-"""Says each mistake in the flags of a command in one sentence, also for errors of absl, ml_collections and recipes."""
+"""Describes each mistake in a command's flags in one sentence, also for errors of absl, ml_collections and recipes."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,12 +11,12 @@ from diffusion.package import public
 from diffusion.recipe import ConfigError, extensions, recipes
 from diffusion.recipe.values import GONE, flattened, plain
 
-KINDS = {  # what Python says of a text that is no number: the valid values
+KINDS = {  # {Python's message about a value that cannot be parsed: the valid values}
     "invalid literal for int()": "a whole number",
     "could not convert string to float": "a number",
     "Non-boolean argument to boolean flag": "true or false",
 }
-OF_FLAG = re.compile(r"flag (--[\w.\[\]-]+=.*?): (.*)", re.DOTALL)
+FLAG_MISTAKE = re.compile(r"flag (--[\w.\[\]-]+=.*?): (.*)", re.DOTALL)
 TABLE = "as a ConfigDict"
 
 
@@ -37,12 +37,12 @@ def refuse(names: Iterable[str], why: str) -> None:
 
 
 def as_config_error(error: Exception, argv: list[str], recipe: str | None, command: str) -> ConfigError | None:
-    """The sentence for an error of the parser, or None for an error that is no mistake in the command line.
+    """The error of one sentence for an error of the parser; None for an error that is no mistake in the command line.
 
     Args:
         error: the error that parsing raised.
         argv: the words of the command line.
-        recipe: the value of --config as it was written; None if there is none.
+        recipe: the value of --config as it was written; None without the flag.
         command: the words that started the process, e.g. "diffusion train".
     """
     if recipe is not None and (failed := _failed_recipe(error, recipe)):
@@ -60,7 +60,7 @@ def as_config_error(error: Exception, argv: list[str], recipe: str | None, comma
 
 
 def missing_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str:
-    """The words for a field without its section: ml_collections' own, which have the nearest name, and what to do."""
+    """The words about an unknown field: ml_collections' own, which name the nearest field, and how to add an entry."""
     gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
     said = ". ".join(str(error.args[0] if error.args else error).splitlines())
     end = "" if f"{said}{gone}".endswith(("?", ".")) else "."
@@ -102,16 +102,16 @@ def _unknown(name: str, command: str) -> ConfigError:
 
 def _unreadable(error: flags.Error, recipe: str | None) -> ConfigError:
     """The sentence for a required flag that is missing, or a value that cannot be parsed."""
-    # how absl names required flags that are absent.
+    # This is how absl names required flags that are absent.
     if absent := re.findall(r"^flag --(\w+)=None: ", str(error), re.MULTILINE):
         if absent == ["config"] and recipe is not None:
             return ConfigError(f"--config={recipe}: get_config returned None. Valid: a ConfigDict")
         return ConfigError("; ".join(f"--{name} is missing: {flags.FLAGS[name].help}" for name in absent))
-    # Another error wraps what get_config raised, with its traceback as text: only our own sentence is shown.
+    # An error of get_config arrives within another, which holds its traceback as text. Only the sentence is shown.
     cause: BaseException = error
     while not isinstance(cause, ConfigError) and (cause.__cause__ or cause.__context__):
         cause = cause.__cause__ or cause.__context__  # pyright: ignore[reportAssignmentType]
-    mistake = None if isinstance(cause, ConfigError) else OF_FLAG.fullmatch(str(error))
+    mistake = None if isinstance(cause, ConfigError) else FLAG_MISTAKE.fullmatch(str(error))
     if mistake and (valid := _valid(*mistake.groups())):
         return ConfigError(f"{mistake[1]}. Valid: {valid}.")
     said = cause if isinstance(cause, ConfigError) else error
@@ -119,7 +119,7 @@ def _unreadable(error: flags.Error, recipe: str | None) -> ConfigError:
 
 
 def _valid(written: str, why: str) -> str | None:
-    """The valid values of a flag, by what the parser said of its value; None where that sentence is plain enough."""
+    """The valid values of a flag, from the parser's message; None where that message is clear enough."""
     for said, valid in KINDS.items():
         if why.startswith(said):
             return valid

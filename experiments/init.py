@@ -17,7 +17,7 @@ import sys
 TEMPLATE = pathlib.Path(__file__).parent / "project_template"
 SUFFIX = ".template"  # suffix of its files, so that no tool takes them for modules of this library
 NAME = "PACKAGE"
-# What lies beside the package: files of the template, folders that commands and tools write, files that tools look for.
+# Names beside the package: files of the template, folders that commands and tools write, files that tools look for.
 TAKEN = ("config", "sweep", "tests", "runs", "build", "dist", "setup", "conftest")
 
 
@@ -29,7 +29,7 @@ def package_of(folder: pathlib.Path) -> str:
     """The name of a project's Python package, from the name of its folder: my_paper for "my-paper".
 
     Raises:
-        InitError: if it is no name of a package, is one of `TAKEN`, or is the name of an installed module.
+        InitError: if the name is not valid for a package, is one of `TAKEN`, or is the name of an installed module.
     """
     package = re.sub(r"[-. ]", "_", folder.absolute().name)
     if not package.isidentifier() or keyword.iskeyword(package):
@@ -54,11 +54,13 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes the project into an empty folder, made if missing; returns the files, relative to the folder.
 
     Raises:
-        InitError: as `package_of`; also if the folder holds something.
-        OSError: if it cannot be written.
+        InitError: as `package_of`; also if the folder is not empty, or is a file.
+        OSError: if the folder cannot be written.
     """
     package = package_of(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise InitError(f"{folder} is a file. Choose another name; nothing was written.")
+    if folder.exists() and any(folder.iterdir()):
         raise InitError(f"{folder} exists already and is not empty. Choose another folder; nothing was written.")
     written = []
     for source in sorted(TEMPLATE.rglob(f"*{SUFFIX}")):

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     if len(argv) != 2:
-        raise ConfigError("write diffusion prepare NAME, with the name of one dataset as TFDS has it, e.g. cifar10.")
+        raise ConfigError("name one dataset by its name in TFDS, e.g. diffusion prepare cifar10.")
     place = pathlib.Path(values.environment).expanduser() if values.environment else None
     try:
         folder = preparation.prepare(argv[1], values.data_dir, place, functools.partial(print, flush=True))

@@ -10,8 +10,8 @@
 
 The command reads the run's config and the EMA weights of its latest checkpoint. It writes samples.npz (images uint8 [N,
 H, W, C], labels, seeds), samples.json (the settings), samples.png and trajectory.png into the run folder, or into
---out. For text data it writes samples.txt instead of the pictures. The devices of a process share every batch, and
-several processes (launch/) share the batches, in a folder that all of them can access. The same command continues after
+--out. For text data it writes samples.txt instead of the pictures. The devices of a process share every batch. Several
+processes (launch/) share the batches, and need a folder that all of them can access. The same command continues after
 an interruption. --watermark=KEYFILE adds an invisible watermark to the samples, and --credentials=FOLDER signs the PNG
 files (docs/provenance.md).
 
@@ -125,7 +125,7 @@ def main(argv: list[str]) -> None:
 
         flag_errors.refuse(
             ("weights", "average", "labels", "condition", "infill"),
-            "is only for runs that are sampled without a prompt. Valid here: no such flag.",
+            "is only for runs that are sampled without a prompt. Leave it out with --model, --prompt or --again.",
         )
         return from_prompt.main(values.out, values.workdir, signer, values.step)
     # Imported here: a prompt needs none of them, and they import every part that a recipe may name.

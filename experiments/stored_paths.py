@@ -1,4 +1,4 @@
-"""The addresses of an object store on a command line: what is fetched before a command, and what is sent behind it."""
+"""Addresses of an object store on a command line: inputs are fetched before the command, and outputs sent after it."""
 
 import os
 import re
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from diffusion.experiments.command_words import help_is_requested, named, program
 from diffusion.io import stores
 
-# An address in '{"name": "tar_files", "path": "s3://bucket/a"}'.
+# An address within the value of a flag, such as '{"name": "tar_files", "path": "s3://bucket/a"}'.
 QUOTED = re.compile(r"""(["'])((?:s3|gs)://[^"'\\]+)\1""")
-UNFETCHED = ("workdir", "config", "extend")  # a run has a form of its own, and code is not taken from a store
-workdir_kinds: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
+UNFETCHED = ("workdir", "config", "extend")  # a run is fetched in its own way, and code is never taken from a store
+workdir_kinds: set[str] = set()  # "stored": the command opens a run in a store itself; "fetched": a copy is fetched
 _readings: list = []  # runs that were fetched from a store
 _outputs: list = []  # folders and files that are sent to a store
 
@@ -22,21 +22,21 @@ def take_stored_runs() -> None:
 
 
 def _with_local_run(argv: list[str]) -> list[str]:
-    """The arguments, with a local folder as --workdir if the command reads a run of an object store."""
+    """The arguments, with a local copy as --workdir if the command reads a run in an object store."""
     address = named(argv, "workdir")
     if address is None or "fetched" not in workdir_kinds or not stores.is_address(address) or help_is_requested(argv):
         return argv
     from diffusion.experiments.run_folder import stored_runs  # imported here: it needs the libraries
 
-    is_of_one = not any(named(argv, name) for name in ("step", "average"))
-    _readings[:] = [stored_runs.Reading(address, every=not is_of_one)]
+    reads_several = any(named(argv, name) for name in ("step", "average"))
+    _readings[:] = [stored_runs.Reading(address, every=reads_several)]
     print(f"{program()}: {address} is read in {_readings[0].folder}", file=sys.stderr, flush=True)
     local = os.fspath(_readings[0].folder)
     return [local if word == address else word.replace(f"workdir={address}", f"workdir={local}") for word in argv]
 
 
 def _with_local_folders(argv: list[str]) -> tuple[list[str], list, list]:
-    """The arguments, with local paths in the place of addresses; the folders to fetch first, and those to send then."""
+    """Replaces addresses by local paths: (the arguments, the folders to fetch first, those to send at the end)."""
     flags_before = [word.lstrip("-") if word.startswith("-") and "=" not in word else "" for word in ("", *argv)]
     local, inputs, outputs = [], [], []
 
@@ -60,13 +60,13 @@ def _with_local_folders(argv: list[str]) -> tuple[list[str], list, list]:
 
 
 def with_local_paths(argv: list[str]) -> tuple[list[str], list]:
-    """The arguments, with local paths in the place of addresses, and the folders to fetch."""
+    """Replaces addresses by local paths, also in --workdir: (the arguments, the folders to fetch)."""
     local, inputs, _outputs[:] = _with_local_folders(_with_local_run(argv))
     return local, inputs
 
 
 def sending_back(main: Callable) -> Callable:
-    """The command; at its end it sends what it wrote to a store: its output, and files beside a run."""
+    """Wraps a command: at its end its output, and the files that it wrote into a fetched run, are sent to the store."""
 
     def sending(argv):
         try:

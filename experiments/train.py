@@ -77,7 +77,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
 
 def unless_finished(config: ConfigDict, folder: pathlib.Path, command: str = "the same command") -> int:
-    """Does as `run`, but does nothing for a finished run of this config, and returns 0."""
+    """Trains as `run` does, unless the folder holds a finished run of this config; then it returns 0 at once."""
     if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
         is_done = not bookkeeping.lacks_evaluation(config, folder, config.train.steps)
         if is_done and not differences(workdir.read_config(folder), fields.absolute(config)):
@@ -91,10 +91,11 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 
     Args:
         recipe: the recipe of the run.
-        folder: the run folder, made if missing; or its address in an object store, "s3://bucket/run", which is trained
-            in a local folder and copied.
-        command: the command by which a user goes on with the run, for messages.
-        project: the Weights & Biases project that receives the log beside TensorBoard's events; "" for none.
+        folder: the run folder, made if missing; or its address in an object store, "s3://bucket/run". A run with an
+            address trains in a local folder, which is copied to the store.
+        command: the command that continues the run, for messages.
+        project: the Weights & Biases project that receives the metrics; "" for none. TensorBoard's events are always
+            written.
 
     Returns:
         The exit status; see the module's docstring.
@@ -108,7 +109,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
     config = recipe.config
     with contextlib.ExitStack() as stack:
         # ==== Processes, mesh, data ====
-        # The other processes wait for process 0, which has more to do at the end.
+        # At the end the other processes wait for process 0, which still writes files then.
         stack.enter_context(agreement.together())
         tracking.check(project)
         compilation_cache.enable()
@@ -150,7 +151,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
                 print(change, file=sys.stderr)
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
-            # A run that was killed may not have written these files, or only at an earlier end.
+            # A killed run may lack these files, or have them from an earlier end.
             if tunes and not agreement.gather("tuning", "yes" * tuned_files.is_written(folder, start.step))[0]:
                 _write_tuning(config, folder, books)
             return 0
@@ -205,7 +206,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 
 
 def _write_tuning(config: ConfigDict, folder: pathlib.Path, books: bookkeeping.Bookkeeping) -> None:
-    """Writes what a run has taught its base. Every process calls it, since all of them read the checkpoint."""
+    """Writes the tuned weights as files. Every process calls it, since all of them read the checkpoint."""
     weights, step = checkpoints.load_ema(folder)
     write = lambda: tuned_files.write(config, folder, weights, step)
     agreement.first(lambda: books.display.say(f"written: {', '.join(map(str, write()))}"))

@@ -52,16 +52,16 @@ def run(
 
     Args:
         file: the workflow.
-        model: folder of its checkpoint.
-        comfyui_folder: folder of ComfyUI, whose files the workflow names.
-        out: folder of the pictures.
-        own_steps: whether the model's own steps are taken.
+        model: the folder of its checkpoint.
+        comfyui_folder: the folder of ComfyUI, whose files the workflow names.
+        out: the folder of the pictures, made if missing.
+        own_steps: whether to use the sampling steps of the model's folder, in place of the workflow's scheduler.
 
     Returns:
         The files that were written.
 
     Raises:
-        ValueError: for a workflow that is not read, or does not fit the model.
+        ValueError: for a workflow that is not supported, or does not fit the model.
     """
     path = lambda folder, name: str(comfyui_folder / comfyui.FOLDERS[folder] / name)
     flow = comfyui.read(opener.read_json(file), str(file), path)
@@ -80,7 +80,7 @@ def run(
     request = flow.requested(loaded).resolved(loaded)
     out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = [{"workflow": str(file)}] * request.number
-    if own_steps and flow.mask is None:  # settings name pictures by their files, and a mask is a channel of one
+    if own_steps and flow.mask is None:  # settings name pictures by their files, but a mask is only a channel of one
         records = png.records(request, png.model(model, **source))
     remaining = zip(request.rows()[1], records)
     written = []
@@ -97,15 +97,15 @@ def run(
 
 
 def write(picture: pathlib.Path, out: pathlib.Path, model: str | None = None) -> None:
-    """Writes the workflow of a picture's settings.
+    """Writes the settings of a picture as a workflow.
 
     Args:
-        picture: the picture.
-        out: the workflow's file.
-        model: folder of its model, if it has moved since.
+        picture: a PNG file that diffusion sample wrote.
+        out: the .json file to write.
+        model: the folder of the picture's model; None for the folder in its settings.
 
     Raises:
-        ValueError: for a picture without settings, or with some that no node has.
+        ValueError: for a picture without settings, or with settings that no supported node has.
     """
     stored = png.read(picture)
     if not png.is_complete(stored) or "workdir" in stored:

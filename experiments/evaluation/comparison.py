@@ -1,6 +1,6 @@
 """Compares a set of images with a reference, in Inception features under a published protocol or in another space.
 
-A command line cannot name features of your own, since it would have to run the code that it names. In Python:
+A command line cannot name your own features, since it would have to run the code that it names. In Python:
 
     extractor = features.Extractor(my_network, {"features": "DINOv2 ViT-L/14", "sha256": "..."})
     comparison.measure(image_sets.open_set("a.npz"), references.open_reference("cifar10@train"),
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data import pipeline
-from diffusion.experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
+from diffusion.experiments.evaluation.image_metrics import METRICS, NEEDS_ROWS, TAPS, FeatureSets, NotMeasured, called
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import (
     clip_protocols,
@@ -45,18 +45,18 @@ FEATURES = ("inception", "pixels")  # the spaces that a command line can name
 
 
 class Request(NamedTuple):
-    """A request to measure images: the values of the command line, from which `--verify` repeats it."""
+    """A request to measure images: the values of the command line, with which `--verify` repeats the measurement."""
 
     samples: str = ""  # images, as `image_sets.open_set` reads them
     reference: str = ""  # images or statistics, as `references.open_reference` reads them
     protocol: str = ""  # a name of `protocols`, `encoder_protocols` or `clip_protocols`; "" for other features
     inception: str = ""  # file of Inception-v3; "" for other features
-    inception_sha256: str = ""  # digest that the network must have; "" for that of the published figures
+    inception_sha256: str = ""  # digest that the network must have; "" for the digest of FID's published network
     features: str = "inception"  # a name of FEATURES
     metrics: tuple[str, ...] = DEFAULT  # names of METRICS
     data_dir: str = ""  # folder of prepared datasets
     seed: int = 0  # seed of random subsets
-    autoencoder: str = ""  # its reconstructions of the reference are measured in place of samples
+    autoencoder: str = ""  # folder or file of an autoencoder, whose reconstructions are measured in place of samples
     size: int = 0  # side of the squares that images of any size become; 0 for images of one size
     encoder: str = ""  # folder or file of the network of an encoder's protocol
 
@@ -71,15 +71,15 @@ def measure(
     folder: pathlib.Path | None = None,
     fresh: bool = False,
 ) -> dict:
-    """The requested metrics of samples beside their reference.
+    """Measures samples against their reference.
 
     Args:
         samples: images to measure.
         reference: images or statistics.
         space: the features.
         metrics: names of METRICS.
-        seed: the seed of subsets.
-        score_splits: number of splits of the Inception Score.
+        seed: the seed of random subsets.
+        score_splits: the splits of the Inception Score: "ten, shuffled", "every 5,000", or "one".
         folder: the cache of features; None for no cache.
         fresh: whether to compute the features of the samples even where the cache holds them.
 
@@ -90,17 +90,19 @@ def measure(
 
     Raises:
         ConfigError: for a metric that is not known.
-        ImageSetError, StatisticsError: if a side cannot be measured, or the reference was made under another protocol.
+        ImageSetError, StatisticsError: if either side cannot be measured, or if the statistics of the reference are of
+            another protocol or of another number of features.
+        WorkdirError: if the cache of features cannot be read or written.
     """
     for name in metrics:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")
     began = time.perf_counter()
     reference = references.in_space(reference, space)
-    # Rows are kept for metrics that need them; those of the samples always, for the standard error.
+    # The rows of the reference are needed by some metrics only; the rows of the samples always, for standard errors.
     taps = {tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))}
     rows = tuple(tap for tap in space.taps if tap in taps)
-    row_taps = (space.main,) if set(metrics) & set(OF_ROWS) else ()
+    row_taps = (space.main,) if set(metrics) & set(NEEDS_ROWS) else ()
     if reference.statistics is None or (reference.images and row_taps):
         real = _gather("the reference", reference.images, space, row_taps, folder)
         real = real._replace(statistics=reference.statistics or real.statistics)
@@ -152,7 +154,7 @@ def _require_same_dims(reference, samples, real):
         if ours is not None and len(ours.mean) != len(moments.mean):
             raise StatisticsError(
                 f"{reference.spec} has {len(moments.mean)} features for each image, but the samples have "
-                f"{len(ours.mean)}; images of another size, or grey ones, have another number of them."
+                f"{len(ours.mean)}. Compare images of one size and one number of channels, in the same features."
             )
 
 
@@ -176,8 +178,8 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
         )
     elif samples.count != (usual := sets.space.usual) and usual:
         texts.append(
-            f"published figures are of {usual:,} samples; of {samples.count:,} a Frechet distance is "
-            f"{'higher' if samples.count < usual else 'lower'} for the same model."
+            f"published figures are of {usual:,} samples. With {samples.count:,} samples the Frechet distance of the "
+            f"same model is {'higher' if samples.count < usual else 'lower'}."
         )
     count = sets.reference.statistics.count
     if count is not None and count <= dim:
@@ -186,11 +188,13 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
             "the Frechet distance is far too high."
         )
     if sets.reference.statistics.description.get("space") is None:
-        texts.append(f"{reference.spec} does not say how it was made: nothing shows that its protocol is this one.")
+        texts.append(
+            f"{reference.spec} does not record how it was made, so it may have been measured under another protocol."
+        )
     ours, theirs = list(samples.shape), (sets.reference.statistics.description.get("images") or {}).get("shape")
     if theirs is not None and theirs != ours:
         texts.append(
-            f"the samples have the shape {ours}, and the images of the reference {theirs}: the figures also measure "
+            f"the samples have the shape {ours}, but the images of the reference {theirs}. The figures also measure "
             "this difference. Compare images of one size and one number of channels."
         )
     if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
@@ -221,10 +225,13 @@ def _copies(sets: FeatureSets) -> list[str]:
 
 
 def space_of(request: Request) -> tuple[Space, dict]:
-    """(the features of a request, their entry in a record: {"features", "protocol" or None, "weights" or None}).
+    """The features of a request, and their entry in a record.
+
+    Returns:
+        (the features, {"features", "protocol" or None, "weights" or None}).
 
     Raises:
-        ConfigError: for a name that is not known, or one that is missing.
+        ConfigError: for a name that is unknown or missing.
         WeightsError: if the network cannot be read, or has another digest.
     """
     if request.features not in FEATURES:
@@ -243,7 +250,7 @@ def space_of(request: Request) -> tuple[Space, dict]:
         valid = [*sorted(protocols.PROTOCOLS), *encoder_protocols.PROTOCOLS, *clip_protocols.PROTOCOLS]
         if not request.protocol:
             raise ConfigError(
-                "--protocol is missing: name the protocol of the figure with which yours is compared. Valid: "
+                "--protocol is missing: name the protocol of the published figure that yours is compared with. Valid: "
                 f"{', '.join(valid)}."
             )
         raise unknown("--protocol", request.protocol, valid, "protocol")
@@ -272,7 +279,10 @@ def space_of(request: Request) -> tuple[Space, dict]:
 
 
 def find_protocol(name: str | None) -> EncoderProtocol | ClipProtocol | None:
-    """The protocol of that name if --encoder names its network, an image encoder or a network of clips."""
+    """The protocol of that name if its network is named by --encoder, an image encoder or a network of clips.
+
+    None for a protocol of Inception, for an unknown name, and for None.
+    """
     return encoder_protocols.PROTOCOLS.get(name or "") or clip_protocols.PROTOCOLS.get(name or "")
 
 
@@ -325,7 +335,7 @@ def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -
 
 
 def run(request: Request, fresh: bool = False) -> dict:
-    """Compares the samples of a request with its reference: the result of `measure`, with the entry of `space_of`."""
+    """Compares the samples of a request with its reference; returns the entries of `measure` and of `space_of`."""
     for name in request.metrics:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")
@@ -342,7 +352,15 @@ def run(request: Request, fresh: bool = False) -> dict:
 
 
 def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics:
-    """Computes the statistics of the reference of a request without samples, and writes them."""
+    """Computes the statistics of a request's reference, and writes them.
+
+    Args:
+        request: the request; its samples are not read.
+        out: the file, .safetensors, .npz or .pkl.
+
+    Raises:
+        ConfigError: for a file of another ending, or one that cannot hold statistics of these features.
+    """
     if out.suffix not in (".safetensors", ".npz", ".pkl"):
         raise ConfigError(
             f"--out={out}: statistics can only be written as .safetensors, or as .npz or EDM2's .pkl for other "
@@ -369,7 +387,7 @@ def parse(fields: Mapping[str, Any]) -> Request:
     """The checked request of a record; nothing in it is executed.
 
     Raises:
-        ValueError: naming the first field that is missing, unknown or of another type.
+        ValueError: if fields are missing or unknown, or one has another type.
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"its request is of type {type(fields).__name__}, not a table of fields")

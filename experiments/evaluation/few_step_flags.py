@@ -7,8 +7,8 @@ def define(teacher: str, students: str, out: str) -> None:
     """Defines the flags of a command that calls `few_steps.compare`.
 
     Args:
-        teacher: the teacher's run folder that the help names as an example.
-        students: the folder of students that the help names as an example.
+        teacher: an example of the teacher's run folder, for the help text.
+        students: an example of the folder of students, for the help text.
         out: the default folder to write into.
     """
     flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")

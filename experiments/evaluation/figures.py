@@ -17,8 +17,8 @@ LEVEL = 0.95  # level of intervals
 Z = 1.96  # the normal quantile of that level
 FLOOR = "_over_floor"  # ending of the ratio of a distance to its floor
 PICTURES = ("samples", "trajectory", "curves")  # NAME.png in a run's folder
-LOWER, HIGHER = BETTER = ("lower", "higher")  # the entry "better" of a figure in report.json
-EARLIER = {  # the same of figures in reports of earlier versions, whose metrics did not state it
+LOWER, HIGHER = BETTER = ("lower", "higher")  # the values of the entry "better" of a figure in report.json
+EARLIER = {  # this entry for figures in reports of earlier versions, which do not have it
     **dict.fromkeys(("fid", "sfid", "kid", "cmmd", "bits_per_dim"), LOWER),
     **dict.fromkeys(("is", "precision", "recall", "density", "coverage"), HIGHER),
 }
@@ -29,11 +29,11 @@ class Figure(NamedTuple):
 
     Attributes:
         value: the number, finite.
-        low, high: ends of the 95 % interval, or None. For a run it is over its samples, from its report (not over
-            trainings); for a group it is Student's interval of the mean over the runs.
-        n: the number of samples behind a run's figure (None if it is not of samples), or of runs behind a group's.
+        low, high: ends of the 95 % interval, or None. The interval of a run is over its samples, not over trainings.
+            The interval of a group is Student's interval of the mean over its runs.
+        n: the number of samples behind a run's figure, None if it is not of samples; for a group, the number of runs.
         std: standard deviation over the runs of a group (n - 1 in the denominator); None for a run, and for a group of
-            one.
+            one run.
     """
 
     value: float
@@ -47,16 +47,17 @@ class Measured(NamedTuple):
     """The figures, curves and pictures that a run's folder holds so far.
 
     Attributes:
-        figures: figures of training "loss" (of the last line), "step", "steps_per_second"; "held_out_loss" of the
-            moving average and "held_out_loss_trained" of the weights, as they were last measured; of samples "nfe",
-            "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out", and "fid", "kid",
-            "dgm-eval/fd" ... where measured.
+        figures: the figures by name. Of the training: "loss" (of the last line), "step", "steps_per_second"; the last
+            "held_out_loss" of the moving average and "held_out_loss_trained" of the trained weights. Of the samples:
+            "nfe", "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out"; and "fid", "kid",
+            "dgm-eval/fd" and others if they were measured.
         curves: {"loss", "grad_norm", "held_out_loss", "evaluate/FIGURE": pairs (step, value)} with growing steps, at
             most POINTS.
-        images: PNG files by their content: PICTURES, and "preview" (of the last evaluation in the loop).
-        records: {figure: the records that it stands on, in words}, for each figure that stands on some.
-        better: {figure: one of BETTER}, for each figure whose metric says which values are better.
-        usual: the figures of metrics of the model, such as one of your own, that say it: tables show them by default.
+        images: PNG files by their content: PICTURES, and "preview" (of the last evaluation during the training).
+        records: {figure: the records that it was measured on, in words}, for each figure that was measured on records.
+        better: {figure: one of BETTER}, for each figure whose metric states which values are better.
+        usual: names of the figures that tables show by default: those of metrics of the model, such as your own, that
+            state which values are better.
     """
 
     figures: dict[str, Figure]
@@ -68,7 +69,7 @@ class Measured(NamedTuple):
 
 
 def read_run(folder: pathlib.Path) -> Measured:
-    """Reads the figures of a run's folder; works while the run goes on, and changes nothing.
+    """Reads the figures of a run's folder. The run may still be training; nothing is changed.
 
     Raises:
         WorkdirError: if metrics.jsonl or report.json has another form than this program writes.
@@ -103,7 +104,7 @@ def read_run(folder: pathlib.Path) -> Measured:
 
 
 def training_minutes(folder: pathlib.Path, step: float = math.inf) -> float:
-    """The minutes that a run has trained, by its rate between two lines of timing.jsonl, without its compilations.
+    """The minutes that a run has trained, from the rates in timing.jsonl, which do not include compilations.
 
     Args:
         folder: the run folder.
@@ -116,13 +117,13 @@ def training_minutes(folder: pathlib.Path, step: float = math.inf) -> float:
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[None]:
-    """Turns the errors of a file of another form into one that names it.
+    """Turns errors of its block into one that names the file, if the file has another form than expected.
 
     Args:
-        path: the file, which the block reads figures from.
+        path: the file from which the block reads figures.
 
     Raises:
-        WorkdirError: for an entry that is missing, or of another type.
+        WorkdirError: for an entry that is missing, or has another type.
     """
     try:
         yield
@@ -144,9 +145,9 @@ def records_text(records: Mapping[str, Any]) -> str:
 
 
 def split_records(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The records of the split that the samples of a report are compared with, for `records_text`; {} in an empty one.
+    """The records of the split that a report compares its samples with, for `records_text`; {} for an empty report.
 
-    Reports of earlier versions do not say how many were trained on.
+    Reports of earlier versions lack the number of records that were trained on; it is then None.
     """
     data = report.get("protocol", {}).get("dataset")
     count = report.get("figures", {}).get("trained_on", {}).get("count")
@@ -166,8 +167,8 @@ def records_by_figure(report: Mapping[str, Any], loss: Mapping[str, Any]) -> dic
 def last_loss(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The last measurement of the loss on held-out records among lines of metrics.jsonl, with its "step"; {} if none.
 
-    It is what `experiments.run.held_out_loss` writes: for "trained" weights and their "average" a loss, its standard
-    error and its means by t; the number of draws; and the records, with how many of them were trained on.
+    `experiments.run.held_out_loss` writes it: for the "trained" weights and for their "average" the loss, its standard
+    error and its means by t; the number of draws; and the records, with the number of them that were trained on.
     """
     rows = [line for line in lines if "held_out_loss" in line]
     return {"step": rows[-1]["step"], **rows[-1]["held_out_loss"]} if rows else {}
@@ -201,7 +202,7 @@ def checkpoint_of_samples(report: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_of_other_samples(report: Mapping[str, Any], folder: pathlib.Path) -> bool:
-    """Whether a folder holds other samples than its report measured: of other settings, conditions or weights.
+    """Whether a folder holds other samples than its report measured, with other settings, conditions or weights.
 
     Args:
         report: the content of report.json.
@@ -218,17 +219,17 @@ def is_of_other_samples(report: Mapping[str, Any], folder: pathlib.Path) -> bool
         parts = ["checkpoint", "sample"]
         if "conditions" in measured and "conditions" in now:  # earlier versions did not write them
             parts.append("conditions")
-        return any(_of_samples(measured, part) != _of_samples(now, part) for part in parts)
+        return any(_sampling_part(measured, part) != _sampling_part(now, part) for part in parts)
 
 
-def _of_samples(record: Mapping[str, Any], part: str) -> Any:
+def _sampling_part(record: Mapping[str, Any], part: str) -> Any:
     """A part of samples.json, without the size of the batches, which changes no sample."""
     value = record.get(part)
     return {name: value[name] for name in value if name != "batch_size"} if isinstance(value, Mapping) else value
 
 
 def parse_report(report: Mapping[str, Any]) -> dict[str, Figure]:
-    """The figures in the content of report.json, with the samples' intervals where it has them."""
+    """The figures in the content of report.json, with their intervals where it has them."""
     count = report.get("protocol", {}).get("distance", {}).get("N")
     figures = read_samples(report.get("figures", {}), count)
     for name, part in named(report).items():
@@ -246,7 +247,7 @@ def parse_report(report: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def named(report: Mapping[str, Any]) -> dict[str, Mapping]:
-    """The figures of the model and under protocols in the content of report.json, by the names that tables show.
+    """The figures of the model, and those under published protocols, in report.json, by their names in tables.
 
     Figures in Inception's features have the names of the literature, "fid". Figures in an encoder's features begin with
     its protocol, "dgm-eval/fd", since two encoders have an "fd" each.
@@ -258,10 +259,10 @@ def named(report: Mapping[str, Any]) -> dict[str, Mapping]:
 
 
 def directions(report: Mapping[str, Any]) -> dict[str, str]:
-    """{figure of `parse_report`: one of BETTER}, where its metric says which values are better."""
+    """{figure of `parse_report`: one of BETTER}, for figures whose metric states which values are better."""
     sample_entries = entries_of_samples(report.get("figures", {}))
     ways = {}
-    if not any("better" in part for part in sample_entries.values()):  # of a version whose metrics did not say it
+    if not any("better" in part for part in sample_entries.values()):  # a report of an earlier version
         ways = {name: way for name, way in EARLIER.items() if name in named(report)}
         ways |= {name: HIGHER if name == "asked_class" else LOWER for name in sample_entries}
     stated = {**sample_entries, **named(report)}
@@ -269,7 +270,7 @@ def directions(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def entries_of_samples(measured: Mapping[str, Any]) -> dict[str, Mapping]:
-    """{figure of `read_samples`: its entry in the content}; the ratio of a distance to its floor has the same entry."""
+    """{figure of `read_samples`: its entry in report.json}; a distance and its ratio to the floor share one entry."""
     entries = {"asked_class": accuracy} if (accuracy := measured.get("asked_class")) else {}
     distances = {f"fd_{name}": part for name, part in measured.get("frechet", {}).items()}
     for name, part in {**distances, **measured.get("distances", {})}.items():
@@ -278,7 +279,12 @@ def entries_of_samples(measured: Mapping[str, Any]) -> dict[str, Mapping]:
 
 
 def read_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[str, Figure]:
-    """The figures of `sample_metrics.measure` that tables and training loops show; distances are of `count` samples."""
+    """The figures of `sample_metrics.measure` that tables and training loops show.
+
+    Args:
+        measured: the result of `sample_metrics.measure`.
+        count: the number of samples behind the distances; None if unknown.
+    """
     figures = {}
     if accuracy := measured.get("asked_class"):
         figures["asked_class"] = Figure(accuracy["share"], *accuracy["interval"], n=accuracy["count"])

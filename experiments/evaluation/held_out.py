@@ -1,8 +1,8 @@
 """Checks whether records that should be held out were used in training, and refuses or reports this.
 
 Figures that compare a model with records outside of its training (the floor, copying, nearest neighbours, likelihoods,
-classifiers) call `require` first. A published FID compares with a reference that the user names, which may be the
-training set.
+classifiers) call `require` first. A FID under a published protocol does not, since the user names its reference, which
+may be the training set.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
 
 VALID = "splits that share none, e.g. train on 'train[:90%]' and compare with 'train[90%:]'"
-COMPARED = 100_000  # records of a set whose content is compared, where nobody has read it into memory
+COMPARED = 100_000  # the most records of a set whose contents are read only to compare them
 ACCEPT = "--config.evaluate.overlap=accept, and reports say how many they are"
 
 
 class Overlap(ConfigError):
-    """Records are trained on and held out at once."""
+    """Some records are both trained on and held out."""
 
 
 class TrainedOn(NamedTuple):
@@ -49,7 +49,7 @@ class TrainedOn(NamedTuple):
 
 
 def trained_on(train: Split, real: Split) -> TrainedOn:
-    """Counts the shared records by their numbers, or by the content of the examples if the sets have no common dataset.
+    """Counts the shared records by their numbers; by the content of the examples if the sets have no common dataset.
 
     Args:
         train: the records of the training.
@@ -72,14 +72,14 @@ def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
         train, real: the records, as in `trained_on`.
 
     Returns:
-        The number of shared records; of several trainings, the largest.
+        The number of shared records, the largest over these trainings.
 
     Raises:
         ConfigError: names both splits, and the number of records that they share.
     """
     require_same_classes(train.spec, real.spec)
     shared, by = trained_on(train, real), train.spec
-    for source in _of_earlier_runs(config):
+    for source in _records_of_earlier_runs(config):
         count = shared_records.by_number(real.stored, shared_records.identify(source)) or 0
         if count > shared.count:
             shared, by = TrainedOn(min(count, shared.of), shared.of), source.spec
@@ -109,16 +109,16 @@ def require_same_classes(train: sources.DataSpec, other: sources.DataSpec) -> No
     )
 
 
-def _of_earlier_runs(config: Mapping, depth: int = 8) -> Iterator[sources.Source | Stream]:
-    """The records of the runs from whose weights a run began, and of its teacher."""
+def _records_of_earlier_runs(config: Mapping, depth: int = 8) -> Iterator[sources.Source | Stream]:
+    """The training records of the runs whose weights a run started from or learned from, and of their earlier runs."""
     for path in (config["init_from"]["path"], config["teacher"]["path"]):
         folder = pathlib.Path(path).expanduser()
         if not path or not depth or not (folder / "config.json").is_file():
             continue
-        with contextlib.suppress(ConfigError, workdir.WorkdirError):  # a run of Python, or data that are gone
+        with contextlib.suppress(ConfigError, workdir.WorkdirError):  # Python built the run, or its data are gone
             earlier = workdir.read_config(folder)
             yield data.source(earlier, earlier["data"]["split"])
-            yield from _of_earlier_runs(earlier, depth - 1)
+            yield from _records_of_earlier_runs(earlier, depth - 1)
 
 
 def _checked(config: Mapping, shared: TrainedOn, real: sources.DataSpec, train: sources.DataSpec) -> TrainedOn:
@@ -128,8 +128,8 @@ def _checked(config: Mapping, shared: TrainedOn, real: sources.DataSpec, train: 
             f"{shared.count:,} of the {shared.of:,} records of {real.split!r}, which samples are compared with "
             f"(config.evaluate.split), are among those of {train.split!r}, which the model is trained on; the floor, "
             f"nearest neighbours, likelihoods and classifiers need others. Valid: {VALID}; or {ACCEPT}. (An FID "
-            "against the training set needs none: diffusion evaluate --samples=RUN/samples.npz "
-            f"--reference=NAME@{train.split} --protocol=NAME.)"
+            "against the training set is measured without --workdir: diffusion evaluate --samples=RUN/samples.npz "
+            f"--reference=NAME@{train.split} --protocol=NAME --inception=FILE --out=FILE.json.)"
         )
     return shared
 
@@ -154,17 +154,18 @@ def require_trained_split(config: Mapping, saved: Mapping) -> None:
 
 
 def require_trained_data(config: Mapping, run_folder: str | pathlib.Path) -> None:
-    """Refuses data that have changed since the run's last checkpoint: parts of a split then hold other records.
+    """Refuses data that have changed since the run's last checkpoint, since parts of a split then hold other records.
 
-    A picture that is added to a folder moves others from "train[:90%]" to "train[90%:]", where they were held out no
-    longer. Runs on latents, runs that tune, and checkpoints of earlier versions do not note the data's fingerprint.
+    A picture that is added to a folder moves others between "train[:90%]" and "train[90%:]", so that trained records
+    count as held out. Runs on latents, runs that tune, and checkpoints of earlier versions are not checked, since they
+    do not store the fingerprint of their data.
 
     Args:
         config: the run's config, as in `require_trained_split`.
         run_folder: the run's folder.
 
     Raises:
-        ConfigError: unless config.data.changed = "accept"; names what differs.
+        ConfigError: names what differs; never with config.data.changed = "accept".
     """
     settings = config["data"]
     unchecked = settings["latents"]["dir"] or config["base"]["path"] or settings["changed"] == "accept"
@@ -177,13 +178,13 @@ def require_trained_data(config: Mapping, run_folder: str | pathlib.Path) -> Non
     if changes := fingerprints.changes(before, data.source(config, settings["split"]).fingerprint()):
         raise ConfigError(
             f"the data have changed since {run_folder} was trained on them ({'; '.join(changes)}), so that records "
-            "that were trained on may now count as held out. Valid: the data of the training; diffusion evaluate takes "
-            "these by --config.data.changed=accept."
+            "that were trained on may now count as held out. Valid: the data of the training; or "
+            "--config.data.changed=accept, by which diffusion evaluate accepts the present data."
         )
 
 
 def _splits(entry: Any) -> Iterator[str]:
-    """The splits that are named in a source's entry, or in entries within it."""
+    """The splits in the entry of a source, and in the entries within it."""
     for key, value in entry.items() if isinstance(entry, Mapping) else enumerate(entry):
         if key == "split":
             yield str(value)
@@ -192,18 +193,18 @@ def _splits(entry: Any) -> Iterator[str]:
 
 
 def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
-    """The sentence about the records that samples are compared with, which a run prints before it trains.
+    """The sentence that a run prints before it trains, about the records that its samples are compared with.
 
     Args:
         recipe: the run's recipe.
         source: the records that it trains on.
 
     Returns:
-        One line; "" if some records are held out, or if the run makes no samples that are compared with records.
+        One line; "" if these records are held out, or if the run makes no samples.
 
     Raises:
-        ConfigError: if the numbers of the records show that some are both trained on and held out, or that they have
-            other classes.
+        ConfigError: if the numbers of the records show that some are both trained on and held out, or if both sets
+            number their classes differently.
     """
     if not recipe.makes_samples:
         return ""
@@ -227,7 +228,7 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
 
 
 def split_in_the_loop(config: Mapping) -> str:
-    """The split that a run is measured on while it trains: validation if it is held out, else config.evaluate.split.
+    """The split that a run is measured on while it trains: "validation" if it is held out, else config.evaluate.split.
 
     Raises:
         ConfigError: if the data have neither split.
@@ -242,9 +243,9 @@ def split_in_the_loop(config: Mapping) -> str:
 
 
 def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sources.Source | Stream) -> TrainedOn | None:
-    """`require` for records that are not in memory.
+    """Does what `require` does, for records that are not in memory.
 
-    If the numbers of the records say nothing, the contents are compared, of sets with at most `COMPARED` records each.
+    If the numbers of the records do not compare, their contents are compared, in sets of at most `COMPARED` records.
 
     Args:
         recipe: the run's recipe.
@@ -252,7 +253,7 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
         other: the records that are held out.
 
     Returns:
-        The number of records that were trained on; None if it is not known.
+        The number of shared records; None if it is not known.
 
     Raises:
         ConfigError: names both splits, and the number of records that they share.
@@ -260,7 +261,7 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
     require_same_classes(train.spec, other.spec)
     size = max(other.spec.size, 0)
     counts = [_count(other, train)]
-    counts += [_by_number(other, earlier) or 0 for earlier in _of_earlier_runs(recipe.config)]
+    counts += [_by_number(other, earlier) or 0 for earlier in _records_of_earlier_runs(recipe.config)]
     known = [count for count in counts if count is not None]
     most = max(known, default=0)
     shared = _checked(recipe.config, TrainedOn(min(most, size or most), size or most), other.spec, train.spec)

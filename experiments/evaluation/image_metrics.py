@@ -28,7 +28,7 @@ class FeatureSets(NamedTuple):
     """The features of samples and of their reference."""
 
     samples: Gathered
-    reference: Gathered  # moments, preferably those of a file, and rows if it has images
+    reference: Gathered  # its moments, from a file of statistics if there is one, and its rows if it has images
     space: Space
     seed: int  # seed of random subsets
     score_splits: str  # splits of the Inception Score, see `protocols.Protocol`
@@ -38,10 +38,10 @@ SUBSET = 1000  # rows of a subset of KID
 
 
 class NotMeasured(Exception):
-    """A figure has no value here; the message says why, and what it needs."""
+    """A figure cannot be measured here; the message says why, and what it needs."""
 
 
-# (FeatureSets) -> {figure: {"value", "standard_error", "samples", "reference", "better" (where it is known), ...}}
+# A metric: (FeatureSets) -> {figure: {"value", "standard_error", "samples", "reference", "better" (if known), ...}}
 
 
 def _distance(sets: FeatureSets, tap: str) -> dict:
@@ -66,7 +66,13 @@ def _rows(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _equal(sets: FeatureSets, tap: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Equally many rows of both sets, drawn by the seed from the larger one: other figures would not be comparable."""
+    """Rows of both sets in equal numbers, drawn by the seed: such metrics depend on the numbers of rows.
+
+    Args:
+        sets: the features.
+        tap: the name of the features.
+        most: the largest number of rows; 0 for no limit.
+    """
     samples, reference = _rows(sets, tap)
     count = min(len(samples), len(reference), *([most] if most else []))
     rng = np.random.default_rng(sets.seed)
@@ -74,12 +80,12 @@ def _equal(sets: FeatureSets, tap: str, most: int = 0) -> tuple[np.ndarray, np.n
     return draw(samples), draw(reference)
 
 
-# What the figures of Inception features, which alone have these names in the literature, are called in other spaces.
+# The literature has these names only for figures of Inception features; in other spaces the figures are called so.
 ELSEWHERE = {"fid_infinity": "fd_infinity", "kid": "kd", "rfid": "rfd"}
 
 
 def called(space: Space, name: str) -> str:
-    """The name of a figure in a space: "fid" is only of FID's Inception features, "fd" a Frechet distance of any."""
+    """The name of a figure in a space: "fid" in Inception's features, "fd" for a Frechet distance in other features."""
     if name == "fid":
         return space.frechet
     return name if space.main in inception.TAPS else ELSEWHERE.get(name, name)
@@ -117,7 +123,7 @@ def fid_infinity(sets: FeatureSets) -> dict:
 
 
 def kid(sets: FeatureSets) -> dict:
-    """Kernel distance, unbiased: over 100 subsets of 1,000, or over all rows if there are no more."""
+    """Unbiased kernel distance: the mean over 100 subsets of 1,000 rows, or of all rows if a set has at most 1,000."""
     samples, reference = _rows(sets, sets.space.main)
     if min(len(samples), len(reference)) <= SUBSET:
         distance = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
@@ -127,7 +133,7 @@ def kid(sets: FeatureSets) -> dict:
 
 
 def cmmd(sets: FeatureSets) -> dict:
-    """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
+    """CLIP-MMD, for CLIP's image embeddings; its kernel is fixed, and features of another scale do not fit it."""
     if sets.space.main in inception.TAPS:
         raise NotMeasured("this figure is defined in CLIP's embeddings; use --protocol=cmmd, see docs/evaluation.md")
     distance = kernel_distance.cmmd(*_rows(sets, sets.space.main))
@@ -135,13 +141,13 @@ def cmmd(sets: FeatureSets) -> dict:
 
 
 def monge(sets: FeatureSets) -> dict:
-    """Sliced Wasserstein distance of equally many rows, along 1,000 directions."""
+    """Sliced Wasserstein distance of equal numbers of rows, along 1,000 directions."""
     distance = mind.mind(*_equal(sets, sets.space.main), seed=sets.seed)
     return {"mind": {**distance._asdict(), "reference": distance.samples, "better": LOWER}}
 
 
 def pr(sets: FeatureSets) -> dict:
-    """Precision and recall, with k = 3 or the k of the space; of equally many rows, or of all as the space says."""
+    """Precision and recall, with k = 3 or the k of the space, of equal numbers of rows unless the space takes all."""
     return _overlap(sets, ("precision", "recall"), "manifold_k")
 
 
@@ -168,7 +174,7 @@ def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
 
 
 def _error(overlap: manifold.Overlap, name: str) -> dict:
-    """The standard error; where all rows agree, and it would be 0, Wilson's interval of a share."""
+    """The standard error; Wilson's interval of a share where all rows agree, so that the error would be 0."""
     if error := overlap.standard_errors[name]:
         return {"standard_error": error}
     if name == "density":  # a mean of counts
@@ -193,12 +199,12 @@ def score(sets: FeatureSets) -> dict:
 
 
 def authenticity(sets: FeatureSets) -> dict:
-    """Share of samples that are no near copies of a reference image: name the training set as the reference."""
+    """The share of samples that are not near copies of a reference image; the reference should be the training set."""
     return {"authenticity": describe_share(memorisation.authenticity(*_rows(sets, sets.space.main)))}
 
 
 def describe_share(share: memorisation.Share) -> dict:
-    """A share of samples that are no near copies, as a figure."""
+    """A share of samples that are not near copies, as a figure."""
     interval = list(share.interval)
     return {"value": share.value, "interval": interval, "samples": share.samples, "reference": share.train}
 
@@ -215,5 +221,5 @@ METRICS: dict[str, Callable[[FeatureSets], dict]] = {
     "is": score,
     "authenticity": authenticity,
 }
-TAPS = {"sfid": ("spatial",), "is": ("logits",)}  # besides the main one
-OF_ROWS = ("kid", "cmmd", "mind", "pr", "dc", "authenticity")  # what needs the rows of the reference
+TAPS = {"sfid": ("spatial",), "is": ("logits",)}  # the features that a metric reads besides the main ones
+NEEDS_ROWS = ("kid", "cmmd", "mind", "pr", "dc", "authenticity")  # metrics that need the rows of the reference

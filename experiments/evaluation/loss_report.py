@@ -21,7 +21,7 @@ def row(measured: Mapping[str, Any]) -> tuple[str, str, str, str, str] | None:
 
 
 def by_t(measured: Mapping[str, Any]) -> list[str]:
-    """The paragraphs of the losses by t; none without a measurement."""
+    """The paragraphs of the losses by t; [] without a measurement."""
     if not measured:
         return []
     counts = measured["count_by_t"]

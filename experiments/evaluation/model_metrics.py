@@ -1,6 +1,6 @@
 """Metrics of a run's model, besides the distances of its samples, for `evaluate --workdir --metrics`.
 
-To add one: a function of a Subject below, `@pictures_alone` where it takes nothing else, and a line in METRICS.
+To add one: a function of a Subject below, with `@pictures_alone` if it takes only pictures, and a line in METRICS.
 """
 
 import math
@@ -30,17 +30,17 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
 TOLERANCE = 1e-5  # absolute and relative tolerance of the likelihood's solver
-EARLIEST = 1e-5  # time at which the likelihood is taken, where the schedule begins before
-LEVELS = 7  # bits by which the density of bytes in [-1, 1] differs from that of their levels
-BATCH = 64  # images whose likelihood is computed at once
+EARLIEST = 1e-5  # the time at which the likelihood is taken, if the schedule begins earlier
+LEVELS = 7  # bits between the density of bytes scaled to [-1, 1] and that of the bytes, log2(128)
+BATCH = 64  # examples whose likelihood is computed at once
 
 
-# (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as those of `image_metrics`.
+# (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as the metrics of `image_metrics`.
 Metric = Callable[[Subject], dict]
 
 
 def pictures_alone(metric: Metric) -> Metric:
-    """Marks a metric that takes only pictures; a run on other examples that requests it is refused at once."""
+    """Marks a metric that takes only pictures; a run on other examples is refused before anything is measured."""
     metric.pictures_alone = True  # type: ignore[attr-defined]
     return metric
 
@@ -83,8 +83,10 @@ def accuracy(subject: Subject) -> dict:
 
 @pictures_alone
 def copying(subject: Subject) -> dict:
-    """Whether samples lie nearer to the training images than held-out images do: C_T, below -3 where they do; and
-    the share of samples that are no near copies, beside the held-out images' share.
+    """Whether samples lie nearer to the training images than held-out images do.
+
+    C_T is below -3 if they do. "authenticity" is the share of samples that are not near copies, beside the same share
+    of held-out images.
     """
     if subject.train.spec.num_classes:
         extractor = features.classifier_features(subject.train.images, subject.train.labels)
@@ -101,9 +103,10 @@ def copying(subject: Subject) -> dict:
 
 
 def bits_per_dim(subject: Subject) -> dict:
-    """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`.
+    """Bits per dimension of held-out examples under the moving average, without guidance; see `diffusion.likelihood`.
 
-    For other examples, the bits of the density of their numbers as they are; for padded ones, of their real numbers.
+    For pictures they are the bits of the bytes, and for other examples the bits of the density of their numbers. The
+    padding of padded examples is not counted.
     """
     config: Any = subject.config
     shape = subject.real.images.shape[1:]
@@ -131,7 +134,7 @@ def bits_per_dim(subject: Subject) -> dict:
     count = min(config.evaluate.number, len(subject.real.images))
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(subject.real.images))[:count])
     examples = jax.tree.map(lambda leaf: leaf[chosen], (subject.real.images, conditions))
-    with progress.bar("likelihood", count, "images") as advance:
+    with progress.bar("likelihood", count, "examples") as advance:
         bits, nfe = chunks.applied(
             lambda batch: measured(params, batch[0], generate.as_condition(batch[1]), batch[2]),
             (*examples, chosen),
@@ -179,19 +182,19 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_of(name: str | Metric) -> Metric:
-    """The metric of a name in `METRICS`; a function is one."""
+    """The metric of a name in `METRICS`; a function is returned as it is."""
     return METRICS[name] if isinstance(name, str) else name
 
 
 def check_figures(name: str | Metric, figures: Any) -> None:
-    """Refuses what a metric returned if the report could not show it.
+    """Refuses figures of a metric that the report could not show.
 
     Args:
-        name: the metric.
+        name: the metric, by its name or its function.
         figures: the figures that it returned, with plain numbers.
 
     Raises:
-        ConfigError: naming the metric, and what is missing.
+        ConfigError: names the metric, what it returned, and the valid form.
     """
     called = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
     valid = 'Valid: {name: {"value": a number or None, "samples": their number, ...}}; see docs/extend.md#a-metric.'
@@ -211,7 +214,7 @@ def check_figures(name: str | Metric, figures: Any) -> None:
 
 
 REMOVED = {
-    "vocoder": "it went with the recipe sound/vocoder, whose clips were no nearer to the notes than the noise that "
-    "they start from; version 0.1.0 is the last that has both. Valid: --metrics=sound, of a run with classes"
+    "vocoder": "it was removed with the recipe sound/vocoder, whose clips were no nearer to the notes than noise was. "
+    "Version 0.1.0 is the last that has both. Valid: --metrics=sound, for a run with classes"
 }
 """Why a metric of earlier versions is gone, and what takes its place."""

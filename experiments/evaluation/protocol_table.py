@@ -3,8 +3,8 @@
     diffusion evaluate --samples=a.npz --reference=cifar10@train --protocol=all --inception=inception.safetensors \\
         --encoder=dgm-eval=dinov2-large,cmmd=clip-vit-large-patch14-336 --out=protocols
 
-Each protocol's record is a file of the folder, NAME.json, which `diffusion evaluate --verify` measures again; protocols
-that prepare pictures alike share their features. protocols.md is the table.
+Each protocol has a record in the folder, NAME.json, which `diffusion evaluate --verify` measures again. protocols.md is
+the table. Features are computed once for protocols that prepare pictures in the same way.
 """
 
 import pathlib
@@ -29,14 +29,14 @@ HEADER = ("protocol", "figure", "value", "minus the first of its kind", "how it 
 
 
 def networks(encoder: str) -> dict[str, str]:
-    """The files of encoders by protocol, as --encoder names them: NAME=FOLDER,NAME=FOLDER.
+    """The files of encoders by protocol, from the text of --encoder: NAME=FOLDER,NAME=FOLDER.
 
-    A file serves every protocol of its network.
+    Protocols of the same network share a file, unless --encoder names one for each.
 
     Raises:
         ConfigError: for a text of another form, or a protocol that is not known.
     """
-    files: dict[str, str] = {}
+    named: dict[str, str] = {}
     for part in filter(None, encoder.split(",")):
         name, equals, path = part.partition("=")
         if not equals or not path:
@@ -45,10 +45,15 @@ def networks(encoder: str) -> dict[str, str]:
             )
         if name not in encoder_protocols.PROTOCOLS:
             raise unknown("--encoder", name, encoder_protocols.PROTOCOLS, "protocol")
+        if name in named:
+            raise ConfigError(f"--encoder={encoder}: {name} is named twice. Valid: one folder for each protocol.")
+        named[name] = path
+    files: dict[str, str] = {}
+    for name, path in named.items():
         network = encoder_protocols.PROTOCOLS[name].network
         for other, protocol in encoder_protocols.PROTOCOLS.items():
             if protocol.network == network:
-                files.setdefault(other, path)
+                files.setdefault(other, named.get(other, path))
     return files
 
 
@@ -59,7 +64,7 @@ def requests(request: Request) -> dict[str, Request]:
         request: the samples and the reference, with the files of the networks.
 
     Raises:
-        ConfigError: where no file of a network is named.
+        ConfigError: if no file of a network is named.
     """
     by_protocol = {}
     if request.inception:
@@ -79,7 +84,7 @@ def requests(request: Request) -> dict[str, Request]:
 
 
 def how(name: str) -> str:
-    """One line on what a protocol does to a picture before its network sees it."""
+    """One line on how a protocol prepares a picture for its network."""
     if protocol := encoder_protocols.PROTOCOLS.get(name):
         return f"{protocol.network}, {protocol.size} pixels; {protocol.resize}; floats by {protocol.rounding}"
     inception = protocols.PROTOCOLS[name]
@@ -94,8 +99,8 @@ def measure(request: Request, folder: pathlib.Path) -> dict[str, Any]:
         folder: the folder, made if missing.
 
     Returns:
-        {protocol: {"figure", "value" (None where it cannot be measured), "standard_error", "difference" (from the first
-        protocol of the same figure and network), "how", "why" (of no value), "warnings", "reference"}}.
+        {protocol: {"figure", "value" (None if it cannot be measured), "standard_error", "difference" (from the first
+        protocol of the same figure and network), "how", "why" (it has no value), "warnings", "reference"}}.
 
     Raises:
         ConfigError: as `requests`; or if no protocol could be measured.
@@ -106,7 +111,7 @@ def measure(request: Request, folder: pathlib.Path) -> dict[str, Any]:
         row: dict[str, Any] = {"how": how(name), "reference": one.reference, "warnings": []}
         try:
             record = records.measure(one)
-        except StatisticsError as error:  # a file of statistics is of one protocol
+        except StatisticsError as error:  # a file of statistics belongs to one protocol
             rows[name] = row | {"figure": one.metrics[0], "value": None, "why": str(error)}
             continue
         records.write(folder / f"{name}.json", record)
@@ -140,7 +145,7 @@ def cells(rows: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def markdown(rows: Mapping[str, Any]) -> str:
-    """The table as Markdown, with the warnings that any of its records has."""
+    """The table as Markdown, followed by the warnings of its records."""
     notes = [f"- {text}" for text in _warnings(rows)]
     return "\n\n".join(filter(None, [report.table(HEADER, cells(rows)), "\n".join(notes)])) + "\n"
 

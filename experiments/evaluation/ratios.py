@@ -9,22 +9,22 @@ from diffusion.io import json_files
 from diffusion.metrics.representation_ratio import representation_ratio
 from diffusion.recipe import ConfigError
 
-DISTANCES = ("fid", "fd")  # what a Frechet distance is called, in Inception's features and in others
+DISTANCES = ("fid", "fd")  # the names of a Frechet distance, in Inception's features and in others
 
 
 class Record(NamedTuple):
-    """The content of a record of `diffusion evaluate --out`, and its figure of a Frechet distance."""
+    """The content of a record that `diffusion evaluate --out` wrote, and its Frechet distance."""
 
     content: Mapping
     distance: Mapping
 
 
 def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """The record of FDr^k.
+    """Computes FDr^k.
 
     Args:
-        samples: records of the samples, of `diffusion evaluate --out`, one for each space.
-        real: records of as many held-out real images in their place, in the same spaces against the same references.
+        samples: records of the samples that `diffusion evaluate --out` wrote, one for each space.
+        real: records of held-out real images, of the same number, spaces and references.
 
     Returns:
         {"figures": {"fdr": {"value", "standard_error", "samples", "k"}}, "spaces": {protocol: {"distance", "floor",
@@ -33,7 +33,7 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
         bound, since the distances of one set of samples are not independent.
 
     Raises:
-        ConfigError: if the two lists are not of the same spaces, references and numbers of images.
+        ConfigError: if the two lists differ in their spaces, references or numbers of images.
         records.ResultError: if a record cannot be used.
     """
     distances = _by_space("--ratio", samples)

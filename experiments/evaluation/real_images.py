@@ -15,22 +15,22 @@ from diffusion.recipe import ConfigError, data, picture_sizes
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import from_json, to_json
 
-STREAMED = 10_000  # records of one pass over a stream that stand for it, at most
+STREAMED = 10_000  # the most records of a stream that are read as its split
 
 
 class Split(NamedTuple):
-    """Real examples, for the metrics."""
+    """Real examples that samples are compared with."""
 
     images: np.ndarray  # uint8 or float32 [N, ...]; of pytrees [N, D]
     labels: np.ndarray  # int64 [N], zeros without classes
     spec: sources.DataSpec
     captions: tuple[str, ...] = ()  # only `captioned` fills them
-    conditions: Any = None  # a pytree of arrays [N, ...], where they have a mask of what is real
+    conditions: Any = None  # a pytree of arrays [N, ...] if the examples are padded; it marks what is real
     stored: shared_records.Known = None  # identities of the records in their dataset
 
 
 def split_of(config: Mapping, split: str) -> Split:
-    """Images of a split of the run's dataset, read once."""
+    """The examples of a split of the run's dataset; the last four splits stay in memory."""
     settings = config["data"]
     try:
         return _read_split(to_json(settings), split)
@@ -40,14 +40,15 @@ def split_of(config: Mapping, split: str) -> Split:
         how = ""
         if settings["latents"]["dir"]:
             how = (
-                f" The samples of a run on latents are measured by --samples=RUN/samples.npz --reference="
-                f"{settings['name']}@{settings['split']} --size=SIDE --protocol=adm, without --workdir."
+                " The samples of a run on latents are measured without --workdir: diffusion evaluate "
+                f"--samples=RUN/samples.npz --reference={settings['name']}@{settings['split']} --size=SIDE "
+                "--protocol=adm --inception=FILE --out=FILE.json."
             )
         raise ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
 
 
 def splits_of(config: Mapping) -> tuple[Split, Split]:
-    """The images that a run is trained on, and the images that its samples are compared with."""
+    """(the examples that a run is trained on, the examples that its samples are compared with)."""
     return split_of(config, config["data"]["split"]), split_of(config, config["evaluate"]["split"])
 
 
@@ -71,7 +72,7 @@ def read_splits(recipe: Recipe) -> tuple[Split, Split]:
 
 
 def require_held_out(recipe: Recipe) -> None:
-    """Refuses a recipe whose own records cannot be compared with samples.
+    """Refuses a recipe with its own records if they cannot be compared with samples.
 
     Raises:
         ValueError: if none are held out, or the data can be read only once.
@@ -86,7 +87,7 @@ def require_held_out(recipe: Recipe) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _read_split(text: str, split: str) -> Split:
-    """The split of a config's data, whose fields are a text, the key of the cache."""
+    """The split of a config's data; the fields arrive as JSON text, which can be the key of the cache."""
     settings = from_json(text)
     return _read(data.open_settings(settings, split), settings["damaged"], picture_sizes.varied(settings))
 
@@ -112,7 +113,7 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, int] 
 
 
 def records(source: sources.Source | Stream, skip: bool = False) -> Iterator[Mapping[str, Any]]:
-    """All records of a source, or the first of a stream; without the damaged ones if `skip`."""
+    """All records of a source, or the first `STREAMED` of a stream; without damaged records if `skip`."""
     if isinstance(source, Stream):
         yield from source.records(STREAMED, skip)
         return
@@ -143,7 +144,7 @@ def captioned(text: str, data_dir: str = "", number: int = 0) -> Split:
 
 
 def balanced_order(labels: np.ndarray) -> np.ndarray:
-    """Row numbers `[N]` so that the classes take turns, each in the order of its rows."""
+    """Row numbers, int `[N]`, by which the classes take turns; each class stays in the order of its rows."""
     turn = np.zeros(len(labels), int)
     for label in np.unique(labels):
         mine = labels == label

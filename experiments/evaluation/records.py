@@ -1,4 +1,4 @@
-"""The record of a measurement: a JSON file with results, settings and code, from which it can be repeated."""
+"""The record of a measurement: a JSON file with its results, settings and code, by which it can be repeated."""
 
 import datetime
 import hashlib
@@ -19,8 +19,8 @@ from diffusion.metrics import references
 from diffusion.package import commands
 
 FORMAT = 1  # raised when a change makes older readers wrong
-# How far a value may be off when it is measured again: absolute, and relative besides. Features of other hardware agree
-# to 1e-5 or so; a share may change by the images that lie on an edge.
+# How far a value may change when it is measured again: (absolute tolerance, relative tolerance), which add up. Features
+# from other hardware agree to about 1e-5. A share may also change by the images that lie on a boundary.
 TOLERANCES = {
     "fid": (1e-3, 1e-4),
     "sfid": (1e-3, 1e-4),
@@ -40,7 +40,7 @@ TOLERANCES = {
 }
 TOLERANCES |= {other: TOLERANCES[name] for name, other in ELSEWHERE.items()}
 TOLERANCES |= dict.fromkeys(("fd", "fvd", "cd_fvd"), TOLERANCES["fid"])
-INPUTS = {  # what two records must share for their figures to compare
+INPUTS = {  # the entries that two records must share for their figures to compare
     "samples": ("sha256", "count"),
     "reference": ("sha256", "count", "fingerprint"),
     "weights": ("sha256",),
@@ -84,7 +84,7 @@ def measure(request: Request, fresh: bool = False) -> dict:
 
 
 def command(request: Request) -> str:
-    """The command line of a request, for people to copy; nothing here executes it."""
+    """The command line of a request, for people to copy; no code executes it."""
     words = []
     for name, value in request._asdict().items():
         if value != Request._field_defaults.get(name):
@@ -97,7 +97,7 @@ def _digest(content: Mapping) -> str:
 
 
 def write(path: pathlib.Path, content: Mapping) -> None:
-    """Writes a record, whole or not at all."""
+    """Writes a record; the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     json_files.write(path, content)
 
@@ -106,7 +106,7 @@ def require_value(content: Mapping, path: pathlib.Path) -> None:
     """Refuses a record in which no figure has a value, so that a script does not take it for a measurement.
 
     Raises:
-        ResultError: saying why the first figure has none.
+        ResultError: says why the first figure has no value.
     """
     if all(figure["value"] is None for figure in content["figures"].values()):
         why = [figure["why"] for figure in content["figures"].values() if "why" in figure]
@@ -114,7 +114,11 @@ def require_value(content: Mapping, path: pathlib.Path) -> None:
 
 
 def read(path: pathlib.Path) -> dict:
-    """Reads a record without executing anything in it; a damaged or altered record is a ResultError."""
+    """Reads a record without executing anything in it.
+
+    Raises:
+        ResultError: if the record is missing, damaged, altered, or of another version.
+    """
     try:
         content = opener.read_json(path)
         if not isinstance(content, dict) or not {"format", "figures", "request", "sha256"} <= content.keys():
@@ -130,7 +134,7 @@ def read(path: pathlib.Path) -> dict:
 
 
 def _check(content: Mapping, path: pathlib.Path) -> None:
-    """Refuses a record whose fields have another form than `measure` gives them, whoever computed its checksum."""
+    """Refuses a record whose fields have another form than `measure` gives them, even if its checksum is right."""
     table = lambda value: isinstance(value, dict)
     wrong = [name for name in (*INPUTS, "protocol") if not (content.get(name) is None or table(content[name]))]
     figures = content["figures"] if table(content["figures"]) else {"figures": None}
@@ -146,10 +150,10 @@ def _check(content: Mapping, path: pathlib.Path) -> None:
 
 
 def verify(path: pathlib.Path) -> list[str]:
-    """Measures a record again and compares; returns the differences, one sentence each.
+    """Measures a record again; returns the differences, one sentence each.
 
-    The request is rebuilt from its parsed fields; no text of the file is executed. The features of the samples are
-    computed again; the reference's are taken from the cache, where their hash is checked.
+    The request is rebuilt from its parsed fields, and no text of the file is executed. The features of the samples are
+    computed again. The features of the reference come from the cache, which checks their hash.
     """
     before = read(path)
     try:
@@ -160,7 +164,7 @@ def verify(path: pathlib.Path) -> list[str]:
 
 
 def compare(before: Mapping, after: Mapping) -> list[str]:
-    """The fields in which two records of one request differ, a sentence each; values may be off by `TOLERANCES`."""
+    """The fields in which two records of one request differ, a sentence each; values may differ by `TOLERANCES`."""
     differences = []
     for part, fields in INPUTS.items():
         for field in fields:

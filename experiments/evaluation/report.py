@@ -20,7 +20,7 @@ WIDE = 200  # letters in a line of a log, where nothing is cut off
 PACKAGES = ("jax", "flax", "optax", "grain", "numpy")
 
 Row = tuple[str, str, str]
-"""What, its figure, the reference beside it."""
+"""A row of a table: (name, its figure, the reference beside it)."""
 
 
 def write(folder: pathlib.Path, content: Mapping, markdown: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
@@ -29,10 +29,10 @@ def write(folder: pathlib.Path, content: Mapping, markdown: Callable[[dict[str, 
     Args:
         folder: the folder of the report.
         content: the figures and their protocol.
-        markdown: the content as `json_files.plain` has it -> the text of report.md.
+        markdown: a function from the result of `json_files.plain(content)` to the text of report.md.
 
     Returns:
-        The content as `json_files.plain` has it.
+        The result of `json_files.plain(content)`.
     """
     plain = json_files.plain(content)
     json_files.write(folder / "report.json", plain)
@@ -41,7 +41,7 @@ def write(folder: pathlib.Path, content: Mapping, markdown: Callable[[dict[str, 
 
 
 def software() -> dict[str, Any]:
-    """The code and machine that measure: {"git_commit" (or None), "versions", "device"}."""
+    """The present code and machine: {"git_commit" (or None), "versions", "device"}."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     return {"git_commit": git_commit(), "versions": versions, "device": jax.devices()[0].device_kind}
 
@@ -81,7 +81,7 @@ def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> No
 
 
 def cell(figure: Figure | None) -> str:
-    """A figure with its interval: "1.23 ± 0.04 (1.1 to 1.3)" over several runs, "1.23 (1.1 to 1.3)" of one."""
+    """A figure with its interval: "1.23 ± 0.04 (1.1 to 1.3)" for several runs, "1.23 (1.1 to 1.3)" for one."""
     if figure is None:
         return "—"
     around = f" ± {figure.std:.2g}" if figure.std is not None else ""
@@ -100,7 +100,7 @@ def protocol(entries: Mapping[str, Any]) -> str:
 
 
 def pictures(folder: pathlib.Path, captions: Mapping[str, str]) -> list[str]:
-    """Markdown paragraphs that embed the named files that the folder has, each above its caption."""
+    """Markdown paragraphs that embed those of the named files that the folder holds, each above its caption."""
     return [f"![{text}]({name})\n*{text}.*" for name, text in captions.items() if (folder / name).is_file()]
 
 
@@ -111,7 +111,7 @@ def percent(share: Mapping) -> str:
 
 
 def with_error(figure: Mapping) -> str:
-    """A mean with its standard error, {"value", "standard_error"}: "0.97 ± 0.012"; the mean, if the error is None."""
+    """A mean with its standard error, {"value", "standard_error"}: "0.97 ± 0.012"; "0.97" if the error is None."""
     error = figure["standard_error"]
     return f"{figure['value']:.4g}" + ("" if error is None else f" ± {error:.2g}")
 

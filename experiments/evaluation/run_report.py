@@ -108,12 +108,13 @@ MODEL_METRICS = {  # how each figure was measured, for the table; see experiment
             ("_of_noise", "; for the noise from which samples start"),
         )
     },
-    "bits_per_dim": "probability flow ODE, Hutchinson's estimator, uniform dequantization; protocol in report.json",
+    "bits_per_dim": "probability flow ODE, Hutchinson's estimator, uniform dequantization of bytes; protocol in "
+    "report.json",
 }
 
 
 def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
-    """The origin of the samples in a folder and of the report that `command` writes; None for unknown values."""
+    """The origin of the samples in a folder, and of the report that `command` writes; unknown values are None."""
     sampling = sample_files.read_record(folder) or {  # samples of another program: config.json is the best source
         "sample": plain(config["sample"]),
         "nfe": None,
@@ -135,7 +136,7 @@ def write(content: dict, folder: pathlib.Path) -> None:
 
 
 def rows(content: dict) -> Iterator[tuple[str, str, str, str, str]]:
-    """The figures as text: (name, value of the samples, reference, how it was measured, its records)."""
+    """The figures as text: (name, value of the samples, reference, how it was measured, the records behind it)."""
     on_split = figures.split_records(content)
     for *cells, records in _rows(content):
         known = on_split if records is SPLIT else records
@@ -144,7 +145,7 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str, str]]:
         yield what, value, beside, how, text
 
 
-SPLIT = object()  # the records of the split that samples are compared with
+SPLIT = object()  # in place of a row's records: the records of the split that samples are compared with
 
 
 def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
@@ -152,7 +153,7 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
     measured = content["figures"]
     data = content["protocol"]["dataset"]
     split = data["split"]
-    shared = said_of_overlap(measured)
+    shared = overlap_text(measured)
     if accuracy := measured["asked_class"]:
         beside = f"{accuracy['real']['share']:.1%} of real {split} images"
         how = (
@@ -187,7 +188,7 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
     if loss := loss_report.row(content.get("held_out_loss") or {}):
         yield loss
     model = content.get("model", {})
-    others = dict(_of_other_weights(content))
+    others = dict(_other_weights(content))
     for row in report.metric_rows(model):
         how = model[row[0]].get("how") or MODEL_METRICS.get(row[0], "")
         yield (*row, "; ".join(filter(None, (how, others.get(row[0])))), SPLIT)
@@ -217,14 +218,14 @@ def under_protocols(content: Mapping) -> Iterator[tuple[str, Mapping]]:
 
 
 def _notes(content: Mapping) -> Iterator[tuple[str, str]]:
-    """The warnings about these figures, by network or by figure."""
-    yield from _of_other_weights(content)
+    """The warnings about the figures: pairs (network or figure, text)."""
+    yield from _other_weights(content)
     for name, part in under_protocols(content):
         yield from ((name, text) for text in part.get("warnings", ()))
 
 
-def _of_other_weights(content: Mapping) -> Iterator[tuple[str, str]]:
-    """The figures of the model that belong to other weights than the samples, each with both weights in words."""
+def _other_weights(content: Mapping) -> Iterator[tuple[str, str]]:
+    """Figures of the model that were measured with other weights than the samples: pairs (figure, both in words)."""
     samples = figures.checkpoint_of_samples(content)
     for name, figure in content.get("model", {}).items():
         step = (figure.get("protocol") or {}).get("step")
@@ -232,8 +233,8 @@ def _of_other_weights(content: Mapping) -> Iterator[tuple[str, str]]:
             yield name, f"of ema of step {step}, the samples of {samples['weights']} of step {samples['step']}"
 
 
-def said_of_overlap(measured: Mapping) -> str:
-    """The number of reference records that the model was trained on, "trained on: 9 of 60"; "" for none."""
+def overlap_text(measured: Mapping) -> str:
+    """The number of reference records that the model was trained on, such as "trained on: 9 of 60"; "" for none."""
     shared = measured.get("trained_on") or {"count": 0}  # reports of earlier versions do not say it
     return str(held_out.TrainedOn(**shared)) if shared["count"] else ""
 
@@ -303,7 +304,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
 
 
 def protocol_section(content: Mapping) -> list[str]:
-    """The paragraphs of one figure under every protocol; none if it was not measured so."""
+    """The paragraphs of one figure under every protocol; [] without --protocol=all."""
     rows = content.get("protocols")
     return ["## The same samples under every protocol", protocol_table.markdown(rows).rstrip()] if rows else []
 

@@ -36,7 +36,8 @@ class Effort(NamedTuple):
 
 FULL = Effort(500, 20)
 IN_LOOP = Effort(0, 4)
-AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # (largest D, effort): D^3 a distance
+# (the largest number of features D, the effort for it): the cost of a distance grows with D^3.
+AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))
 
 
 def evaluate_samples(
@@ -50,8 +51,8 @@ def evaluate_samples(
 
     Returns:
         {"asked_class": share in [0, 1], "fd_FEATURE": distance, "fd_FEATURE_over_floor": ratio,
-        "nearest_over_held_out": ratio of median distances to the training set}; "asked_class" where the classifier is
-        among the features and the model has classes.
+        "nearest_over_held_out": ratio of median distances to the training set}. "asked_class" is there if the
+        classifier is among the features and the model has classes.
     """
     measured = measure(images, labels, config, split, effort=IN_LOOP, real_splits=real_splits)
     return {name: figure.value for name, figure in figures.read_samples(measured).items()}
@@ -66,22 +67,22 @@ def measure(
     advance: Callable[[int], None] = lambda done: None,
     real_splits: tuple[Split, Split] | None = None,
 ) -> dict:
-    """Every metric of a set of samples, each beside its reference.
+    """Measures a set of samples by every metric, beside real images, held-out images and noise.
 
     Args:
         images: the samples, uint8 `[N, H, W, C]`.
         labels: the classes that were requested, int `[N]`; zeros if the model has none.
         config: the run's config.
         split: the split of the dataset that the samples are compared with.
-        effort: the numbers of resamples and subsets.
-        advance: receives the number of parts done, out of len(config.evaluate.features) + 2.
+        effort: the numbers of bootstrap resamples and random subsets.
+        advance: a function that receives the number of parts done, of len(config.evaluate.features) + 2.
         real_splits: the training images, and the images that the samples are compared with; None for the splits of
             config.data.
 
     Returns:
         {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances,
-        "trained_on": {"count", "of"}, the records of the split that are also of the training}; of examples that are no
-        pictures as `vector_metrics.measure` and `symbol_metrics.measure` say.
+        "trained_on": {"count", "of"}, the number of records of the split that were trained on}. For examples other than
+        pictures, what `vector_metrics.measure` or `symbol_metrics.measure` returns, with "trained_on".
 
     Raises:
         ConfigError: if a feature is not known, a split is not in the dataset, or the split has records of the training.
@@ -134,12 +135,12 @@ def figure_names() -> tuple[str, ...]:
 
 
 def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
-    """The extractor that a name in config.evaluate.features stands for; some extractors learn from the training images.
+    """The extractor of a name in config.evaluate.features.
 
     Args:
         name: the name.
         config: the config of the run.
-        train: the training split, from which an extractor may learn.
+        train: the training split; some extractors, such as the classifier, learn from it.
 
     Raises:
         ConfigError: if the function of this name returns no extractor.
@@ -156,7 +157,7 @@ def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
 
 
 def trained_classifier(train: Split) -> classifier.Classifier:
-    """The classifier of the training images, from the cache, or trained now with a progress bar."""
+    """The classifier of the training images, read from the cache, or trained now with a progress bar."""
 
     def training(images, labels, seed):
         with progress.bar("training the classifier of real images", classifier.STEPS, "steps") as advance:
@@ -166,7 +167,7 @@ def trained_classifier(train: Split) -> classifier.Classifier:
 
 
 def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: Split) -> dict:
-    """Share of samples that a classifier recognises as the requested class, beside the same share of real images.
+    """The share of samples that a classifier recognises as the requested class, beside the same share of real images.
 
     Args:
         images: samples, uint8 `[N, H, W, C]`.

@@ -1,4 +1,4 @@
-"""Tests whether two runs differ in a figure: over seeds if there are several, otherwise over samples."""
+"""Tests whether two settings differ in a figure: over seeds if there are several, otherwise over samples."""
 
 import math
 from collections.abc import Callable, Hashable, Mapping
@@ -14,13 +14,13 @@ from diffusion.metrics.features import rows
 
 
 class Difference(NamedTuple):
-    """The second value minus the first, with its 95 % interval; this and p are NaN where no test is possible."""
+    """The second value minus the first, with its 95 % interval; interval and p are NaN where no test is possible."""
 
     value: float
     low: float
     high: float
-    p: float  # two-sided, of no difference
-    how: str  # it was tested
+    p: float  # two-sided, for the hypothesis of no difference
+    how: str  # the test, in words
 
 
 Seed = TypeVar("Seed", bound=Hashable)
@@ -37,7 +37,7 @@ class Samples(NamedTuple):
 def compare_seeds(first: Mapping[Seed, float], second: Mapping[Seed, float]) -> Difference | None:
     """The difference of two means over training runs, {seed: value}; None for fewer than two runs on either side.
 
-    Student's t of the pairs of equal seeds, where there are two such pairs, else Welch's test.
+    It is Student's t of the pairs of equal seeds if there are at least two pairs, and otherwise Welch's test.
     """
     from scipy import stats  # imported here: it takes most of a second, and comparisons of exact figures need no test
 
@@ -45,17 +45,17 @@ def compare_seeds(first: Mapping[Seed, float], second: Mapping[Seed, float]) -> 
     if len(shared) > 1:
         gaps = [second[seed] - first[seed] for seed in shared]
         test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) else None
-        return _of_test(float(np.mean(gaps)), test, f"{len(shared)} pairs of equal seeds, Student's t")
+        return _difference_by_test(float(np.mean(gaps)), test, f"{len(shared)} pairs of equal seeds, Student's t")
     if min(len(first), len(second)) < 2:
         return None
     values = [list(first.values()), list(second.values())]
     test = stats.ttest_ind(values[1], values[0], equal_var=False) if any(map(np.ptp, values)) else None
     gap = float(np.mean(values[1]) - np.mean(values[0]))
-    return _of_test(gap, test, f"{len(first)} and {len(second)} seeds, Welch's t")
+    return _difference_by_test(gap, test, f"{len(first)} and {len(second)} seeds, Welch's t")
 
 
-def _of_test(gap: float, test, how: str) -> Difference:
-    if test is None and gap:  # no scatter to compare the difference with, as with shares of few samples
+def _difference_by_test(gap: float, test, how: str) -> Difference:
+    if test is None and gap:  # the runs of a setting agree exactly, as shares of few samples may
         return Difference(gap, math.nan, math.nan, math.nan, f"{how}: not tested, as the runs do not scatter")
     if test is None:
         return Difference(gap, gap, gap, 1.0, how)
@@ -64,7 +64,7 @@ def _of_test(gap: float, test, how: str) -> Difference:
 
 
 def compare_intervals(first: Figure, second: Figure) -> Difference | None:
-    """The difference of two figures by their own 95 % intervals, as if normal and independent; None without these."""
+    """The difference of two figures from their 95 % intervals, as if normal and independent; None without intervals."""
     widths = [_width(figure) for figure in (first, second)]
     if widths[0] is None or widths[1] is None:
         return None
@@ -88,20 +88,21 @@ def compare_samples(
     splits: tuple[Split, Split],
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Difference]:
-    """The differences of two sets of samples, by exchanging samples (p) and by resampling them (interval).
+    """The differences of two sets of samples: p from a permutation test, and the interval from a bootstrap.
 
-    Sample i of both begins with the same noise where the sets have one seed and the same classes: such samples are
+    If both sets have the same seed and the same classes, sample i of both begins with the same noise. Such samples are
     exchanged and resampled as pairs.
 
     Args:
         first: samples of a run.
-        second: samples of another, measured under the same protocol.
-        config: the config of either run, for its evaluation, and whether the model has classes.
+        second: samples of another run, measured under the same protocol.
+        config: the config of either run; its evaluation, and whether the model has classes, are read.
         splits: the training images, and the images that the samples are compared with.
-        advance: receives the number of figures done.
+        advance: a function that receives the number of figures done.
 
     Returns:
-        Of "asked_class" and "fd_FEATURE", for features in which a distance is cheap enough to repeat a thousand times.
+        {"asked_class" or "fd_FEATURE": the difference}, for features whose distance is cheap enough to repeat a
+        thousand times.
     """
     train, real = splits
     conditional = bool(config["model"].get("num_classes", 0)) and bool(real.spec.num_classes)

@@ -25,7 +25,7 @@ class Subject(NamedTuple):
         labels: the classes that were requested, int `[N]`.
         train: the split that the model was trained on.
         real: the split that the model was not trained on.
-        built: the recipe that Python built, which its config cannot rebuild; None: the config names every part.
+        built: the recipe that Python built, which its config cannot rebuild; None if the config names every part.
     """
 
     config: Mapping
@@ -38,7 +38,7 @@ class Subject(NamedTuple):
 
 
 def recipe_of_run(subject: Subject) -> Recipe:
-    """The recipe of the run for its real examples."""
+    """The recipe of the run, for the shape of its real examples."""
     if subject.built is not None:
         return subject.built
     spec = subject.real.spec
@@ -48,7 +48,7 @@ def recipe_of_run(subject: Subject) -> Recipe:
 
 
 def has_classes(subject: Subject) -> bool:
-    """Whether the model has classes; without, the labels of its samples are zeros, also where the data have classes."""
+    """Whether the model has classes; if not, the labels of its samples are zeros, even if the data have classes."""
     if subject.built is not None:
         return bool(subject.built.examples.num_classes)
     return bool(subject.config["model"].get("num_classes", 0))

@@ -1,8 +1,7 @@
 """A run that trains in an object store: it works in a local folder, which a thread copies to the store.
 
-The local folder is written as usual: files are never half-written, checkpoints appear by a rename, and the kernel holds
-a lock. What is sent is this folder at one moment, so the store always holds a run as a kill at that moment would leave
-it.
+The local folder is written as usual: no file is ever incomplete, checkpoints appear by a rename, and the kernel holds a
+lock. Each copy is the state of this folder at one moment, so the store always holds what a run leaves if it is killed.
 """
 
 import contextlib
@@ -19,12 +18,12 @@ from diffusion.experiments.run_folder import stored_runs
 from diffusion.experiments.run_folder.stored_runs import checkpoint_step, steps
 from diffusion.io import leases, snapshots, store_copies, stores
 
-EVERY = 5.0  # seconds between two looks at the folder
-TRIES = 10  # attempts of a copy, while the run may remove a checkpoint
+EVERY = 5.0  # seconds between two copies
+TRIES = 10  # attempts of one copy; each may fail because the run removes a checkpoint meanwhile
 
 
 class Mirror:
-    """The copy in a store of a run folder, by process 0 of the run.
+    """The copy of a run folder in a store, which process 0 of the run writes.
 
     Attributes:
         folder: the local folder.
@@ -41,13 +40,14 @@ class Mirror:
         self._threads: list[threading.Thread] = []
         self._sending = threading.Lock()
         self._beats = 0
-        self._trouble = ""  # why the last copy failed, where it did
+        self._trouble = ""  # why the last copy failed; "" if it succeeded
         self._lost: snapshots.Fenced | None = None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Takes over the folder in the store, and fetches what the local one, which is locked, lacks; sends the rest at
-        its end.
+        """Takes over the folder in the store, and fetches what the local folder lacks; sends the rest at its end.
+
+        The caller has locked the local folder.
 
         Raises:
             InUse: if another process trains there.
@@ -66,10 +66,10 @@ class Mirror:
             self._end()
 
     def begin(self, superfluous: Callable[[list[int]], list[int]]) -> None:
-        """Begins to copy.
+        """Starts the thread that copies.
 
         Args:
-            superfluous: a function from the steps that the store has to those that it need not keep.
+            superfluous: a function from all steps in the store to the steps that it may remove.
         """
         self._superfluous = superfluous
         self._start(self._copy_again, EVERY)
@@ -93,7 +93,7 @@ class Mirror:
             try:
                 is_ours = not before.number or before.holder.token == token
                 stored_runs.fetch(self._copy, before, is_ours)
-            except FileNotFoundError:  # the holder of before is alive after all, and has removed what is read
+            except FileNotFoundError:  # the earlier holder is alive after all, and has removed a file
                 continue
             who = f"process {os.getpid()} on {socket.gethostname()}"
             holder = snapshots.Holder(before.holder.epoch + 1, token, who)
@@ -105,11 +105,11 @@ class Mirror:
 
     def _beat(self) -> None:
         self._beats += 1
-        with contextlib.suppress(stores.StoreError):  # the next one may arrive, and the snapshots alone decide
+        with contextlib.suppress(stores.StoreError):  # the next beat may arrive, and only the snapshots decide
             leases.say(self._store, self._holder, self._beats)
 
     def _remove_orphans(self) -> None:
-        """Removes what earlier holders, and commands in this local folder, sent and did not list before they ended."""
+        """Removes objects that earlier holders, and commands in this local folder, sent but never listed."""
         earlier = {_writer(epoch) for epoch in range(self._holder.epoch)}
         beside = stored_runs.beside(self._copy)
         stored_runs.remove_unlisted(self._store, lambda writer: writer in earlier or writer.startswith(beside))
@@ -159,7 +159,7 @@ class Mirror:
         )
 
     def _copy_again(self) -> None:
-        """Copies; at the first of several failures it prints that it will try again."""
+        """Copies the folder; of several failures in a row, only the first is printed."""
         if self._lost:
             return
         try:
@@ -171,7 +171,7 @@ class Mirror:
             os.kill(os.getpid(), signal.SIGTERM)  # the run saves its step and ends
         except OSError as error:
             if not self._trouble:
-                print(f"WARNING: {error} The run goes on; it is tried again.", file=sys.stderr, flush=True)
+                print(f"WARNING: {error} The run goes on, and the copy is tried again.", file=sys.stderr, flush=True)
             self._trouble = str(error)
 
     def _end(self) -> None:

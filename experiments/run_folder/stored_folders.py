@@ -1,7 +1,8 @@
 """Folders and files in an object store: downloaded before a command reads them, uploaded after it has written them.
 
-An object is a file of the same name, as `aws s3 cp --recursive` has it. The local copies are in DIFFUSION_CACHE; a
-command fetches what has changed since the last one. Runs have a form of their own (`mirror`), and are known by it.
+An object is a file of the same name, as for `aws s3 cp --recursive`. The local copies are in DIFFUSION_CACHE. A command
+fetches only what has changed since an earlier command fetched it. Runs are stored in another form (see `mirror`), by
+which they are recognized.
 """
 
 import concurrent.futures
@@ -21,7 +22,7 @@ from diffusion.io import files, opener, snapshots, stores
 from diffusion.training.runtime import progress
 
 THREADS = 8  # objects that are fetched at once
-RECORDED = 5.0  # seconds between two notes of what has been fetched
+RECORDED = 5.0  # seconds between two writes of the record of fetched files
 Versions = dict[str, tuple[int, str]]  # {name of a file: (size in bytes, the version of its object)}
 
 
@@ -32,7 +33,7 @@ def local(address: str) -> pathlib.Path:
 
 
 class Input:
-    """A folder, one object or a run of a store, which a command reads.
+    """A folder, one object or a run in a store, which a command reads.
 
     Attributes:
         address: its address, "s3://bucket/data" or "gs://bucket/model.safetensors".
@@ -40,7 +41,7 @@ class Input:
     """
 
     def __init__(self, address: str):
-        """Opens the store, and looks whether a run is there.
+        """Opens the store, and looks whether the address holds a run.
 
         Raises:
             StoreError: if the store fails.
@@ -54,7 +55,8 @@ class Input:
         """Fetches what has changed in the store.
 
         Raises:
-            StoreError: if the store fails or has nothing there, an object's name is no path, or the disk is too small.
+            StoreError: if the store fails or holds no object there, if an object's name is not a valid path, or if the
+                disk is too small.
         """
         if self._is_run:
             stored_runs.Reading(self.address, every=True)
@@ -69,7 +71,7 @@ class Input:
 
 
 def _bring(store: stores.Store, copy: pathlib.Path, versions: Versions, record: pathlib.Path) -> None:
-    """Fetches these versions of the files into a local copy, and removes the other files that its record lists."""
+    """Fetches these versions of the files into a local copy, and removes files that its record lists beside them."""
     have = _recorded(record)
     paths = {name: _path(copy, name, store.address) for name in versions}
     size = lambda name: paths[name].stat().st_size if paths[name].is_file() else -1
@@ -111,7 +113,7 @@ def _bring(store: stores.Store, copy: pathlib.Path, versions: Versions, record: 
 
 
 def _completed(threads: concurrent.futures.Executor, work: Callable, items: list[str]) -> Iterator[None]:
-    """Works on all items, and yields as each is done; after an error the remaining ones are not begun."""
+    """Works on all items, and yields once for each that is done; after an error no further item is begun."""
     futures = [threads.submit(work, item) for item in items]
     try:
         for future in concurrent.futures.as_completed(futures):
@@ -122,15 +124,18 @@ def _completed(threads: concurrent.futures.Executor, work: Callable, items: list
 
 
 def _path(copy: pathlib.Path, name: str, address: str) -> pathlib.Path:
-    """The local file of an object; refuses a name that is no path below the folder."""
-    parts = name.split("/") if name else []  # the address is that of one object
+    """The local file of an object; refuses a name that is not a path below the folder."""
+    parts = name.split("/") if name else []  # no name: the address is that of a single object
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise stores.StoreError(f"{address} has an object {name!r}, which is no path of a file below a folder.")
+        raise stores.StoreError(
+            f"{address} has an object {name!r}, whose name is not the path of a file below a folder. Rename or remove "
+            "the object."
+        )
     return copy.joinpath(*parts)
 
 
 def _recorded(record: pathlib.Path) -> Versions:
-    """The versions of the files that a local copy holds, by its record."""
+    """The versions of the files in a local copy, from its record; {} without one."""
     with contextlib.suppress(FileNotFoundError):
         return {name: (size, version) for name, (size, version) in opener.read_json(record).items()}
     return {}
@@ -151,7 +156,7 @@ def _alone(copy: pathlib.Path) -> Iterator[None]:
 
 
 class Output:
-    """A folder, or file, that a command writes here and that is sent to a store at its end.
+    """A folder or file that a command writes locally, and that is sent to a store at the command's end.
 
     Attributes:
         address: its address.
@@ -159,17 +164,17 @@ class Output:
     """
 
     def __init__(self, address: str):
-        """Opens the store; what an earlier command has left in the local folder stays, so that this one can resume."""
+        """Opens the store; files of an earlier command stay in the local folder, so that this command can resume."""
         self.address, self.path = address, local(address)
         self._store = stores.connect(address)
         self._record = self.path.with_name(f".{self.path.name}.sent.json")  # the marks of the files that were sent
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def send(self) -> int:
-        """Sends the files that are new or changed since the last sending, and returns how many.
+        """Sends the files that are new or changed since they were last sent, and returns their number.
 
-        They go in the order in which they were written, so that the file that marks a folder as complete arrives last.
-        Files of an earlier, interrupted command are sent too.
+        Files are sent in the order in which they were written, so that the file that marks a folder as complete arrives
+        last. Files of an earlier, interrupted command are sent too.
 
         Raises:
             StoreError: if the store fails; the local files remain.

@@ -1,6 +1,6 @@
 """A run whose folder is in an object store, "s3://bucket/run", and its local copy.
 
-Commands work in the local folder, as with any run; a file that they write there is sent to the store at their end.
+Commands work in the local copy, as in the folder of any run. At their end, files that they wrote are sent to the store.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from diffusion.io import files, store_copies, stores
 from diffusion.io.snapshots import Entry, Snapshot, commit, latest
 
 CHECKPOINT = re.compile(r"(checkpoints/(\d{1,18}))/.+")
-TRIES = 5  # attempts of a fetch, while the run may remove what is being read
+TRIES = 5  # attempts of a fetch; each may fail because the run removes a file that is being read
 
 
 def local(address: str) -> pathlib.Path:
@@ -43,16 +43,16 @@ def checkpoint_step(path: str) -> int | None:
 
 
 def fetch(copy: store_copies.Copy, snapshot: Snapshot, is_ours: bool, every: bool = False) -> None:
-    """Brings a local folder up to a snapshot: its latest sound checkpoint, or every one, and all other files.
+    """Fetches the files of a snapshot into a local folder: the latest sound checkpoint, or every one, and other files.
 
     Args:
         copy: the folder, which this process has locked.
         snapshot: the snapshot.
-        is_ours: whether no other folder has trained since, so that what is newer here is kept.
-        every: whether every checkpoint is fetched.
+        is_ours: whether no other folder has trained since this one was copied, so that newer files here stay.
+        every: whether to fetch every checkpoint.
 
     Raises:
-        Altered: if no checkpoint of the store is sound, or another file is not.
+        Altered: if no checkpoint of the store is sound, or if another file is damaged.
         FileNotFoundError: if a newer snapshot has removed a file meanwhile.
         StoreError: if the store fails.
     """
@@ -104,7 +104,7 @@ def _remove(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[bool]:
-    """Yields whether no process trains in a folder, and keeps others out; commands that read wait for one another."""
+    """Locks a folder, and yields whether no process trains in it; commands that read it wait for one another."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".reading", "a") as readers, open(folder / ".lock", "a") as run:
         fcntl.flock(readers, fcntl.LOCK_EX)
@@ -128,11 +128,11 @@ class Reading:
         """Fetches the run, unless a process of this machine trains it in that folder.
 
         Args:
-            address: the address.
-            every: whether every checkpoint is fetched, not only the latest.
+            address: the address of the run.
+            every: whether to fetch every checkpoint, and not only the latest.
 
         Raises:
-            StoreError: if the store fails, or has no run there.
+            StoreError: if the store fails, or holds no run at this address.
         """
         self.address, self.folder = address, local(address)
         self._store = stores.connect(address)
@@ -152,9 +152,9 @@ class Reading:
         self._before = copy.marks()
 
     def send_changes(self) -> int:
-        """Sends the files written since, except checkpoints, and returns how many.
+        """Sends the files that were written since the run was fetched, except checkpoints, and returns their number.
 
-        It sends none where a run trains there, which sends them itself.
+        It sends none if a process trains the run in this folder, since that process sends them.
         """
         jax = sys.modules.get("jax")
         if jax and jax.process_index() > 0:
@@ -167,7 +167,7 @@ class Reading:
             ]
             if not is_alone or not changed:
                 return 0
-            # This folder's lock is held: what an earlier command sent from here and did not list is of a killed one.
+            # This folder is locked, so objects that were sent from here and never listed are those of a killed command.
             remove_unlisted(self._store, lambda writer: writer.startswith(beside(copy)))
             entries = copy.send(changed, f"{beside(copy)}{uuid.uuid4().hex}")
             commit(self._store, lambda before: with_files(before, entries))
@@ -186,7 +186,7 @@ def remove_unlisted(store: stores.Store, has_ended: Callable[[str], bool]) -> No
 
     Args:
         store: the store of the run.
-        has_ended: the word of a writer -> whether it has ended, and will list no more objects.
+        has_ended: a function from the name of a writer to whether it has ended, and will list no more objects.
     """
     sent = store.names("files")
     listed = {entry.object for entry in latest(store).files.values()}
@@ -195,6 +195,6 @@ def remove_unlisted(store: stores.Store, has_ended: Callable[[str], bool]) -> No
 
 
 def with_files(snapshot: Snapshot, entries: dict[str, Entry], gone=frozenset()) -> Snapshot:
-    """A snapshot with these files, and without the removed ones."""
+    """A snapshot with these files added, and without the files in `gone`."""
     remaining = {path: entry for path, entry in snapshot.files.items() if path not in gone}
     return snapshot._replace(files=remaining | entries)

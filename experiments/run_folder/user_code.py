@@ -1,6 +1,6 @@
 """The user's code that a run has used: its path, SHA-256 and commit, in WORKDIR/extensions.jsonl.
 
-A line is added where a start of the run finds other code than the line before says.
+A start of the run adds a line if the code differs from the last line.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> li
     """Records the code with which a run starts at a step, if it has changed.
 
     Returns:
-        A sentence for each change since the run's last start; none at its first.
+        A sentence for each change since the run's last start; [] at its first start.
 
     Raises:
         OSError: if the file cannot be written.
@@ -35,7 +35,7 @@ def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> li
 
 
 def not_loaded(folder: pathlib.Path) -> list[str]:
-    """The names of the extensions of the run's last start, as in --extend, that are not loaded now."""
+    """The extensions of the run's last start that are not loaded now, by their names in --extend."""
     lines = json_lines.rows(folder / FILE)
     return [
         extension["name"] for extension in (lines[-1]["extensions"] if lines else ()) if extension["name"] not in loaded
@@ -74,7 +74,7 @@ def _git(path: pathlib.Path, *words: str) -> str | None:
 
 
 def changes(before: Iterable[Mapping], now: Iterable[Mapping], step: int) -> list[str]:
-    """How the code of a run differs from its code at the start at a step, a sentence for each extension."""
+    """How the code of a run has changed since its start at a step: a sentence for each extension."""
     old = {extension["name"]: extension for extension in before}
     new = {extension["name"]: extension for extension in now}
     sentences = []

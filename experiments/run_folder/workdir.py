@@ -72,14 +72,14 @@ FILES = (
     *(".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".npy", ".json", ".csv", ".md", ".html"),
     *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".wav"),
 )
-"""Endings that no folder of a command has: who names one expects a file."""
+"""Endings of files, which `output_folder` refuses: whoever writes one expects a file, and not a folder."""
 
 
 def output_folder(folder: str | pathlib.Path) -> pathlib.Path:
-    """The folder that a command will write, which may be new: a mistake is refused before the work, which takes long.
+    """Checks the folder in --out before the work begins, which may take hours; it need not exist yet.
 
     Raises:
-        ConfigError: if it, or a folder that it lies in, is a file, or if it is new and has the name of a file.
+        ConfigError: if the path, or a part of it, is a file; or if it does not exist and has the ending of a file.
     """
     path = pathlib.Path(folder)
     if path.suffix.lower() in FILES and not path.exists():
@@ -94,13 +94,13 @@ def output_folder(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def is_other_run(folder: str | pathlib.Path, run: str | pathlib.Path | None) -> bool:
-    """Whether a folder holds checkpoints, and of another run than `run`."""
+    """Whether a folder holds the checkpoints of another run than the run in the folder `run`."""
     folder = pathlib.Path(folder)
     return bool(checkpoints.steps(folder)) and (run is None or folder.resolve() != pathlib.Path(run).resolve())
 
 
 def require_no_other_run(out: str | pathlib.Path, run: str | pathlib.Path | None = None) -> None:
-    """Refuses to write samples into the folder of a run that did not make them: they would count as its own.
+    """Refuses to write samples into the folder of a run that did not make them, since they would count as its own.
 
     Args:
         out: the folder to write to, which may be new.
@@ -112,17 +112,17 @@ def require_no_other_run(out: str | pathlib.Path, run: str | pathlib.Path | None
     if is_other_run(out, run):
         example = "pictures" if run is None else f"{run}/NAME"
         raise ConfigError(
-            f"--out={out} is the folder of another run, whose samples would be replaced, so that its report would "
-            f"describe these. Valid: a folder that is new or holds no run, e.g. {example}."
+            f"--out={out} is the folder of another run. Its samples would be replaced, and its report would describe "
+            f"these samples. Valid: a folder that is new or holds no run, e.g. {example}."
         )
 
 
 @contextlib.contextmanager
 def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
-    """Holds a folder, a run's or an arena's, for this process; the kernel releases it however the process ends.
+    """Locks a folder of a run or an arena for this process; the kernel releases it however the process ends.
 
     Args:
-        workdir: the folder, made where there is none.
+        workdir: the folder, made if missing.
         flag: the flag that named it, for messages.
 
     Raises:
@@ -167,7 +167,11 @@ def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]
 
 
 def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None:
-    """Proves that all processes of a run see one folder; each calls it, process 0 once it holds the folder.
+    """Proves that all processes of a run see one folder. Each process calls it; process 0 has locked the folder.
+
+    Args:
+        workdir: the folder.
+        seconds: how long a process may take to see a file of process 0.
 
     Raises:
         WorkdirError: on all processes, if one of them does not see within `seconds` what process 0 has written.
@@ -232,9 +236,9 @@ def _config_text(workdir: str | pathlib.Path) -> str:
 
 
 def example_shape(config: Mapping) -> Any:
-    """The shape of one example, a tuple or a pytree of tuples: the config's own, or the shape of its data.
+    """The shape of one example, a tuple or a pytree of tuples: config.data.shape if it is set, else the data's shape.
 
-    Nothing is prepared: no record of a dataset of TFDS or of a cache is opened.
+    No dataset is prepared for it, and no record of a TFDS dataset or of a cache is opened.
     """
     settings = config["data"]
     if settings["shape"] is not None:
@@ -243,23 +247,24 @@ def example_shape(config: Mapping) -> Any:
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
-    """The folder of the text-to-image model that examples.text has put together in a folder.
+    """The folder WORKDIR/model, the text-to-image model that `diffusion text_model` made of a run.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is none; it says how to make one.
     """
     folder = pathlib.Path(workdir) / "model"
     if not (folder / "model_index.json").is_file():
         here = f"--workdir={workdir}"
-        what = (
-            f"is made of a run that learns from captions by: {printed('text_model', here)}; one of "
-            "classes is sampled without --prompt"
-            if (folder.parent / "config.json").is_file()
-            else f"is put together at the end of: {printed('examples.text.demo', '--config=text/shapes', here)}"
-            if folder.parent.is_dir()
-            else "is no folder"
-        )
-        raise ConfigError(f"--workdir={workdir} holds no text-to-image model (model/model_index.json); it {what}.")
+        if (folder.parent / "config.json").is_file():
+            how = (
+                f"A run that learned from captions gets one by: {printed('text_model', here)}. A run that learned "
+                "from classes is sampled without --prompt."
+            )
+        elif folder.parent.is_dir():
+            how = f"One is made at the end of: {printed('examples.text.demo', '--config=text/shapes', here)}"
+        else:
+            how = "There is no such folder."
+        raise ConfigError(f"{here} holds no text-to-image model (model/model_index.json). {how}")
     return folder
 
 
@@ -270,12 +275,18 @@ def command(program: str) -> str:
 
 
 def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
-    """Writes config.json, or compares the config with the config of the run in the folder; returns whether there was
-    one.
+    """Writes config.json, after comparing the config with the config of the run that the folder may already hold.
+
+    Args:
+        workdir: the run folder, which this process has locked.
+        config: the config.
+
+    Returns:
+        Whether the folder held a config.json before.
 
     Raises:
-        ConfigError: if the folder, which is locked, holds another config's run.
-        WorkdirError: if it cannot be written, or holds checkpoints without a config.
+        ConfigError: if the folder holds a run whose config differs in a field that `MAY_CHANGE` does not list.
+        WorkdirError: if config.json cannot be written, or the folder holds checkpoints without one.
     """
     path = pathlib.Path(workdir) / "config.json"
     config = fields.absolute(ConfigDict(config))
@@ -306,10 +317,10 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
 
 @contextlib.contextmanager
 def restored_if_refused(workdir: str | pathlib.Path) -> Iterator[None]:
-    """Restores config.json, or removes a new one, if the run is refused before it has saved a step.
+    """Restores config.json, or removes a new one, if its block refuses the run before it has saved a step.
 
-    Other commands then read the config of the steps that the folder holds. A new run that was refused for one field may
-    use the folder with another value of it.
+    Other commands then still read the config of the steps in the folder. After a refusal, a new run may use the folder
+    with another value of the refused field.
     """
     path = pathlib.Path(workdir)
     file = path / "config.json"
@@ -331,7 +342,7 @@ def _may_change(field: str) -> bool:
 
 
 def require_there(workdir: pathlib.Path) -> None:
-    """Refuses to go on in a run folder that was removed; a save may have made an empty one of that name meanwhile.
+    """Refuses to go on in a run folder that was removed; a save may have created an empty one of that name since.
 
     Raises:
         WorkdirError: if config.json is gone.

@@ -112,7 +112,7 @@ def test_the_command(tmp_path, pip):
     assert done.returncode == 0 and "made is prepared already" in done.stdout and "train on it by" in done.stdout
     for words, message in (
         (["digits"], "is bundled"),
-        ([], "the name of one dataset"),
+        ([], "name one dataset by its name in TFDS"),
         (["a", "b"], "the name of one"),
     ):
         done = commands.run("-m", "diffusion", "prepare", *words, f"--data_dir={tmp_path / 'data'}")

@@ -94,6 +94,7 @@ def test_no_file_keeps_the_placeholder_and_every_file_is_named_in_the_readme_or_
         ("2nd", "'2nd' is not a valid name of a Python package"),
         ("class", "'class' is not a valid name of a Python package"),
         ("full", "is not empty"),
+        ("full/mine", "full/mine is a file"),
         *((name, f"{name!r} is the name of one of the project's own") for name in ("config", "sweep", "tests", "runs")),
         *(
             (name, f"{name!r} is the name of one of the project's own")
@@ -103,10 +104,10 @@ def test_no_file_keeps_the_placeholder_and_every_file_is_named_in_the_readme_or_
 )
 def test_a_folder_that_cannot_become_a_project_is_left_as_it_is(tmp_path, capsys, name, words):
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/mine.txt").write_text("mine")
+    (tmp_path / "full/mine").write_text("mine")
     assert init.main([str(tmp_path / name)]) == 2
     assert words in capsys.readouterr().err
-    assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
 
 
 def test_an_empty_folder_that_is_there_is_taken(tmp_path, monkeypatch):

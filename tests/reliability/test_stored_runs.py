@@ -105,7 +105,7 @@ def test_a_full_store_ends_the_run_in_words_and_the_same_command_copies_it(run, 
         f"Everything is in {run.folder()}; the same command on this machine continues from there and copies it"
         in result.err
     )
-    assert result.err.count("The run goes on; it is tried again.") == 1
+    assert result.err.count("The run goes on, and the copy is tried again.") == 1
     assert bits(run.folder()) == undisturbed and not snapshots.latest(run.objects()).files
     assert run.train().status == 0
     assert bits(run.stored(tmp_path / "copy")) == undisturbed

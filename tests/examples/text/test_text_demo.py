@@ -335,12 +335,12 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
 
 
 def test_a_folder_without_a_model_raises_an_error_of_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no text-to-image model .* is no folder"):
+    with pytest.raises(ConfigError, match=r"holds no text-to-image model .* There is no such folder\."):
         workdir.text_model(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"put together at the end of: python -m examples\.text\.demo"):
+    with pytest.raises(ConfigError, match=r"made at the end of: python -m examples\.text\.demo"):
         workdir.text_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ConfigError, match=r"diffusion text_model --workdir=.*; one of classes is"):
+    with pytest.raises(ConfigError, match=r"diffusion text_model --workdir=.*\. A run that learned from classes is"):
         workdir.text_model(tmp_path)
 
 
@@ -349,9 +349,7 @@ def test_a_folder_without_a_model_raises_an_error_of_one_sentence(tmp_path):
     "flags, message",
     [
         (["--workdir=nowhere", "--prompt=a"], "--workdir=nowhere holds no text-to-image model"),
-        pytest.param(
-            ["--prompt=a"], "name its folder by --model, or a run of examples.text by --workdir", marks=pytest.mark.slow
-        ),
+        pytest.param(["--prompt=a"], "by --model, or a run with such a model by --workdir", marks=pytest.mark.slow),
         pytest.param(["--workdir=a", "--model=x", "--prompt=a"], "Name only one of them", marks=pytest.mark.slow),
     ],
 )

@@ -114,7 +114,7 @@ def test_statistics_alone_give_the_distance_alone(files):
     assert result["figures"]["fd"]["reference"] is None
     for name in ("kd", "pr"):
         assert "which holds only statistics" in result["figures"][name]["why"]
-    assert any("does not say how it was made" in text for text in result["warnings"])
+    assert any("does not record how it was made" in text for text in result["warnings"])
 
 
 def test_the_images_of_a_reference_with_statistics_are_read_where_rows_are_needed_alone(files, monkeypatch):
@@ -203,7 +203,7 @@ def test_another_size_or_colour_than_the_references_is_said_where_features_hide_
     sides = [references.open_reference(f"{folder}/b.{kind}") for kind in ("npz", "safetensors")]
     for reference in sides:
         result = comparison.measure(samples, reference, space, ("fid",))
-        assert any(f"{list(size)}, and the images of the reference [2, 3, 3]" in text for text in result["warnings"])
+        assert any(f"{list(size)}, but the images of the reference [2, 3, 3]" in text for text in result["warnings"])
         assert result["reference"]["shape"] == [2, 3, 3]
         assert not comparison.measure(image_sets.from_array(a), reference, space, ("fid",))["warnings"]
 
@@ -262,16 +262,22 @@ def said(count=5, usual=0, real=5, space="pixels", same=False, shape=(8, 8, 3), 
         ({}, []),
         ({"count": 4}, ["4 samples are too few for 4 features"]),
         ({"usual": 5}, []),
-        ({"usual": 10}, ["published figures are of 10 samples; of 5 a Frechet distance is higher"]),
-        ({"usual": 10, "count": 20}, ["published figures are of 10 samples; of 20 a Frechet distance is lower"]),
+        (
+            {"usual": 10},
+            ["published figures are of 10 samples. With 5 samples the Frechet distance of the same model is higher."],
+        ),
+        (
+            {"usual": 10, "count": 20},
+            ["published figures are of 10 samples. With 20 samples the Frechet distance of the same model is lower."],
+        ),
         ({"usual": 10, "count": 4}, ["4 samples are too few for 4 features"]),
         ({"real": 4}, ["the 4 images of the reference are too few for 4 features"]),
         ({"real": None}, []),
-        ({"space": None}, ["b.npz does not say how it was made"]),
+        ({"space": None}, ["b.npz does not record how it was made"]),
         ({"same": True}, ["the samples are the reference itself"]),
         ({"same": True, "rows": [[1.0], [1]], "real_rows": [[1.0]]}, ["the samples are the reference itself"]),
         ({"shape": None}, []),
-        ({"shape": (8, 8, 1)}, ["the samples have the shape [8, 8, 3], and the images of the reference [8, 8, 1]: "]),
+        ({"shape": (8, 8, 1)}, ["the samples have the shape [8, 8, 3], but the images of the reference [8, 8, 1]. "]),
         ({"rows": [[1.0], [2], [1], [1]]}, ["2 of the 4 samples repeat an earlier one"]),
         ({"rows": [[1.0], [2]], "real_rows": [[3.0], [2]]}, ["1 of the 2 samples are copies of images of the ref"]),
     ],

@@ -38,6 +38,13 @@ def test_every_protocol_of_a_frechet_distance_is_there_and_its_files():
     assert not any(name in table for name in ("mind", "fdr-mae", "fvd"))
 
 
+def test_a_protocol_has_the_file_that_is_named_for_it_and_only_one():
+    both = "dgm-eval=first,cmmd=clip,edm2-dinov2=second"  # two protocols of one network
+    assert protocol_table.networks(both) == {"dgm-eval": "first", "edm2-dinov2": "second", "cmmd": "clip"}
+    with pytest.raises(ConfigError, match=r"cmmd is named twice\. Valid: one folder for each protocol"):
+        protocol_table.networks("cmmd=a,cmmd=b")
+
+
 def test_each_difference_is_explained_by_one_line():
     lines = [protocol_table.how(name) for name in (*protocols.PROTOCOLS, *encoder_protocols.PROTOCOLS)]
     assert all(line and "\n" not in line for line in lines)

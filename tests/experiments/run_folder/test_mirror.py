@@ -380,7 +380,7 @@ def test_a_full_store_is_said_once_and_filled_when_there_is_room(places, capsys)
     saves(40)(mirror.folder)
     mirror._copy_again()
     mirror._copy_again()
-    assert capsys.readouterr().err.count("No space left on device. The run goes on; it is tried again.") == 1
+    assert capsys.readouterr().err.count("No space left on device. The run goes on, and the copy is tried again.") == 1
     with pytest.raises(stores.StoreError, match=f"Everything is in {mirror.folder}; the same command on this machine"):
         mirror._end()
     assert stored_runs.steps(places.stored()) == [20]

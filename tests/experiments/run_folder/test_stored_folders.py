@@ -129,7 +129,7 @@ def test_nothing_there_and_a_disk_that_is_too_small_are_said_before_anything_is_
 @pytest.mark.parametrize("name", ["../../outside", "a/../../../outside", "a//b", "./a"])
 def test_an_object_whose_name_leads_out_is_refused(bucket, monkeypatch, name):
     monkeypatch.setattr(stores.Store, "versions", lambda self: {name: (3, "1")})
-    with pytest.raises(StoreError, match="which is no path of a file below a folder"):
+    with pytest.raises(StoreError, match="whose name is not the path of a file below a folder"):
         fetch()
     assert bucket.fetched() == [] and not (bucket.root / "outside").exists()
 
