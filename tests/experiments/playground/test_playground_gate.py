@@ -146,7 +146,7 @@ def test_numbers_are_checked_before_a_picture_is_decoded(tmp_path, monkeypatch):
 
 def test_a_picture_is_measured_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "read", lambda *_: pytest.fail("pixels were decoded"))
-    with pytest.raises(ValueError, match="has 5000 x 4000 pixels\. Valid: at most 16,777,216"):
+    with pytest.raises(ValueError, match=r"has 5000 x 4000 pixels\. Valid: at most 16,777,216"):
         page_request.received({"image": coded((5000, 4000))}, tmp_path, lambda request: None)
 
 
