@@ -30,11 +30,11 @@ from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation
 from diffusion.training.state import HEALTHY, TrainState
 
-NO_PROTOCOL = (  # fields of an evaluation in the loop that change no figure
+NO_PROTOCOL = (  # fields of an evaluation during training that change no figure
     *("evaluate.every", "evaluate.failed", "evaluate.overlap", "evaluate.loss", "loss.every"),
     *("sample.number", "sample.batch_size"),
 )
-STEPS_AHEAD = 2  # how many steps may be dispatched before their metrics have arrived
+STEPS_AHEAD = 2  # the steps that may be dispatched before the metrics of an earlier one have arrived
 
 
 class EvaluationStopped(RuntimeError):
@@ -45,8 +45,8 @@ class Bookkeeping:
     """Everything that a run does besides its update; every process of the run has one.
 
     Attributes:
-        display: the display for people, a context that the training enters.
-        stop: the request to stop, likewise a context.
+        display: the display for people, a context manager that the training enters.
+        stop: the request to stop, a context manager that the training enters.
     """
 
     def __init__(
@@ -62,9 +62,19 @@ class Bookkeeping:
         begun: float,
         stack: contextlib.ExitStack,
     ):
-        """Continues the records of the run's checkpoint at the step `start`, or begins new ones.
+        """Continues the records of the run's checkpoint, or begins new ones.
 
-        `begun` is the value of time.perf_counter() at the start of the run; `stack` closes what is opened here.
+        Args:
+            recipe: the recipe of the run.
+            folder: the run folder.
+            data: the examples of the run.
+            program: the program of the run.
+            mesh: the mesh of the run.
+            saver: the writer of checkpoints.
+            start: the point at which the run starts or resumes.
+            project: the project of Weights & Biases; "" for none.
+            begun: the value of time.perf_counter() at the start of the run.
+            stack: the stack that closes what is opened here.
         """
         config = recipe.config
         self._speaks = jax.process_index() == 0
@@ -94,7 +104,7 @@ class Bookkeeping:
             self.display.say(
                 "WARNING: config.evaluate or config.sample has changed since step "
                 f"{self._best['step']} had the least {self._best['figure']}, {self._best['value']:.4g}. Later figures "
-                "are not compared with it, and the next one becomes the least."
+                "do not compare with it, so that the next one counts as the least."
             )
             self._best = None
         self._metrics_file = folder / "metrics.jsonl"
@@ -102,7 +112,7 @@ class Bookkeeping:
         if self._speaks:
             json_lines.rewind(self._metrics_file, start.step)
             json_lines.rewind(self._timing_file, start.step)
-        # The evaluation of a step comes after its save.
+        # The run may have saved a step and stopped before its evaluation.
         rows = agreement.gather("evaluated", json.dumps(_evaluations(self._metrics_file, start.step)))
         figures, loss = json.loads(rows[0])
         self._evaluated = 0 if figures is None else start.step
@@ -119,7 +129,7 @@ class Bookkeeping:
     # ==== Before the first step ====
 
     def finished(self) -> bool:
-        """Whether the run has nothing left to do; if so, it prints what to do next."""
+        """Whether the run has nothing left to do; it then prints what the user may do next."""
         step = self._start.step
         if step < self._total or self.owes_evaluation(step):
             return False
@@ -157,7 +167,7 @@ class Bookkeeping:
             )
 
     def reads(self, batches: Any) -> None:
-        """Records the position of a stream for each checkpoint, and prints what the stream promises."""
+        """Prepares to store the position of a stream in each checkpoint, and prints how the stream can be resumed."""
         if not isinstance(batches, StreamBatches):
             return
         self._stream = batches
@@ -179,7 +189,9 @@ class Bookkeeping:
     def compiled_once(self, step: int, size: tuple[int, ...]) -> contextlib.AbstractContextManager[None]:
         """Surrounds a step, and warns if it is compiled more than once for a size of pictures.
 
-        `size` is (height, width) of the batch's pictures if the run has several sizes, else ().
+        Args:
+            step: the number of steps before it.
+            size: (height, width) of the batch's pictures if the run has several sizes; otherwise ().
         """
         kind = "a step"
         if size:
@@ -195,7 +207,7 @@ class Bookkeeping:
         """Starts to copy the metrics of a step to the host, and records the metrics that have arrived.
 
         Raises:
-            RunFailed: if the metrics of a step have arrived and were not finite.
+            RunFailed: if metrics have arrived that show a step with a loss or gradient that is not finite.
         """
         jax.tree.map(lambda leaf: leaf.copy_to_host_async(), metrics)
         self._pending.append((step, metrics))
@@ -239,7 +251,7 @@ class Bookkeeping:
         return step % self._config.checkpoint.every == 0 or step == self._total
 
     def save(self, step: int, train_state: TrainState) -> None:
-        """Starts a checkpoint, unless this step has one; the rows of metrics before it are on the disk first."""
+        """Starts to write a checkpoint, unless this step has one; first, all earlier rows of metrics are written."""
         if step == self._saved:
             return
         self._saved = step
@@ -255,19 +267,19 @@ class Bookkeeping:
         self.display.pause(time.perf_counter() - began)
 
     def _origin(self, step: int) -> dict[str, Any]:
-        """The inputs of a step beside the state and the config: number and order of the examples, frozen files."""
+        """The inputs of a step besides the state and the config: number and order of the examples, and frozen files."""
         origin = {"examples": step * self._config.train.batch_size, "order": self._start.order}
         files = {"encoder": self._start.encoder, "base": self._start.base}
         return origin | {name: file for name, file in files.items() if file is not None}
 
     def save_before_data_fails(self, step: int, train_state: TrainState) -> None:
-        """Saves a run whose next batch cannot be read, so that it continues here once the data are mended."""
+        """Saves a run whose next batch cannot be read, so that it continues here after the data are repaired."""
         if jax.process_count() == 1:
             self.save(step, train_state)
             self._saver.wait()
 
     def _keep_best(self, step: int, figures: dict[str, float | None]) -> None:
-        """Keeps the checkpoint of this step from being removed if its figure is the least so far."""
+        """Protects the checkpoint of this step from removal if its figure is the least so far."""
         figure = self._config.checkpoint.best
         value = figures.get(figure)
         if value is not None and (self._best is None or value < self._best["value"]):
@@ -342,7 +354,7 @@ class Bookkeeping:
         except hooks.EvaluationFailed as error:
             failed = str(error)
         except preemption.Interrupted:
-            self.display.say(f"step {step}  the evaluation is left, and made when the run goes on")
+            self.display.say(f"step {step}  the evaluation is left out for now, and made when the run goes on")
             return self.stop.received()
         self._evaluated = step
         if self._speaks:
@@ -383,7 +395,7 @@ class Bookkeeping:
         return 0
 
     def failed(self, step: int, frozen: TrainState) -> int:
-        """Keeps the state before a step that was not finite, prints its folder, and returns the exit status."""
+        """Stores the state before a step that was not finite, prints its folder, and returns the exit status."""
         self._saver.wait()
         self.display.say(failure.message(step, self._folder, self._config))
         description = self._origin(step)
@@ -391,7 +403,7 @@ class Bookkeeping:
             description["stream"] = dict(self._streams).get(step)
         folder = failure.keep(self._folder, frozen, description)
         self.display.say(
-            f"The state before that step is kept in {folder}. To repeat the step and see what is not finite:"
+            f"The state before that step is stored in {folder}. To repeat the step and see what is not finite:"
             f"\n  {way_on('reproduce', self._folder)}"
         )
         return 1
@@ -404,7 +416,7 @@ def _scaled(number: float) -> str:
 
 
 def _protocol(config: ConfigDict) -> str:
-    """A hash of the settings that decide the value of config.checkpoint.best, whenever it is measured."""
+    """A hash of the settings on which the value of the figure config.checkpoint.best depends."""
     parts = {"evaluate": config.evaluate, "sample": config.sample}
     if config.checkpoint.best == LOSS:
         parts = {"loss": {"split": config.evaluate.split, **config.evaluate.loss}}
@@ -417,19 +429,19 @@ def _due(step: int, every: int) -> bool:
 
 
 def lacks_evaluation(config: ConfigDict, folder: pathlib.Path, step: int) -> bool:
-    """Whether an evaluation was due at a step of a run but has no line in its metrics, as after a kill."""
+    """Whether an evaluation was due at a step of a run but has no line in its metrics, as after the run was killed."""
     figures, loss = _evaluations(folder / "metrics.jsonl", step)
     samples = _due(step, config.evaluate.every) and figures is None
     return samples or (_due(step, config.evaluate.loss.every) and loss is None)
 
 
 def _average_loss(row: dict | None) -> dict[str, float | None]:
-    """The figure of a held-out loss that decides which checkpoint is best."""
+    """The figure of a held-out loss by which checkpoints are compared; {} without one."""
     return {LOSS: row["average"]["loss"]} if row else {}
 
 
 def _evaluations(metrics: pathlib.Path, step: int) -> tuple[dict | None, dict | None]:
-    """(figures of the samples of a step, its held-out loss): None if not measured; figures are {} if that failed."""
+    """(figures of a step's samples, its held-out loss): None if not measured; figures {} if the evaluation failed."""
     figures = loss = None
     for row in json_lines.rows(metrics):
         if row.get("step") == step:

@@ -14,25 +14,25 @@ from diffusion.data.sources.streams import Stream
 from diffusion.recipe import ConfigError
 from diffusion.recipe.recipe import Recipe
 
-NULL = ""  # the caption whose facts have the form of all
+NULL = ""  # the caption whose facts define the valid form
 
 
 def with_metadata(recipe: Recipe, source: Any, texts: Callable[[], Sequence[str]]) -> Any:
-    """The source whose records have their captions' facts, or the source itself if the objective reads none.
+    """The source with the facts of each record's caption added; the source itself if the objective reads none.
 
     Args:
         recipe: the recipe of the run.
         source: the source of its records.
-        texts: a function that returns the caption of each record.
+        texts: a function that returns the captions of all records.
 
     Raises:
-        ConfigError: for a stream, records without captions, or facts of another form than the empty caption's.
+        ConfigError: for a stream, records without captions, or facts of another form than those of the empty caption.
     """
     if recipe.objective.beside.metadata is None:
         return source
     if isinstance(source, Stream):
         raise ConfigError(
-            f"config.objective: its reward reads captions, and {source.spec.name} is a stream. Valid: data that can be "
+            f"config.objective: its reward reads captions, but {source.spec.name} is a stream. Valid: data that can be "
             "indexed"
         )
     try:
@@ -43,7 +43,7 @@ def with_metadata(recipe: Recipe, source: Any, texts: Callable[[], Sequence[str]
 
 
 def table(recipe: Recipe, texts: Sequence[str]) -> captions.Table:
-    """The facts of captions, a row for each distinct one; errors as `with_metadata`."""
+    """The facts of captions, with a row for each distinct caption; errors as `with_metadata`."""
     form = form_of(facts_of(recipe, NULL))
 
     def read(few: list[str]) -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ def table(recipe: Recipe, texts: Sequence[str]) -> captions.Table:
         for text, row in zip(few, rows):
             if form_of(row) != form:
                 raise ConfigError(
-                    f"config.objective: the facts of the caption {text[:60]!r} are {form_of(row)}, and the facts of "
+                    f"config.objective: the facts of the caption {text[:60]!r} are {form_of(row)}, but the facts of "
                     f"the empty caption are {form}. Valid: one form for all captions"
                 )
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -65,7 +65,7 @@ def form_of(facts: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def facts_of(recipe: Recipe, text: str) -> dict[str, np.ndarray]:
-    """The facts of a caption that the objective's reward reads, {} if it reads none; numbers have 32 bits."""
+    """The facts of a caption that the objective's reward reads, in the types that JAX uses; {} if it reads none."""
     read = recipe.objective.beside.metadata
     narrow = lambda leaf: np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype))
     return {} if read is None else {name: narrow(leaf) for name, leaf in read(text).items()}

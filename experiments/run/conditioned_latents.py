@@ -1,4 +1,4 @@
-"""Latents from a cache, which stores only classes, combined with the conditions of their original records."""
+"""Latents from a cache, which stores only classes, combined with the conditions of the records that they came from."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from diffusion.data.sources.spec import Derived, ManyAtOnce, read_many
 
 @contextlib.contextmanager
 def every_record() -> Iterator[None]:
-    """A context in which the error of a damaged record does not advise to leave it out: a run that tunes needs it."""
+    """A context for a run that needs every record: the error for a damaged one does not advise to leave it out."""
     try:
         yield
     except sources.DamagedRecord as error:
@@ -20,14 +20,14 @@ def every_record() -> Iterator[None]:
 
 
 class Beside(Derived, ManyAtOnce):
-    """Latents with the condition of their pictures' records, such as a control or the words of a caption.
+    """Latents with the conditions of their pictures' records, such as a control or the words of a caption.
 
-    A source with `conditions(rows)` gives these without its pictures.
+    If the source has `conditions(rows)`, its pictures are not read.
     """
 
     def __init__(self, latents: latent_cache.Latents, source: sources.Source):
-        """Joins them, record by record."""
-        super().__init__(latents)  # whose fingerprint the latent cache takes from the pictures
+        """Joins latents and the source of their pictures, record by record."""
+        super().__init__(latents)  # the fingerprint of latents comes from their pictures
         self._source = source
         self.spec = latents.spec._replace(condition=source.spec.condition)
 

@@ -1,8 +1,7 @@
-"""Encodes the pictures of a run with frozen networks once: a cache of latents for each entry, WORKDIR/seen.
+"""Encodes the pictures of a run with frozen networks once, into a cache of latents for each entry, WORKDIR/seen.
 
-The networks are an image encoder, for the pictures that are learned, or the base's autoencoder, for controls beside
-them. For a cache, tokens [N, D] are latents of one row, and a vector [D] is a latent of one pixel, as in
-`data.feature_cache`.
+The networks are an image encoder, for the training pictures, and the autoencoder of the base, for controls. In a cache,
+tokens [N, D] are stored as latents of one row, and a vector [D] as a latent of one pixel, as in `data.feature_cache`.
 """
 
 import hashlib
@@ -19,19 +18,19 @@ from diffusion.io import npz
 from diffusion.training.runtime import progress
 
 FOLDER = "seen"
-EARLIER = ("controls.npz", "seen.npz")  # beside it, of runs of before: arrays of all records, and of what they are
-IDENTITY = "identity"  # bytes of JSON in such a file: of which pictures, by which network
-BATCH = 8
+EARLIER = ("controls.npz", "seen.npz")  # files beside it in runs of earlier versions: the entries of all records
+IDENTITY = "identity"  # an array in such a file, the bytes of JSON that identify its pictures and its network
+BATCH = 8  # pictures that are encoded at once
 
 
 class Sight(NamedTuple):
     """An entry of a record's condition that a frozen network computes from a picture of the record.
 
     Attributes:
-        see: pictures uint8 [H, W, C] -> float32 [number, *shape].
-        shape: the shape of the entry, of one to three axes.
-        column: the entry of the condition that is the picture; "" for the record's own.
-        facts: the facts that the entry depends on beside the pictures, as JSON.
+        see: a function from pictures, uint8 [H, W, C] each, to float32 [number, *shape].
+        shape: the shape of the entry, with one to three axes.
+        column: the entry of the condition that holds the picture; "" for the picture of the record itself.
+        facts: the facts that the entry depends on besides the pictures, as JSON values.
     """
 
     see: Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -47,10 +46,10 @@ class Sight(NamedTuple):
 
 
 class Pictures(OneForOne, ManyAtOnce):
-    """The pictures that a sight reads, as records."""
+    """The pictures that a `Sight` reads, as records."""
 
     def __init__(self, source: sources.Source, column: str):
-        """Shows one column of the records of a source, or their own pictures."""
+        """Takes one column of a source's records; their own pictures if `column` is ""."""
         super().__init__(source)
         self._column, spec = column, source.spec
         shape = spec.condition[column].shape if column else spec.shape
@@ -63,10 +62,10 @@ class Pictures(OneForOne, ManyAtOnce):
 
 
 class Rows:
-    """Entries that have been computed before, as the bytes of pictures, so that a cache can be written from them."""
+    """Entries that an earlier version computed, disguised as pictures, so that a cache can be written from them."""
 
     def __init__(self, rows: np.ndarray, sight: Sight, spec: sources.DataSpec):
-        """Shows entries float32 [number, *shape] of the records of a spec."""
+        """Takes the entries float32 [number, *shape] of the records that a spec describes."""
         self._rows = np.ascontiguousarray(rows, np.float32).reshape(-1, *sight.latent).view(np.uint8)
         self.spec = spec._replace(shape=self._rows.shape[1:])
 
@@ -79,12 +78,12 @@ class Rows:
 
     @staticmethod
     def see(images: Sequence[np.ndarray]) -> np.ndarray:
-        """The entries in records of `Rows`."""
+        """The entries, back from the records of `Rows`."""
         return np.stack(images).view(np.float32)
 
 
 def _earlier(sight: Sight, source: sources.Source, folder: pathlib.Path) -> np.ndarray | None:
-    """The entries that an earlier version wrote beside the folder of the caches; None if it wrote no such entries."""
+    """The entries that an earlier version wrote beside the folder of the caches; None if there are none."""
     wanted = json.loads(json.dumps({"pictures": source.fingerprint(), **sight.facts}, default=str))
     for path in (folder.parent.parent / name for name in EARLIER):
         if not path.is_file() or not {folder.name, IDENTITY} <= npz.names(path):
@@ -97,16 +96,16 @@ def _earlier(sight: Sight, source: sources.Source, folder: pathlib.Path) -> np.n
 
 
 def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: int = 2) -> None:
-    """Writes the entries of all records that the cache lacks.
+    """Computes the entries that the cache lacks, and writes them.
 
     Args:
         sight: the entry.
         source: the records.
-        folder: the folder of the cache, which has the entry's name.
-        threads: number of threads that read pictures in advance.
+        folder: the folder of the cache, whose name is the name of the entry.
+        threads: the number of threads that read pictures in advance.
 
     Raises:
-        CacheError: if the folder holds entries of other pictures, or of another network.
+        CacheError: if the folder holds entries of other pictures or another network.
         DamagedRecord: if a picture cannot be read.
     """
     from diffusion.data import latent_writer  # imported here: array_record takes a while
@@ -146,10 +145,10 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
 
 
 class Seen(Derived, ManyAtOnce):
-    """Records whose condition has the entry that a network computed from their pictures."""
+    """Records with an entry that a network computed from their pictures added to the condition."""
 
     def __init__(self, source: sources.Source, name: str, sight: Sight, folder: pathlib.Path):
-        """Adds the entry of that name to the records of a source, from the cache that `write` wrote."""
+        """Adds the entry `name` to the records of a source, from the cache that `write` wrote."""
         super().__init__(source)
         self._name, self._shape = name, sight.shape
         self._entries, _ = latent_cache.open_cache(folder)

@@ -1,4 +1,4 @@
-"""The training examples of a run: pictures of a dataset, of one or several sizes, or latents from a cache."""
+"""The training examples of a run: records of a dataset, such as pictures of one or several sizes, or cached latents."""
 
 import contextlib
 import dataclasses
@@ -29,8 +29,8 @@ from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
 from diffusion.training.runtime import agreement
 
-CHECKED = 256  # number of records that are checked to lie on the manifold
-NAMED = 10  # largest number of classes that the start of a run prints
+CHECKED = 256  # the number of records that are checked to lie on the manifold
+NAMED = 10  # the most names of classes that the start of a run prints
 
 
 class Examples(NamedTuple):
@@ -42,10 +42,10 @@ class Examples(NamedTuple):
         augment: the augmentations of each example, in order.
         sizes: (height, width) of each bucket; () if all pictures have one size.
         bucket: the bucket of each picture, int [N], in 0..len(sizes) - 1.
-        where: the folder that holds them.
-        stored: the examples that batches are read from, where `complete` adds to them.
-        complete: the batch of the run for a batch of `stored`; None where the batches are read as they are.
-        beside: text for the start of a run that says what the batches have beside the examples; "" for nothing.
+        where: the folder that holds the records.
+        stored: the examples from which batches are read before `complete` changes them; None without `complete`.
+        complete: a function from a batch of `stored` to a batch of the run; None if batches are used as they are read.
+        beside: what the batches hold besides the examples, as text for the start of a run; "" for nothing.
     """
 
     source: sources.Source | Stream
@@ -73,7 +73,7 @@ class Examples(NamedTuple):
             kind = "latents with features of an encoder"
         sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
         numbers = tuple(map(str, range(classes)))
-        names = () if self.spec.classes == numbers else self.spec.classes  # names that are numbers add nothing
+        names = () if self.spec.classes == numbers else self.spec.classes  # numbers as names say nothing more
         listed = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
         classes_text = f" of {classes} class{'es' if classes > 1 else ''}{listed}" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
@@ -84,7 +84,7 @@ class Examples(NamedTuple):
         return f"{named} ({self.spec.split}): {what}, in {self.where}{self.beside}"
 
     def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the source, and how opacity is resized; earlier versions resized it beside the colours."""
+        """The fingerprint of the source, and how opacity is resized, which earlier versions did in another way."""
         opacity = {"opacity": "multiplied"} if self.sizes and self.spec.pictures and self.spec.shape[-1] == 4 else {}
         return self.source.fingerprint() | opacity
 
@@ -99,16 +99,16 @@ class Examples(NamedTuple):
     ) -> pipeline.Batches:
         """The batches of a run, in the form of `pipeline.batches`.
 
+        With buckets, the images [b, h, w, C] of a batch have the size of its bucket. The entry "size" is left out,
+        since no network that a config can name receives it.
+
         Args:
             config: the config of the run.
-            start: global index of the first example, a multiple of the batch size.
-            positions: the rows [b] of every global batch that this process reads.
-            threads: number of threads that read.
-            state: the state of a stream, from the run's checkpoint.
-            order: version of the order of records, see `pipeline.records_at`.
-
-        With buckets, the images [b, h, w, C] of a batch have the size of its bucket. The entry "size" is left out: no
-        network that a config names receives it.
+            start: the global index of the first example, a multiple of the batch size.
+            positions: the rows of every global batch that this process reads, int [b].
+            threads: the number of threads that read.
+            state: the state of a stream, from the run's checkpoint; None at the beginning.
+            order: the version of the order of records, see `pipeline.records_at`.
         """
         if self.stored is not None and self.complete is not None:
             return _completed(self.complete, self.stored.batches(config, start, positions, threads, state, order))
@@ -132,7 +132,7 @@ class Examples(NamedTuple):
 def _completed(
     complete: Callable[[pipeline.Batch], pipeline.Batch], batches: pipeline.Batches
 ) -> Generator[pipeline.Batch, None, None]:
-    """Batches with the entries that are added to each."""
+    """Applies `complete` to each batch, and closes the batches at the end."""
     with contextlib.closing(batches):
         yield from map(complete, batches)
 
@@ -145,7 +145,8 @@ def open_examples(recipe: Recipe) -> Examples:
     """Opens the recipe's records, or the data that its config names.
 
     Raises:
-        ConfigError: if the data are missing, or a cache of other pictures or of another autoencoder than the config's.
+        ConfigError: if the data are missing, or if a cache holds latents of other pictures or another autoencoder.
+        DamagedRecord: if a record that is read at once is damaged.
     """
     config = recipe.config
     settings = config["data"]
@@ -158,7 +159,7 @@ def open_examples(recipe: Recipe) -> Examples:
         if not folder:
             return _source_examples(recipe, _by_processes(config, data.source(config, settings["split"])))
         if settings["processes"]:
-            raise _no_processes(settings, "latents are read as they lie")
+            raise _no_processes(settings, "latents need no decoding")
         cache, spec = latent_cache.open_cache(folder)
         required = settings["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(required).record if required else None
@@ -197,9 +198,9 @@ def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples,
     """Opens held-out records, in the form and with the augmentations of the records that a recipe trains on.
 
     Args:
-        recipe: the recipe of the run; one that brings its own records has `held_out` records too.
-        seed: the seed of their order and of the augmentations.
-        batch_size: number of examples of a batch.
+        recipe: the recipe of the run; one with its own records has `held_out` records too.
+        seed: the seed of the order and of the augmentations.
+        batch_size: the number of examples of a batch.
 
     Returns:
         The examples, and the config that `Examples.batches` takes for them.
@@ -230,7 +231,7 @@ def _by_processes(config: ConfigDict, source: sources.Source | Stream) -> source
 
 
 def _no_processes(settings: Mapping, why: str) -> ConfigError:
-    """The error for worker processes that cannot read the data."""
+    """The error for worker processes, which do not read such data."""
     return ConfigError(f"config.data.processes = {settings['processes']}, but {why}. Valid: 0")
 
 
@@ -263,11 +264,11 @@ def _source_examples(recipe: Recipe, source: sources.Source | Stream) -> Example
 def check_points(reads: Moves, source: sources.Source | Stream) -> None:
     """Refuses data or draws of the prior that lie off the manifold, such as angles in degrees.
 
-    A compiled program could not refuse them.
+    They are checked here because a compiled program cannot raise an error.
 
     Args:
         reads: the kind of motion that the objective reads.
-        source: the source; its first records and a sample of the others are read.
+        source: the source; some of its records are read, of a stream the first ones.
 
     Raises:
         ConfigError: for a point off the manifold; the message names the farthest one.
@@ -287,17 +288,17 @@ def check_points(reads: Moves, source: sources.Source | Stream) -> None:
 
 
 def _requiring(wrong: Callable[[np.ndarray], str]) -> Augmentation:
-    """The augmentation that changes nothing, and refuses wrong examples, e.g. -1 or zeros where a value is missing.
+    """An augmentation that changes nothing, but refuses wrong examples, e.g. -1 or zeros in place of a missing value.
 
-    Before a run only some records are checked, and others may be wrong; a compiled program could not refuse them.
+    Only some records are checked before a run, and a compiled program cannot raise an error.
 
     Args:
-        wrong: examples `[b, ...]` -> what is wrong with them, in words; "" if nothing is.
+        wrong: a function from examples `[b, ...]` to what is wrong with them, in words; "" for valid examples.
     """
 
     def checked_batch(rngs: Iterable[np.random.Generator], x: np.ndarray) -> np.ndarray:
         if words := wrong(x):
-            raise sources.DamagedRecord(f"an example of the training has {words}. Mend or remove it.")
+            raise sources.DamagedRecord(f"an example of the training has {words}. Correct or remove it.")
         return x
 
     def checked(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
@@ -320,17 +321,17 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
     """Refuses a stream if the run needs random access to records.
 
     Raises:
-        ConfigError: naming what is valid.
+        ConfigError: names what the run needs.
     """
     inputs = facts.text_inputs(recipe.network)
     needs = {
-        "what a text encoder made of the captions, which config.data.text.dir keeps by the numbers of records": (
+        "the outputs of a text encoder, which config.data.text.dir stores by the numbers of records": (
             inputs is not None and inputs.form == "embeddings"
         ),
-        "the sizes of all pictures, config.data.buckets": recipe.config["data"]["buckets"]["area"],
-        "pairs of noise and sample, which are kept by the numbers of records": recipe.companions.teacher
+        "the sizes of all pictures (config.data.buckets)": recipe.config["data"]["buckets"]["area"],
+        "pairs of noise and sample, which are stored by the numbers of records": recipe.companions.teacher
         and recipe.companions.teacher.pairs,
-        "a stream that is the same on all of its processes, and this can be read once or is never the same": (
+        "the same records on all of its processes, which this stream does not repeat": (
             stream.resume == "anew" and jax.process_count() > 1
         ),
     }
@@ -340,7 +341,7 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
 
 
 def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
-    """Refuses examples that the run has not been trained on; every process of the run calls it.
+    """Refuses other examples than the run has been trained on; every process of the run calls it.
 
     Args:
         config: the config of the run.
@@ -362,8 +363,8 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
         return
     read = {"viewed": True, None: False}
     back = (
-        f"Read the pictures as the run does by --config.data.viewed={read[before.get('pixels')]} (in Python by viewed "
-        "of the source)"
+        f"Read the pictures as before by --config.data.viewed={read[before.get('pixels')]} (in Python by the source's "
+        "argument viewed)"
         if before.get("pixels") != now.get("pixels")
         else "Put the old examples back"
     )
@@ -402,7 +403,7 @@ def _with_texts(
         recipe: the recipe of the run.
         source: the source of the examples.
         name: the name of the data.
-        captioned: a function that opens the source of the captions, for a network that receives their tokens; None:
+        captioned: a function that opens the source of the captions, for a network that receives their tokens; None if
             the source of the examples has them.
     """
     inputs = facts.text_inputs(recipe.network)
@@ -414,7 +415,7 @@ def _with_texts(
         return captions.tokenized_stream(source, folder, inputs.entries)
     if inputs.form == "embeddings":
         captions.require(folder, name, settings["split"], len(source))
-        if captioned is None and not source.spec.version:  # a dataset of a version has the captions of that version
+        if captioned is None and not source.spec.version:  # the version of a dataset determines its captions
             captions.require_same_texts(folder, source)
         if captioned is not None:
             captions.require_order_of_latents(folder, settings["latents"]["dir"])

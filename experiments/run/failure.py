@@ -14,7 +14,7 @@ from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 
 
 class RunFailed(Exception):
-    """The loss or the gradient of a step was not finite; the state is frozen as it was before that step."""
+    """The loss or the gradient of a step was not finite; the state stays as it was before that step."""
 
     def __init__(self, step: int):
         super().__init__(step)
@@ -26,39 +26,40 @@ def message(step: int, workdir: pathlib.Path, config: Mapping) -> str:
     good = checkpoints.latest(workdir)
     checkpoint_sentence = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
     python = built_in_python(config)
-    clip = None if python else config["optimizer"].get("clip")  # the largest norm of a gradient that passes
+    clip = None if python else config["optimizer"].get("clip")  # the norm to which gradients are clipped already
     if step == 0:
         advice = "No step has changed the weights yet: look at the data, the network and the objective."
     elif python:
         advice = "Try a smaller learning rate or clipped gradients in a new folder."
     else:
-        less = "--config.optimizer.learning_rate" + ("" if clip else " or --config.optimizer.clip=1.0")
-        source = f"--config.init_from.path={checkpoints.folder(workdir) / str(good)}"
-        advice = f"Try a smaller {less} with a new --workdir{'' if good is None else f' {shlex.quote(source)}'}."
+        clipped = "" if clip else ", or --config.optimizer.clip=1.0,"
+        source = shlex.quote(f"--config.init_from.path={checkpoints.folder(workdir) / str(good)}")
+        begin = "" if good is None else f" and from that checkpoint, by {source}"
+        advice = f"Try a smaller --config.optimizer.learning_rate{clipped} in a new --workdir{begin}."
     return (
-        f"error: the loss or the gradient was not finite in step {step} (counted from 0). The state was frozen before "
-        f"that step. {checkpoint_sentence}\nThe same {'call' if python else 'command'} fails the same way. {advice}"
+        f"error: the loss or the gradient was not finite in step {step} (counted from 0), which has not changed the "
+        f"state. {checkpoint_sentence}\nThe same {'call' if python else 'command'} fails in the same way. {advice}"
     )
 
 
 def folder(workdir: str | pathlib.Path) -> pathlib.Path:
-    """WORKDIR/failed, which has the form of a run folder."""
+    """WORKDIR/failed, a folder in the form of a run folder."""
     return pathlib.Path(workdir) / "failed"
 
 
 def keep(workdir: str | pathlib.Path, frozen: state.TrainState, description: dict) -> pathlib.Path:
-    """Saves the state before a failed step beside the checkpoints; it replaces the state of an earlier failure.
+    """Saves the state before a failed step in WORKDIR/failed, and removes the state of an earlier failure.
 
     Args:
         workdir: the run folder.
-        frozen: the state before the step, which the failed step has not changed.
-        description: see `Checkpoints.save`; "examples" is the number of examples before the step.
+        frozen: the state before the failed step.
+        description: the description of the state, as in `Checkpoints.save`; "examples" counts those before the step.
 
     Returns:
-        Where it lies, WORKDIR/failed/checkpoints/<step>.
+        The folder of the state, WORKDIR/failed/checkpoints/<step>.
 
     Raises:
-        CheckpointError: if it cannot be written.
+        CheckpointError: if the state cannot be written.
     """
     failed = folder(workdir)
     if jax.process_index() == 0:

@@ -1,9 +1,9 @@
 """The loss on held-out records during training, with the same records, times and noise for every checkpoint.
 
-The objective draws the time and the noise of an example from the example's key, and these keys depend on the example's
-number alone: neither on the run's seed nor on its checkpoint, mesh or batch size. So two measurements differ in the
-weights alone. An objective that changes in the course of a training is measured as it stands at the last step, and an
-adaptive density as it begins.
+The objective draws the time and the noise of an example from the example's key. These keys depend only on the number of
+the example, and not on the run's seed, checkpoint, mesh or batch size. So two measurements differ only in the weights.
+An objective that changes during training is measured in the form of the last step, and an adaptive density of times in
+its initial form.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from diffusion.training.state import TrainState
 from diffusion.training.step import BINS, example_keys, prepare
 
 SEED = 0  # seed of the order of records, their augmentation, times and noises
-ROWS = 64  # draws that are computed at once, where the objective compares no more examples with each other
+ROWS = 64  # draws that are computed at once, or a multiple if the objective compares more examples with each other
 WEIGHTS = ("trained", "average")
 
 
@@ -38,8 +38,8 @@ class HeldOutLoss(NamedTuple):
     """The measurement of a run.
 
     Attributes:
-        measure: (TrainState) -> what stands in metrics.jsonl under "held_out_loss"; all processes call it.
-        records: {"split", "count", "trained_on"} of the records; the last is None where it is not known.
+        measure: (TrainState) -> the entry "held_out_loss" of metrics.jsonl; all processes call it.
+        records: {"split", "count", "trained_on"} of the records; "trained_on" is None if it is not known.
     """
 
     measure: Callable[[TrainState], dict[str, Any]]
@@ -54,7 +54,7 @@ class HeldOutLoss(NamedTuple):
 
 
 def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source | Stream) -> HeldOutLoss:
-    """Reads the held-out records that `config.evaluate.loss` counts, once, and prepares the measurement.
+    """Reads config.evaluate.loss.number held-out examples, and prepares the measurement.
 
     Args:
         recipe: the run's recipe, on its data.
@@ -63,8 +63,8 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
         source: the records that the run trains on.
 
     Raises:
-        ConfigError: if the records are not there, cannot be read twice, or were trained on.
-        DamagedRecord: if one is damaged, where config.data.damaged = "stop".
+        ConfigError: if the records do not exist, cannot be read twice, or were trained on.
+        DamagedRecord: if a record is damaged and config.data.damaged = "stop".
     """
     number = recipe.config.evaluate.loss.number
     rows = math.lcm(ROWS, recipe.objective.examples.block or 1)
@@ -75,7 +75,7 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
         except ValueError as error:
             raise ConfigError(f"config.evaluate.loss: {error}") from error
     trained_on = _require_held_out(recipe, config, source, data.source)
-    wide = math.lcm(rows, sharding.batch_shards(mesh))  # each device has as many rows; those beyond the first repeat
+    wide = math.lcm(rows, sharding.batch_shards(mesh))  # a multiple for every device; further rows repeat the first
     mine = sharding.positions(wide, mesh) % rows
     reader = data.batches(config, 0, mine, config.data.threads)
     batches = [_inputs(batch, program) for batch in itertools.islice(reader, math.ceil(number / rows))]
@@ -117,7 +117,7 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
 def _require_held_out(
     recipe: Recipe, config: ConfigDict, train: sources.Source | Stream, other: sources.Source | Stream
 ) -> held_out.TrainedOn | None:
-    """How many of the records were trained on; latents are recognised by their pictures, if these still exist."""
+    """The number of records that were trained on; latents are recognized by their pictures, if these still exist."""
     if config.data.latents.dir:
         try:
             train, other = records.open_recipe(recipe), records.source(config, config.data.split)
@@ -140,17 +140,17 @@ def _records(data: examples.Examples, number: int) -> np.ndarray:
 
 
 def summary(losses: np.ndarray, t: np.ndarray, records: np.ndarray) -> dict[str, Any]:
-    """The mean of the losses, with its error, and by t.
+    """The mean of the losses with its standard error, and the means by t.
 
     Args:
-        losses: the loss of each draw, float [N].
-        t: its time, float [N], in [0, 1].
-        records: the record that it is of, int [N]; draws of one record are not independent.
+        losses: the losses of the draws, float [N].
+        t: the times of the draws in [0, 1], float [N].
+        records: the records of the draws, int [N]; draws of one record are not independent.
 
     Returns:
         {"loss": the mean, "standard_error": the standard error of a mean over independent records, "by_t": the means
-        in ten equal bins of t in [0, 1], None in a bin without draws, "count_by_t"}; eight digits. Numbers that are
-        not finite are None.
+        in ten equal bins of t in [0, 1], None in a bin without draws, "count_by_t": the draws in each bin}. Numbers
+        have eight digits; those that are not finite are None.
     """
     losses = losses.astype(np.float64)
     mean = losses.mean()
@@ -172,7 +172,7 @@ def _digits(value: float) -> float | None:
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a measurement by name, as a tracker takes them: "held_out_loss/average", ".../0.1-0.2" ..."""
+    """The numbers of a measurement by the names that a tracker uses: "held_out_loss/average", ".../0.1-0.2" ..."""
     named: dict[str, float] = {}
     for weights in WEIGHTS:
         path = f"held_out_loss/{weights}"

@@ -19,14 +19,14 @@ from diffusion.recipe.recipe import Recipe
 from diffusion.training.runtime import agreement
 from diffusion.training.runtime.preemption import StopRequest
 
-PATIENCE = 60.0  # seconds that a process whose samples failed waits for the others, which may wait for it
-FOLLOWED = 5  # samples, of different classes, whose way from noise to image is shown
+PATIENCE = 60.0  # seconds that a process whose samples failed waits for the others, which may be waiting for it
+FOLLOWED = 5  # the most samples, of different classes, whose trajectories from noise to image are shown
 Evaluation = Callable[[Any, int, StopRequest], dict[str, float | None]]  # (params, step, stop) -> {figure: number}
 T = TypeVar("T")
 
 
 class EvaluationFailed(RuntimeError):
-    """An evaluation ended in an error, on all processes of the run; the state is as it was."""
+    """An evaluation ended in an error, on all processes of the run; the state of the run has not changed."""
 
 
 class Samples(NamedTuple):
@@ -34,8 +34,8 @@ class Samples(NamedTuple):
 
     Attributes:
         images: the samples [N, ...].
-        trajectory: result of `Generator.trajectory`; None where the samples are no pictures, or their steps not shown.
-        times: the times [steps + 1] of the plan.
+        trajectory: the result of `Generator.trajectory`; None for samples without one.
+        times: the times of the plan, [steps + 1].
     """
 
     images: np.ndarray
@@ -44,7 +44,7 @@ class Samples(NamedTuple):
 
 
 def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
-    """The pictures that the evaluation of a step has left: "samples", and "trajectory", the steps of some of them."""
+    """The pictures that the evaluation of a step has written: "samples", and "trajectory" of some of them."""
     return {name: path for name, path in _files(folder, step).items() if path.exists()}
 
 
@@ -54,17 +54,22 @@ def _files(folder, step):
 
 
 def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
-    """The evaluation every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
+    """The evaluation during training: a function (params, step, stop) -> {figure: number}; it also writes `previews`.
 
-    All processes call it. They generate the samples together on the mesh, from the parameters there. Then process 0
-    compares the samples with real images, and all processes receive its figures.
+    All processes call the function. They generate the samples together on the mesh. Then process 0 compares the samples
+    with real images, and all processes receive its figures. Soon after a request to stop, the function raises
+    `preemption.Interrupted`: between two batches of samples, or anywhere in the comparison on process 0. For any error
+    except a mistake in the config it raises `EvaluationFailed`.
 
-    It raises `preemption.Interrupted` soon after a request to stop, between two batches of samples or anywhere in the
-    comparison on process 0, and `EvaluationFailed` for any error except a mistake in the config.
+    Samples are compared with the validation split of the dataset, so that choices during training do not depend on the
+    test split. If there is no held-out validation split, they are compared with config.evaluate.split. A recipe with
+    its own records has its own held-out records. Of a stream, the first `real_images.STREAMED` records of a pass are
+    used.
 
-    Samples are compared with the dataset's validation split, so that choices during training do not depend on the test
-    split; without a validation split, config.evaluate.split is used. A recipe with Python's data has its own held-out
-    records. A stream is represented by the first records of a pass, at most `real_images.STREAMED`.
+    Args:
+        recipe: the recipe of the run.
+        folder: the run folder.
+        mesh: the mesh of the run.
     """
     config = recipe.config
     splits = None
@@ -119,14 +124,14 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str]:
-    """(result of the work, ""), or (None, what failed and where)."""
+    """(the result of the work, ""); (None, the error and its place) if it failed."""
     try:
         return work(), ""
-    except held_out.Overlap as error:  # seen by their content alone, when they were read
+    except held_out.Overlap as error:  # found only now, by the contents of the records
         return None, str(error)
     except ConfigError:
         raise
-    except Exception as error:  # a metric, a disk or a device: whatever it is, the training needs none of it
+    except Exception as error:  # of a metric, a disk or a device; the training can go on without it
         line = (str(error).strip().splitlines() or [""])[0]
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return None, f"{type(error).__name__}: {line} ({pathlib.Path(frame.filename).name}, line {frame.lineno})"

@@ -18,20 +18,20 @@ from diffusion.training import coding
 
 
 class Network(NamedTuple):
-    """The inputs of the train step."""
+    """The functions of a network."""
 
     init: Callable[..., Any]  # (key, x [1, ...], clock, condition) -> parameters
-    apply: Callable[..., Any]  # (parameters, x, clock, condition) -> output, as its objective expects it
-    weights: Callable[[Any], Any]  # parameters -> those of the module, as `interchange.save` takes them
+    apply: Callable[..., Any]  # (parameters, x, clock, condition) -> output, in the form that its objective expects
+    weights: Callable[[Any], Any]  # parameters -> the parameters of the module, in the form for `interchange.save`
 
 
 def network_of(module: nn.Module) -> Network:
-    """The network of a module: a backbone is called directly, and the other kinds as their objectives call them."""
+    """The network of a module; a backbone is called directly, and other kinds in the way of their objectives."""
     return KINDS[facts.kind(module)](module)
 
 
 def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int:
-    """Operations of a module for one example, forward; 0 for a module that its objective calls in another way.
+    """The operations of a module's forward pass for one example; 0 for a module that is not a backbone.
 
     Args:
         module: the module of the network.
@@ -40,9 +40,9 @@ def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int
     """
     if facts.kind(module) != "backbone":
         return 0
-    named = getattr(module, "attention", "matmul")  # a network of the user's may have another field of that name
+    named = getattr(module, "attention", "matmul")  # a user's network may have another field of that name
     if named in ("auto", *attention.IMPLEMENTATIONS) and named != "matmul":
-        module = facts.changed(module, attention="matmul")  # the count does not see into a fused kernel
+        module = facts.changed(module, attention="matmul")  # operations within a fused kernel are not counted
     return counted_flops(module.apply, params, *jax.eval_shape(lambda: inputs(module, shape, null)))
 
 
@@ -52,7 +52,7 @@ def _backbone(module: nn.Module) -> Network:
 
 
 def _autoencoder(module: AutoencoderKL) -> Network:
-    """An autoencoder, which trains with the log-variance of its pixels beside its parameters."""
+    """An autoencoder; the log-variance of its pixels trains beside its parameters."""
 
     def init(key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         return coding.parameters(module.init(key, x)["params"])
@@ -61,7 +61,7 @@ def _autoencoder(module: AutoencoderKL) -> Network:
 
 
 def _decoder(module: RAEDecoder) -> Network:
-    """The decoder of a representation autoencoder, which receives an encoder's features."""
+    """The decoder of a representation autoencoder, which receives the features of an encoder."""
 
     def init(key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         grid = tuple(side // module.patch for side in x.shape[1:3])
@@ -71,7 +71,7 @@ def _decoder(module: RAEDecoder) -> Network:
 
 
 def _towers(module: CLIP) -> Network:
-    """Two encoders, of pictures and of texts; the condition is the text's tokens."""
+    """Two encoders, of pictures and of texts; the condition is the tokens of the text."""
 
     def init(key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         return module.init(key, condition["ids"], x, condition["mask"])

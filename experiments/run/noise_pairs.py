@@ -3,9 +3,9 @@
     WORKDIR/pairs/teacher.json    the teacher's checkpoint, by its step and a hash of its weights
     WORKDIR/pairs/00000512.npy    float32 [n, 2, H, W, C], sample and noise of pairs 512 .. 512 + n - 1
 
-Pair i has the condition of example i of the data, a label or a caption, the examples over and over. Its noise depends
-on the run's seed and on i alone, so that an interrupted run goes on at the first file that is missing. The times of the
-teacher's steps are shifted by `config.sample.shift`, as for its own samples.
+Pair i has the condition of example i of the data, a label or a caption; the examples are used again from the beginning
+if there are more pairs. The noise of a pair depends only on the run's seed and on i, so that an interrupted run
+continues with the files that are missing. The times of the teacher's steps are shifted by `config.sample.shift`.
 """
 
 import functools
@@ -40,7 +40,7 @@ FILE = 512  # pairs in a file
 
 
 class Pairs(Derived, ManyAtOnce):
-    """The data's records, over and over, each with its pair `[2, H, W, C]` in place of its example."""
+    """The records of the data, repeated as often as needed, with pairs `[2, H, W, C]` in place of the examples."""
 
     def __init__(self, source: sources.Source, spec: sources.DataSpec, parts: Sequence[np.ndarray]):
         super().__init__(source)
@@ -68,8 +68,8 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Me
         The examples, with samples as "x" in each batch, and their initial noise as "noise".
 
     Raises:
-        ConfigError: if another teacher made the first pairs.
-        CheckpointError: if the teacher's checkpoint is gone or damaged.
+        ConfigError: if another teacher made the existing pairs, or if pairs are not finite.
+        CheckpointError: if the teacher's checkpoint is missing or damaged.
     """
     folder = pathlib.Path(workdir) / "pairs"
     assert not isinstance(data.source, Stream)  # the opened examples refuse a stream
@@ -78,7 +78,7 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Me
     number = teacher.pairs
     shape = recipe.examples.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
-    # Process 0 alone looks, for all make a file together, and another host may see one of an earlier start only later.
+    # Only process 0 looks: all processes make a file together, and another host may see an older file only later.
     lacks = lambda rows: jax.process_index() == 0 and _read(folder, rows, shape) is None
     lacking = json.loads(agreement.gather("pairs", json.dumps([rows.start for rows in runs if lacks(rows)]))[0])
     missing = [rows for rows in runs if rows.start in lacking]
@@ -95,7 +95,7 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Me
 
 
 def _read(folder: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The pairs of a file, not yet read from the disk; None where it is missing or torn."""
+    """The pairs of a file, which are read from disk when they are used; None if it is missing or incomplete."""
     pairs = files.array(_file(folder, rows), mmap_mode="r")
     sound = pairs is not None and pairs.shape == (len(rows), 2, *shape) and pairs.dtype == np.float32
     return pairs if sound else None
@@ -116,11 +116,11 @@ def _make(
     written = number - sum(map(len, missing))
     with progress.bar("making pairs", number, "pairs", speaks=jax.process_index() == 0) as advance:
         for rows in missing:
-            numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, and cut
+            numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, then cut
             pairs = make(params, *sharding.to_devices((_conditions(recipe, data, numbers), numbers), mesh, padded))
             arrays = {name: np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")}
             pair = np.stack([arrays["x"], arrays["noise"]], axis=1)[: len(rows)]
-            _require_finite(pair, rows, teacher)  # on every process, which has all pairs
+            _require_finite(pair, rows, teacher)  # on every process, since each has all pairs
             if jax.process_index() == 0:
                 with files.atomic(_file(folder, rows)) as file:
                     np.save(file, pair)
@@ -131,7 +131,7 @@ def _make(
 
 
 def _require_finite(pair: np.ndarray, rows: range, teacher: Teacher) -> None:
-    """Refuses pairs `[n, 2, ...]` that are not finite: one would end the training in some later step."""
+    """Refuses pairs `[n, 2, ...]` that are not finite, since one of them would end the training at a later step."""
     finite = np.isfinite(pair).reshape(len(pair), -1).all(1)
     if not finite.all():
         raise ConfigError(
@@ -151,7 +151,7 @@ def _conditions(recipe: Recipe, data: Examples, numbers: np.ndarray) -> Any:
 
 
 def _maker(recipe: Recipe, teacher: Teacher, mesh: Mesh):
-    """(parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, whole on every process."""
+    """A function (parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, on every process."""
     config = recipe.config
     schedule = recipe.schedule
     apply = players.guided_teacher(players.teacher(recipe.network).apply, teacher.scale, recipe.examples.null)
@@ -171,7 +171,7 @@ def _maker(recipe: Recipe, teacher: Teacher, mesh: Mesh):
 
 
 def _teacher(config: Mapping, folder: pathlib.Path, mesh: Mesh) -> Any:
-    """The teacher's moving average: of its latest checkpoint, or of the checkpoint that made the first pairs."""
+    """The teacher's moving average, from the checkpoint that made the first pairs, or from the latest one."""
     path = pathlib.Path(config["teacher"]["path"]).expanduser()
     record = folder / "teacher.json"
     before = opener.read_json(record) if record.exists() else None

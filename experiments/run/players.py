@@ -1,4 +1,4 @@
-"""The other networks of a run, and how each is called: a teacher, and a second player."""
+"""The networks of a run, and how objectives call them: the model, a teacher, a second player and frozen networks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from diffusion.objectives.conditioning import null_of
 from diffusion.recipe.recipe import Recipe
 from diffusion.training.step import HEADS
 
-FEATURES = "features"  # the name of the frozen network of features, as objectives see it
-ENCODER = "encoder"  # the name of the frozen encoder, as objectives see it
-PICTURES = "pictures"  # the name of the frozen decoder of latents, as objectives see it
+FEATURES = "features"  # the name that objectives use for the frozen network of features
+ENCODER = "encoder"  # the name that objectives use for the frozen encoder
+PICTURES = "pictures"  # the name that objectives use for the frozen decoder of latents
 BASE = "base"  # the name of the frozen text-to-image model that a run tunes
 Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
 
@@ -24,21 +24,20 @@ Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
 class Players(NamedTuple):
     """The players of a run."""
 
-    # {network: Linen module}: "model", and "teacher" and the second player where there are such.
-    modules: dict[str, Any]
-    apply: dict[str, Apply]  # {network: (params, x_t, clock, condition) -> output}, as objectives see them
-    frozen: tuple[str, ...]  # names of those that no step changes
-    second: str  # name of the one that trains in turn with the model; "" for none
-    heads: dict[str, Apply]  # {network: (params, *inputs) -> output} of those that train with the model
-    follow: dict[str, Callable[[Any, Any], Any]]  # {head: see `objectives.Head`} of those with running statistics
+    modules: dict[str, Any]  # {network: Linen module}; "model", and the others if there are any
+    apply: dict[str, Apply]  # {network: (params, x_t, clock, condition) -> output}, in the form that objectives call
+    frozen: tuple[str, ...]  # names of the networks that no step changes
+    second: str  # name of the network that trains in turn with the model; "" for none
+    heads: dict[str, Apply]  # {head: (params, *inputs) -> output}, for the small networks that train with the model
+    follow: dict[str, Callable[[Any, Any], Any]]  # {head: `objectives.Head.follow`}, for heads with running statistics
 
 
 def build_players(recipe: Recipe) -> Players:
     """The players of a run.
 
-    A second player has a separate architecture, or the teacher's architecture and initial weights; if it has a logit,
-    this is the mean of its output. A teacher that only generates pairs (reflow) does so before the training, and is
-    not used in it.
+    A second player has a separate architecture, or the architecture and the initial weights of the teacher. If it has a
+    logit, this is the mean of its output. A teacher that only generates pairs (reflow) is used before the training, and
+    is not a player.
     """
     model, objective, companions = recipe.network, recipe.objective, recipe.companions
     tuned, encoder, perceptual = companions.tuned, companions.encoder, companions.perceptual
@@ -66,7 +65,7 @@ def build_players(recipe: Recipe) -> Players:
         add(PICTURES, tuned, tuned.pictures)
     teaching = None if objective.teacher is None or objective.teacher.pairs else objective.teacher
     if teaching is not None:
-        itself = teaching.scale is not None  # the objective guides it, if anything does
+        itself = teaching.scale is not None  # then the objective applies guidance itself
         scale = 1.0 if itself or companions.teacher is None else companions.teacher.scale
         if tuned is not None:
             add("teacher", tuned, guided_teacher(tuned.plain, scale, None))
@@ -77,7 +76,7 @@ def build_players(recipe: Recipe) -> Players:
     player, second = objective.second, ""
     if player and teaching and tuned is not None:
         second = player.network
-        add(second, tuned, tuned.apply)  # further new weights beside the base
+        add(second, tuned, tuned.apply)  # a second set of new weights on the same base
     elif player and player.separate and companions.second:
         second = player.network
         add(second, companions.second.network, companions.second.network.apply)
@@ -88,22 +87,22 @@ def build_players(recipe: Recipe) -> Players:
 
 
 def reads_of_base(objective: Objective) -> dict[str, bool]:
-    """What a loss reads of the base of a tuned run: the arguments of `TunedNetwork.kept_networks`."""
+    """Which networks of the base a loss reads in a run that tunes: the arguments of `TunedNetwork.kept_networks`."""
     plain = bool(objective.beside.prompts) or objective.teacher is not None
     return {"plain": plain, "pictures": objective.beside.pictures}
 
 
 def trained_objective(objective: Objective, module: Any) -> Objective:
-    """The objective as the train step computes it: with the dropout of the network that it trains, if that has one."""
+    """The objective with the dropout of the network that it trains, if that network has dropout."""
     return with_dropout(objective) if facts.dropout(module) else objective
 
 
 def teacher(model: Any, bidirectional: bool = False) -> Any:
-    """The module of a student's teacher: it receives one time, and no strength of guidance.
+    """The module of a student's teacher, which receives one time, and no strength of guidance.
 
     Args:
         model: the student's module.
-        bidirectional: whether the teacher is not block-causal where the student is.
+        bidirectional: whether the teacher is bidirectional although the student is block-causal.
     """
     plain = {"times": 1, "strength": False, "interval": False} | ({"causal": 0} if bidirectional else {})
     others = {field: value for field, value in plain.items() if getattr(model, field, value) != value}
@@ -124,7 +123,7 @@ def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
         return apply
 
     def guided(params, x, clock, condition, **features):
-        if features:  # those of the condition
+        if features:
             return apply(params, x, clock, condition, **features)
         both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
         output = apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, null)))
@@ -136,7 +135,7 @@ def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
 
 
 def with_fp8(apply: Apply) -> Apply:
-    """A network whose products of tokens with kernels are in fp8; refuses a network without such products."""
+    """A network whose products of tokens with kernels are computed in fp8; refuses one without such products."""
 
     def computed(params, *inputs, **features):
         with fp8.in_fp8() as products:
@@ -152,9 +151,9 @@ def with_fp8(apply: Apply) -> Apply:
 
 
 def with_strength(apply: Apply) -> Apply:
-    """A network that is called with (condition, w) or (condition, w, interval), as an objective with a `strength` does.
+    """A network that takes the pair (condition, w), or (condition, w, interval), in place of its condition.
 
-    These are the facts `strength` and `interval` of its condition.
+    Objectives whose condition has the facts `strength` and `interval` call it in this way.
     """
 
     def strengthened(params, x, clock, condition, **features):
@@ -165,7 +164,7 @@ def with_strength(apply: Apply) -> Apply:
 
 
 def without_heads(apply: Apply) -> Apply:
-    """A network whose parameters stand beside the parameters of networks that train with it."""
+    """A network whose parameters are stored together with those of its heads, which it does not receive."""
 
     def alone(params, *inputs, **features):
         return apply({name: leaf for name, leaf in params.items() if name != HEADS}, *inputs, **features)
@@ -174,5 +173,5 @@ def without_heads(apply: Apply) -> Apply:
 
 
 def mean_logit(apply: Apply) -> Apply:
-    """A backbone used as a judge: its logit `[B]` is the mean of its output."""
+    """A backbone as a discriminator: its logit `[B]` is the mean of its output."""
     return lambda *inputs, **more: jax.vmap(jnp.mean)(apply(*inputs, **more))

@@ -1,9 +1,9 @@
 """Class pictures that the base model generates before training, for prior preservation: `objective.beside.prior`.
 
-    WORKDIR/prior/00000.png ...     the pictures, picture i of the seed i
+    WORKDIR/prior/00000.png ...     the pictures; picture i has the seed i
     WORKDIR/prior_latents, WORKDIR/prior_captions
 
-Each example of the run has one of them beside it, over and over. Those that are there already are not made again.
+Each example of the run is paired with one of them; the shorter list is repeated. Existing pictures are not made again.
 """
 
 import functools
@@ -27,7 +27,7 @@ from diffusion.training.runtime import agreement, progress
 
 
 class Pairs(ManyAtOnce):
-    """Records with the latents of a picture of the class beside their own; there are as many as the longer of both."""
+    """Records with the latents of a class picture beside their own; the number is that of the longer list."""
 
     def __init__(self, source: Any, prior: latent_cache.Latents):
         self._source, self._prior = source, prior
@@ -43,9 +43,9 @@ class Pairs(ManyAtOnce):
 
 
 def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> tuple[Examples, dict[str, Any]]:
-    """The examples, each with a picture of the class if the objective has prior preservation; all processes call it.
+    """The examples, each with a class picture if the objective has prior preservation; all processes call it.
 
-    Pictures that the run folder lacks are generated and encoded first.
+    Class pictures that the run folder lacks are generated and encoded first.
 
     Args:
         recipe: the recipe of the run.
@@ -53,8 +53,8 @@ def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> t
         examples: the examples of the run.
 
     Returns:
-        (the examples, whose batches have the entry "prior"; {"prior": the digest of the class's latents}). Without a
-        class these are the examples as they are, and {}.
+        (the examples, whose batches have the entry "prior"; {"prior": the digest of the latents of class pictures}).
+        Without prior preservation, (the same examples, {}).
     """
     prior = recipe.objective.beside.prior
     if prior is None:
@@ -85,7 +85,7 @@ def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> t
 
 
 def _with_prior(condition: Mapping[str, np.ndarray], batch: pipeline.Batch) -> pipeline.Batch:
-    """A batch with its pairs taken apart, and the network's inputs {name: [...]} from the class's prompt."""
+    """A batch whose pairs are split into "x" and "prior"; `condition` is the network's input for the class prompt."""
     rows = {name: np.repeat(leaf[None], len(batch["x"]), axis=0) for name, leaf in condition.items()}
     return batch | {"x": batch["x"][:, 0], "prior": {"x": batch["x"][:, 1], "condition": rows}}
 
@@ -95,7 +95,7 @@ def _both(first: Callable, second: Callable, rng: np.random.Generator, x: np.nda
 
 
 def _make(prior: Prior, base: Base, folder: pathlib.Path, examples: Examples) -> None:
-    """Makes the missing pictures, in the size of the run's pictures, by the model's usual steps."""
+    """Makes the missing pictures, in the size of the run's pictures, with the model's default settings."""
     paths = [folder / f"{i:05}.png" for i in range(prior.number)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     if not missing:

@@ -1,4 +1,4 @@
-"""The program of a recipe: its initial state and its step, the same for a run and for the plan of one."""
+"""The program of a recipe: its initial state and its step. A run and the plan of a run use the same program."""
 
 import functools
 import math
@@ -39,19 +39,23 @@ class Program(NamedTuple):
     # TrainState -> {name: network} for objectives: "model", its average "target", a teacher, a second player.
     networks: Callable[[state.TrainState], dict[str, Callable]]
     init: Callable[..., state.TrainState]  # seed (and the base) -> TrainState; to be compiled by `sharding.create`
-    target: state.TrainState  # shapes of `init(seed)`: TrainState of jax.ShapeDtypeStruct with shardings
+    target: state.TrainState  # the shapes of `init(seed)`, jax.ShapeDtypeStruct with shardings
     # Shapes of the batch on the devices: {name: jax.ShapeDtypeStruct [B, ...] with its sharding}. For networks that
     # receive text, the entry "condition" is a dict of such shapes.
     batch: dict[str, Any]
     micro_batches: int  # number of micro-batches of a step
     step: Any  # (TrainState, batch on the devices, seed) -> (TrainState, metrics); compiled, donates the state
-    jitted: Any  # the same step under `jax.jit` on any mesh, to be traced; under "pmap" the step itself cannot be
+    jitted: Any  # the same step under `jax.jit`, which can be traced on any mesh; `step` under "pmap" cannot
     tuned: TunedNetwork | None = None  # the text-to-image model that is tuned; `init` takes its weights
     teacher: Any = None  # the module of the teacher; None without one
 
 
 def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
-    """config.mesh over these devices, all of them by default.
+    """The mesh of config.mesh.
+
+    Args:
+        config: the config of the run.
+        devices: the devices of the mesh; None for all devices.
 
     Raises:
         ConfigError: if the mesh does not fit the devices, or the batch does not divide over it.
@@ -72,9 +76,9 @@ def build(recipe: Recipe, mesh: Mesh) -> Program:
         mesh: the mesh; for a plan, its devices need not exist.
 
     Raises:
-        ConfigError: if the model does not divide over the mesh, or a function of the config refuses to be combined
-            with the others, with the message of that function.
-        ValueError: the function's own error, for a recipe that was built in Python.
+        ConfigError: if the model does not divide over the mesh, or a function that the config names refuses the other
+            parts; it has the message of that function.
+        ValueError: for such a function in a recipe that was built in Python.
     """
     try:
         return _built(recipe, mesh)
@@ -89,7 +93,7 @@ def build(recipe: Recipe, mesh: Mesh) -> Program:
 
 
 def check_memory(program: Program, what: str) -> None:
-    """Refuses a program whose step needs more memory than the device has: it is traced, and not compiled.
+    """Refuses a program whose step needs more memory than the device has; the step is traced, but not compiled.
 
     Args:
         program: the program; only one for a single CPU is measured, since the operating system would end its process
@@ -97,7 +101,7 @@ def check_memory(program: Program, what: str) -> None:
         what: the name of a step in the message.
 
     Raises:
-        ConfigError: if it does; the message has the estimate.
+        ConfigError: names the estimate.
     """
     (*devices,) = jax.tree.leaves(program.target)[0].sharding.device_set
     if len(devices) > 1 or devices[0].platform != "cpu":
@@ -127,7 +131,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     init = _first_state(recipe, cast)
     number = recipe.micro_batches(mesh, init)
-    if number > 1:  # a micro-batch takes examples of each device; a block must not span two
+    if number > 1:  # a micro-batch has examples of each device, and a block must lie within one micro-batch
         with blamed_on(config, "train.batch_size", "train.accumulate"):
             objective.check_rows(config.train.batch_size // number, sharding.batch_shards(mesh))
     seed = np.uint32(config.seed)
@@ -157,7 +161,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
     jitted = step if config.mesh.kind == "jit" else parallel.jit(make, target, mesh)
     batch = _batch(recipe, mesh)
-    if config.mesh.kind == "jit":  # arrays that do not fit the mesh fail before any is created
+    if config.mesh.kind == "jit":  # a mesh that the arrays do not fit is refused before any array is created
         for size in picture_sizes.sizes(config) or (None,):
             image = {"image": _entry(recipe, mesh, (*size, recipe.examples.shape[-1]), np.uint8)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
@@ -167,12 +171,12 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
 
 def _first_state(recipe: Recipe, cast: players.Players) -> Callable[..., state.TrainState]:
-    """The function of the seed, and of the base's weights where the run tunes one, see `Program.init`."""
+    """The function (seed, weights of the base if the run tunes one) -> TrainState, see `Program.init`."""
     objective, null = recipe.objective, recipe.examples.null
     optimizer, average = recipe.training.optimizer, recipe.training.average
     second, tuned = recipe.companions.second if cast.second else None, recipe.companions.tuned
 
-    @functools.partial(jax.jit, inline=True)  # shapes, convolutions and program come from one trace
+    @functools.partial(jax.jit, inline=True)  # so that it is traced once for the shapes and for the program
     def init(seed, base=None):
         init_key, _ = jax.random.split(jax.random.key(seed))
         if tuned is not None:
@@ -255,7 +259,7 @@ def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:
 
 
 def _tuned(recipe: Recipe, tuned: TunedNetwork, second: str, key: jax.Array, base: dict[str, Any]) -> state.TrainState:
-    """The first state of a run that tunes a base; a second player has new weights of its own beside it."""
+    """The first state of a run that tunes a base; a second player has its own new weights beside the base."""
     weights = tuned.init(key, base)
     others = {}
     if recipe.companions.second is not None:
@@ -271,7 +275,7 @@ def _tuned(recipe: Recipe, tuned: TunedNetwork, second: str, key: jax.Array, bas
 def _second(
     recipe: Recipe, cast: players.Players, initial: Callable[[Any], Any], key: jax.Array, frozen: dict[str, Any]
 ) -> Any:
-    """The initial parameters of the second player, whose input may be the teacher's features of an example."""
+    """The initial parameters of the second player, whose input may be the teacher's features."""
     module = cast.modules[cast.second]
     player = recipe.objective.second
     if player is None or not (player.separate and player.features):
@@ -287,7 +291,7 @@ def _second(
 def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, encoder_params: Any) -> dict[str, Any]:
     """The initial parameters of the heads, the small networks that train with the model.
 
-    The sizes of a head follow from the features that it maps; a head without features depends on the key alone.
+    The sizes of a head follow from the features that it maps. A head without features depends only on the key.
     """
     encoder = recipe.companions.encoder
     received = inputs(recipe.network, recipe.examples.shape, recipe.examples.null)

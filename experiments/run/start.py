@@ -1,4 +1,4 @@
-"""The starting point of a run: its latest valid checkpoint, the parameters of another run, or random ones."""
+"""The starting point of a run: its latest sound checkpoint, the parameters of another run, or random parameters."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ from diffusion.training.step import HEADS
 class Start(NamedTuple):
     """The point at which a run begins or resumes."""
 
-    step: int  # updates made
-    examples: int  # number of examples that these steps took
+    step: int  # number of updates so far
+    examples: int  # number of examples that these updates used
     sums: dict[str, Any]  # sums of the training metrics since the last line, see `training_means`
     fingerprint: dict[str, Any]  # fingerprint of the data's source
     best: dict[str, Any] | None  # {"figure", "step", "value"} of the best checkpoint so far; None for none
@@ -45,7 +45,7 @@ def first_state(
     3. random parameters.
 
     Raises:
-        ConfigError: if the data, by its fingerprint, is not what the run was trained on, or the weights do not fit.
+        ConfigError: if the data differ from those that the run was trained on, or weights do not fit.
         CheckpointError: if no checkpoint is sound, or the latest is of another architecture.
     """
     restored = checkpoints.restore_latest(folder, program.target)
@@ -96,22 +96,22 @@ def with_encoder(
     Args:
         config: the config of the run.
         program: the run's program.
-        train_state: the state that `checkpoints.restore` returned; where the checkpoint, of an earlier version, holds
-            the encoder, the file must hold the same.
-        before: {"path", "sha256"} of the encoder's file when the checkpoint was made; None where it is not known.
+        train_state: the state that `checkpoints.restore` returned. Checkpoints of an earlier version hold the encoder;
+            the file must then hold the same one.
+        before: {"path", "sha256"} of the encoder's file when the checkpoint was made; None if it is not known.
 
     Returns:
         (the state, {"path", "sha256"} of the file, or None without one).
 
     Raises:
-        ConfigError: if the file is gone, or holds another encoder.
+        ConfigError: if the file is missing, or holds another encoder.
     """
     unsaved, encoder = _encoder(config, program)
     held = train_state.unsaved
     if before and encoder and before["sha256"] != encoder["sha256"]:
-        why = f"with sha256 {encoder['sha256'][:12]}, and it was {before['sha256'][:12]} from {before['path']}"
+        why = f"its sha256 is {encoder['sha256'][:12]}, but it was {before['sha256'][:12]} from {before['path']}"
     elif held and not all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), held, unsaved))):
-        why = "than the one in the run's checkpoint"
+        why = "it differs from the encoder in the run's checkpoint"
     else:
         return train_state._replace(unsaved=unsaved), encoder
     raise ConfigError(
@@ -123,11 +123,11 @@ def with_encoder(
 def _encoder(config: ConfigDict, program: Program) -> tuple[dict[str, Any] | None, dict[str, str] | None]:
     """The parameters of the frozen encoder on the devices, {"encoder": ...}, and its file, {"path", "sha256"}.
 
-    Both are None without an encoder. Without config.encoder.path the parameters are initial ones, whose hash is known
-    where one process has them all; with several the file is None.
+    Both are None without an encoder. Without config.encoder.path, the parameters are initial ones, and their file is
+    {"path": "", "sha256"} in a run of one process, else None, since no process then has all parameters to hash.
 
     Raises:
-        ConfigError: naming the first leaf that the encoder does not have, or has in another shape.
+        ConfigError: names the first leaf that the encoder lacks, or has in another shape.
     """
     target = program.target.unsaved
     if target is None or ENCODER not in target:
@@ -142,10 +142,10 @@ def _encoder(config: ConfigDict, program: Program) -> tuple[dict[str, Any] | Non
 
 
 def _with_autoencoder(path: str, train_state: state.TrainState, average) -> state.TrainState:
-    """Takes over the weights of the autoencoder that trains with the model, into the moving average too.
+    """Copies weights into the autoencoder that trains with the model, and into the moving average.
 
     Raises:
-        ConfigError: if nothing is there, or naming the first leaf that the autoencoder of the config does not have.
+        ConfigError: if the path does not exist, or for the first leaf that the autoencoder of the config lacks.
     """
     ours = autoencoder.weights(train_state.params)
     try:
@@ -160,7 +160,7 @@ def _with_autoencoder(path: str, train_state: state.TrainState, average) -> stat
 
 
 def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average) -> state.TrainState:
-    """Takes over the parameters of config.init_from, into the moving average too, and names what it leaves."""
+    """Copies the parameters of config.init_from, also into the moving average, and prints which ones it skips."""
     try:
         source = warm_start.read(init_from.path)
         params, taken, skipped = warm_start.warm_start(train_state.params, source, init_from.include)
@@ -173,16 +173,16 @@ def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average)
 
 
 def _from_parameters(params: Any, train_state: state.TrainState, average) -> state.TrainState:
-    """The state with other parameters, at which its moving average begins too."""
+    """The state with other parameters, from which its moving average starts as well."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.ema)
     return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
 
 
 def _with_teacher(config: ConfigDict, train_state: state.TrainState, module: Any = None) -> state.TrainState:
-    """Takes the moving average of the run config.teacher.path as the teacher, which this run then keeps itself.
+    """Copies the moving average of the run config.teacher.path into the teacher, which this run then stores itself.
 
-    A second player without an architecture of its own starts from the same weights. A block-causal student may have a
-    teacher that is not, as its module says.
+    A second player without its own architecture starts from the same weights. A block-causal student may have a
+    bidirectional teacher; `module` is the teacher's module.
     """
     path = pathlib.Path(config.teacher.path).expanduser()
     theirs = versions.read(opener.read_text(path / "config.json"))
@@ -195,9 +195,9 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState, module: Any
             subject = "config.teacher.parameterization is" if field == "parameterization" else "this run has"
             raise ConfigError(
                 f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
-                f"{plain(theirs[field])}, but {subject} {plain(part)}."
+                f"{plain(theirs[field])}, but {subject} {plain(part)}. Valid: a teacher that has the same."
             )
-    # What trained beside the teacher, such as projectors, teaches nothing.
+    # Networks that trained beside the teacher, such as projectors, are not part of it.
     source = {name: leaf for name, leaf in warm_start.read(path).items() if not name.startswith(f"{HEADS}/")}
 
     def taken(params):

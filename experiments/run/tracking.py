@@ -21,16 +21,16 @@ from diffusion.recipe.values import plain
 
 
 class Tracker(NamedTuple):
-    """A tracker: it receives numbers and pictures."""
+    """A tracker, which receives numbers and pictures."""
 
     numbers: Callable[[int, Mapping[str, float]], None]  # (step, {name: number})
     pictures: Callable[[int, Mapping[str, pathlib.Path]], None]  # (step, {name: PNG file})
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics.jsonl by name, without the step; "group/part" for the parts of an entry.
+    """The numbers of a line of metrics.jsonl by name, without the step; the parts of an entry are named "entry/part".
 
-    "loss_by_t", a list over equal bins of t in [0, 1], has a part for each bin; None, where there is none, is left out.
+    "loss_by_t", a list over equal bins of t in [0, 1], has a part for each bin. Bins without a value are left out.
     """
     numbers: dict[str, float] = {}
     for name, value in row.items():
@@ -43,10 +43,10 @@ def flat(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check(project: str) -> None:
-    """Refuses a project of Weights & Biases where that is not installed.
+    """Refuses a project of Weights & Biases if the package wandb is not installed.
 
     Raises:
-        ConfigError: says what to do.
+        ConfigError: says how to install it.
     """
     if project and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
@@ -59,7 +59,7 @@ def check(project: str) -> None:
 def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "") -> Iterator[Tracker]:
     """Opens TensorBoard's event file in a run folder and, if a project is named, a run of Weights & Biases.
 
-    Weights & Biases itself reads WANDB_MODE, WANDB_ENTITY and its other variables.
+    Weights & Biases reads WANDB_MODE, WANDB_ENTITY and its other variables itself.
 
     Args:
         folder: the run folder.
@@ -84,14 +84,14 @@ def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "")
 
 @contextlib.contextmanager
 def tensorboard(folder: pathlib.Path, step: int) -> Iterator[Tracker]:
-    """TensorBoard's event file; what an interrupted run wrote beyond `step` is marked as void."""
+    """TensorBoard's event file; events that an interrupted run wrote after `step` are marked as void."""
     from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter's thread hangs when the clock is set back
 
-    # Protobuf builds these names at their import.
+    # Protobuf creates these names when the modules are imported.
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-    # The name says the second alone: a number tells two starts within one apart, and keeps them in order for readers.
+    # The name has the time in seconds. The number tells two starts within one second apart, and keeps their order.
     writer = EventsWriter(str(folder / "events"), f".{len(list(folder.glob('events.*'))):05}")
 
     def write(step, values):
@@ -122,8 +122,8 @@ def tensorboard(folder: pathlib.Path, step: int) -> Iterator[Tracker]:
 def weights_and_biases(folder: pathlib.Path, config: Mapping, project: str) -> Iterator[Tracker]:
     """A run of Weights & Biases; a run folder that continues uses the same one.
 
-    The step of Weights & Biases cannot go back, but that of a run that continues from a checkpoint does. The training
-    step is therefore logged as a number, over which all others are drawn.
+    The step of Weights & Biases cannot decrease, but a run that continues from a checkpoint repeats steps. So the
+    training step is logged as a number, and all other numbers are plotted against it.
     """
     import wandb  # pyright: ignore[reportMissingImports]  # optional
 

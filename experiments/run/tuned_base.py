@@ -1,4 +1,4 @@
-"""The weights of the model that a run finetunes, read from its folder and verified when the run resumes."""
+"""The weights of the base model that a run tunes: they are read from its folder, and compared when the run resumes."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from diffusion.training.checkpointing import checksums
 
 
 def first(program: Program) -> tuple[state.TrainState, dict[str, Any]]:
-    """The state before the first step, with the weights of the base, and their description.
+    """The state before the first step, with the weights of the base, and the description of these weights.
 
     Returns:
-        (the state, {"path", "sha256", "leaves"}): see `describe_base`.
+        (the state, {"path", "sha256", "leaves"} as in `describe_base`).
     """
     tuned = program.tuned
     assert tuned is not None  # the run tunes a base
@@ -40,13 +40,13 @@ def restored(
     Args:
         program: the run's program.
         train_state: the state that `checkpoints.restore` returned.
-        before: the record of the weights in the checkpoint; None where the checkpoint has none.
+        before: the description of the weights in the checkpoint; None if the checkpoint has none.
 
     Returns:
-        (the state, {"path", "sha256", "leaves"}, or None for a run without a base): see `describe_base`.
+        (the state, {"path", "sha256", "leaves"} as in `describe_base`); the second is None for a run without a base.
 
     Raises:
-        ConfigError: if the folder holds others; the message names the first leaf that differs.
+        ConfigError: if the folder holds other weights; it names the first leaf that differs.
     """
     tuned = program.tuned
     if tuned is None:
@@ -77,7 +77,7 @@ def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
     """Networks of the base, and the input for an empty caption, on the devices of the run."""
     assert program.tuned is not None
     base = program.tuned.base
-    assert base.null is not None  # the captions are encoded before
+    assert base.null is not None  # it is set once the captions are encoded
     target = program.target.unsaved[BASE]
     replicated = NamedSharding(jax.tree.leaves(target)[0].sharding.mesh, PartitionSpec())
 
@@ -98,7 +98,7 @@ def describe_leaves(weights: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_base(tuned: TunedNetwork, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """{"path", "sha256", "leaves"}: the folder of a base, a hash of all its weights, and a checksum of each leaf."""
+    """{"path", "sha256", "leaves"}: the folder of a base, a hash of all weights, and `describe_leaves` of them."""
     leaves = describe_leaves(weights)
     listed = "".join(f"{name} {leaf}\n" for name, leaf in leaves.items())
     return {"path": str(tuned.base.path), "sha256": hashlib.sha256(listed.encode()).hexdigest(), "leaves": leaves}

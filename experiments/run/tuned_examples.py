@@ -1,10 +1,10 @@
-"""The examples of a finetuning run: pictures with captions, encoded once by the model's networks.
+"""The examples of a run that tunes a model: pictures with captions, which the networks of the base encode once.
 
-    WORKDIR/latents   latents of the pictures, as diffusion encode writes them
-    WORKDIR/captions  text encoders' outputs for the captions, or tokens, as diffusion encode_text writes them
-    WORKDIR/seen      latents of controls beside the pictures, and features of image prompts
+    WORKDIR/latents   latents of the pictures, in the form of diffusion encode
+    WORKDIR/captions  outputs of the text encoders for the captions, or tokens, in the form of diffusion encode_text
+    WORKDIR/seen      latents of controls, and features of image prompts
 
-The run writes them when it begins, and reads them when it continues; the same files make the same run.
+The run writes these files when it begins, and reads them when it continues.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ from diffusion.recipe.values import plain
 from diffusion.text_to_image import check_words
 from diffusion.training.runtime import agreement, progress
 
-REJECTED = "latents_of_rejected"  # the folder for latents of rejected pictures, inside the run's folder
-BATCH = 8  # number of pictures, or captions, that are encoded at once
+REJECTED = "latents_of_rejected"  # the folder inside the run folder for latents of rejected pictures
+BATCH = 8  # pictures, or captions, that are encoded at once
 
 
 def tuned_network(recipe: Recipe) -> TunedNetwork:
-    """The model that a run tunes, with what the run teaches it."""
+    """The model that a run tunes, with its tuning."""
     tuned = recipe.companions.tuned
     assert tuned is not None
     return tuned
@@ -48,10 +48,12 @@ def tuned_network(recipe: Recipe) -> TunedNetwork:
 
 @every_record()
 def pictures(recipe: Recipe) -> Examples:
-    """The pictures of a run, with the description of its records: latents, and the network's inputs from a caption.
+    """The pictures of a run; their description is already that of the encoded records.
+
+    An encoded record has latents, and the network's inputs from a caption.
 
     Raises:
-        ConfigError: if the data are no pictures with captions, or their sides do not fit the model.
+        ConfigError: if the data are not pictures with captions, or their sides do not fit the model.
     """
     source = data.open_recipe(recipe)
     spec = source.spec
@@ -111,14 +113,14 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> 
 
     Args:
         recipe: the recipe of the run.
-        workdir: the run folder, which stores what is encoded.
+        workdir: the run folder, which stores the results.
         examples: the pictures of the run.
 
     Returns:
         (the recipe, whose base has the null condition; the examples).
 
     Raises:
-        ConfigError: if the caches in the folder, or those that the config names, belong to other pictures.
+        ConfigError: if the caches in the folder, or the cache that the config names, belong to other pictures.
     """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
@@ -196,17 +198,18 @@ def _with_prompts(conditions: Mapping[str, Mapping[str, np.ndarray]], batch: pip
 
 
 def _moves(tuning: Tuning) -> tuple[str, ...]:
-    """The entries of a record, besides its latents, that hold for its picture but not for the mirrored one."""
+    """The entries of a record, besides its latents, that are valid for its picture but not for the mirrored picture."""
     return (*tuning.reads, *tuning.sees)
 
 
 def _require_same(base: Base, description: latent_cache.Description, source: sources.Source, where: str) -> None:
-    """Refuses latents of other pictures, by their description, or of another autoencoder.
+    """Refuses latents of other pictures or of another autoencoder, by the description of their cache.
 
-    Latents that a run wrote have a digest of its examples; latents of diffusion encode have the dataset's version.
+    The version in the description is a digest of the examples if a run wrote the latents, and the version of the
+    dataset if diffusion encode wrote them.
 
     Raises:
-        CacheError: naming what differs.
+        CacheError: names what differs.
     """
     spec = source.spec
     latent_cache.require(description, spec.name, spec.split, _autoencoder(base).record, where)
@@ -255,7 +258,7 @@ def _data_entries(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]
 
 
 def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
-    """The captions: one for each picture, or one for all."""
+    """The caption of each picture, which is config.data.text.prompt for all if it is set."""
     prompt = recipe.config["data"]["text"]["prompt"]
     if prompt:
         return [prompt] * len(source)
@@ -272,16 +275,16 @@ def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
 
 
 def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[str, encoded_pictures.Sight]:
-    """{name: entry} that the run computes from its records' pictures, besides their latents.
+    """{name: entry} for the entries that the run computes from pictures, besides their latents.
 
     Args:
         recipe: the recipe of the run.
-        latent: shape of the latents of a picture.
-        autoencoder: sha256 of the autoencoder's weights.
+        latent: the shape of the latents of a picture.
+        autoencoder: the sha256 of the autoencoder's weights.
     """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
-    # These settings change pictures; the folder of the files may move.
+    # These settings change the pictures. The path is left out, since the files may move.
     settings = plain(recipe.config["data"]["source"])
     dataset = {"source": {name: value for name, value in settings.items() if name != "path"}}
     by = dataset | {"autoencoder": autoencoder}
@@ -291,11 +294,11 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
 
 
 def seeing(tuning: Tuning, facts: Mapping[str, Any]) -> dict[str, encoded_pictures.Sight]:
-    """The entries that a tuning computes from pictures: the records' own pictures, or a column's.
+    """The entries that a tuning computes from the records' own pictures, or from a column of pictures.
 
     Args:
-        tuning: the tuning of a run; one that sees no pictures has no entries.
-        facts: the facts that the entries depend on, besides the pictures.
+        tuning: the tuning of a run; if it computes none, the result is {}.
+        facts: the facts that the entries depend on besides the pictures.
     """
     see = tuning.see
     if see is None:
@@ -320,7 +323,7 @@ def _encoding(base: Base) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
 
 
 def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -> None:
-    """Writes the latents of pictures that the folder lacks.
+    """Encodes the pictures whose latents the folder lacks, and writes their latents.
 
     Raises:
         CacheError: if the folder holds latents of other pictures.
@@ -346,7 +349,7 @@ def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -
 
 
 def _content(source: sources.Source) -> str:
-    """A digest of the pictures, by which their latents are recognised."""
+    """A digest of the pictures, by which their latents are recognized."""
     return hashlib.sha256(json.dumps(source.fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""The finetuned weights of a run, as files that other programs read: WORKDIR/tuning."""
+"""The tuned weights of a run as files that other programs read, in WORKDIR/tuning."""
 
 import hashlib
 import pathlib
@@ -16,14 +16,14 @@ from diffusion.text_to_image import model_folder
 from diffusion.training.checkpointing import checkpoints
 
 FOLDER = "tuning"
-STEP = "tuning.step"  # beside it: the step whose weights it holds
+STEP = "tuning.step"  # the file beside it that holds the step of its weights
 
 
 def require_new(workdir: str | pathlib.Path, out: str | pathlib.Path) -> None:
-    """Refuses a folder that is there, unless it is WORKDIR/tuning.
+    """Refuses a folder that exists, unless it is WORKDIR/tuning.
 
     Raises:
-        FileExistsError: naming it.
+        FileExistsError: names the folder.
     """
     folder = pathlib.Path(out).expanduser()
     if folder.exists() and folder.resolve() != (pathlib.Path(workdir) / FOLDER).resolve():
@@ -31,7 +31,7 @@ def require_new(workdir: str | pathlib.Path, out: str | pathlib.Path) -> None:
 
 
 def is_written(workdir: str | pathlib.Path, step: int) -> bool:
-    """Whether WORKDIR/tuning holds the weights of a step, and not those of an earlier end of the run."""
+    """Whether WORKDIR/tuning holds the weights of this step, and not those of an earlier end of the run."""
     note = pathlib.Path(workdir) / STEP
     return (pathlib.Path(workdir) / FOLDER).is_dir() and note.is_file() and opener.read_text(note) == str(step)
 
@@ -46,7 +46,10 @@ def write(
         workdir: the run folder.
         weights: the moving average, as `checkpoints.load_ema` returns it.
         step: the step of its checkpoint.
-        out: a new folder for the files; WORKDIR/tuning if None, whose files are replaced.
+        out: a new folder for the files; None for WORKDIR/tuning, whose files are replaced.
+
+    Returns:
+        The files that were written; [the folder] if it is a complete model.
 
     Raises:
         ConfigError: for a run without a base.

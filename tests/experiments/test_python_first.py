@@ -125,7 +125,7 @@ def test_a_step_that_is_not_finite_is_repeated_by_the_call_that_the_run_prints(t
     said = capsys.readouterr().out
     call = f"diffusion.experiments.reproduce.repeat(recipe, {str(tmp_path / 'run')!r})"
     assert said.rstrip().endswith(f"\n  {call}")
-    assert "--" not in said and "The same call fails the same way." in said
+    assert "--" not in said and "The same call fails in the same way." in said
     assert not eval(call, {"diffusion": diffusion, "recipe": failing}).finite
 
 

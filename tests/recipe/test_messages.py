@@ -72,10 +72,10 @@ def test_a_file_named_by_a_relative_path_fails_at_its_own_line(tmp_path, monkeyp
         (
             7,
             None,
-            "smaller --config.optimizer.learning_rate or --config.optimizer.clip=1.0 with a new --workdir.",
+            "smaller --config.optimizer.learning_rate, or --config.optimizer.clip=1.0, in a new --workdir.",
             "look",
         ),
-        (7, 1.0, "Try a smaller --config.optimizer.learning_rate with a new --workdir.", "clip"),
+        (7, 1.0, "Try a smaller --config.optimizer.learning_rate in a new --workdir.", "clip"),
     ],
 )
 def test_the_advice_after_a_failure_is_of_use(tmp_path, step, clip, there, missing):

@@ -206,7 +206,7 @@ def test_regions_have_masks_of_their_own(tmp_path, monkeypatch):
     encoded = lambda path: base64.b64encode(pathlib.Path(path).read_bytes()).decode()
     sent = region_fields.sent(lines, [str(tmp_path / "left.png")], encoded)
     assert sent[0] == lines[0] and sent[1]["prompt"] == "a red ball"
-    with pytest.raises(ValueError, match=r"no mask 'left\.png' was uploaded\. Uploaded: right\.png"):
+    with pytest.raises(ValueError, match=r"no mask 'left\.png' was uploaded\. Valid: right\.png"):
         region_fields.sent(lines, ["elsewhere/right.png"], encoded)
     inputs = tmp_path / "inputs"
     request = page_request.received({"prompt": "a lawn", "regions": sent}, inputs, lambda request: None)

@@ -66,7 +66,7 @@ def test_records_without_captions_and_streams_are_refused():
         caption_metadata.with_metadata(recipe_of(lambda text: {"n": 0}), records(1), none)
     stream = object.__new__(captions.CaptionedStream)
     stream.spec = types.SimpleNamespace(name="made")
-    with pytest.raises(ConfigError, match=r"its reward reads captions, and made is a stream\. Valid: data that can be"):
+    with pytest.raises(ConfigError, match=r"its reward reads captions, but made is a stream\. Valid: data that can be"):
         caption_metadata.with_metadata(recipe_of(lambda text: {"n": 0}), stream, none)
 
 

@@ -176,7 +176,7 @@ def test_worker_processes_are_refused_where_they_cannot_read(tmp_path):
     cached = {"data.latents.dir": "latents"}
     for source, fields, why in (
         (stream, {}, ".* is a stream"),
-        ({"name": "spirals"}, cached, "latents are read as they lie"),
+        ({"name": "spirals"}, cached, "latents need no decoding"),
     ):
         recipe = types.SimpleNamespace(data=None, config=config_of(source, **{"data.processes": 2, **fields}))
         with pytest.raises(ConfigError, match=rf"config\.data\.processes = 2, but {why}\. Valid: 0"):

@@ -256,7 +256,7 @@ def test_a_run_goes_on_with_the_encoder_that_it_began_with(weights):
     with pytest.raises(ConfigError, match=r"config\.encoder\.path = .*another encoder.*it was 000000000000 from E"):
         start.with_encoder(config, made, restored, {"path": "E", "sha256": 64 * "0"})
     others = jax.tree.map(lambda leaf: leaf + 1, encoder)
-    with pytest.raises(ConfigError, match=r"another encoder.*than the one in the run's checkpoint"):
+    with pytest.raises(ConfigError, match=r"another encoder.*differs from the encoder in the run's checkpoint"):
         start.with_encoder(config, made, restored._replace(unsaved=others), None)
 
 

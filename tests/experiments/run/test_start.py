@@ -109,7 +109,7 @@ def test_a_checkpoint_that_holds_the_encoder_holds_the_same(source):
     state, _ = start.with_encoder(config_of("E"), program(), fields(unsaved=held), None)
     assert state.unsaved is not held
     held[ENCODER]["b"] = jnp.array([8.0, 8.0, 9.0])
-    with pytest.raises(ConfigError, match="than the one in the run's checkpoint"):
+    with pytest.raises(ConfigError, match="differs from the encoder in the run's checkpoint"):
         start.with_encoder(config_of("E"), program(), fields(unsaved=held), None)
 
 

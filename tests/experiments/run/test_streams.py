@@ -251,9 +251,7 @@ def test_what_needs_numbered_records_is_refused(tmp_path):
 def test_what_differs_between_passes_is_refused_on_several_processes(monkeypatch):
     """Each process reads all of the stream, so that it has to be the same on all."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(
-        ConfigError, match="needs a stream that is the same on all of its processes, and this can be read"
-    ):
+    with pytest.raises(ConfigError, match="needs the same records on all of its processes, which this stream does not"):
         open_examples(recipe(record(i) for i in range(40)))
     assert open_examples(recipe(Again())).spec.size == -1
 

@@ -390,7 +390,7 @@ def test_a_full_store_is_said_once_and_filled_when_there_is_room(places, capsys)
     full[0] = True
     saves(60)(mirror.folder)
     mirror._copy_again()
-    assert "it is tried again" in capsys.readouterr().err, "each failure after a success is said"
+    assert "the copy is tried again" in capsys.readouterr().err, "each failure after a success is said"
 
 
 @pytest.mark.parametrize("operation", ["send", "create"])

@@ -111,7 +111,7 @@ def test_mistakes_are_found_before_anything_starts(runs, commands, words):
 
 def test_a_word_in_the_place_of_the_folder_is_refused():
     with pytest.raises(
-        ConfigError, match=r"'--extend=mine\.py'.* is no folder.*'digits', \"{folder}\", '--extend=mine"
+        ConfigError, match=r"'--extend=mine\.py'.* is a flag and no folder.*'digits', \"{folder}\", '--extend=mine"
     ):
         train("digits", "--extend=mine.py")
 
