@@ -45,7 +45,7 @@ from diffusion.recipe import ConfigError
 from diffusion.schedules import left_broadcast
 from diffusion.training.runtime import progress
 
-BATCH = 16  # gradients at once
+BATCH = 16  # gradients that are computed at once
 
 
 def features_of(
@@ -61,16 +61,16 @@ def features_of(
 
     Args:
         run: a run on classes, or without conditions.
-        key: the random key of the times and the noise. Samples and training pictures need different keys: with one key,
-            rows of the same number would share their draws, and score high for that alone.
+        key: the random key of the times and the noise. Samples and training pictures need different keys; with the same
+            key, rows of the same number would share their draws, which would raise their scores.
         images: the pictures, uint8 `[N, H, W, C]`.
         labels: the classes, int `[N]`.
-        k: number of values of each projection.
-        draws: number of draws of time and noise.
-        done: called with the count of pictures that are done.
+        k: the length of a projected gradient.
+        draws: the number of draws of time and noise per picture.
+        done: a function that receives the number of finished pictures.
 
     Raises:
-        ConfigError: for a run of other conditions.
+        ConfigError: for a run with other conditions.
     """
     recipe = run.recipe
     if recipe.examples.by_record:
@@ -108,7 +108,7 @@ def picture(
         samples: samples, uint8 `[Q, H, W, C]`.
         train: training pictures, uint8 `[N, H, W, C]`.
         scores: scores of the training pictures, float `[Q, N]`.
-        top: number of training pictures beside each sample, in [1, N].
+        top: the number of training pictures beside each sample, in [1, N].
         path: the file to write.
 
     Returns:
@@ -144,9 +144,9 @@ def attribute(
         run: the trained run.
         samples: samples, uint8 `[Q, H, W, C]`, and their labels, int `[Q]`.
         train: training pictures, uint8 `[N, H, W, C]`, and their labels, int `[N]`.
-        k: dimension of the random projection, at least 1.
-        draws: number of times and noises for each picture, at least 1.
-        done: function that is called with the number of training pictures that are finished.
+        k: the length of a projected gradient, at least 1.
+        draws: the number of draws of time and noise per picture, at least 1.
+        done: a function that receives the number of finished training pictures.
 
     Returns:
         The scores, float64 `[Q, N]`.
@@ -163,9 +163,7 @@ def main(argv: list[str]) -> None:
     run = trained_run.load(values.workdir)
     if not run.recipe.makes_bytes or run.recipe.on_latents:
         kind = "latents" if run.recipe.on_latents else run.recipe.unit()
-        raise ConfigError(
-            f"--workdir={values.workdir}: diffusion attribute supports only runs on pictures, and this is on {kind}."
-        )
+        raise ConfigError(f"--workdir={values.workdir} is a run on {kind}. Valid: a run on pictures.")
     held_out.require_trained_data(run.config, values.workdir)
     images, labels = sample_files.read_samples(values.workdir)
     sample_files.check_samples(images, labels, run.shape, 0)
@@ -190,7 +188,10 @@ def main(argv: list[str]) -> None:
         "share_of_the_class": {"top": same, "all": chance},
     }
     json_files.write(out / "attribution.json", content)
-    print(f"of the {values.top} highest, {same:.0%} have the sample's class, of all {chance:.0%}")
+    print(
+        f"{same:.0%} of the {best.shape[1]} highest training pictures have the class of their sample, and {chance:.0%} "
+        "of all training pictures do"
+    )
     print(f"Look at: {out / 'attribution.png'}")
 
 

@@ -62,12 +62,12 @@ from diffusion.training.runtime import progress
 
 
 class Captions(NamedTuple):
-    """What a call of `run` did.
+    """The result of `run`.
 
     Attributes:
-        written: how many captions it wrote.
-        there: how many pictures had a caption.
-        damaged: the errors of the pictures that it left out.
+        written: the number of captions that were written.
+        there: the number of pictures that already had a caption.
+        damaged: the errors of the damaged pictures that were left out.
     """
 
     written: int
@@ -88,7 +88,7 @@ def run(
     batch_size: int = 8,
     damaged: str = "stop",
 ) -> Captions:
-    """Writes the captions of a folder's pictures; the flags of the command say what each argument is.
+    """Writes captions for the pictures in a folder; the flags of the command describe the arguments.
 
     Raises:
         ConfigError: for a folder without pictures, one whose captions are in a table, or a model that does not load.
@@ -114,7 +114,7 @@ def run(
                 except ValueError as error:
                     if damaged == "stop":
                         raise sources.DamagedRecord(
-                            f"{error}. Mend or remove it, or leave such pictures out by --damaged=skip."
+                            f"{error}. Repair or remove it, or leave such pictures out by --damaged=skip."
                         ) from error
                     errors.append(str(error))
                     print(f"left out: {error}", file=sys.stderr, flush=True)
@@ -125,7 +125,7 @@ def run(
 
 
 def _names(folder: pathlib.Path, place: pathlib.Path) -> list[str]:
-    """The folder's pictures, whose captions then are what `picture_folder` reads."""
+    """The names of the pictures in a folder; refuses a folder from which `picture_folder` would read other captions."""
     if not folder.is_dir():
         raise ConfigError(f"--folder={folder}: there is no such folder.")
     names = picture_files.pictures_in(folder)
@@ -149,11 +149,11 @@ def _names(folder: pathlib.Path, place: pathlib.Path) -> list[str]:
 def _write(
     place: pathlib.Path, captioner: captioning.Captioner, batch: dict[str, np.ndarray], seed: int, size: int
 ) -> None:
-    """Writes the captions of a batch of pictures by name; the last picture fills the batch up to one program's size."""
+    """Writes the captions of a batch {name: picture}, which is filled up with its last picture to `size` pictures."""
     names = list(batch)
     rows = [*names, *names[-1:] * (size - len(names))]
     key = jax.random.key(seed)
-    # Of the name, so that pictures which were added or left out change no other's draws.
+    # A key depends on the name, so that pictures which are added or left out do not change the draws of others.
     keys = jnp.stack([jax.random.fold_in(key, zlib.crc32(name.encode())) for name in rows])
     for name, caption in zip(names, captioner([batch[row] for row in rows], keys)):
         path = picture_files.sidecar(place, name)

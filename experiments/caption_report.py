@@ -46,10 +46,10 @@ from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_index
 from diffusion.training.runtime import progress
 
-STEPS = 1_500  # steps of the towers' training
-SEED = 0
+STEPS = 1_500  # training steps of the encoders
+SEED = 0  # the seed of the choice of captions
 PICTURES = {
-    "requested.png": "Requested, and made; orange: the towers prefer another caption of all",
+    "requested.png": "Requested captions, and the generated pictures; orange: another caption is nearer",
     "real.png": "The real pictures of the same captions",
 }
 
@@ -69,24 +69,35 @@ def run(
     train_steps: int = STEPS,
     among: int = 50,
 ) -> dict:
-    """Measures a model, whose folder goes into the record, and writes the report; returns the content of report.json.
+    """Measures a model, and writes the report.
 
-    The other arguments are the command's flags, the training steps of the towers, and the number of captions that a
-    picture's own is retrieved among.
+    Args:
+        model: the model.
+        folder: the folder of the model, for the record.
+        out: the folder for the report.
+        data, held_out, data_dir, number, guidance, steps, batch_size: the flags of the command.
+        train_steps: the training steps of the encoders.
+        among: the number of captions among which the caption of a picture is searched.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ConfigError: if `held_out` shares pictures with `data`, or the pictures do not have the size of the model's.
     """
     real = captioned(data, data_dir)
     others = captioned(held_out, data_dir)
     if (shared := trained_on(real, others)).count:
         raise ConfigError(
             f"--held_out={held_out}: {shared.count:,} of its {shared.of:,} pictures also occur in --data={data}. "
-            "Valid: a split that shares none, e.g. NAME@train[:90%] and NAME@train[90%:]."
+            "Valid: splits that share no picture, e.g. NAME@train[:90%] and NAME@train[90%:]."
         )
     if real.images.shape[1] != model.side:
         raise ConfigError(
-            f"{folder} makes pictures of {model.side} pixels, but those of {data} have {real.images.shape[1]}. Name "
-            "the data that the model was trained on."
+            f"{folder} makes pictures with sides of {model.side} pixels, but the pictures of {data} have "
+            f"{real.images.shape[1]}. Name the data that the model was trained on."
         )
-    with progress.bar("training the towers", train_steps, "steps") as advance:
+    with progress.bar("training the encoders", train_steps, "steps") as advance:
         retriever = caption_retrieval.train(
             real.images, list(real.captions), steps=train_steps, progress=lambda step, _: advance(step)
         )
@@ -137,7 +148,7 @@ def run(
 
 
 def markdown(content: dict, folder: pathlib.Path) -> str:
-    """The report as Markdown; pictures that are in the folder are embedded by relative links."""
+    """The report as Markdown; pictures in the folder are embedded by relative links."""
     figures = content["figures"]
     protocol = content["protocol"]
     retrieval = figures["retrieval"]
@@ -148,7 +159,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     )
     rows = [
         (f"the requested caption is the nearest of {retrieval['pictures']['among']}", share["pictures"], beside),
-        report.frechet_row("the towers' space", figures["frechet"], ".3g"),
+        report.frechet_row("features of the encoders", figures["frechet"], ".3g"),
         report.copies_row("held-out ones", figures["copies"]),
     ]
     parts = [

@@ -91,8 +91,8 @@ from diffusion.training.checkpointing import checkpoints
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
             *workdir.FAILURES)  # fmt: skip
-READING = ("architecture", "prefix")  # flags that say what the tensors of a source are
-# What single files hold beside the networks: the schedule's tables, and what only training uses.
+READING = ("architecture", "prefix")  # flags that describe the tensors of a source
+# Tensors in single files that belong to no network: tables of the schedule, and tensors that only training uses.
 NOT_NETWORKS = (
     r"(alphas|betas|sqrt|log|posterior|logvar|lvlb).*",
     r"model_ema\..*",
@@ -115,9 +115,9 @@ def networks(
 
     Args:
         path: a run folder, a folder of a network, or a single file.
-        architecture: a name in FAMILIES; "" to recognise the architecture.
-        prefix: the prefix of the names of the tensors that are read from a file; "" for all tensors.
-        dtype: dtype of the parameters; those of a run keep their own.
+        architecture: a name in FAMILIES; "" to recognize the architecture.
+        prefix: the prefix of the tensors that are read from a file; "" for all tensors.
+        dtype: the type of the parameters; parameters of a run keep their type.
         others: networks of further sizes, see `folders.recognise`.
 
     Yields:
@@ -148,9 +148,9 @@ def networks(
 
 
 def _under_prefixes(path: pathlib.Path, others: Mapping[str, nn.Module] | None = None) -> list[folders.Found]:
-    """The networks of a single file that holds each under a prefix of its own; none for another file.
+    """The networks of a single file that holds several, each under its own prefix; [] for another file.
 
-    Another is the state of a training too, which holds one network several times: as it trains, and its averages.
+    The state of a training is also such another file: it holds the same network several times, with its averages.
     """
     tensors = interchange.open_tensors(path)
     left = {name for name in tensors.shapes if not any(re.fullmatch(pattern, name) for pattern in NOT_NETWORKS)}
@@ -162,7 +162,7 @@ def _under_prefixes(path: pathlib.Path, others: Mapping[str, nn.Module] | None =
             try:
                 several.append(folders.recognise(tensors, family.name, prefix, others))
             except interchange.Mismatch:
-                continue  # another architecture may have this prefix; the error below names what none takes
+                continue  # another architecture may have this prefix; the error below names tensors that none has
             left -= {name for name in left if name.startswith(prefix)}
     names = {name for one in several for name in one.tensors.shapes}
     copy = lambda name: any(name[i + 1 :] in names for i, letter in enumerate(name) if letter == ".")
@@ -182,14 +182,14 @@ def convert_lora(
 ) -> list[str]:
     """Writes a LoRA file in another layout, and a model card beside it.
 
-    The metadata of the file (base, trigger words, training) stay, except peft's config, which describes the new layout.
+    The metadata of the file (base, trigger words, training) are kept, except peft's config, which describes the layout.
 
     Args:
         source: the LoRA file.
-        base: the folder of the pipeline that it was trained for, of which only the configs are read.
+        base: the folder of the pipeline for which the LoRA was trained; only its configs are read.
         out: the file to write, whose name ends in .safetensors.
-        layout: "peft" or "kohya".
-        license: license for the model card; "" for the one that the source states.
+        layout: the new layout, "peft" or "kohya".
+        license: the license for the model card; "" for the license that the source states.
 
     Returns:
         The names of the networks that the LoRA changes.
@@ -200,7 +200,7 @@ def convert_lora(
         Mismatch: as `lora_files.load`.
     """
     if out.suffix != ".safetensors":
-        raise ConfigError(f"--out={out}: a LoRA becomes one file. Valid: a name that ends in .safetensors.")
+        raise ConfigError(f"--out={out}: a LoRA is written as one file. Valid: a name that ends in .safetensors.")
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
     modules = {part: module for part, (_, module) in assemble.modules_of(base).items()}
@@ -212,14 +212,14 @@ def convert_lora(
 
 
 def card(source: pathlib.Path, network: str, license: str = "") -> model_card.Card:
-    """The model card of a network of a source, which is a run or was published elsewhere."""
+    """The model card of a network from a source, which is a run or a published model."""
     if (source / "checkpoints").is_dir():
         return model_card.build_run_card(source, network, license or model_card.UNKNOWN)
     return model_card.build_source_card(source, network, license)
 
 
 def main(argv: list[str]) -> None:
-    """Reads, and writes one folder a network; each file appears whole or not at all."""
+    """Converts the source, and writes a folder for each network; each file appears complete or not at all."""
     values = flags.FLAGS
     source = pathlib.Path(values.source)
     out = pathlib.Path(values.out)
@@ -246,12 +246,12 @@ def main(argv: list[str]) -> None:
     if tuned_run.base_of(source):
         flag_errors.refuse(
             [*READING, "layout", "base", "license", "dtype"],
-            f"has no effect: {source} is a finetuning run, which states how its weights are written.",
+            f"has no effect: {source} is a run that tunes a model, and its config determines the form of its files.",
         )
         tuned_files.require_new(source, out)
         config = workdir.read_config(source)
         written = tuned_files.write(config, source, *checkpoints.load_ema(source), out)
-        print(f"what {source} has taught {tuned_run.base_of(source)}: {', '.join(map(str, written))}")
+        print(f"the tuned weights of {source} for {tuned_run.base_of(source)}: {', '.join(map(str, written))}")
         return
     if values.base:
         flag_errors.refuse(["layout"], "has no effect with --base, whose folders have the layout of diffusers.")
@@ -261,7 +261,7 @@ def main(argv: list[str]) -> None:
         print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
         return
     if (source / "checkpoints").is_dir():
-        flag_errors.refuse(READING, f"has no effect: {source} is a run, whose config says what its weights are.")
+        flag_errors.refuse(READING, f"has no effect: {source} is a run, whose config describes its weights.")
     for name, module, params in networks(source, values.architecture, values.prefix, values.dtype):
         folder = out / name if name else out
         interchange.save(folder, module, params, layout=values.layout, dtype=values.dtype)

@@ -62,14 +62,16 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         run: the trained run; config.sample.number pictures are edited.
         editor: the entry of the editor, e.g. {"name": "edict"}.
         split: the split of the run's data.
-        labels: the classes to edit to, in turn; None for the pictures' own.
+        labels: the target classes, used in turn; None if each picture keeps its class.
 
     Returns:
-        {"images": uint8 `[N, H, W, C]`, "originals" likewise, "labels": int `[N]`, "own_labels": int `[N]`}; float32
-        pytrees of other examples, and conditions of padded ones.
+        {"images": the edits, uint8 `[N, H, W, C]`, "originals": uint8 `[N, H, W, C]`, "labels": the target classes,
+        int `[N]`, "own_labels": int `[N]`}. Other examples are float32 or pytrees, and padded examples have conditions
+        in place of labels.
 
     Raises:
-        ConfigError: for an entry that is wrong, or a guidance that is no plain denoiser; if no edit is finite.
+        ConfigError: for an invalid entry, a guidance with which the denoiser does not depend on x and t alone, or edits
+            of which none is finite.
     """
     change = call(editors.EDITORS, editor, "--editor", "editor")
     editors.RETURNED.check(change, "--editor", editor["name"])
@@ -79,7 +81,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         raise ConfigError(f"--pictures={split}: {error.__cause__ or error}") from error
     if labels is not None and isinstance(present, Mapping):
         raise ConfigError(
-            "--labels: the condition of the examples has a mask, so it is not a class alone. Valid: no --labels"
+            "--labels: the examples are padded, so that their condition is more than a class. Valid: no --labels"
         )
     wanted = present if labels is None else requested.labels(labels, run.recipe, len(present))
     present, wanted = generate.as_condition(present), generate.as_condition(wanted)
@@ -110,7 +112,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
 
 
 def main(argv: list[str]) -> None:
-    """Edits, and writes the files."""
+    """Edits the pictures, and writes the files."""
     values = flags.FLAGS
     try:
         editor = ast.literal_eval(values.editor)

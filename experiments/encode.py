@@ -78,22 +78,22 @@ def run(
 
     Args:
         autoencoder: the autoencoder that encodes the pictures.
-        data: a source, or its name with the split, as `--data` has it.
-        out: folder of the cache.
-        data_dir: folder of prepared datasets; "" for TFDS's default.
-        mean: whether only the mean of the posterior is stored, without its log variance.
-        flip: whether mirrored pictures are encoded as well.
-        dtype: type of the stored latents.
-        batch_size: number of pictures encoded at once.
-        threads: number of threads that read pictures.
-        shard_records: records of a file; 0 for files of about 256 MiB.
-        size: side of the squares to which pictures are cropped and resized; 0 for their own size.
+        data: a source, or its name with the split, in the form of `--data`.
+        out: the folder of the cache.
+        data_dir: the folder of prepared datasets; "" for TFDS's default.
+        mean: whether to store only the mean of the posterior, without its log variance.
+        flip: whether to encode the mirrored pictures as well.
+        dtype: the type of the stored latents, "float32" or "float16".
+        batch_size: the number of pictures that are encoded at once.
+        threads: the number of threads that read pictures.
+        shard_records: the number of records in a file; 0 for files of about 256 MiB.
+        size: the side length of the squares to which pictures are cropped and resized; 0 for their own size.
 
     Returns:
-        What the cache holds.
+        The description of the cache.
 
     Raises:
-        ConfigError: if the dataset is not there or does not fit.
+        ConfigError: if the dataset does not exist or does not fit the autoencoder.
         CacheError: if the folder holds other latents.
     """
     source = named(data, data_dir, size)
@@ -119,7 +119,7 @@ def features(
     shard_records: int = 0,
     size: int = 0,
 ) -> latent_cache.Description:
-    """Writes the features of an encoder beside the latents in a folder, or continues to.
+    """Writes the features of an encoder beside the latents in a folder, or continues an unfinished cache of them.
 
     Args:
         encoder: the encoder, with the size of the pictures that it receives.
@@ -131,7 +131,7 @@ def features(
         The description of the cache of features.
 
     Raises:
-        ConfigError: if the dataset is not there or does not fit.
+        ConfigError: if the dataset does not exist or does not fit the encoder.
         CacheError: if the folder holds other features, or latents of other pictures.
     """
     source = named(data, data_dir, size)
@@ -170,12 +170,13 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if not (values.autoencoder or values.encoder):
         raise ConfigError(
-            "--autoencoder and --encoder are both missing. Name the network whose output is to be written, or both."
+            "--autoencoder and --encoder are both missing. Name at least one of them: the network whose output is "
+            "stored."
         )
     if not values.encoder:
         flag_errors.refuse(["encoder_size"], "is the size of the pictures for --encoder, which is missing.")
     if not values.autoencoder:
-        flag_errors.refuse(["mean", "dtype"], "says how latents are stored: name the --autoencoder that makes them.")
+        flag_errors.refuse(["mean", "dtype"], "has no effect without latents: name the --autoencoder that makes them.")
     latent_writer.require_folder(workdir.output_folder(values.out))
     loaded = encoder_features.load(values.encoder, values.encoder_size) if values.encoder else None
     pictures = {"data": values.data, "out": values.out, "data_dir": values.data_dir or "", "size": values.size}

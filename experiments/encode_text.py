@@ -42,10 +42,20 @@ from diffusion.text import byte_pairs
 
 
 def vocabulary(data: str | sources.Source, out: str | pathlib.Path, size: int, length: int, data_dir: str = "") -> int:
-    """Learns a vocabulary of at most `size` ids from the captions of a split, and writes it; returns how many it has.
+    """Learns a vocabulary from the captions of a split, and writes it.
+
+    Args:
+        data: a source, or its name with the split, in the form of `--data`.
+        out: the folder for the vocabulary; empty, or not there yet.
+        size: the largest number of ids.
+        length: the length of a tokenized text, including start and end token.
+        data_dir: the folder of prepared datasets; "" for TFDS's default.
+
+    Returns:
+        The number of ids.
 
     Raises:
-        ConfigError: if the dataset is not there or has empty captions, a number is out of range, or a caption too
+        ConfigError: if the dataset does not exist or has empty captions, a number is out of range, or a caption is too
             long.
         FileExistsError: if `out` holds files, which would be removed.
     """
@@ -70,11 +80,18 @@ def run(
     out: str | pathlib.Path,
     data_dir: str = "",
 ) -> captions.Table:
-    """Writes, and returns, the outputs of a text encoder for the captions of a split.
+    """Runs a text encoder on the captions of a split, and writes and returns its outputs.
+
+    Args:
+        text_encoder: the folder of the text encoder.
+        tokenizer: the folder of its vocabulary.
+        data: a source, or its name with the split, in the form of `--data`.
+        out: the folder for the outputs.
+        data_dir: the folder of prepared datasets; "" for TFDS's default.
 
     Raises:
-        ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary or the
-            encoder takes.
+        ConfigError: if the dataset does not exist or has empty captions, or a caption is longer than the vocabulary or
+            the encoder supports.
         CacheError: if `out` holds the captions of another dataset, the output of another encoder or tokenizer, or
             other files, such as a run.
     """
@@ -106,9 +123,9 @@ def _require_same(folder: str | pathlib.Path, description: Mapping[str, Any]) ->
     try:
         before = captions.description_of(folder)
     except (FileNotFoundError, captions.CacheError, limits.Refused):
-        return  # none that could be read
+        return  # there are none, or none that can be read
     there, now = ({**note["dataset"], "encoder": note.get("encoder")} for note in (before, description))
-    if "tokens" in before:  # earlier versions noted none
+    if "tokens" in before:  # earlier versions did not store them
         there["tokens"], now["tokens"] = before["tokens"], description["tokens"]
     if differs := [f"{name}: {there.get(name)!r} -> {now[name]!r}" for name in now if there.get(name) != now[name]]:
         raise captions.CacheError(
@@ -122,9 +139,9 @@ def _tokens(texts: list[str], vocabulary: text.Tokenizer) -> text.Tokens:
     if cut := [(caption, rest) for caption, rest in zip(texts, tokens.cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
         raise ConfigError(
-            f"{len(cut)} captions are longer than {vocabulary.length}, the largest number of ids of a text in this "
-            f"vocabulary, e.g. {cut[0][0]!r}, from which {cut[0][1]!r} would be left out. Valid: a length of at least "
-            f"{longest} (config.vocabulary.length, --length), or more ids."
+            f"{len(cut)} captions are longer than {vocabulary.length} ids, the length of a text in this vocabulary, "
+            f"e.g. {cut[0][0]!r}, from which {cut[0][1]!r} would be left out. Valid: a length of at least {longest} "
+            "(config.vocabulary.length, --length), or a vocabulary of more ids, which needs fewer for a text."
         )
     return tokens
 
@@ -140,7 +157,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     if bool(values.vocabulary) == bool(values.text_encoder):
-        raise ConfigError("name either --vocabulary (how many ids to learn) or --text_encoder (the encoder to run).")
+        raise ConfigError("name either --vocabulary=SIZE, to learn one, or --text_encoder=FOLDER, to run the encoder.")
     if values.vocabulary:
         flag_errors.refuse(["tokenizer"], "has no effect with --vocabulary, which learns a new one.")
         number = vocabulary(values.data, values.out, values.vocabulary, values.length, values.data_dir or "")

@@ -49,7 +49,7 @@ def run(
     preserve: float = 1.0,
     near: float = 0.1,
 ) -> None:
-    """Writes the model without the concepts; the flags of the command say what each argument is.
+    """Writes the model without the concepts; the flags of the command describe the arguments.
 
     Raises:
         ConfigError: for a model without cross-attention, or weights out of range.
@@ -75,14 +75,14 @@ def run(
 
 
 def stored_dtype(folder: pathlib.Path) -> str:
-    """The dtype of a network's tensors, "float32" where they have several, or another than networks are written in."""
+    """The type of a network's tensors; "float32" if they have several types, or one that cannot be written."""
     tensors = folders.find(folder).tensors
     dtypes = {str(tensors.type_of(name)) for name in tensors.shapes}
     return dtypes.pop() if len(dtypes) == 1 and dtypes <= {*folders.FLOATS} else "float32"
 
 
 def card(folder: pathlib.Path, description: Mapping[str, Any]) -> model_card.Card:
-    """The card of a model whose concepts were erased; licence, data and failures are the base's."""
+    """The card of a model whose concepts were erased; its license, data and failures are those of the base."""
     erased = ", ".join(f"{old} (now {new or 'no text'})" for old, new in description["erased"].items())
     source_card = model_card.build_source_card(folder, "Text-to-image model with erased concepts", base=folder)
     return source_card._replace(
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     if not values.keep:
-        flag_errors.refuse(["preserve"], "is the weight of the texts of --keep, and there are none.")
+        flag_errors.refuse(["preserve"], "has no effect without --keep, whose texts it weights.")
     pairs = [(old.strip(), new.strip()) for old, _, new in (text.partition("=") for text in values.concept)]
     if empty := [text for text, (old, _) in zip(values.concept, pairs) if not old]:
         raise ConfigError(f"--concept={empty[0]} names no concept to erase. Valid: OLD=NEW, e.g. 'Van Gogh=art'.")

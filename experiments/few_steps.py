@@ -56,8 +56,8 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
 EFFORT = sample_metrics.Effort(0, 10)
-SHOWN = 5  # samples of a model in a block of the picture, which are stored; earlier versions stored ten
-PANELS = 7  # panels of a plot side by side
+SHOWN = 5  # samples of a model in a block of the picture; only these are stored (earlier versions stored ten)
+PANELS = 7  # the most panels of a plot side by side
 WRAPPED = 10  # letters in a line above a sample
 SHARES = {"coverage": "coverage", "asked_class": "class recognised"}  # {key: title} of the figures that are shares
 
@@ -71,21 +71,21 @@ class Row(NamedTuple):
     name: str  # name of the run in the table
     folder: pathlib.Path
     step: int  # step of its checkpoint
-    config: Any  # the run's, with these sampling steps
+    config: Any  # the config of the run, with this number of sampling steps
 
     @property
     def steps(self) -> int:
-        """Sampling steps."""
+        """The number of sampling steps."""
         return self.config.sample.steps
 
     @property
     def seed(self) -> int:
-        """Seed of the training."""
+        """The seed of the training."""
         return self.config.seed
 
 
 def name_of(folder: str | pathlib.Path) -> str:
-    """The name of a run in the table: its folder's, or as a sweep names it: "lcm" of student=lcm,seed=1."""
+    """The name of a run in the table: the name of its folder, or "lcm" for a sweep's folder student=lcm,seed=1."""
     entries = [entry.rpartition("=") for entry in pathlib.Path(folder).name.split(",")]
     return ",".join(value for key, _, value in entries if key != "seed") or pathlib.Path(folder).name
 
@@ -101,14 +101,17 @@ def runs_of(pattern: str) -> list[str]:
 
 
 def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
-    """The rows of the run `name`, for the requested numbers of sampling steps that it can take.
+    """The rows of a run, one for each requested number of sampling steps that it supports.
 
     Args:
         folder: the run folder.
         name: the name of the run in the table.
-        steps: the numbers of sampling steps, one for each row.
-        number: number of samples.
-        inception: file of FID's Inception-v3, or "".
+        steps: the requested numbers of sampling steps.
+        number: the number of samples.
+        inception: the file of FID's Inception-v3; "" for no FID.
+
+    Raises:
+        ConfigError: if the run has no checkpoint, or its config does not fit.
     """
     latest = checkpoints.latest(folder)
     if latest is None:
@@ -136,10 +139,10 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
 
 
 def require_comparable(rows: Sequence[Row]) -> None:
-    """Refuses students on examples of another form than the teacher's, and warns of other real examples.
+    """Refuses students on examples of another form than the teacher's, and warns of different real examples.
 
     Args:
-        rows: the rows of all runs, one of the teacher last.
+        rows: the rows of all runs; the last one is of the teacher.
 
     Raises:
         ConfigError: if a student's distances cannot be divided by the teacher's.
@@ -160,19 +163,20 @@ def require_comparable(rows: Sequence[Row]) -> None:
             )
         if others := [name for name, value in real(row).items() if value != real(teacher)[name]]:
             warnings.warn(
-                f"{row.folder} and {teacher.folder} name other real examples: they differ in {', '.join(others)}",
+                f"{row.folder} and {teacher.folder} are compared with different real examples: they differ in "
+                f"{', '.join(others)}",
                 stacklevel=2,
             )
 
 
 def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
-    """Figures of a row and its first samples: made now, or read where the same samples were measured before.
+    """The figures of a row. They are measured now, unless the same samples were measured before.
 
     Args:
         row: a run at a number of steps.
-        out: folder of the figures and samples.
-        make: () -> both.
-        *judges: the names of the other things that the figures depend on.
+        out: the folder of the figures and samples.
+        make: a function that makes the samples and their figures.
+        *judges: the names of other things on which the figures depend.
 
     Returns:
         {"name", "seed", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-SEED-STEPS.npz.
@@ -222,7 +226,7 @@ def measured(row: Row) -> Made:
 
 @functools.lru_cache(maxsize=1)
 def real_rows(settings: str) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    """The classifier's features as a function of images, and the features of the real images that `settings` name."""
+    """(the classifier's features as a function of images, the features of the real images that `settings` name)."""
     config = from_json(settings)
     train, real = real_images.splits_of(config)
     extract = sample_metrics.extractor_of("classifier", config, train).extract
@@ -238,8 +242,8 @@ def over_seeds(rows: Sequence[Mapping]) -> list[dict]:
     """One row for each model and number of evaluations: the mean of its figures over the seeds of the training.
 
     Returns:
-        The rows, in the order of the first of each, with "seeds", the number of trainings, and "spread", the standard
-        deviation of each figure over them, of two trainings or more.
+        The rows, in the order of the first row of each. "seeds" is the number of trainings, and "spread" has the
+        standard deviation of each figure over them; it is {} for a single training.
     """
     groups: dict[tuple, list[Mapping]] = {}
     for row in rows:
@@ -261,12 +265,12 @@ def table(
     reference: Mapping | None,
     shares: Mapping[str, str] = types.MappingProxyType(SHARES),
 ) -> str:
-    """The rows of `over_seeds` as Markdown; distances in brackets are divided by the reference's.
+    """The rows of `over_seeds` as Markdown; numbers in brackets are distances divided by the reference's.
 
     Args:
         rows: the rows.
         features: the names of the features whose distances are shown.
-        reference: the teacher at its own steps, or None.
+        reference: the row of the teacher at the steps of its config; None if there is no such row.
         shares: {key: title} of the figures that are shares.
     """
     shown = {key: title for key, title in shares.items() if any(key in row for row in rows)}
@@ -291,7 +295,7 @@ def overview(rows: Sequence[Mapping], features: Sequence[str], reference: Mappin
     Args:
         rows: the rows of `over_seeds`.
         features: the names of the features; a cell has one figure for each.
-        reference: the teacher at its own steps.
+        reference: the row of the teacher at the steps of its config.
     """
     counts = sorted({row["nfe"] for row in rows})
     cells: dict[str, dict[int, str]] = {}
@@ -313,14 +317,10 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
     Args:
         rows: the rows of `over_seeds`.
         features: the names of the features; each has a line in every panel.
-        reference: the teacher at its own steps, or None.
+        reference: the row of the teacher at the steps of its config; None if there is no such row.
         path: the PNG to write.
     """
-    from matplotlib.ticker import (
-        LogLocator,
-        MaxNLocator,
-        NullLocator,
-    )  # imported here: it comes last, and takes a while
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator  # imported here, since it takes a while
 
     models = list(dict.fromkeys(row["name"] for row in rows))
     columns = min(PANELS, len(models))
@@ -330,7 +330,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
     counts = sorted({row["nfe"] for row in rows})
     keys = [f"fd_{feature}" for feature in features]
     heights = [row[key] / (reference[key] if reference else 1) for row in rows for key in keys]
-    decades = max(heights) > 3 * min(heights)  # else 1, 2 and 5 would leave the axis one number or none
+    decades = max(heights) > 3 * min(heights)  # otherwise ticks at 1, 2 and 5 would leave at most one on the axis
     for axes, model in zip(panels, models):
         mine = [row for row in rows if row["name"] == model]
         for colour, feature in zip(plots.COLOURS, features):
@@ -363,12 +363,13 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
 
 
 def picture(rows: Sequence[Mapping], reference: Mapping | None, out: pathlib.Path, path: pathlib.Path) -> None:
-    """The first samples of every model, a block for each number of evaluations: a column has one seed and one class.
+    """Draws the first samples of every model, in a block for each number of evaluations.
+
+    The samples of a column have the same seed and the same class. The teacher's samples are the last row of each block.
 
     Args:
-        rows: the rows of `over_seeds`, those of the teacher last.
-        reference: the teacher at its own steps, or None for its largest number of steps; its samples are the last row
-            of each block.
+        rows: the rows of `over_seeds`; the teacher's rows are last.
+        reference: the row of the teacher to show; None for its largest number of steps.
         out: the folder of the figures and samples.
         path: the PNG to write.
     """
@@ -392,22 +393,22 @@ def picture(rows: Sequence[Mapping], reference: Mapping | None, out: pathlib.Pat
 
 
 def _evaluations(count: int) -> str:
-    """A number of evaluations, as a message and a title name it."""
+    """A number of evaluations in words."""
     return f"{count} evaluation{'s' * (count > 1)}"
 
 
 def compare(
     measure: Callable[[Row], Made], inception: str, shares: Mapping[str, str], program: str, *judges: str
 ) -> None:
-    """Measures the runs that the flags name, prints, and writes.
+    """Measures the runs that the flags name, and prints and writes the results.
 
     Args:
-        measure: row -> figures and samples; among the figures are "nfe", those of `shares`, and "fd_FEATURE" and
-            "floor_FEATURE" of features.
-        inception: file of FID's Inception-v3, or "".
+        measure: a function from a row to its figures and samples; the figures are "nfe", those of `shares`, and
+            "fd_FEATURE" and "floor_FEATURE" for each feature.
+        inception: the file of FID's Inception-v3; "" for no FID.
         shares: {key: title} of the figures that are shares, as in `table`.
         program: the words that start the program, for the record.
-        *judges: the names of the other things that the figures depend on, as in `measured_once`.
+        *judges: the names of other things on which the figures depend, as in `measured_once`.
     """
     values = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)

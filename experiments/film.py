@@ -62,10 +62,10 @@ def given_of(frames: int, first: int = 0, last: int = 0, every: int = 0) -> np.n
     """The known frames of a clip.
 
     Args:
-        frames: number of frames of a clip.
-        first: number of known frames at the beginning, >= 0.
-        last: number of known frames at the end, >= 0.
-        every: distance of further known frames, counted from frame 0; 0 for none.
+        frames: the number of frames of a clip.
+        first: the number of known frames at the beginning, >= 0.
+        last: the number of known frames at the end, >= 0.
+        every: the distance between further known frames, counted from frame 0; 0 for no such frames.
 
     Returns:
         Bool `[frames]`, True for known frames.
@@ -86,20 +86,20 @@ def given_of(frames: int, first: int = 0, last: int = 0, every: int = 0) -> np.n
 def film(
     run: trained_run.Trained, split: str = "test", first: int = 0, last: int = 0, every: int = 0, frames: int = 0
 ) -> dict[str, Any]:
-    """Films of the first clips of a split, config.sample.number of them.
+    """Makes films from the first config.sample.number clips of a split.
 
     Args:
         run: the trained run.
         split: the split of its data.
         first, last, every: the known frames, see `given_of`; for a run on latents, frames of the latent.
-        frames: number of frames of a film (of its latent, for a run on latents); 0 for as many as the run's clips have.
+        frames: the number of frames of a film, of its latent for a run on latents; 0 for the length of the run's clips.
 
     Returns:
-        {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, of their frames of pixels, "originals": the clips,
-        "labels": int `[N]`}.
+        {"images": the films, uint8 `[N, F, H, W, C]`, "given": the known frames of pixels, Bool `[F]`, "originals": the
+        clips, "labels": int `[N]`}.
 
     Raises:
-        ConfigError: for a run that makes no clips of pixels, or frames that do not fit; if no clip is finite.
+        ConfigError: for a run that makes no clips of pixels, frames that do not fit, or films of which none is finite.
     """
     _check(run)
     run = run.continuing()
@@ -122,7 +122,7 @@ def film(
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = recipe.sampling.plan
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
-    pixels = lambda count: 1 + step * (count - 1)  # frames of so many of the latent
+    pixels = lambda count: 1 + step * (count - 1)  # from a number of frames of the latent to frames of pixels
 
     bytes_of = lambda x: (to_uint8(x), engine.finite(x))
 
@@ -151,7 +151,7 @@ def film(
 
 
 def _check(run: trained_run.Trained) -> None:
-    """Refuses a run that makes no clips, or whose network takes one time for all frames."""
+    """Refuses a run that makes no clips of bytes, or whose network takes one time for all frames."""
     recipe, config = run.recipe, run.config
     if len(run.shape) != 4 or not facts.takes_frames(recipe.network) or not recipe.makes_bytes:
         raise ConfigError(

@@ -44,8 +44,8 @@ from diffusion.metrics import detection, membership
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
-LEVEL = 0.01  # rate of false positives
-BATCH = 250
+LEVEL = 0.01  # the rate of false positives at which detected members are counted
+BATCH = 250  # pictures that are attacked at once
 Attack = Callable[..., Array]
 
 
@@ -56,20 +56,20 @@ def measure(
     draws: int = 8,
     done: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """The attacks on a run.
+    """Attacks a run.
 
     Args:
         run: a run on classes, or without conditions.
-        times: the times t of the attacks.
-        number: the largest number of pictures of either split.
-        draws: number of draws of the noise for each picture in the loss.
-        done: called with the count of times that were measured.
+        times: the times t of the attacks, each in (0, 0.9 t_max).
+        number: the largest number of pictures from each split.
+        draws: the number of noise draws per picture for the attack by the loss.
+        done: a function that receives the number of finished times.
 
     Returns:
         {"members", "others": the splits, "attacks": {name: {t: {"auroc": `detection.auroc`, "hits"}}}}.
 
     Raises:
-        ConfigError: for a time that is out of range, splits that may have pictures in common, or a run of other
+        ConfigError: for a time that is out of range, splits that have pictures in common, or a run with other
             conditions.
     """
     config = run.config
@@ -136,7 +136,7 @@ def table(content: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Measures, and writes the figures."""
+    """Attacks the run, and writes the figures."""
     values = flags.FLAGS
     try:
         times = [float(t) for t in values.times]

@@ -88,19 +88,19 @@ PROMPT = "a photograph of an astronaut who rides a horse on the moon"  # the def
 
 
 def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: bool = False) -> dict[str, Any]:
-    """Returns everything that is known of a run before it is started.
+    """Plans a run: its memory, its work and its times on some machines.
 
     Args:
-        config: the config, complete.
-        devices: their number; this process must have as many, real or simulated.
-        names: keys of `MACHINES`.
+        config: the complete config of the run.
+        devices: the number of devices of the run; this process must have that many, real or simulated.
+        names: the machines, keys of `MACHINES`.
         compiled: whether to compile the step for each machine.
 
     Returns:
         {"config_hash", "devices", "mesh", "parameters", "unit", "images", "flops", "machines": {name: {"platform",
-        "attention", "memory", "hbm_bytes", "collectives", "seconds", "fits", "change", "refused", "compiled"}}}; bytes
-        and seconds a step on each device, FLOPs of the whole job. For other networks than a DiT, and for objectives
-        that evaluate it more than once, see `planning.traced`.
+        "attention", "memory", "hbm_bytes", "collectives", "seconds", "fits", "change", "refused", "compiled"}}}. Bytes
+        and seconds are of one step on each device, and FLOPs of all devices together. For other networks than a DiT,
+        and for objectives that evaluate it more than once, see `planning.traced`.
     """
     recipe = checks.validate(config)
     if config.base.path:
@@ -133,8 +133,8 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
 def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
     """The work of a step that evaluates a DiT once, forward and backward, by formulas; None for other steps.
 
-    A forward-mode derivative, a teacher, an encoder or a second evaluation makes more operations than the formulas
-    count. A step may have up to 5 percent more, which leaves room for small heads.
+    The step is traced to see whether the formulas hold: a forward-mode derivative, a teacher, an encoder or a second
+    evaluation needs more operations than they count. Up to 5 percent more are accepted, for small heads.
     """
     if not isinstance(recipe.network, DiT):
         return None
@@ -143,9 +143,10 @@ def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
 
 
 def _for_examples(config: ConfigDict, recipe: Recipe) -> Recipe:
-    """The recipe for its data, which say what condition the network receives.
+    """The recipe for its data, which determine the condition that the network receives.
 
-    A network of classes alone, and one whose data are not here, are planned for the shape that the config states.
+    If the network receives only classes, or the data are not on this machine, the recipe is for the shape that the
+    config states.
     """
     stated = config.data.shape is not None or data.known_shape(config) is not None
     if stated and not fits.conditions_may_follow(config):
@@ -182,7 +183,7 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
 
     Args:
         config: the config of the run.
-        shape: shape of one example.
+        shape: the shape of one example.
         mesh: the mesh; its devices need not exist.
 
     Raises:
@@ -202,7 +203,7 @@ def _work(recipe: Recipe, program: programs.Program, mesh: Mesh) -> Work:
 
 
 def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
-    """XLA's figures of the step, compiled for that many devices; see `ahead_of_time.compile_step`."""
+    """XLA's figures of the step, compiled for this number of devices; see `ahead_of_time.compile_step`."""
     if config.mesh.get("kind", "jit") != "jit":
         raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile supports only "jit".')
     try:
@@ -216,18 +217,18 @@ def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, d
 
 
 def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:
-    """A sentence that says what to change so that a run fits into the memory of a machine's devices.
+    """A sentence on what to change so that a run fits into the memory of a machine's devices.
 
     Args:
         config: the config of the run.
-        shape: shape of one example.
+        shape: the shape of one example.
         work: the work of the run, from `work_of`.
         machine: the machine.
 
     Returns:
-        The first change that suffices, cheapest in time first; advice to take more devices if none does.
+        The change that costs the least time among those that suffice; advice to take more devices if none does.
     """
-    on_mesh: dict[str, Work] = {}  # shapes and shardings depend on the mesh alone
+    on_mesh: dict[str, Work] = {}  # shapes and shardings depend only on the mesh
     for changed in _remedies(config, work):
         mesh = changed.mesh.to_json()
         if mesh not in on_mesh:
@@ -242,7 +243,7 @@ def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Mach
 
 
 def _remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
-    """Configs that need less memory, the cheapest in time first."""
+    """Configs that need less memory; those that cost the least time come first."""
     mesh = work.mesh.shape
     batch_devices = mesh.get("data", 1) * mesh.get("fsdp", 1)
 
@@ -263,22 +264,23 @@ def _remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
 
 
 def devices_here() -> dict[str, int]:
-    """The devices that JAX finds on this machine, {kind: number}; another process looks for them, and releases them."""
+    """{kind: number} of the devices that JAX finds here; another process looks for them, so that they stay free."""
     listing = "import json, jax; print(json.dumps([device.device_kind for device in jax.local_devices()]))"
     listed = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
     if listed.returncode:
         raise ConfigError(
-            f"--devices is missing, and JAX finds no devices here: {listed.stderr.strip().splitlines()[-1]}"
+            f"--devices is missing, and JAX finds no devices here: {listed.stderr.strip().splitlines()[-1]} Name the "
+            "number of devices, e.g. --devices=8."
         )
     return dict(collections.Counter(json.loads(listed.stdout)))
 
 
 def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
-    """The number of devices and the machines, keys of `MACHINES`, to plan for.
+    """(the number of devices, the machines as keys of `MACHINES`) to plan for.
 
     Args:
-        devices: number of devices on the command line; None for the devices that JAX finds here.
-        machine: the machine on the command line, "all" if no machine is named.
+        devices: the number of devices on the command line; None for the devices that JAX finds here.
+        machine: the machine on the command line; "all" if no machine is named.
 
     Raises:
         ConfigError: if the number is not positive, or JAX finds no devices of the machine here.
@@ -312,7 +314,7 @@ def plan_run() -> dict[str, Any]:
     """Prints the plan of a run, and returns it."""
     devices, names = described(flags.FLAGS.devices, flags.FLAGS.machine)
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
+    jax.config.update("jax_num_cpu_devices", devices)  # only for descriptions, since nothing is computed on them
     planned = plan(flags.FLAGS.config, devices, names, bool(flags.FLAGS["compile"].value))
     tables.show(planned, _console())
     return planned
@@ -331,7 +333,7 @@ def plan_pictures(model: str) -> dict[str, Any]:
 
     values = flags.FLAGS
     if values.devices is not None or values["compile"].value:
-        raise ConfigError("pictures are made on one device. Valid with --model: neither --devices nor --compile.")
+        raise ConfigError("--model plans pictures on one device. Leave out --devices and --compile.")
     if prompt_flags.PROMPT.value is None:
         values.prompt = PROMPT
     jax.config.update("jax_platforms", "cpu")
@@ -345,8 +347,8 @@ def plan_pictures(model: str) -> dict[str, Any]:
 
 
 def write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes a plan as JSON, whole or not at all."""
-    if path.exists() and not path.is_file():  # a file takes its place: not that of /dev/stdout
+    """Writes a plan as JSON; the file appears complete or not at all."""
+    if path.exists() and not path.is_file():  # it would be replaced by a file, even /dev/stdout
         raise workdir.WorkdirError(f"--out={path} is not a file: choose another.")
     try:
         json_files.write(path, content)

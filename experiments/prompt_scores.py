@@ -67,7 +67,7 @@ def scorer_of(score: str, source: Source, answerer: str = "") -> Scorer:
     Args:
         score: a name of `picture_scores.SCORES`.
         source: its weights and vocabulary.
-        answerer: a name of `names.ANSWER_LIKELIHOODS`, for "vqascore".
+        answerer: a name of `names.ANSWER_LIKELIHOODS`, for "vqascore"; "" for none.
 
     Raises:
         ConfigError: for an unknown name, other weights than the score's, or a vocabulary of another kind.
@@ -86,7 +86,7 @@ def scorer_of(score: str, source: Source, answerer: str = "") -> Scorer:
 
 
 def fingerprint(path: str) -> str:
-    """sha256 of a file, or of all configs, vocabularies and weights in a folder."""
+    """The sha256 of a file, or of all configs, vocabularies and weights in a folder."""
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
         return model_index.fingerprint(place)
@@ -108,7 +108,7 @@ def values_of(scorer: Scorer, pictures: Competitor, batch_size: int = 32) -> Col
         for start in range(0, len(prompts), batch_size):
             stop = min(start + batch_size, len(prompts))
             rows = np.arange(start, start + batch_size if scorer.compiled else stop)
-            rows = np.minimum(rows, len(prompts) - 1)  # one shape, one program
+            rows = np.minimum(rows, len(prompts) - 1)  # so that all batches have one size, and one program
             columns = scorer.columns([pictures.picture(int(row)) for row in rows], [prompts[row] for row in rows])
             parts.append({name: np.asarray(column)[: stop - start] for name, column in columns.items()})
             advance(stop)
@@ -123,23 +123,26 @@ def opened(name: str, prompts: Sequence[str] | None) -> Competitor:
         prompts: the prompts of the pictures, in their order; None to read the prompts in the files.
 
     Raises:
-        ConfigError: if there are no pictures, or not as many prompts.
+        ConfigError: if there are no pictures, or their number differs from the number of prompts.
     """
     pictures = competitors.opened(name)
     if prompts is None:
         if pictures.requests is None:
             raise ConfigError(
-                f"--images={name}: not every picture carries a prompt. Name the prompts by --prompts=FILE, one a line "
-                "in the order of the pictures."
+                f"--images={name}: not every picture carries a prompt. Name the prompts by --prompts=FILE, with one "
+                "prompt per line, in the order of the pictures."
             )
         return pictures
     if len(prompts) != pictures.images.count:
-        raise ConfigError(f"--prompts has {len(prompts)} lines, but {name} has {pictures.images.count} pictures.")
+        raise ConfigError(
+            f"--prompts has {len(prompts)} lines, but {name} has {pictures.images.count} pictures. Valid: one line per "
+            "picture."
+        )
     return pictures._replace(requests=list(prompts))
 
 
 def scored(scorer: Scorer, sets: Sequence[Competitor], batch_size: int = 32) -> tuple[dict[str, Any], list[Columns]]:
-    """Scores sets of pictures. The pictures of one prompt count as one draw in a standard error.
+    """Scores sets of pictures. In a standard error, the pictures of one prompt count as one draw.
 
     Args:
         scorer: the scorer, as `scorer_of` returns it.
@@ -189,7 +192,7 @@ def main(argv: list[str]) -> None:
     out = workdir.output_folder(values.out)
     sets = [opened(name, prompts) for name in command_words.joined_paths(values.images)]
     if len({pictures.name for pictures in sets}) < len(sets):
-        raise ConfigError(f"--images={','.join(values.images)}: a set is named twice.")
+        raise ConfigError(f"--images={','.join(values.images)}: a set is named twice. Valid: each set once.")
     scorer = scorer_of(values.score, Source(values.weights, values.tokenizer), values.answerer)
     record, columns_of_sets = scored(scorer, sets, values.batch_size)
     for part in ("weights", "tokenizer"):

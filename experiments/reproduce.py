@@ -60,24 +60,24 @@ from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import example_keys, join, prepare, split, training_key
 
-SHOWN = 10  # examples, and leaves, at most
+SHOWN = 10  # the most examples, and the most leaves, that the report lists
 SOURCES = pathlib.Path(diffusion.__file__).parent
 OTHERS = (pathlib.Path(__file__).parent, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 
 
 class Repeated(NamedTuple):
-    """The results of a repeated step: of all, of each example `[B]`, and of each leaf by its name."""
+    """The results of a repeated step."""
 
-    step: int  # counts from 0
-    metrics: dict[str, Any]  # the row of metrics.jsonl
-    index: np.ndarray
-    t: np.ndarray
-    losses: np.ndarray
-    labels: np.ndarray | None
-    before: dict[str, int]  # how many numbers of the state before the step are not finite
-    gradient: dict[str, int]  # the same for the gradient of the loss
-    largest: dict[str, float]  # the greatest magnitude in the gradient
-    origins: list[str]  # the first operations whose result is infinite or no number, where the step is not finite
+    step: int  # the number of the step, counted from 0
+    metrics: dict[str, Any]  # the metrics of the step
+    index: np.ndarray  # the global indices of the examples, int [B]
+    t: np.ndarray  # the times of the examples, [B, ...]
+    losses: np.ndarray  # the losses of the examples, float [B]
+    labels: np.ndarray | None  # the classes of the examples, int [B]; None without classes
+    before: dict[str, int]  # {leaf of the state before the step: the number of entries that are not finite}
+    gradient: dict[str, int]  # {leaf of the gradient of the loss: the number of entries that are not finite}
+    largest: dict[str, float]  # {leaf of the gradient: its greatest magnitude}
+    origins: list[str]  # the first operations with an infinite result and with NaN, if the step is not finite
 
     @property
     def finite(self) -> bool:
@@ -89,7 +89,7 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
     """Repeats the step of a run after a checkpoint, or the step that failed.
 
     Args:
-        recipe: the run's recipe, or one with a change that may mend the step.
+        recipe: the run's recipe, or one with a change that may make the step finite.
         workdir: the run folder.
         step: the number of the checkpoint; None for the step that failed.
 
@@ -137,17 +137,17 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
 
 
 def _require_repeatable(source: Any, description: dict[str, Any]) -> None:
-    """Refuses a stream whose batch of that step cannot be read again.
+    """Refuses a stream from which the batch of the step cannot be read again.
 
     Raises:
-        CheckpointError: saying why.
+        CheckpointError: says why, and what is valid.
     """
     if not isinstance(source, Stream):
         return
     if source.resume == "anew":
         raise checkpoints.CheckpointError(
-            f"{source.name} is a stream that begins again at each start, so its steps cannot be repeated. Valid: a "
-            "stream that saves its state, or yields the same in every pass"
+            f"{source.name} is a stream that starts anew each time, so its steps cannot be repeated. Valid: a stream "
+            "that saves its state, or yields the same in every pass"
         )
     if description.get("stream") is None:
         raise checkpoints.CheckpointError(
@@ -157,7 +157,7 @@ def _require_repeatable(source: Any, description: dict[str, Any]) -> None:
 
 
 def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.TrainState, batch: dict, seed: Any):
-    """(of examples: index, t, losses, labels; of leaves: non-finite state and gradient, largest gradient)."""
+    """The values of a step: ((index, t, losses, labels) of examples, (before, gradient, largest) of leaves)."""
     rows = recipe.config.train.batch_size
     shards = sharding.batch_shards(mesh)
     objective = players.trained_objective(recipe.objective, recipe.network)
@@ -185,7 +185,7 @@ def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.
 
 
 def _bad(tree: Any) -> Any:
-    """How many numbers of each leaf are not finite."""
+    """The number of entries of each leaf that are not finite."""
     return jax.tree.map(lambda leaf: jnp.sum(~jnp.isfinite(leaf)), tree)
 
 
@@ -204,7 +204,7 @@ def _origins(function) -> list[str]:
 
 
 def _written(file: str) -> bool:
-    """Whether a frame is of the user's code or of this library's mathematics, not of JAX, Python or this command."""
+    """Whether a frame belongs to the user's code or this library, and not to JAX, Python or this command."""
     path = pathlib.Path(file)
     if path.is_relative_to(SOURCES):
         return True
@@ -212,7 +212,7 @@ def _written(file: str) -> bool:
 
 
 def report(repeated: Repeated) -> str:
-    """The few lines that a user reads."""
+    """The report of a repeated step, as lines of text."""
     metrics = repeated.metrics
     verdict = "finite" if repeated.finite else "NOT FINITE"
     lines = [

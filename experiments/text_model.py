@@ -4,8 +4,7 @@
     diffusion sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
 
 The run is a few-step student, or a denoiser of another recipe. The command reads the other parts of the model from the
-folder of the encoded captions on which the run was trained, where examples.text wrote them;
-`diffusion.experiments.text.model` lists them.
+folder of the encoded captions on which the run was trained; `diffusion.experiments.text.model` lists them.
 """
 
 from absl import flags

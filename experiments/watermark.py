@@ -64,10 +64,10 @@ from diffusion.training.runtime import progress
 
 
 def files_of(path: str) -> list[pathlib.Path]:
-    """The picture files of a folder in order, or the one file.
+    """The picture files in a folder, sorted by name; for a file, the file alone.
 
     Raises:
-        FileNotFoundError: if there are none.
+        FileNotFoundError: if there is no such file or folder, or the folder holds no pictures.
     """
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
@@ -81,11 +81,11 @@ def files_of(path: str) -> list[pathlib.Path]:
 
 
 def pictures_of(path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, uint8 `[H, W, C]`) of the pictures of files, or of an .npz file, as samples.npz of a run.
+    """Yields (name, picture uint8 `[H, W, C]`) for picture files, or for an .npz file such as samples.npz of a run.
 
     Raises:
         FileNotFoundError: as `files_of`.
-        ValueError: if a file is no picture, or an .npz has no uint8 `images` `[N, H, W, C]`, C of 1 or 3.
+        ValueError: if a file is not a picture, or an .npz file has no array `images`, uint8 `[N, H, W, 1 or 3]`.
     """
     files = files_of(path)
     if files[0].suffix.lower() != ".npz":
@@ -99,18 +99,20 @@ def pictures_of(path: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def embed(key: str, path: str, out: str) -> Iterator[pathlib.Path]:
-    """Writes each picture with the watermark into a folder as a PNG file of its name, and yields the file.
+    """Adds the watermark to pictures; writes each as a PNG file of the same name into a folder, and yields the file.
+
+    Nothing is written if an error is raised.
 
     Raises:
-        ConfigError: for a watermark that lies in the noise.
-        FileExistsError: if a file of that name is there, before anything is written.
-        ValueError: if two pictures would have one name, likewise.
+        ConfigError: for a watermark in the initial noise.
+        FileExistsError: if a file of that name exists in the folder.
+        ValueError: if two pictures would have the same name.
     """
     watermark = watermarks.load(key)
     if watermark.carrier != "pictures":
         raise ConfigError(
-            f"--key={key}: {watermark.identity} lies in the noise, so it is embedded by sampling: diffusion sample "
-            f"--watermark={key}. Valid here: a watermark for pictures, such as spread_spectrum."
+            f"--key={key}: {watermark.identity} lies in the initial noise, so it is embedded by sampling: diffusion "
+            f"sample --watermark={key}. Valid here: a watermark for pictures, such as spread_spectrum."
         )
     folder = pathlib.Path(out).expanduser()
     targets: dict[pathlib.Path, pathlib.Path] = {}
@@ -126,25 +128,26 @@ def embed(key: str, path: str, out: str) -> Iterator[pathlib.Path]:
         marked = sampling.marked(watermark, "pictures", pictures.read(file)[None])[0]
         try:
             settings = pictures.settings_of(file)
-        except ValueError:  # not a picture of ours
+        except ValueError:  # the picture carries no settings
             settings = {}
         pictures.write(target, marked, settings)
         yield target
 
 
 def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Iterator[tuple[str, watermarks.Reading]]:
-    """Yields (name, what was read of it) of each of `pictures_of`.
+    """Yields (name, reading of the watermark) for each picture of `pictures_of`.
 
     Raises:
-        ConfigError: if the watermark lies in the noise, and no model is named; if a picture has another size, or the
-            model's noise of it is not finite.
+        ConfigError: if the watermark lies in the initial noise and no model is named, if a picture has another size
+            than the model's, or if its inversion is not finite.
     """
     watermark = watermarks.load(key)
     if watermark.carrier == "noise" and maker is None:
         raise ConfigError(
-            f"{watermark.identity} lies in the noise. Name the model that made the pictures, by --workdir or --model."
+            f"{watermark.identity} lies in the initial noise. Name the model that made the pictures, by --workdir or "
+            "--model."
         )
-    if maker is None or watermark.carrier == "pictures":  # pictures of any sizes
+    if maker is None or watermark.carrier == "pictures":  # the pictures may have any sizes
         for name, picture in pictures_of(path):
             yield name, watermark.read(picture[None])
         return
@@ -165,7 +168,7 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
 
 
 def _maker(values: flags.FlagValues) -> watermark_robustness.Maker | None:
-    """The model that the flags name."""
+    """The maker for the model that the flags name; None without a model."""
     if values.workdir and values.model:
         raise ConfigError("--workdir and --model are both set; name only one of them.")
     if values.workdir:
@@ -177,16 +180,16 @@ def _maker(values: flags.FlagValues) -> watermark_robustness.Maker | None:
 
 
 def _files_maker(key: str, path: str) -> watermark_robustness.Maker:
-    """Pictures of files, of one size, for a watermark that needs no model.
+    """The maker for existing pictures of one size, for a watermark that needs no model.
 
     Raises:
-        ConfigError: for another watermark, fewer than two pictures, or pictures of different sizes.
+        ConfigError: for a watermark in the initial noise, fewer than two pictures, or pictures of different sizes.
     """
     watermark = watermarks.load(key)
     if watermark.carrier != "pictures":
         raise ConfigError(
-            f"--pictures: {watermark.identity} lies in the noise, so it cannot be measured on given pictures. Name "
-            "--workdir or --model."
+            f"--pictures: {watermark.identity} lies in the initial noise, so it cannot be measured on existing "
+            "pictures. Name --workdir or --model."
         )
     loaded = [picture for _, picture in pictures_of(path)]
     sizes = sorted({picture.shape[:2] for picture in loaded})
@@ -196,7 +199,7 @@ def _files_maker(key: str, path: str) -> watermark_robustness.Maker:
     return watermark_robustness.wrap_pictures(np.stack(loaded), path)
 
 
-ACTIONS = {  # action: the flags that it needs besides --key, and those that it also reads
+ACTIONS = {  # {action: (the flags that it needs besides --key, the other flags that it reads)}
     "make": (["name"], ["arguments"]),
     "embed": (["pictures", "out"], []),
     "detect": (["pictures"], ["workdir", "model", "level"]),
@@ -205,7 +208,7 @@ ACTIONS = {  # action: the flags that it needs besides --key, and those that it 
 
 
 def main(argv: list[str]) -> None:
-    """Does what the first word says."""
+    """Runs the action that the first word of the command line names."""
     values = flags.FLAGS
     word = argv[1] if len(argv) == 2 else ""
     if word not in ACTIONS:
@@ -225,7 +228,7 @@ def main(argv: list[str]) -> None:
 
 
 def _done(word: str, values: flags.FlagValues) -> None:
-    """Does what the first word of the command line says."""
+    """Runs an action."""
     if word == "make":
         try:
             arguments = json.loads(values.arguments)
@@ -234,7 +237,7 @@ def _done(word: str, values: flags.FlagValues) -> None:
         if not isinstance(arguments, dict):
             raise ConfigError(f'--arguments={values.arguments} must be a table, such as {{"bits": 64}}.')
         key = watermarks.make(values.key, values.name, **arguments)
-        print(f"{values.key}: {key.identity}; keep it, for without it nobody can find the watermark.")
+        print(f"{values.key}: {key.identity}. Keep this file: without it, nobody can detect the watermark.")
     elif word == "embed":
         for file in embed(values.key, values.pictures, values.out):
             print(file)
@@ -252,9 +255,9 @@ def _done(word: str, values: flags.FlagValues) -> None:
             sys.exit(1)
     else:
         if values.pictures and (values.workdir or values.model):
-            raise ConfigError("--pictures measures these pictures alone; leave --workdir and --model out.")
+            raise ConfigError("--pictures measures existing pictures without a model; leave out --workdir and --model.")
         if values.pictures:
-            flag_errors.refuse(["number"], "has no effect with --pictures, all of which are measured.")
+            flag_errors.refuse(["number"], "has no effect with --pictures: all of them are measured.")
         if not values.model:
             flag_errors.refuse(["prompt"], "is only for the pictures of a text-to-image model: --model.")
         maker = _files_maker(values.key, values.pictures) if values.pictures else _maker(values)

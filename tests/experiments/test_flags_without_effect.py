@@ -87,7 +87,7 @@ def test_the_default_that_is_written_out_is_refused_too():
         _,
         start,
     ):
-        with pytest.raises(ConfigError, match=r"^--dtype = 'float32' says how latents are stored: name"):
+        with pytest.raises(ConfigError, match=r"^--dtype = 'float32' has no effect without latents: name"):
             start.args[0]([])
     assert not pathlib.Path("o").exists()
 

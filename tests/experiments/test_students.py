@@ -388,7 +388,9 @@ def test_a_student_of_other_examples_than_its_teachers_is_refused(changes, said)
 
 
 def test_a_student_that_names_other_real_pictures_is_named():
-    with pytest.warns(UserWarning, match=r"runs/b and runs/t name other real examples: .*config\.evaluate\.split"):
+    with pytest.warns(
+        UserWarning, match=r"runs/b and runs/t are compared with different real examples: .*config\.evaluate\.split"
+    ):
         few_steps.require_comparable([row("runs/b", **{"evaluate.split": "validation"}), row("runs/t")])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -92,13 +92,13 @@ def test_mistakes_are_refused(tmp_path):
     key = str(tmp_path / "ring.json")
     watermarks.make(key, "tree_ring")
     pictures.write(tmp_path / "a.png", SMOOTH[0], {})
-    with pytest.raises(ConfigError, match="lies in the noise, so it is embedded by sampling"):
+    with pytest.raises(ConfigError, match="lies in the initial noise, so it is embedded by sampling"):
         list(watermark.embed(key, str(tmp_path / "a.png"), str(tmp_path / "out")))
     with pytest.raises(ConfigError, match="the model that made the pictures, by --workdir or --model"):
         list(watermark.detect(key, str(tmp_path / "a.png"), None))
     with pytest.raises(ConfigError, match=r"a\.png has 64 x 64 pixels, but linear makes pictures of 16 x 16"):
         list(watermark.detect(key, str(tmp_path / "a.png"), linear()))
-    with pytest.raises(ConfigError, match=r"lies in the noise,.*Name --workdir or --model"):
+    with pytest.raises(ConfigError, match=r"lies in the initial noise,.*Name --workdir or --model"):
         watermark._files_maker(key, str(tmp_path / "a.png"))
     post = str(tmp_path / "post.json")
     watermarks.make(post, "spread_spectrum")
@@ -162,7 +162,7 @@ def test_nothing_is_written_where_two_pictures_would_have_one_name(tmp_path):
 
 def test_a_model_beside_pictures_that_are_measured_is_refused(tmp_path):
     values = types.SimpleNamespace(pictures="p", workdir="r", model=None, key="k")
-    with pytest.raises(ConfigError, match="leave --workdir and --model out"):
+    with pytest.raises(ConfigError, match="leave out --workdir and --model"):
         watermark._done("measure", values)
 
 

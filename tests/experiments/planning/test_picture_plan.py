@@ -118,6 +118,6 @@ def test_the_command_plans_pictures(folder):
     assert done.returncode == 0, done.stderr
     assert "1 picture of 32 x 32, 28 evaluations" in done.stdout and "text_encoder_2" in done.stdout
     done = commands.run("-m", "experiments.plan", f"--model={folder}", "--devices=8")
-    assert done.returncode == 2 and "pictures are made on one device" in done.stderr
+    assert done.returncode == 2 and "--model plans pictures on one device" in done.stderr
     done = commands.run("-m", "experiments.plan", f"--model={folder}/vae")
     assert done.returncode == 2 and "vae/model_index.json does not exist. A text-to-image model is" in done.stderr

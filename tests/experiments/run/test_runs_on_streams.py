@@ -175,8 +175,7 @@ def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypat
     config = test_every_source.config_of({"name": "noise"}, **{"train.steps": 2})
     assert training.run(config, tmp_path / "run") == 0
     with pytest.raises(
-        checkpoints.CheckpointError,
-        match="is a stream that begins again at each start, so its steps cannot be repeated",
+        checkpoints.CheckpointError, match="is a stream that starts anew each time, so its steps cannot be repeated"
     ):
         reproduce.repeat(Recipe.from_config(config), tmp_path / "run", 2)
 

@@ -78,7 +78,7 @@ def test_data_that_are_not_there_are_named(made):
         real_images.captioned("made", made)
     with pytest.raises(ConfigError, match="has no split 'test'"):
         real_images.captioned("made@test", made)
-    with pytest.raises(ConfigError, match=r"of 32 pixels, but those of made@train\[:60\] have 16"):
+    with pytest.raises(ConfigError, match=r"of 32 pixels, but the pictures of made@train\[:60\] have 16"):
         caption_report.run(
             types.SimpleNamespace(side=32), "model", "out", "made@train[:60]", "made@train[60:]", data_dir=made
         )
