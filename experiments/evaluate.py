@@ -82,8 +82,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
         "metrics",
         None,
-        "metrics to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default the figures of "
-        "the protocol, fid,kid,pr for Inception; with --workdir also "
+        "metrics to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default fid,kid,pr; under "
+        "a protocol with --encoder, by default the figures of the protocol; with --workdir also "
         "cas,copying,bpd,nll,crps,process,sound,clouds,backbone,symbols, in the report. nll is for runs on "
         "manifolds, crps for series that are given in part, process for complete series, sound for runs on sound, "
         "clouds for shapes, backbone for proteins, and symbols for bits per symbol",

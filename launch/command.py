@@ -1,4 +1,4 @@
-"""The common part of the launchers: they read their options and the command after `--`, and pass a text to a tool."""
+"""The common part of the launchers, which read their options and the command after `--`, and pass a text to a tool."""
 
 import argparse
 import pathlib
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 SECRET_OPTION = re.compile(r"(?i)(^|[._-])(api[_-]?key|(access|private)[_-]?key|token|secret|password)$")
-HARMLESS = re.compile(r"(?i)true|false|none|[0-9.]*")  # --config.model.class_token=True
+HARMLESS = re.compile(r"(?i)true|false|none|[0-9.]*")  # values that are no secrets: --config.model.class_token=True
 SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_|AKIA[0-9A-Z]{16}|AIza[\w-]{30}|"
     r"sk-[\w-]{20}|ya29\.)|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s@]+@"
@@ -19,12 +19,12 @@ SAVED = 143  # the exit status of diffusion train when it has saved after SIGTER
 
 
 def argument(pattern: str, words: str, repeat: bool = True) -> Callable[[str], str]:
-    """A `type` for argparse: it accepts text that a pattern matches whole.
+    """A `type` for argparse that accepts text which fully matches a pattern.
 
     Args:
-        pattern: a regular expression for the whole text, ASCII alone.
+        pattern: a regular expression for the complete text, which must be ASCII.
         words: a description of the valid text, which follows "must be".
-        repeat: whether the error repeats the text; not where it may be a secret.
+        repeat: whether the error repeats the text; False if the text may be a secret.
     """
 
     def check(text: str) -> str:
@@ -36,23 +36,23 @@ def argument(pattern: str, words: str, repeat: bool = True) -> Callable[[str], s
 
 
 def natural(text: str) -> int:
-    """An argument that counts something: a whole number, 0 or more."""
+    """An argument that is a whole number, 0 or more."""
     return int(argument("[0-9]{1,9}", "a whole number")(text))
 
 
 def positive(text: str) -> int:
-    """An argument that counts something: a whole number, 1 or more."""
+    """An argument that is a whole number, 1 or more."""
     return int(argument("0*[1-9][0-9]{0,8}", "a whole number, 1 or more")(text))
 
 
 def no_run(parser: argparse.ArgumentParser, command: list[str]) -> None:
-    """Ends the launcher of a sweep's runs with an error if the command names a run itself."""
+    """Ends the launcher of a sweep's runs with an error if the command has --run."""
     if any(re.fullmatch("--run(=.*)?", word) for word in command):
-        parser.error("the command has --run, which the launcher adds itself")
+        parser.error("the command has --run, which the launcher adds itself. Leave it out")
 
 
 def refuse_secrets(parser: argparse.ArgumentParser, command: list[str], advice: str) -> None:
-    """Ends a launcher with an error, which repeats no secret, if a word of the command looks like one."""
+    """Ends a launcher with an error if a word of the command looks like a secret; the error does not repeat it."""
     for i, (word, following) in enumerate(zip(command, [*command[1:], "-"]), start=1):
         option, equals, value = word.partition("=")
         if not equals and word.startswith("-") and not following.startswith("-"):
@@ -62,7 +62,14 @@ def refuse_secrets(parser: argparse.ArgumentParser, command: list[str], advice: 
 
 
 def parser(name: str, description: str, example: str, allow_abbrev: bool = False) -> argparse.ArgumentParser:
-    """A launcher's parser without its options; `allow_abbrev`: whether these may be cut short."""
+    """The parser of a launcher, without options.
+
+    Args:
+        name: the name of the launcher after `diffusion launch`.
+        description: the text at the beginning of the help.
+        example: the text at the end of the help.
+        allow_abbrev: whether options may be abbreviated.
+    """
     return argparse.ArgumentParser(
         prog=f"diffusion launch {name}",
         usage="%(prog)s [options] -- COMMAND ...",
@@ -92,7 +99,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
 
 
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
-    """Adds the options of a launcher that writes a text for a tool; see `hand_over`."""
+    """Adds the options --output and --dry-run of a launcher that writes a text for a tool, see `hand_over`."""
     add = parser.add_argument
     add("--output", type=pathlib.Path, metavar="FILE", help=f"write the {what} here and do not submit it")
     add("--dry-run", action="store_true", help=f"print the {what} and do nothing")
@@ -104,10 +111,13 @@ def hand_over(launcher: str, text: str, options: argparse.Namespace, tool: list[
     Args:
         launcher: the launcher's name after `diffusion launch`, for messages.
         text: the text, with a newline at its end.
-        options: the parsed options, with those of `add_output`.
-        tool: the words of the command that takes the text.
-        written: the advice for a written file, up to its name.
+        options: the parsed options, including those of `add_output`.
+        tool: the words of the command that reads the text.
+        written: the advice for a written file, which its name follows.
         what: a noun for the text.
+
+    Returns:
+        The exit status: that of the tool, 127 if it does not exist, or 1 if the file cannot be written.
     """
     if options.dry_run:
         print(text, end="")

@@ -23,10 +23,10 @@ EXAMPLE = """example:
     diffusion train --config=imagenet256_dit --workdir=/runs/xl2"""
 SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-PORT = 8476  # port on which pod 0 coordinates, in its own network
-WORKER = "worker"  # the one replicated job, whose pods are the processes
+PORT = 8476  # the port of the coordinator, on pod 0
+WORKER = "worker"  # the name of the only replicated job, whose pods are the processes
 INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
-MISTAKES = (2, 126, 127)  # a mistake in the config or the command line; a shell that cannot run it, or finds none
+MISTAKES = (2, 126, 127)  # exit statuses: a mistake in the config or the command line; a program that cannot be run
 
 
 label = argument(LABEL, "a DNS-1123 label: at most 63 small letters, digits and -, a letter or digit at both ends")
@@ -46,7 +46,7 @@ secret = argument(
 
 
 def variable(text: str) -> str:
-    """An argument NAME=VALUE for the environment, refused if it looks like a secret. Errors do not repeat the value."""
+    """An argument NAME=VALUE for the environment; one that looks like a secret is refused, without repeating it."""
     name, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise argparse.ArgumentTypeError("must be NAME=VALUE, the name of a variable and its value")
@@ -59,7 +59,7 @@ def variable(text: str) -> str:
 
 
 def add_pod(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say what a pod is, and what becomes of the manifest."""
+    """Adds the options that describe a pod, and those of `command.add_output`."""
     add = parser.add_argument
     add("--gpus", type=positive, metavar="G", help="number of GPUs per pod (nvidia.com/gpu); by default none")
     add(
@@ -90,7 +90,7 @@ def add_pod(parser: argparse.ArgumentParser) -> None:
 
 
 def check_pod(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
-    """Ends a launcher with an error for a secret, a variable that comes twice, or GPUs and TPUs in one pod."""
+    """Ends a launcher with an error for a secret, a variable that is set twice, or GPUs and TPUs in one pod."""
     launcher.refuse_secrets(
         parser,
         command,
@@ -99,13 +99,13 @@ def check_pod(parser: argparse.ArgumentParser, options: argparse.Namespace, comm
     names = [text.partition("=")[0] for text in options.env + options.secret_env]
     for name in names:
         if names.count(name) > 1 or re.fullmatch("DIFFUSION_(COORDINATOR|PROCESS_.*)", name):
-            parser.error(f"variable {name}: it is set twice, or the launcher sets it itself")
+            parser.error(f"variable {name} is set twice, or the launcher sets it itself. Valid: another name, once")
     if options.gpus and options.tpus:
-        parser.error("--gpus and --tpus exclude each other: a pod has one or the other")
+        parser.error("--gpus and --tpus exclude each other, since a pod has one or the other")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    """Splits arguments into the launcher's options, up to `--`, and the words of the command after it."""
     parser = launcher.parser(
         "kubernetes", "Run COMMAND in every pod of a Kubernetes JobSet, as one jax.distributed job.", EXAMPLE
     )
@@ -122,10 +122,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def check_names(parser: argparse.ArgumentParser, name: str, end: str) -> None:
-    """Ends a launcher with an error where a pod's name is too long: NAME, `end`, and 5 letters of Kubernetes' own."""
+    """Ends a launcher with an error if a pod's name is too long: NAME, `end`, and a hyphen with 5 letters."""
     beyond = len(f"{name}{end}-12345") - 63
     if beyond > 0:
-        parser.error(f"--name={name} is {beyond} letters too long, because the pods' names must fit in 63 letters")
+        parser.error(f"--name={name} is {beyond} letters too long, since the pods' names must fit in 63 letters")
 
 
 def _literal(text: str) -> str:
@@ -133,7 +133,7 @@ def _literal(text: str) -> str:
 
 
 def environment(options: argparse.Namespace) -> list[dict]:
-    """The variables of a container: the launcher's three, then the user's."""
+    """The variables of a container: those of the launcher, then those of the user."""
     host = f"{options.name}-{WORKER}-0-0.{options.name}"  # pod 0, in the JobSet's headless service
     plain = {
         "DIFFUSION_COORDINATOR": f"{host}:{PORT}",
@@ -182,7 +182,12 @@ def pod(options: argparse.Namespace, command: list[str], env: list[dict]) -> dic
 
 
 def failure_policy(mistake: str, saved: str) -> dict:
-    """The policy for a pod that failed: an action after a mistake, and one where it has saved or lost its node."""
+    """The policy for a pod that failed.
+
+    Args:
+        mistake: the action after a mistake in the command or the config.
+        saved: the action after a pod that saved its state and stopped, or lost its node.
+    """
     exits = lambda *values: {"containerName": WORKER, "operator": "In", "values": list(values)}
     return {
         "rules": [
@@ -194,12 +199,12 @@ def failure_policy(mistake: str, saved: str) -> dict:
 
 
 def metadata(options: argparse.Namespace) -> dict[str, str]:
-    """The name of a job, and its namespace where one is named."""
+    """The metadata of a job: its name, and its namespace if the options name one."""
     return {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
 
 
 def manifest(options: argparse.Namespace, command: list[str]) -> dict:
-    """The JobSet that runs `command`, from what `parse` returns, as the object that its JSON describes."""
+    """The JobSet that runs `command`, as the content of its JSON; the arguments are the result of `parse`."""
     template = pod(options, command, environment(options))
     job = {
         "completionMode": "Indexed",
@@ -230,7 +235,7 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
 
 
 def create(module: str, manifest: dict, options: argparse.Namespace) -> int:
-    """Creates the object of a manifest, or does with it what the options say; returns the exit status."""
+    """Creates the object of a manifest, or prints or writes it as the options say; returns the exit status."""
     text = json.dumps(manifest, indent=2) + "\n"
     kubectl = ["kubectl", "create", "-f", "-"]
     return launcher.hand_over(module, text, options, kubectl, "create the job with: kubectl create -f", "manifest")

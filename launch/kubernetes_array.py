@@ -16,11 +16,11 @@ EXAMPLE = """example:
   diffusion launch kubernetes_array --name=weightings --image=registry.example.com/diffusion:1 --runs=45 --at-once=8 \\
     --gpus=1 --volume=runs:/runs -- \\
     diffusion sweep --sweep=digits_weightings --workdir=/runs/weightings"""
-VARIABLE = "DIFFUSION_RUN"  # the index of a pod, in its command
+VARIABLE = "DIFFUSION_RUN"  # the variable that holds the index of a pod
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    """Splits arguments into the launcher's options, up to `--`, and the words of the command after it."""
     parser = launcher.parser(
         "kubernetes_array", "Run COMMAND --run=I for each run of a sweep, each in a pod of a Kubernetes Job.", EXAMPLE
     )
@@ -41,13 +41,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     kubernetes.check_pod(parser, options, command)
     launcher.no_run(parser, command)
     if any(text.partition("=")[0] == VARIABLE for text in options.env + options.secret_env):
-        parser.error(f"variable {VARIABLE}: the launcher sets it itself")
+        parser.error(f"variable {VARIABLE} is set by the launcher itself. Leave it out")
     kubernetes.check_names(parser, options.name, f"-{options.runs - 1}")
     return options, command
 
 
 def manifest(options: argparse.Namespace, command: list[str]) -> dict:
-    """The Job that runs `command`, from what `parse` returns, as the object that its JSON describes."""
+    """The Job that runs `command`, as the content of its JSON; the arguments are the result of `parse`."""
     plain = {"PYTHONUNBUFFERED": "1"} | dict(text.split("=", 1) for text in options.env)
     index = {"name": VARIABLE, "valueFrom": kubernetes.INDEX}
     pod = kubernetes.pod(options, command, kubernetes.variables(plain, options.secret_env, index))

@@ -28,29 +28,30 @@ from diffusion.launch.command import positive
 from diffusion.launch.guard import Guard
 from diffusion.package import commands
 
-NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: passed on, however often they come
-LONGEST = 60.0  # seconds that the last lines may take, where who reads ours is slow
-LINES_KEPT = 30  # last lines of a failed process's errors, shown again since the others' output buries them
+NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal, which are only passed on
+LONGEST = 60.0  # the most seconds to wait for the last lines, if the reader of our output is slow
+LINES_KEPT = 30  # the last error lines of a failed process, which are printed again after the output of the others
 EXAMPLE = """example:
   diffusion launch local --processes=2 -- \\
     diffusion train --config=digits --workdir=runs/two"""
 
 
 class Output:
-    """A pipe whose lines a thread passes on, each in one write, behind the index of their process."""
+    """A pipe whose lines a thread passes on, each in a single write and after the index of its process."""
 
     def __init__(self, sink: TextIO, index: int, last_lines: collections.deque | None):
         """Opens the pipe, whose end `writes` is for the process, and starts the thread."""
         source, self.writes = os.pipe()
-        self._mark = os.urandom(16).hex().encode() + b"\n"  # no process knows it
+        self._mark = os.urandom(16).hex().encode() + b"\n"  # random, so that no process writes it
         self._passed_on = threading.Event()
         arguments = (open(source, "rb"), sink, index, last_lines)
         threading.Thread(target=self._pass_on, args=arguments, daemon=True).start()
 
     def finish(self) -> None:
-        """Waits until all lines of an ended process are passed on; its children may hold the pipe, and write, for ever.
+        """Waits until all lines of an ended process are passed on.
 
-        They come before a mark that is written last.
+        Children of the process may hold the pipe and write to it forever. So a mark is written, before which all lines
+        of the process itself come.
         """
         if not self._passed_on.is_set() and select.select([], [self.writes], [], LONGEST)[1]:
             os.write(self.writes, self._mark)
@@ -64,7 +65,7 @@ class Output:
                 if line != self._mark:
                     if last_lines is not None:
                         last_lines.append(text)
-                    sink.write(f"[{index}] {text}\n")  # one write a line, so that processes do not cut each other's
+                    sink.write(f"[{index}] {text}\n")  # one write per line, so that lines do not mix
                     sink.flush()
                 if line.endswith(self._mark):
                     self._passed_on.set()
@@ -81,7 +82,7 @@ class Process(NamedTuple):
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    """Splits arguments into the launcher's options, up to `--`, and the words of the command after it."""
     parser = launcher.parser(
         "local",
         "Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
@@ -118,7 +119,15 @@ def free_port() -> int:
 
 
 def variables(index: int, count: int, port: int, devices: int | None, environment: dict[str, str]) -> dict[str, str]:
-    """The variables that process `index` gets beside the launcher's own; None of `devices` simulates no CPU devices."""
+    """The variables that a process gets besides the environment of the launcher.
+
+    Args:
+        index: the index of the process.
+        count: the number of processes.
+        port: the port of the coordinator.
+        devices: the number of simulated CPU devices in the process; None for the devices that JAX finds.
+        environment: the environment of the launcher.
+    """
     added = {
         "DIFFUSION_COORDINATOR": f"127.0.0.1:{port}",
         "DIFFUSION_PROCESS_COUNT": str(count),
@@ -134,7 +143,7 @@ def variables(index: int, count: int, port: int, devices: int | None, environmen
 
 
 def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -> Process:
-    """Starts one process in a session of its own, its output passed on line by line behind `[index]`."""
+    """Starts a process in its own session; its output is passed on line by line after `[index]`."""
     errors = collections.deque(maxlen=LINES_KEPT)
     outputs = [Output(sys.stdout, index, None), Output(sys.stderr, index, errors)]
     popen = subprocess.Popen(
@@ -143,14 +152,14 @@ def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -
         stdin=subprocess.DEVNULL,
         stdout=outputs[0].writes,
         stderr=outputs[1].writes,
-        start_new_session=True,  # Ctrl-C reaches it through us alone
+        start_new_session=True,  # so that Ctrl-C reaches it only through the launcher
         preexec_fn=guard.add_this,
     )
     return Process(popen, outputs, errors)
 
 
 def signal_all(processes: list[Process], number: int) -> None:
-    """Sends a signal to the group of every process that still runs, hence to its children as well."""
+    """Sends a signal to every process that still runs, and to its children."""
     for process in processes:
         if process.popen.poll() is None:
             try:
@@ -160,15 +169,22 @@ def signal_all(processes: list[Process], number: int) -> None:
 
 
 def exit_status(returncode: int) -> int:
-    """A return code as a shell gives it: 128 + n for a process that signal n ended."""
+    """The exit status of a process in the form of a shell: 128 + n if signal n ended it."""
     return 128 - returncode if returncode < 0 else returncode
 
 
 def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, guard: Guard) -> int:
-    """Waits for all processes; when one fails, ends the others, after `grace` seconds by SIGKILL.
+    """Waits for all processes; if one fails, it ends the others.
 
-    `signals` are the signals that the launcher received, to pass on; the second kills, but for `NOTICES`. Returns the
-    exit status of the process that failed first, or 0.
+    Args:
+        processes: the processes.
+        signals: the signals that the launcher receives, which are passed on; the second one that is not in `NOTICES`
+            kills the processes.
+        grace: the seconds between SIGTERM and SIGKILL after a failure.
+        guard: the guard, which is told of each ended process.
+
+    Returns:
+        The exit status of the process that failed first; 0 if none failed.
     """
     running = dict(enumerate(processes))
     failed = None
@@ -199,7 +215,7 @@ def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, gua
                     )
                     signal_all(processes, signal.SIGTERM)
         if running and time.monotonic() > kill_at:  # a process stuck in jax.distributed ignores SIGTERM
-            _say(f"{grace:g} s later still running, hence killed: process {', '.join(map(str, running))}")
+            _say(f"killed process {', '.join(map(str, running))}, still running {grace:g} s later")
             signal_all(processes, signal.SIGKILL)
             kill_at = float("inf")
     for process in processes:
@@ -214,9 +230,9 @@ def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, gua
 
 
 def is_present(program: str) -> bool:
-    """Whether a file of that name can be seen: at its path, or in a folder of PATH.
+    """Whether a program exists, at its path or in a folder of PATH.
 
-    The error of a failed start does not tell: it is EACCES too where a folder of PATH may not be entered.
+    The error of a failed start does not say so: it is EACCES also if a folder of PATH cannot be entered.
     """
     folders = [""] if os.sep in program else os.get_exec_path()
     return any(os.path.isfile(os.path.join(folder, program)) for folder in folders)
@@ -257,7 +273,7 @@ def main(argv: list[str]) -> int:
         _say(f"cannot run {command[0]!r}: {reason}. Write the command after --, e.g. diffusion train ...")
         return 126 if present else 127
     finally:
-        signal_all(processes, signal.SIGKILL)  # none outlives the launcher
+        signal_all(processes, signal.SIGKILL)  # no process outlives the launcher
         guard.close()
 
 

@@ -68,13 +68,13 @@ log_pattern = argument(r"[\w./%+=@-]+", "a file name without spaces and quotes, 
 
 
 def seconds(text: str) -> int:
-    """The seconds of a time that `duration` accepts."""
+    """The number of seconds of a time that `duration` accepts."""
     matched = TIME.fullmatch(text)
     assert matched is not None, text
     days, *parts = matched.groups()
     numbers = [int(part) for part in parts if part is not None]
     if days is None and len(numbers) < 3:
-        numbers = [0, *numbers]  # the first is minutes
+        numbers = [0, *numbers]  # without days and seconds, the first number is minutes
     hours, minutes, rest = [*numbers, 0, 0][:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
 
@@ -126,7 +126,7 @@ def add_usual(parser: argparse.ArgumentParser, log: str, words: str) -> None:
 
 
 def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
-    """Ends a launcher with an error for a secret in the command, or a time limit that the grace uses up."""
+    """Ends a launcher with an error for a secret in the command, or a time limit that is not longer than the grace."""
     launcher.refuse_secrets(
         parser,
         command,
@@ -135,12 +135,18 @@ def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, co
     )
     if options.time is not None and seconds(options.time) <= options.grace:
         parser.error(
-            f"--time={options.time} is {seconds(options.time)} s, but --grace={options.grace} takes up all of it"
+            f"--time={options.time} is {seconds(options.time)} s, but --grace={options.grace} takes up all of it. "
+            "Choose a longer time or a shorter grace"
         )
 
 
 def directives(options: argparse.Namespace, **others: object) -> str:
-    """The lines that tell sbatch what a job needs: `add_usual`, and others, "_" for "-", that are not None."""
+    """The lines of an sbatch file that state what a job needs.
+
+    Args:
+        options: the options of `add_usual`.
+        **others: further options of sbatch, with "_" for "-"; those that are None are left out.
+    """
     usual = {
         "job_name": options.job_name,
         "partition": options.partition,
@@ -155,11 +161,11 @@ def directives(options: argparse.Namespace, **others: object) -> str:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    """Splits arguments into the launcher's options, up to `--`, and the words of the command after it."""
     parser = launcher.parser(
         "slurm",
         "Run COMMAND in every task of a SLURM job, as one jax.distributed job. The tasks have this\n"
-        "folder and this environment. At the time limit the run saves, and goes on in a new turn.",
+        "folder and this environment. At the time limit the run saves its state, and the job is requeued.",
         EXAMPLE,
     )
     add = parser.add_argument
@@ -175,13 +181,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
         parser.error(
             f"--gpus-per-node={options.gpus_per_node} does not divide evenly over "
-            f"--tasks-per-node={options.tasks_per_node}"
+            f"--tasks-per-node={options.tasks_per_node}. Valid: a multiple of the tasks"
         )
     return options, command
 
 
 def script(options: argparse.Namespace, command: list[str]) -> str:
-    """The sbatch file of what `parse` returns: a bash script whose comments say what the job needs."""
+    """The sbatch file, a bash script whose comments state what the job needs; the arguments are those of `parse`."""
     devices = ""
     if options.gpus_per_node is not None:
         per_task = options.gpus_per_node // options.tasks_per_node
@@ -208,9 +214,9 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
 
 
 def submit(module: str, text: str, options: argparse.Namespace) -> int:
-    """Submits an sbatch file, or does with it what the options say; returns the exit status.
+    """Submits an sbatch file, or prints or writes it as the options say; returns the exit status.
 
-    The folder of the log is made before: SLURM makes none, and a job without its log fails without a word.
+    The folder of the log is made first. SLURM does not make it, and a job whose log cannot be written fails silently.
     """
     folder = pathlib.Path(options.log).parent
     elsewhere = any(option.startswith("--chdir") for option in options.sbatch)

@@ -16,7 +16,7 @@ from diffusion.launch.command import argument, positive
 EXAMPLE = """example:
   diffusion launch slurm_array --runs=45 --at-once=8 --gpus-per-task=1 --time=2:00:00 -- \\
     diffusion sweep --sweep=digits_weightings --workdir=/shared/runs/weightings"""
-# To squeue and scontrol the SLURM_JOB_ID of an array's last task is the id of the array, and means all of its tasks.
+# The SLURM_JOB_ID of an array's last task is the id of the array, which squeue and scontrol take for all of its tasks.
 TASK = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 SCRIPT = (
     """#!/bin/bash
@@ -30,16 +30,16 @@ srun {options} {command} --run="$SLURM_ARRAY_TASK_ID" || status=$?
 )
 
 
-# Tasks as SLURM names them.
+# The format in which SLURM names tasks.
 indices = argument("[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*", "numbers and ranges, e.g. 3,7,10-12")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    """Splits arguments into the launcher's options, up to `--`, and the words of the command after it."""
     parser = launcher.parser(
         "slurm_array",
         "Run COMMAND --run=I for each run of a sweep, as a SLURM array. The tasks have this folder and\n"
-        "this environment. At the time limit a run saves, and goes on in a new turn.",
+        "this environment. At the time limit a run saves its state, and its task is requeued.",
         EXAMPLE,
     )
     add = parser.add_argument
@@ -62,7 +62,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def script(options: argparse.Namespace, command: list[str]) -> str:
-    """The sbatch file of what `parse` returns: a bash script whose comments say what the tasks need."""
+    """The sbatch file, a bash script whose comments state what the tasks need; the arguments are those of `parse`."""
     tasks = options.only or f"0-{options.runs - 1}"
     limit = f"%{options.at_once}" if options.at_once else ""
     srun = ["--ntasks=1", *([f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else [])]

@@ -26,14 +26,14 @@ PASSED_ON = ("DIFFUSION_HEARTBEAT_SECONDS", "DIFFUSION_SHUTDOWN_SECONDS")  # see
 
 pod = argument(
     "([A-Za-z_][A-Za-z0-9_.-]*@)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
-    "small letters, digits and -, from a letter to a letter or digit, at most 63; a user's name and @ may stand before",
+    "at most 63 small letters, digits and -, with a letter first and a letter or digit last; USER@ may stand before it",
 )
-zone = argument("[a-z]+(-[a-z]+)+[0-9]+-[a-z]", "a zone, which a region and a letter make, as us-east5-a")
+zone = argument("[a-z]+(-[a-z]+)+[0-9]+-[a-z]", "a zone, which is a region and a letter, such as us-east5-a")
 project = argument("([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "a project's id: 6 to 30 small letters, digits and -")
 
 
 def flag(text: str) -> str:
-    """An argument that is one more flag of gcloud; the flags that this launcher writes itself are refused."""
+    """An argument that is a further flag of gcloud; flags that this launcher writes itself are refused."""
     if not re.fullmatch(r"--[a-z].*", text) or OWN.fullmatch(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} must be a flag of `gcloud compute tpus tpu-vm ssh`, e.g. --internal-ip, that the launcher does "
@@ -43,7 +43,7 @@ def flag(text: str) -> str:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    """Splits arguments into the launcher's options, up to `--`, and the words of the command after it."""
     parser = launcher.parser(
         "tpu",
         "Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must lie there already;\n"
@@ -77,7 +77,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _remote(directory: str | None, command: list[str]) -> str:
-    """The line that the shell of each host runs, in a directory that counts from the home directory."""
+    """The line that the shell of each host runs; the directory is relative to the home directory."""
     limits = [f"{name}={os.environ[name]}" for name in PASSED_ON if os.environ.get(name)]
     variables = shlex.join(["DIFFUSION_COORDINATOR=auto", "PYTHONUNBUFFERED=1", *limits])
     steps = ["export " + variables, "exec " + shlex.join(command)]

@@ -17,21 +17,21 @@ from diffusion.metrics import backbone_geometry, bootstrap
 from diffusion.objectives import Moves
 from diffusion.recipe import ConfigError
 
-NEAREST = 600  # chains of each set whose nearest training chain is looked for
-SHOWN = (4, 6)  # rows and columns of the picture, at most
-NOISE_SEED = 0
+NEAREST = 600  # the most chains of a set whose nearest training chain is searched
+SHOWN = (4, 6)  # the most rows and columns of the picture
+NOISE_SEED = 0  # the seed of the noise that is compared with the samples
 
 
 def are_backbones(source: Source) -> bool:
-    """Whether the examples of a source are frames of backbones, as it says by its attribute `backbones`."""
+    """Whether the examples of a source are frames of backbones; its attribute `backbones` states it."""
     return bool(getattr(source, "backbones", False))
 
 
 def geometry(subject: Any) -> dict:
-    """Bonds, angles, breaks, clashes, torsions, secondary structure, size and novelty of backbones.
+    """Measures bonds, angles, breaks, clashes, torsions, secondary structure, size and novelty of backbones.
 
-    Each figure stands beside the figure of the same number of held-out chains (`_of_real`), and of the noise that
-    samples start from (`_of_noise`).
+    Each figure is also measured for the same number of held-out chains (`_of_real`), and for the noise from which
+    samples start (`_of_noise`).
 
     Args:
         subject: `model_metrics.Subject` of a run on frames of backbones.
@@ -74,7 +74,7 @@ def geometry(subject: Any) -> dict:
 
 
 def figures(frames: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
-    """Each figure with one value for each chain, and the rows of the nearest training chains.
+    """{figure: one value per chain}, and "nearest_rows", the rows of the nearest training chains.
 
     Args:
         frames: the frames of the chains, `[N, n, 3, 4]`.
@@ -112,7 +112,7 @@ def figures(frames: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write(frames: np.ndarray, labels: np.ndarray, names: Sequence[str], out: pathlib.Path) -> list[pathlib.Path]:
-    """Writes each chain as a PDB file into the folder `pdb`, and a picture, into a folder; returns both paths.
+    """Writes the chains as PDB files in OUT/pdb, and a picture OUT/samples.png; returns both paths.
 
     Args:
         frames: the frames of the chains, `[N, n, 3, 4]`.
@@ -130,7 +130,9 @@ def write(frames: np.ndarray, labels: np.ndarray, names: Sequence[str], out: pat
 
 
 def draw(ca: np.ndarray, labels: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
-    """Draws the traces of CA, a column for each class, from blue (the first residue) to red, along their longest axes.
+    """Draws the traces of CA, with a column for each class; the colour runs from blue at the first residue to red.
+
+    Each chain is turned so that its longest axis is vertical.
 
     Args:
         ca: the positions of CA in Angstrom, `[N, n, 3]`.

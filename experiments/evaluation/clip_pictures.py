@@ -8,21 +8,21 @@ from diffusion.experiments.evaluation import plots
 from diffusion.experiments.evaluation.real_images import balanced_order
 from diffusion.io import clips as clip_files
 
-ROWS = 8  # clips in the picture of frames
-COLUMNS = 8  # columns of the animation, and frames of a row
-MOST = 40  # clips of the animation
-SIDE = 64  # pixels that a frame has at least
-RATE = 10.0  # frames a second, where the data do not say it
+ROWS = 8  # the most clips in the picture of frames
+COLUMNS = 8  # columns of the animation, and the most frames in a row
+MOST = 40  # the most clips in the animation
+SIDE = 64  # the least side of a frame, in pixels
+RATE = 10.0  # frames per second, if the data do not state it
 
 
 def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path, rate: float = RATE) -> list[pathlib.Path]:
-    """Writes samples.gif, clips beside each other, and samples.png, frames of a few, a row each.
+    """Writes samples.gif with clips side by side, and samples.png with a row of frames for each of a few clips.
 
     Args:
         clips: the clips, uint8 [N, F, H, W, C], of 1 or 3 channels.
         labels: the classes of the clips, int [N]; they take turns.
         out: the folder.
-        rate: frames a second of the animation.
+        rate: the frames per second of the animation.
 
     Returns:
         The paths of the files.
@@ -40,7 +40,7 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path, rate: float =
 
 
 def beside(clips: np.ndarray) -> np.ndarray:
-    """The frames of an animation of clips, uint8 [N, F, H, W, 3], in rows of eight: uint8 [F, rows, columns, 3]."""
+    """The frames of an animation that shows clips, uint8 [N, F, H, W, 3], in rows of eight: uint8 [F, H', W', 3]."""
     columns = min(COLUMNS, len(clips))
     empty = np.full((-len(clips) % columns, *clips.shape[1:]), 255, np.uint8)
     grid = np.concatenate([clips, empty]).reshape(-1, columns, *clips.shape[1:])

@@ -1,6 +1,7 @@
 """Metrics of samples that are surfaces in space.
 
-As point clouds: 1-NNA, coverage and minimum matching distance. Of signed distances also: the share in one piece.
+All surfaces are compared as point clouds, by 1-NNA, coverage and minimum matching distance. For signed distances, the
+share of solids in one piece is measured as well.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ DISTANCES = {"chamfer": point_clouds.chamfer, "earth_movers": point_clouds.earth
 
 
 def measure_clouds(subject: Any) -> dict:
-    """The figures of samples against held-out clouds, of training clouds (the floor), and of scattered points.
+    """Compares samples with held-out clouds, and in the same way training clouds (the floor) and scattered points.
 
-    Scattered points are clouds whose points are drawn from all training clouds together: they lie where points lie, and
-    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns. Of several
-    clouds of one file the first is taken, since the others would be its nearest neighbours. For signed distances,
+    Scattered points are clouds whose points are drawn from all training clouds together, so that they form no shape.
+    All sets have the same size, at most config.evaluate.number, and their classes take turns. If a file gives several
+    clouds, only the first is used, since the others would be its nearest neighbours. For signed distances,
     `in_one_piece` is the share of connected solids, also by class.
 
     Args:

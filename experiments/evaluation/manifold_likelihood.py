@@ -1,4 +1,4 @@
-"""Test log-likelihood of a run on a manifold, and the exact density of its data where it is known."""
+"""Test log-likelihood of a run on a manifold, compared with the exact density of its data if that is known."""
 
 import functools
 from typing import Any
@@ -23,16 +23,16 @@ STEPS = 20  # steps of the classical Runge-Kutta method
 
 
 def negative_log_likelihood(subject: Any) -> dict:
-    """Mean -log p(x) of the test points in nats, in the volume of the metric, under the moving average.
+    """The mean -log p(x) of the test points in nats, with respect to the volume of the manifold, by the moving average.
 
-    Where the source of the data has a `distribution`, it also computes the exact density's mean -log p(x), an estimate
-    of the entropy, and the mean difference at the same points, which estimates the divergence KL(data, model).
+    If the source of the data has a `distribution`, the mean -log p(x) of the exact density is computed as well, which
+    estimates the entropy; the mean difference at the same points estimates the divergence KL(data, model).
 
     Args:
         subject: `model_metrics.Subject` of a run on a manifold.
 
     Raises:
-        ConfigError: for a run that is on none.
+        ConfigError: for a run that is not on a manifold.
     """
     config = subject.config
     params, step = checkpoints.load_ema(subject.workdir)

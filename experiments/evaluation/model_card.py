@@ -2,7 +2,8 @@
 
     write(folder, build_run_card("runs/digits", "DiT", license="cc-by-4.0"))
 
-A card that a person has written or changed is not replaced: generated cards end with a checksum of themselves.
+A generated card ends with its checksum. A card that a person has written or changed is recognized by it, and is not
+replaced.
 """
 
 import hashlib
@@ -20,11 +21,11 @@ from diffusion.recipe.values import config_hash, plain
 from diffusion.training.checkpointing import checkpoints
 
 NAME = "README.md"
-FAILURES = "KNOWN_FAILURES.md"  # written by a person into the run folder: known failures of the model
-UNKNOWN = "unknown"  # a licence that Hugging Face knows
+FAILURES = "KNOWN_FAILURES.md"  # a file that a person writes into the run folder, on known failures of the model
+UNKNOWN = "unknown"  # one of Hugging Face's names of licenses
 MARK = re.compile(r"\n<!-- written by diffusion; sha256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 SECTIONS = ("tuning", "objective", "schedule", "parameterization", "model", "optimizer", "ema")
-OF_THE_BASE = ("schedule", "parameterization", "model")  # sections that a tuning takes from its base
+BASE_SECTIONS = ("schedule", "parameterization", "model")  # sections that a run which tunes takes from its base
 
 
 class Card(NamedTuple):
@@ -33,7 +34,7 @@ class Card(NamedTuple):
     Attributes:
         title: the title of the model.
         license: an identifier of Hugging Face's list, such as "apache-2.0", "other" or "unknown".
-        front: further fields of the front matter: texts, or lists of texts.
+        front: further fields of the front matter, texts or lists of texts.
         data, recipe, figures, failures: Markdown.
     """
 
@@ -47,7 +48,7 @@ class Card(NamedTuple):
 
 
 def text(card: Card) -> str:
-    """The card as README.md: YAML front matter (a subset that is JSON, line by line), then Markdown."""
+    """The content of README.md: YAML front matter, whose values are written as JSON, and then Markdown."""
     front = {"license": card.license, **card.front}
     lines = [f"{name}: {json.dumps(value if isinstance(value, str) else list(value))}" for name, value in front.items()]
     content = "\n".join(
@@ -70,7 +71,7 @@ def _digest(text: str) -> str:
 
 
 def is_ours(content: bytes) -> bool:
-    """Whether a card is as `text` made it, and nobody has changed it since."""
+    """Whether `text` generated a card, and nobody has changed it since."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -80,10 +81,10 @@ def is_ours(content: bytes) -> bool:
 
 
 def write_beside(file: str | pathlib.Path, card: Card) -> pathlib.Path:
-    """Writes the card of a single file beside it, style.md of style.safetensors, unless a person wrote the one there.
+    """Writes the card of a single file beside it, such as style.md for style.safetensors; a person's card stays.
 
     Returns:
-        Its path.
+        The path of the card.
     """
     path = pathlib.Path(file).with_suffix(".md")
     if not path.is_file() or is_ours(opener.read(path)):
@@ -92,12 +93,12 @@ def write_beside(file: str | pathlib.Path, card: Card) -> pathlib.Path:
 
 
 def write(folder: str | pathlib.Path, card: Card, before: str | pathlib.Path | None = None) -> pathlib.Path:
-    """Writes README.md into a folder, unless a person wrote the present one.
+    """Writes README.md into a folder; a README.md that a person wrote stays.
 
     Args:
         folder: the folder of the model.
         card: the content of the card.
-        before: the folder that this one will replace, whose README.md is kept if a person wrote it.
+        before: a folder that this folder will replace; a README.md in it that a person wrote is copied. None for none.
 
     Returns:
         The path of README.md.
@@ -119,12 +120,12 @@ def build_run_card(
     front: Mapping[str, Any] | None = None,
     step: int | None = None,
 ) -> Card:
-    """The card of a network that a run trained, with the records of the run folder.
+    """The card of a network that a run trained, from the records in the run folder.
 
     Args:
         run: the run folder.
-        network: the exported network in a word or two.
-        license: the licence on the card.
+        network: the exported network, in a word or two.
+        license: the license on the card.
         front: further fields of the front matter.
         step: the training step of the exported checkpoint; None for the latest.
 
@@ -148,13 +149,13 @@ def build_run_card(
 def build_source_card(
     source: str | pathlib.Path, network: str, license: str = "", base: str | pathlib.Path = ""
 ) -> Card:
-    """The card of a converted network, which names its source and takes the source's licence.
+    """The card of a converted network, which names its source and states the source's license.
 
     Args:
-        source: the folder or file that was read.
-        network: the network in a word or two.
-        license: the licence on the card; "" for the licence on the source's card, or "unknown".
-        base: the folder of the pipeline that the other networks come from.
+        source: the folder or file that was converted.
+        network: the network, in a word or two.
+        license: the license on the card; "" for the license on the source's card, or "unknown".
+        base: the folder of the pipeline from which the other networks come; "" for none.
     """
     source = pathlib.Path(source)
     rest = f", in the pipeline {pathlib.Path(base).name}" if base else ""
@@ -175,13 +176,13 @@ def build_source_card(
 def build_lora_card(
     source: str | pathlib.Path, said: Mapping[str, str], license: str, base: str | pathlib.Path
 ) -> Card:
-    """The card of a converted LoRA file, with what its metadata state.
+    """The card of a converted LoRA file, with the facts in its metadata.
 
     Args:
-        source: the file that was read.
-        said: the metadata of the file; base_model, trigger_words and config_sha256 are taken from it.
-        license: the licence on the card; "" for "unknown".
-        base: the folder of the pipeline that it was read for.
+        source: the file that was converted.
+        said: the metadata of the file, of which base_model, trigger_words and config_sha256 are used.
+        license: the license on the card; "" for "unknown".
+        base: the folder of the pipeline to which the LoRA belongs.
     """
     card = build_source_card(source, "LoRA", license)
     named = pathlib.Path(base).name
@@ -194,7 +195,7 @@ def build_lora_card(
 
 
 def stated_license(folder: pathlib.Path) -> dict[str, str]:
-    """license, license_name and license_link, as far as the front matter of a folder's README.md states them."""
+    """{"license", "license_name", "license_link"}, as far as the front matter of a folder's README.md states them."""
     path = folder / NAME
     if not path.is_file():
         return {}
@@ -214,7 +215,7 @@ def _data(data: Mapping[str, Any], name: str) -> str:
 
 
 def _base(config: Mapping[str, Any]) -> str:
-    """The name of the folder that a run tunes; "" for a run with a network of its own."""
+    """The name of the folder that a run tunes; "" for a run that trains its own network."""
     return pathlib.Path(config["base"]["path"]).name if (config.get("tuning") or {}).get("name") else ""
 
 
@@ -222,7 +223,7 @@ def _recipe(config: Mapping[str, Any], step: int | None) -> str:
     train = config["train"]
     exported = "" if step is None else f"Step {step:,} of "
     base = _base(config)
-    sections = [name for name in SECTIONS if not (base and name in OF_THE_BASE)]
+    sections = [name for name in SECTIONS if not (base and name in BASE_SECTIONS)]
     entries = {name: plain(config[name]) for name in sections if (config.get(name) or {}).get("name", name)}
     same = f" The network, its parameterization and its schedule are those of the base model, `{base}`." if base else ""
     return (
@@ -255,7 +256,7 @@ def _report(run: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None,
     """The report of a run's samples, if they are of its moving average at a step.
 
     Returns:
-        (the content of report.json, or None without one of such samples; if it is of other weights, a phrase for them).
+        (the content of report.json, or None; a phrase for the weights if the report is of other weights, else "").
     """
     content = figures.read_report(run)
     tables = [content.get(name) if isinstance(content, dict) else None for name in ("figures", "protocol")]
@@ -272,7 +273,7 @@ def _report(run: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None,
 
 
 def _failures(run: pathlib.Path, step: int | None) -> str:
-    """The failures that a person described in the run folder; without these, the failures that the report shows."""
+    """The failures that a person described in the run folder; if there are none, those that the report shows."""
     if (run / FAILURES).is_file():
         return opener.read_text(run / FAILURES).strip()
     with figures.reading(run / "report.json"):

@@ -1,4 +1,4 @@
-"""The figures of a run: a grid of samples, trajectories from noise to image, and the training curves."""
+"""The pictures of a run: a grid of samples, trajectories from noise to image, and the training curves."""
 
 import importlib.util
 import itertools
@@ -40,16 +40,15 @@ def sample_grid(
     classes: Sequence[str] = (),
     originals: np.ndarray | None = None,
 ) -> None:
-    """Draws samples with one row for each class, or in rows where all have the same label, named beside the first.
+    """Draws samples with a row for each class, named beside its first image; in rows if all have the same label.
 
     Args:
         images: the samples, uint8 `[N, H, W, C]`, C = 1 or 3.
         labels: the classes of the samples, int `[N]`.
         path: the PNG to write.
-        columns: largest number of images in a row; further images of a class, and classes beyond the 20th, are left
-            out.
+        columns: the most images in a row; further images of a class, and classes beyond the 20th, are left out.
         classes: the names of the classes, by their numbers; () for the numbers.
-        originals: the pictures that the images were edited from, in their shape, which are drawn left of them.
+        originals: the pictures from which the images were edited, in the same shape; they are drawn left of the images.
     """
     images = np.asarray(images)
     labels = np.asarray(labels)
@@ -163,7 +162,7 @@ def trajectory(
         ts: the times of x, float `[N + 1]`, decreasing.
         labels: the classes of the samples, int `[B]`.
         path: the PNG to write.
-        rows: largest number of samples to show.
+        rows: the most samples to show.
         classes: the names of the classes, by their numbers; () for the numbers.
     """
     x, x0, ts, labels = map(np.asarray, (x, x0, ts, labels))
@@ -175,7 +174,7 @@ def trajectory(
     chosen = np.unique(np.linspace(0, len(x0) - 1, SHOWN_TIMES - 1).round().astype(int))
     chosen = np.append(chosen, len(x0))
     predicted = np.concatenate([x0, x[-1:]])  # at the last time the sample is the prediction
-    # Noise is wider than data, much wider if the variance explodes: each time has a grey scale that holds its values.
+    # Noise has larger values than data, much larger if the variance explodes, so each time has its own grey scale.
     width = [max(1.0, 1.25 * float(x[i].std())) for i in chosen]
     noisy = np.stack([x[i] / scale for i, scale in zip(chosen, width)])
     blocks = [np.swapaxes(coloured(to_uint8(a[:, :rows])), 0, 1) for a in (noisy, predicted[chosen])]
@@ -191,11 +190,13 @@ def mosaic(
     path: str | os.PathLike,
     titles: Sequence[str] = (),
 ) -> None:
-    """Draws blocks of images side by side, each image enlarged by a whole number, with names beside rows and columns.
+    """Draws blocks of images side by side, with names beside the rows and above the columns.
+
+    Small images are enlarged by a whole number.
 
     Args:
-        blocks: the blocks of images, uint8 `[R, C, H, W, 3]`, from `coloured`; with equal R, H and W; rows may
-            differ in length.
+        blocks: the blocks of images, uint8 `[R, C, H, W, 3]`, from `coloured`, with equal R, H and W; rows may differ
+            in length.
         names: the names of the R rows; "" for a row without one.
         columns: the texts above the C columns of each block.
         path: the PNG to write.
@@ -241,7 +242,7 @@ def mosaic(
 
 
 def _typeface() -> str:
-    """The file of matplotlib's typeface, which the plots use, without the half second of its import."""
+    """The file of the typeface that plots use, which matplotlib contains; matplotlib itself is not imported."""
     spec = importlib.util.find_spec("matplotlib")
     assert spec is not None and spec.origin is not None
     return str(pathlib.Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
@@ -252,8 +253,8 @@ def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool]
 
     Args:
         images: pictures, uint8 `[N, H, W, C]`.
-        captions: N captions.
-        right: N truth values; the caption is orange if its picture lacks something that the caption requests.
+        captions: the N captions.
+        right: N values; a caption is orange if its value is False.
         path: the file to write.
     """
     count = min(len(images), 6 * CAPTIONED)
@@ -270,7 +271,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool]
 
 
 def coloured(images: np.ndarray) -> np.ndarray:
-    """Images as uint8 `[..., H, W, 3]` for display: unchanged values, and three equal channels for grey images.
+    """Images for display, uint8 `[..., H, W, 3]`; a single channel is repeated to three.
 
     Args:
         images: uint8 `[..., H, W, C]`, C = 1 or 3.
@@ -279,17 +280,17 @@ def coloured(images: np.ndarray) -> np.ndarray:
         ValueError: for another number of channels.
     """
     if images.shape[-1] not in (1, 3):
-        raise ValueError(f"an image of {images.shape[-1]} channels cannot be shown; pictures take 1 or 3")
+        raise ValueError(f"an image of {images.shape[-1]} channels cannot be shown. Valid: 1 or 3 channels")
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
 def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], path: str | os.PathLike) -> None:
-    """Draws the loss by step and by training time t: early and late of one run, or a colour for each of several runs.
+    """Draws the loss by step and by t: early and late for a single run, or a colour for each of several runs.
 
     Args:
         runs: metrics.jsonl of a run, whose rows have "step", "loss" and, if known, "loss_by_t", the means over ten
-            equal bins of t in [0, 1] (null for an empty bin); or {name: files} of several runs, where the files under
-            a name have one colour.
+            equal bins of t in [0, 1] (null for an empty bin); or {name: such files} for several runs, where the files
+            under a name share a colour.
         path: the PNG to write.
     """
     figure = blank(9.0, 3.2, layout="constrained")
@@ -356,7 +357,7 @@ def _by_t(axes: "Axes", by_t: np.ndarray, colour: str, name: str | None) -> None
 
 
 def _hold(axes: "Axes", loss: np.ndarray) -> None:
-    """Makes the axis logarithmic for losses of very different sizes; otherwise cuts off the high first losses."""
+    """Makes the axis logarithmic if losses differ by orders of magnitude; otherwise cuts off the high first losses."""
     positive = loss[np.isfinite(loss) & (loss > 0)]
     low = np.nanmin(loss)
     high = np.nanquantile(loss, 0.99)
@@ -381,7 +382,7 @@ def blank(width: float, height: float, layout: Literal["constrained", "compresse
 
 
 def save(figure: "Figure", path: str | os.PathLike) -> None:
-    """Writes a figure as a PNG, whole or not at all; the same figure has the same bytes."""
+    """Writes a figure as a PNG, which appears complete or not at all; equal figures have equal bytes."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -397,7 +398,7 @@ def _time(t, first):
 
 
 def _smooth(values):
-    """The mean over a centred window of a twentieth of the run, cut at its ends; NaN where no loss is known."""
+    """The mean over a centred window of a twentieth of the run, shorter at the ends; NaN where no loss is known."""
     window = np.ones(2 * max(1, len(values) // 40) + 1)
     known = np.isfinite(values)
     at_ends = lambda row: np.convolve(row, window)[len(window) // 2 :][: len(values)]

@@ -1,9 +1,9 @@
 """Measures an autoencoder by comparing its reconstructions with the original pictures.
 
 PSNR and SSIM compare each picture with its own reconstruction. rFID is the Frechet distance between the two sets in
-Inception features under a published protocol: it shows a blur or an invented texture. All are of pictures rounded to
-bytes, decoded from the mean of the posterior; published figures are often of draws from it, which differ little where
-its deviation is small.
+Inception features under a published protocol; it shows blur and invented texture. The reconstructions are decoded from
+the mean of the posterior, and rounded to bytes. Many published figures use draws from the posterior, which differ
+little from its mean if its deviation is small.
 """
 
 import hashlib
@@ -24,19 +24,28 @@ from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.reconstruction_error import WINDOW, psnr, ssim
 from diffusion.training.runtime import progress
 
-BATCH = 16  # pictures decoded at once
+BATCH = 16  # pictures that are decoded at once
 UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions": 0}, "protocol": None, "weights": None}
 
 
 class Reconstructions(NamedTuple):
-    """The reconstructions of a set, which are computed as they are read."""
+    """The reconstructions of a set of pictures, which are computed when they are read."""
 
     images: ImageSet
-    errors: dict[str, np.ndarray]  # {"psnr", "ssim"}: float64 [N], a value for each picture; NaN until it is read
+    errors: dict[str, np.ndarray]  # {"psnr", "ssim"}: the values of the pictures, float64 [N]; NaN until they are read
 
 
 def reconstruct(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
-    """The reconstructions of a set of pictures, bytes [N, H, W, C] of a size that the autoencoder takes."""
+    """The reconstructions of a set of pictures.
+
+    Args:
+        autoencoder: the autoencoder.
+        originals: the pictures, uint8 [N, H, W, C], of a size that the autoencoder takes.
+
+    Raises:
+        ImageSetError: for pictures of another type.
+        ConfigError: for pictures of another size or number of channels.
+    """
     name = originals.record["images"]
     if originals.record["dtype"] != "uint8":
         raise ImageSetError(
@@ -77,14 +86,17 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
 
     Returns:
         A record in the form of `comparison.run`, with the figures "psnr", "ssim" and "rfid" (or "rfd", in pixels).
-        Pictures of fewer than 11 pixels have no SSIM. rFID needs a protocol and its network; without them its value is
-        None, and "why" says so.
+        Pictures with a side below 11 pixels have no SSIM. rFID needs a protocol and its network; without them its value
+        is None, with the reason under "why".
     """
     began = time.perf_counter()
     autoencoder = autoencoder_folders.load(request.autoencoder)
     reference = references.open_reference(request.reference, request.data_dir, request.size)
     if reference.images is None:
-        raise ImageSetError(f"{request.reference} holds only statistics, but an autoencoder needs the pictures.")
+        raise ImageSetError(
+            f"--reference={request.reference} holds only statistics, but an autoencoder is measured on pictures. "
+            "Valid: a folder of pictures, an .npz file or NAME@SPLIT."
+        )
     measures_distance = bool(request.inception) or request.features == "pixels"
     space, description = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
     results = reconstruct(autoencoder, reference.images)
@@ -104,7 +116,7 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
 
 
 def _complete(results: Reconstructions) -> None:
-    """Measures the pictures that were not read, since their features were on disk."""
+    """Measures the pictures that were not read because their features were in the cache."""
     count = results.images.count
     with progress.bar("reconstructing", count, "pictures") as advance:
         for first in range(0, count, BATCH):

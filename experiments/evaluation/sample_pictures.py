@@ -1,6 +1,7 @@
-"""Files that show samples of other kinds than pictures: texts, charts, clips, sounds, surfaces, backbones.
+"""Files that show samples other than pictures: texts, charts, clips, sounds, surfaces, backbones.
 
-A source of data may have its own function: `drawn(samples, classes, folder)` writes files, and returns their paths.
+A source of data may have a method `drawn(samples, classes, folder)`, which then writes the files and returns their
+paths.
 """
 
 import pathlib
@@ -48,7 +49,7 @@ class Samples(NamedTuple):
 
 
 def draw(samples: Samples) -> list[pathlib.Path] | None:
-    """Draws the samples by their kind; returns the files, () for a kind that is not drawn, and None for pictures."""
+    """Draws samples by their kind; returns the files, [] for a kind that cannot be drawn, and None for pictures."""
     kind = next((kind for kind in KINDS if kind.fits(samples)), None)
     if kind is None:
         return None
@@ -92,7 +93,7 @@ def _series(samples: Samples, source: Any) -> list[pathlib.Path]:
     path = samples.out / "samples.png"
     series_charts.fans(grouped, part, path, getattr(source, "process", None))
     for name in series_files.NAMES:
-        (samples.out / name).unlink(missing_ok=True)  # one of earlier samples
+        (samples.out / name).unlink(missing_ok=True)  # it would be of earlier samples
     return [path, *(series_files.write(source, samples.x, samples.out) if samples.from_records else [])]
 
 
@@ -101,7 +102,7 @@ def _clips(samples: Samples, source: Any) -> list[pathlib.Path]:
 
 
 def _by_records(samples: Samples, source: Any) -> list[pathlib.Path]:
-    """Draws samples that are no pictures, by what the records of the run's data stand for."""
+    """Draws samples that are surfaces or sounds, as the source of the run's data states; [] for other samples."""
     if (surface := getattr(source, "surface", None)) is not None:
         return surface_pictures.draw(samples.x, samples.classes, _names(samples, source), surface, samples.out)
     if (sound := getattr(source, "sound", None)) is not None:
@@ -114,7 +115,7 @@ def _by_records(samples: Samples, source: Any) -> list[pathlib.Path]:
 
 
 def _names(samples: Samples, source: Any) -> tuple[str, ...]:
-    """The names of the classes; () for a model without classes, also where the data have some."""
+    """The names of the classes; () for a model without classes, even if the data have classes."""
     return source.spec.classes if samples.recipe.examples.num_classes else ()
 
 
@@ -124,11 +125,11 @@ def _are_series(samples: Samples) -> bool:
 
 
 class Kind(NamedTuple):
-    """A kind of samples that are no pictures.
+    """A kind of samples other than pictures.
 
     Attributes:
         fits: whether samples are of this kind.
-        show: (samples, source of the run's data) -> the files that show them.
+        show: a function from (samples, source of the run's data) to the files that show them.
         needs_source: whether the samples cannot be shown without the run's data; otherwise the source may be None.
     """
 
@@ -137,7 +138,7 @@ class Kind(NamedTuple):
     needs_source: bool = True
 
 
-# The first that fits is drawn.
+# The first kind that fits is drawn.
 KINDS = (
     Kind(lambda samples: isinstance(samples.recipe.objective.reads, Restores), _symbols),
     Kind(lambda samples: isinstance(samples.recipe.objective.reads, Moves), _points_of_manifold),

@@ -9,10 +9,10 @@ from diffusion.data import gaussian_processes
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE, blank, save, style
 
-PANELS = (3, 2)  # rows and columns
+PANELS = (3, 2)  # the rows and columns of panels
 BANDS = (0.9, 0.5)  # levels of the intervals
 NORMAL = (1.6449, 0.6745)  # half widths of the intervals, in standard deviations of a normal distribution
-FEW = 20  # samples of a series, below which they are drawn as lines
+FEW = 20  # fewer samples of a series than this are drawn as lines
 
 
 class Part(NamedTuple):
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     Attributes:
         given: the given values, float `[W, L, C]`.
-        mask, real: the places of the given and of the hidden values, Bool `[W, L, C]`.
+        mask, real: True for given values, and for hidden values to predict, Bool `[W, L, C]`.
         truth: the hidden values, float `[W, L, C]`; None if they are not known.
     """
 
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 def grouped(samples: np.ndarray, condition: dict) -> tuple[list[np.ndarray], Part]:
-    """The samples `[N, L, C]` of each different condition among N, and these conditions, in their first order."""
+    """Groups samples `[N, L, C]` by their conditions: (the samples of each distinct condition, these conditions)."""
     rows: dict[bytes, list[int]] = {}
     for row, leaves in enumerate(zip(*(condition[name] for name in ("given", "mask", "real")))):
         rows.setdefault(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves), []).append(row)
@@ -46,11 +46,10 @@ def fans(
     """Draws the first series, each channel a panel: the given values, and median and intervals of the samples.
 
     Args:
-        samples: the samples of each series, `[S, L, C]`, zeros outside of the hidden part; few are drawn as lines.
+        samples: the samples of each series, `[S, L, C]`, zero outside of the hidden part.
         part: the series.
         path: the PNG to write.
-        process: the process of the series, whose exact median and intervals stand beside the samples'; None where it
-            is not known.
+        process: the process of the series, whose exact median and intervals are drawn as well; None if it is not known.
     """
     channels = part.given.shape[2]
     chosen = [(row, channel) for row in range(len(part.given)) for channel in range(channels)][: PANELS[0] * PANELS[1]]

@@ -1,4 +1,4 @@
-"""Writes the user's series with filled gaps, in the same format; a filled value is the mean of the samples."""
+"""Writes the user's series with filled gaps, in the same format; each gap is filled with the mean of the samples."""
 
 import pathlib
 from typing import Any
@@ -13,9 +13,9 @@ NAMES = ("filled.csv", "filled.npz")
 
 
 def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes filled.csv of a .csv file, or filled.npz of another one, if any missing value of it is sampled.
+    """Writes filled.csv for a .csv file, and filled.npz for another file, if any of its missing values was sampled.
 
-    It says how many missing values have no sample, since they stay empty.
+    It prints how many missing values have no sample, since these stay empty.
 
     Args:
         source: the source of the run's conditions.
@@ -23,7 +23,7 @@ def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathli
         folder: the folder of the run's samples.
 
     Returns:
-        The file in a list; an empty list for other sources, and where nothing is filled.
+        [the file]; [] for other sources, and if nothing is filled.
     """
     if not isinstance(source, StandardSeries):
         return []

@@ -1,6 +1,7 @@
 """Compares samples of complete series with the Gaussian process of the data, by closed forms.
 
-Each stands beside its floor, as many draws from the process itself, and beside white noise of the data's variance.
+Each figure is also measured for the same number of draws from the process itself (the floor), and for white noise with
+the variance of the data.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ SEED = 0  # seed of the exact draws
 
 
 def scores(samples: np.ndarray, process: GaussianProcess, prefix: str = "") -> dict[str, dict]:
-    """Figures of series that need no draw from the process.
+    """Measures series against a process by closed forms, without draws from the process.
 
     Args:
         samples: the samples, `[N, L, C]`, N at least 2.
@@ -50,10 +51,10 @@ def scores(samples: np.ndarray, process: GaussianProcess, prefix: str = "") -> d
 
 
 def measure_process(subject: Any) -> dict:
-    """The `scores` of a run's samples, of as many exact draws, and of white noise; writes process.png.
+    """The `scores` of a run's samples, of the same number of exact draws, and of white noise; writes process.png.
 
     Args:
-        subject: `model_metrics.Subject` of a run on whole series of a process that is known.
+        subject: `model_metrics.Subject` of a run on complete series of a known process.
 
     Raises:
         ConfigError: for another run.
@@ -62,9 +63,12 @@ def measure_process(subject: Any) -> dict:
     process = getattr(source, "process", None)
     if process is None or source.spec.condition is not None:
         raise ConfigError(
-            f"--metrics=process is for whole series of a known process, but {source.spec.name} has "
-            + ("none. Valid: gaussian_series" if process is None else "series of which a part is given. Valid: crps")
-            + "."
+            f"--metrics=process is for complete series of a known process, but {source.spec.name} has "
+            + (
+                "no known process. Valid: a run on gaussian_series."
+                if process is None
+                else "series of which a part is given. Valid: --metrics=crps."
+            )
         )
     rng = np.random.default_rng(SEED)
     number, zero = len(subject.images), np.zeros(len(process.covariance))

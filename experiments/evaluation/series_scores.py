@@ -20,12 +20,12 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
 SAMPLES = 100  # samples of each series, as in CSDI
-SEED = 0  # seed of the samples of other distributions than the model's
+SEED = 0  # the seed of draws from other distributions than the model's
 COVERED = (0.5, 0.9)  # levels of the intervals
 
 
 def parts(source: Any, number: int) -> Part:
-    """The first series of a source, or windows of a file that are spread evenly over it; at most `number` of them.
+    """At most `number` series of a source: the first ones, or windows of a file that are spread evenly over it.
 
     Raises:
         ConfigError: if no part of the series is given, or the hidden values are not known.
@@ -36,7 +36,7 @@ def parts(source: Any, number: int) -> Part:
             'with hide, e.g. config.data.source.hide = {"name": "forecast", "horizon": 16}.'
         )
     rows = np.arange(min(number, len(source)))
-    if isinstance(source, StandardSeries):  # windows overlap, so the first ones would be the beginning of a file alone
+    if isinstance(source, StandardSeries):  # windows overlap, so the first ones would cover only a file's beginning
         rows = np.linspace(0, len(source) - 1, len(rows)).round().astype(int)
     records = pipeline.fetch(source, rows)
     leaf = lambda name: np.stack([record["condition"][name] for record in records])
@@ -57,15 +57,16 @@ def scores(
 
     Args:
         samples: the samples, `[S, W, L, C]`.
-        part: the series, with their truth; missing values do not count.
+        part: the series, with their hidden values; missing values do not count.
         prefix: the beginning of the scores' names.
-        closed: the CRPS of the exact conditional distribution, `[W, L, C]`; None where it is not known.
-        units: mean and standard deviation of each channel `[C]`, by which the series were standardised.
+        closed: the CRPS of the exact conditional distribution, `[W, L, C]`; None if it is not known.
+        units: the mean and the standard deviation of each channel, `[C]`, by which the series were standardized.
 
     Returns:
-        {name: {"value", "samples", ...}}: "crps", the fair estimate, a mean over series of the mean over hidden values
-        of each; "crps_excess", how far it is above `closed` at the same series; "crps_quantile_form", and with several
-        channels "crps_sum", as CSDI has them, in the units before they were standardised; "coverage_50", "coverage_90".
+        {name: {"value", "samples", ...}}. "crps" is the fair estimate, averaged over the hidden values of a series and
+        then over series. "crps_excess" is its difference to `closed` for the same series. "crps_quantile_form", and
+        with several channels "crps_sum", are CSDI's figures, in the units of the data. "coverage_50" and "coverage_90"
+        are the shares of hidden values in the central intervals.
     """
     known = _truth(part)
     counts = part.real & np.isfinite(known)
@@ -88,19 +89,19 @@ def scores(
 
 
 def _truth(part: Part) -> np.ndarray:
-    """The hidden values of series for which `parts` knows them."""
+    """The hidden values of the series, which `parts` has read."""
     assert part.truth is not None
     return part.truth
 
 
 def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
-    """`bootstrap.mean` of the means of each series over the values that count; both arrays are `[W, L, C]`."""
+    """`bootstrap.mean` over the series' means, each over the values that count; both arrays are `[W, L, C]`."""
     some = counts.any(axis=(1, 2))
     return bootstrap.mean((values * counts).sum((1, 2))[some] / counts.sum((1, 2))[some])
 
 
 def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]:
-    """The CRPS of the exact conditional distribution in closed form `[W, L, C]`, and draws from it `[S, W, L, C]`."""
+    """(the CRPS of the exact conditional distribution in closed form `[W, L, C]`, draws from it `[S, W, L, C]`)."""
     rng = np.random.default_rng(SEED)
     truth = _truth(part)
     closed, draws = [], []
@@ -112,7 +113,7 @@ def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]
 
 
 def score_marginal(source: Any, part: Part) -> dict[str, dict]:
-    """The scores of values drawn from anywhere in each channel of a source, a forecast that ignores the series."""
+    """The scores of values drawn at random from each channel of a source, a forecast that ignores the series."""
     rng = np.random.default_rng(SEED)
     windows = parts(source, 1000)
     values = np.where(windows.mask, windows.given, _truth(windows))
@@ -123,10 +124,10 @@ def score_marginal(source: Any, part: Part) -> dict[str, dict]:
 
 
 def drawn(make: Callable[..., np.ndarray], part: Part, seeds: np.ndarray) -> np.ndarray:
-    """`[S, W, L, C]` samples of what is hidden.
+    """Samples of the hidden values, `[S, W, L, C]`.
 
     Args:
-        make: (conditions of N, seeds `[N]`, progress) -> `[N, L, C]`.
+        make: a function from (N conditions, seeds `[N]`, progress) to samples `[N, L, C]`.
         part: the W series.
         seeds: the seeds, `[S W]`.
     """
@@ -138,10 +139,10 @@ def drawn(make: Callable[..., np.ndarray], part: Part, seeds: np.ndarray) -> np.
 
 
 def continuous_ranked_probability_score(subject: Any) -> dict:
-    """CRPS and coverage of samples of the first test series under the moving average, and fans.png.
+    """CRPS and coverage of samples for series of config.evaluate.split, by the moving average; writes fans.png.
 
-    Beside them: the exact conditional distribution, in closed form and by as many draws, where the source knows its
-    process; and the marginal distribution of the training data.
+    The marginal distribution of the training data is scored as well. If the source knows its process, so is the exact
+    conditional distribution, in closed form and by the same number of draws.
 
     Args:
         subject: `model_metrics.Subject` of a run on partly observed series.

@@ -13,8 +13,8 @@ from diffusion.io import files, wav
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMNS = 8  # clips in the picture, at most
-EACH = 3  # WAV files of a class, at most
+COLUMNS = 8  # the most clips in the picture
+EACH = 3  # the most WAV files of a class
 
 
 def write(
@@ -45,7 +45,7 @@ def write(
 def draw(
     sound: Sound, waveforms: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: str | os.PathLike
 ) -> None:
-    """Draws a sample of each class, or the first ones: its waveform, and below its spectrogram from -80 to 0 dB."""
+    """Draws a sample of each class, or the first samples: the waveform, and below it the spectrogram (-80 to 0 dB)."""
     rows = np.unique(labels, return_index=True)[1] if names else np.arange(len(waveforms))
     rows = rows[:COLUMNS]
     figure = blank(1.7 * len(rows), 3.4, layout="constrained")
@@ -72,10 +72,10 @@ def spectrogram(axes: "Axes", waveform: np.ndarray, sample_rate: int, window: in
     Args:
         axes: the axes of the picture.
         waveform: the waveform, float `[L]`.
-        sample_rate: samples a second, in Hz.
-        window: samples of a window.
-        hop: samples from window to window.
-        highest: highest frequency, in Hz; at most half the sample rate.
+        sample_rate: the sample rate in Hz.
+        window: the number of samples of a window.
+        hop: the number of samples between the starts of two windows.
+        highest: the highest frequency to show, in Hz; at most half the sample rate.
     """
     levels = np.abs(stft(np.pad(waveform, (0, -len(waveform) % hop)), window, hop))
     decibels = 20 * np.log10(np.maximum(levels, 1e-4)).T[: 1 + int(highest * window / sample_rate)]

@@ -12,7 +12,7 @@ from diffusion.experiments.evaluation.subject import held_out_source
 from diffusion.metrics import features
 from diffusion.recipe import ConfigError
 
-JUDGE = {"mels": 16, "window": 512, "hop": 128}  # the spectrogram that the judge sees
+JUDGE = {"mels": 16, "window": 512, "hop": 128}  # the spectrogram that the classifier receives
 
 
 def sound_of(subject: Any, metric: str) -> Sound:
@@ -29,7 +29,7 @@ def sound_of(subject: Any, metric: str) -> Sound:
         )
     if sound.form.pitched:
         raise ConfigError(
-            f"--metrics={metric} requests no pitch, but the notes of this run have one. Valid: python -m "
+            f"--metrics={metric} does not support notes with a pitch, but this run has them. Valid: python -m "
             "examples.sound.tones --workdir=RUN --out=OUT, which measures them at their pitch."
         )
     return sound
@@ -38,7 +38,8 @@ def sound_of(subject: Any, metric: str) -> Sound:
 def heard(subject: Any) -> dict:
     """The share of samples that a classifier of real notes assigns to their class, and the distance in its features.
 
-    The judge sees pictures of levels, 16 bands by frames of 128 samples; it is trained only on the training notes.
+    The classifier receives log-mel spectrograms with 16 bands and a hop of 128 samples. It is trained only on the
+    training notes.
 
     Args:
         subject: `model_metrics.Subject` of a run on sound.
@@ -82,7 +83,7 @@ def heard(subject: Any) -> dict:
 
 
 def pictures(sound: Sound, x: np.ndarray) -> np.ndarray:
-    """The spectrograms of examples `[N, ...]` for the judge: levels as uint8 `[N, frames, bands, 1]`."""
+    """The spectrograms of examples `[N, ...]` for the classifier, uint8 `[N, frames, bands, 1]`."""
     waveforms = sound.waveform(np.asarray(x, np.float32))
     padded = np.pad(waveforms, [(0, 0), (0, -waveforms.shape[-1] % JUDGE["hop"])])  # whole hops
     levels = log_mel(padded, sound.sample_rate, **JUDGE)

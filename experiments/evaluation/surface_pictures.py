@@ -1,4 +1,4 @@
-"""Pictures of surfaces in space: shaded points of clouds, level sets of signed distances, and both on a turntable."""
+"""Pictures of surfaces in space: point clouds as shaded balls, level sets of signed distances, and animations."""
 
 import io
 import math
@@ -11,7 +11,7 @@ from diffusion.experiments.evaluation import plots
 from diffusion.io import files, mesh_files
 
 SIDE = 84  # pixels of a tile
-EXTENT = 1.15  # what lies beyond it on either side is cut off
+EXTENT = 1.15  # coordinates beyond it, on either side, are cut off
 RADIUS = 0.06  # radius of a point
 ELEVATION = math.radians(25)
 LIGHT = np.array([-0.45, 0.55, 0.7]) / np.linalg.norm([-0.45, 0.55, 0.7])  # right, up, towards the eye
@@ -34,7 +34,7 @@ def cloud(points: np.ndarray, angle: float, colour: str = plots.BLUE, side: int 
     Returns:
         The picture, uint8 [side, side, 3].
     """
-    fine = 2 * side  # halved at the end, against steps at the edges
+    fine = 2 * side  # halved at the end, which smooths the edges
     turned = np.asarray(points, np.float64) @ _camera(angle).T
     size = fine / (2 * EXTENT)
     reach = math.ceil(RADIUS * size)
@@ -48,18 +48,18 @@ def cloud(points: np.ndarray, angle: float, colour: str = plots.BLUE, side: int 
     height = turned[:, None, 2] + RADIUS * normal[..., 2]
     colours = _shaded(normal, height, colour)
     flat = pixel[..., 1] * fine + pixel[..., 0]
-    order = np.argsort(height[shown], kind="stable")  # the nearest is painted last
+    order = np.argsort(height[shown], kind="stable")  # the nearest pixel is painted last
     canvas = np.full((fine * fine, 3), 255.0)
     canvas[flat[shown][order]] = colours[shown][order]
     return _halved(canvas.reshape(fine, fine, 3))
 
 
 def level_set(distance: np.ndarray, angle: float, colour: str = plots.BLUE, side: int = SIDE) -> np.ndarray:
-    """The surface on which a function on a grid is zero, shaded, as `cloud` shows points.
+    """The shaded surface on which a function on a grid is zero, in the view of `cloud`.
 
     Args:
-        distance: the signed distance, [S, S, S, 1] at the centres of the cells of [-1, 1]^3, negative inside; linear
-            between them.
+        distance: the signed distance [S, S, S, 1] at the centres of the cells of [-1, 1]^3, negative inside; it is
+            interpolated linearly.
         angle, colour, side: the angle, the colour and the size in pixels, as in `cloud`.
 
     Returns:
@@ -100,13 +100,13 @@ def draw(
     surface: Callable[[np.ndarray, np.random.Generator], np.ndarray],
     folder: pathlib.Path,
 ) -> list[pathlib.Path]:
-    """Draws samples of each class, one of each from several sides, and both turning; writes clouds as .ply.
+    """Draws samples of each class, a sample of each class from several sides, and an animation; writes .ply files.
 
     Args:
         samples: clouds [M, N, 3], or signed distances [M, S, S, S, 1].
         labels: the classes, int [M].
         names: the names of the classes; () for their numbers.
-        surface: (example, generator) -> points [N, 3], as in `data.sources.solid_records.SurfaceRecords`.
+        surface: a function (example, generator) -> points [N, 3], as in `data.sources.solid_records.SurfaceRecords`.
         folder: the folder in which samples.png, views.png, turntable.gif and ply/NUMBER.ply are written.
 
     Returns:
@@ -135,11 +135,11 @@ def turntable(tiles: Sequence[Callable[[float], np.ndarray]], columns: int) -> b
     """A GIF of objects on turntables.
 
     Args:
-        tiles: functions angle in radians -> picture, uint8 [S, S, 3].
-        columns: number of columns of the animation.
+        tiles: functions from an angle in radians to a picture, uint8 [S, S, 3].
+        columns: the number of columns of the animation.
 
     Returns:
-        The bytes of the file, which plays without end.
+        The bytes of the file, which plays in a loop.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Bits per symbol of held-out sequences for a run on symbols, by a bound that the result names."""
+"""Bits per symbol of held-out sequences for a run on symbols, by an upper bound that the result names."""
 
 import functools
 import math
@@ -21,14 +21,14 @@ from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
-TIMES = 32  # times at which each sequence is noised, spread evenly
+TIMES = 32  # evenly spread times at which each sequence is noised
 
 
 def bits_per_symbol(subject: Any) -> dict:
-    """An upper bound on -log p of held-out sequences: nats and bits a symbol, and perplexity, with its estimator.
+    """An upper bound on -log p of held-out sequences, as nats and bits per symbol and as perplexity.
 
-    Each sequence is noised at `TIMES` times. The standard errors are over the sequences; "deviation_of_a_draw" is the
-    standard deviation of the bound of one sequence at one time, in nats a symbol.
+    Each sequence is noised at `TIMES` times. The standard errors are over the sequences. "deviation_of_a_draw" is the
+    standard deviation of the bound of one sequence at one time, in nats per symbol.
 
     Args:
         subject: `model_metrics.Subject` of a run on symbols.
@@ -86,10 +86,10 @@ def bits_per_symbol(subject: Any) -> dict:
 
 
 def bound_of(recipe: Recipe, params: Any) -> tuple[str, Callable[..., Any]]:
-    """The name of a run's bound, and the bound in nats `[B]` of (params, labels, keys, x0, t).
+    """(the name of a run's bound, a function (params, labels, keys, x0, t) -> the bound in nats `[B]`).
 
     Raises:
-        ConfigError: for a run on other data, and for a path of distances, which has no bound.
+        ConfigError: for a run on other data or with other conditions, and for a metric path, which has no bound.
     """
     reads = recipe.objective.reads
     named = f"config.objective.name = {recipe.config.objective.name!r}"
@@ -97,9 +97,15 @@ def bound_of(recipe: Recipe, params: Any) -> tuple[str, Callable[..., Any]]:
         raise ConfigError(f"--metrics=symbols is for runs on symbols, but {named}. Valid: e.g. masked_diffusion.")
     process = reads.process
     if isinstance(process, discrete.MetricPath):
-        raise ConfigError(f"--metrics=symbols: {named} has a path of distances, which has no bound. Valid: a process.")
+        raise ConfigError(
+            f"--metrics=symbols: {named} has a path of distances, for which no bound is known. Valid: e.g. "
+            "masked_diffusion."
+        )
     if recipe.examples.by_record:
-        raise ConfigError("--metrics=symbols: the conditions of this run are no classes. Valid: classes, or none.")
+        raise ConfigError(
+            "--metrics=symbols: the conditions of this run are more than classes. Valid: a run on classes, or without "
+            "conditions."
+        )
     block = recipe.objective.network.causal or 0
     name, bound = _named(process, block)
 
@@ -113,7 +119,7 @@ def bound_of(recipe: Recipe, params: Any) -> tuple[str, Callable[..., Any]]:
 
 
 def _named(process: Any, block: int) -> tuple[str, Callable[..., Any]]:
-    """The name of a bound, and the bound of (predict, process, keys, x0, t); with blocks of `block` positions or 0."""
+    """(the name of a bound, a function (predict, process, keys, x0, t) -> the bound); `block` is 0 without blocks."""
     if block:
         return f"block_bound of blocks of {block}", functools.partial(discrete.block_bound, block=block)
     if isinstance(process, discrete.TokenMasks):

@@ -1,4 +1,4 @@
-"""Metrics of samples that are symbols, compared with real and random sequences: n-grams up to three."""
+"""Metrics of samples that are symbols: divergences of runs of one to three symbols from those of real sequences."""
 
 from collections.abc import Callable, Mapping
 
@@ -40,8 +40,8 @@ def measure(
         )
     if lost := int((samples < 0).reshape(len(samples), -1).any(1).sum()):
         raise WorkdirError(
-            f"{lost} of the {len(samples)} samples have symbols that are -1, for which the network returned NaN. "
-            "Valid: samples of finite predictions."
+            f"{lost} of the {len(samples)} samples have the symbol -1, at which the network returned NaN. Valid: "
+            "samples without it; make them again with other weights or settings."
         )
     rng = np.random.default_rng(vector_metrics.SEED)
     flat = lambda x: x.reshape(len(x), -1).astype(np.int64)

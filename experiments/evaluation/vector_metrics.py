@@ -58,7 +58,7 @@ def _frechet(real: np.ndarray) -> Distance:
     return lambda rows: lambda chosen: to_real(frechet.moments(rows[chosen]))
 
 
-HOW = {  # what each figure measures; all are squared distances
+HOW = {  # the definitions of the figures, which are all squared distances
     "energy_distance": "2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo 2013)",
     "mmd": "Gaussian kernel, its bandwidth the median distance of real examples (Gretton et al. 2012)",
     "sliced_wasserstein": f"squared 2-Wasserstein distance along {DIRECTIONS} directions (Bonneel et al. 2015)",
@@ -74,11 +74,11 @@ def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
     Args:
         config: the config of the run.
         data: the name of the data.
-        what: the word for its examples.
-        numbers: the numbers that ("pixels",) compares, in words.
+        what: what its examples are, in words.
+        numbers: the numbers that the feature "pixels" compares, in words.
 
     Raises:
-        ConfigError: naming the feature.
+        ConfigError: names the first feature of pictures.
     """
     if wrong := [name for name in config["evaluate"]["features"] if name != "pixels"]:
         raise ConfigError(
@@ -101,23 +101,23 @@ def measure(
     Args:
         samples: the samples, float32 or uint8 [M, ...], in the form of the examples; [M, D] for pytrees.
         config: the run's config.
-        train: real examples that the floor's subsets are drawn from.
-        real: the reference.
-        draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
-        subsets: number of subsets of the floor, at most SUBSETS.
+        train: real examples from which the floor's subsets are drawn.
+        real: the real examples of the reference.
+        draws: the number of bootstrap resamples of an interval; at most DRAWS are used, and 0 gives no intervals.
+        subsets: the number of subsets of the floor; at most SUBSETS are used.
         labels: the classes of the samples, int [M], of which they and the floor's subsets then hold every one alike;
             None for a model without classes.
 
     Returns:
         {"distances": {name: {"value", "interval" (or None), "floor": {"mean", "std"}, "noise", "ratio", "how"}},
-        "count": N, "reference": number of real examples, "dimensions": D, "sigma": of the kernel, and None for
-        "asked_class" and "neighbours", {} for "frechet", which are of pictures}.
+        "count": N, "reference": the number of real examples, "dimensions": D, "sigma": the bandwidth of the kernel,
+        and the entries of pictures: None for "asked_class" and "neighbours", {} for "frechet"}.
 
     Raises:
         ConfigError: for features that only pictures have.
         WorkdirError: if the samples do not fit the data.
     """
-    check_features(config, real.spec.name, "none", "the numbers of an example")
+    check_features(config, real.spec.name, "arrays of numbers", "the numbers of an example")
     shape = real.images.shape[1:]
     if samples.shape[1:] != shape or samples.dtype != real.images.dtype or len(samples) < 2:
         raise WorkdirError(
@@ -126,7 +126,10 @@ def measure(
         )
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         number = int((~np.isfinite(samples.reshape(len(samples), -1)).all(1)).sum())
-        raise WorkdirError(f"{number} of {len(samples)} samples hold NaN or infinity")
+        raise WorkdirError(
+            f"{number} of {len(samples)} samples hold NaN or infinity. Valid: finite samples; make them again with "
+            "other weights or settings"
+        )
     rng = np.random.default_rng(SEED)
     flat = lambda x: (to_model(x) if x.dtype == np.uint8 else x).reshape(len(x), -1).astype(np.float64)
     some = lambda x, most: x if len(x) <= most else x[np.sort(rng.permutation(len(x))[:most])]
@@ -141,7 +144,7 @@ def measure(
         "mmd": _kernel(kernel_distance.gaussian(sigma), reference),
         "sliced_wasserstein": _sliced(reference),
     }
-    if min(count, len(reference)) > chosen.shape[1]:  # otherwise a covariance has no inverse, and the fit says nothing
+    if min(count, len(reference)) > chosen.shape[1]:  # otherwise a covariance is singular, and the fit means nothing
         distances["frechet_distance"] = _frechet(reference)
     strata = None if labels is None else labels[first]
     how = HOW if real.conditions is None else {name: f"{text}{MASKED}" for name, text in HOW.items()}
@@ -173,16 +176,16 @@ def compared(
     how: Mapping[str, str],
     strata: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Each distance of the samples, with its interval, beside the floor and noise: what `measure` returns.
+    """Measures each distance of the samples, with its interval, beside the floor and noise; returns as `measure`.
 
     Args:
         distances: the distances to the real examples, by name.
         chosen: rows of the samples, `[N, D]`.
         floors: rows of real training examples, `[N, D]` each, at least two.
         noise: rows of noise, `[N, D]`.
-        reference: number of real examples.
-        draws: number of bootstrap resamples of an interval, at most DRAWS; 0 for no intervals.
-        rng: generator of the resamples.
+        reference: the number of real examples.
+        draws: the number of bootstrap resamples of an interval; at most DRAWS are used, and 0 gives no intervals.
+        rng: the generator of the resamples.
         how: the definition of each distance, in words.
         strata: the classes of the samples, int `[N]`, each of which keeps its number in a resample; None for none.
     """

@@ -16,20 +16,20 @@ from diffusion.sampling import watermarks
 from diffusion.sampling.watermarks import Reading, Watermark
 from diffusion.sampling.watermarks.degradations import DEGRADATIONS
 
-REGENERATED = (0.3, 0.6)  # times up to which the model's noise takes a picture
-LEVEL = 0.01  # the level of p-values, and of the false positives at which hits are counted
+REGENERATED = (0.3, 0.6)  # times t up to which noise is added before the model regenerates a picture
+LEVEL = 0.01  # the level of p-values, and the rate of false positives at which hits are counted
 
 
 class Maker(NamedTuple):
-    """A model, as watermarks see it; pictures are uint8 `[N, H, W, C]`.
+    """The functions of a model that watermarks need; pictures are uint8 `[N, H, W, C]`.
 
     Attributes:
         name: the name of the run or of the model's folder.
-        make: (key file or "", number) -> pictures, the i-th of the same seed whatever the watermark.
-        to_noise: pictures -> float `[N, ...]`, the noise from which they would be sampled.
-        regenerate: (pictures, t) -> the same pictures with noise up to t, and denoised again; None without a model.
-        shape: (H, W, C) of its pictures.
-        batch: the number of pictures that it reads at once.
+        make: (key file, or "" for no watermark, number) -> pictures; picture i has the same seed with any watermark.
+        to_noise: pictures -> float `[N, ...]`, the noise from which the model would sample them.
+        regenerate: (pictures, t) -> the pictures after noise up to t and denoising; None without a model.
+        shape: the shape of its pictures, (H, W, C).
+        batch: the number of pictures that are inverted at once.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Maker(NamedTuple):
 
     @property
     def changes(self) -> int:
-        """The number of changes that `measure` measures."""
+        """The number of changes whose effect `measure` measures."""
         return len(DEGRADATIONS) + (len(REGENERATED) if self.regenerate is not None else 0)
 
     def fitted(self, picture: np.ndarray, name: str) -> np.ndarray:
-        """A picture uint8 `[1, H, W, C]` as the model makes them, grey or in colour.
+        """A picture, uint8 `[1, H, W, C]`, in the form of the model's pictures, grey or in colour.
 
         Raises:
             ConfigError: if it has another size.
@@ -72,8 +72,8 @@ def read(watermark: Watermark, to_noise: Callable[[np.ndarray], np.ndarray], pic
 
     Args:
         watermark: the watermark.
-        to_noise: function from pictures to the noise that they come from, for a watermark in the noise.
-        pictures: pictures, uint8 `[B, H, W, C]`.
+        to_noise: a function from pictures to their initial noise, for a watermark in the noise.
+        pictures: the pictures, uint8 `[B, H, W, C]`.
     """
     return watermark.read(pictures if watermark.carrier == "pictures" else to_noise(pictures))
 
@@ -88,9 +88,10 @@ def figures(watermark: Watermark, marked: Reading, others: Reading) -> dict[str,
 
     Returns:
         auroc: the AUROC of the scores, `detection.auroc`.
-        hits: the share of marked ones above the threshold that 1 % of the others exceed.
-        detected, false_positives: the shares with p-values below 0.01 of either set, with Wilson's intervals.
-        bit_accuracy: the share of right bits of the marked ones; None for a watermark without a message.
+        hits: the share of marked pictures above the threshold that 1 % of the others exceed.
+        detected, false_positives: the shares of p-values below 0.01 among marked and other pictures, with Wilson's
+            intervals.
+        bit_accuracy: the share of correct bits in marked pictures; None for a watermark without a message.
     """
     return {
         "auroc": detection.auroc(marked.score, others.score),
@@ -102,13 +103,13 @@ def figures(watermark: Watermark, marked: Reading, others: Reading) -> dict[str,
 
 
 def measure(key_file: str, maker: Maker, number: int, done: Callable[[int], None] = lambda done: None) -> dict:
-    """Makes pictures with and without the watermark, changes both, and reads them.
+    """Makes pictures with and without the watermark, changes both sets, and reads the watermark from them.
 
     Args:
         key_file: the key file of the watermark.
         maker: the model.
-        number: N, the size of either set, at least 2, and at most the number of existing pictures.
-        done: called with the count of changes that were measured, of `maker.changes`.
+        number: N, the number of pictures in each set, at least 2; existing pictures are all used if there are fewer.
+        done: a function that receives the number of finished changes, of `maker.changes`.
 
     Returns:
         {"watermark", "model", "number", "level", "change_of_pixels" (root mean square of 255, between pictures of the
@@ -140,7 +141,8 @@ def measure(key_file: str, maker: Maker, number: int, done: Callable[[int], None
 def table(content: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
-        f"{content['watermark']}, {content['number']} pictures of {content['model']} with it and as many without",
+        f"{content['watermark']}, {content['number']} pictures of {content['model']} with the watermark and the same "
+        "number without it",
         "",
         f"| change | bit accuracy | AUROC (95 %) | hits at 1 % false positives | p < {content['level']:g}, marked | "
         f"p < {content['level']:g}, not marked |",
@@ -167,7 +169,7 @@ def write(content: Mapping[str, Any], out: pathlib.Path) -> None:
 
 
 def plot(content: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """AUROC with its interval, and the accuracy of bits, by change."""
+    """Draws the AUROC with its interval, and the accuracy of bits, for each change."""
     names = list(content["changes"])
     rows = list(content["changes"].values())
     figure = plots.blank(7, 0.4 * len(names) + 1.2, "constrained")

@@ -78,7 +78,7 @@ def config_of(cache, **changes):
 
 def test_pictures_that_come_back_with_other_channels_are_not_compared():
     module = AutoencoderKL(widths=(8, 8), layers=1, groups=2, middle_attention=False, decoded_channels=4)
-    with pytest.raises(ConfigError, match="vae takes pictures of 3 channels and decodes 4"):
+    with pytest.raises(ConfigError, match="vae encodes pictures of 3 channels but decodes 4"):
         autoencoder_folders.reconstruction(autoencoder_folders.Autoencoder("vae", module, {}, {}))
 
 

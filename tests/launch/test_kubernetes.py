@@ -284,7 +284,7 @@ def test_words_that_are_no_secrets(word):
         (["--volume=runs", "--", "x"], "CLAIM:/PATH"),
         (["--node-selector=a", "--", "x"], "KEY=VALUE"),
         (["--env=1A=x", "--", "x"], "NAME=VALUE"),
-        (["--env=A=1", "--env=A=2", "--", "x"], "it is set twice"),
+        (["--env=A=1", "--env=A=2", "--", "x"], "A is set twice"),
         (["--env=DIFFUSION_PROCESS_INDEX=0", "--", "x"], "launcher sets"),
         (["python", "x.py"], "python"),
     ],

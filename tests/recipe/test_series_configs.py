@@ -102,7 +102,10 @@ def test_whole_series_beside_their_process(tmp_path):
     assert louder["process_distance"]["value"] == pytest.approx(24, rel=0.05)  # tr(K) (2 - 1)^2
     assert louder["process_covariance_error"]["value"] == pytest.approx(3, rel=0.1)
     assert json.dumps(found)
-    for other, words in ((config_of(), "a part is given. Valid: crps"), (recipes.load("points:tiny"), "has none")):
+    for other, words in (
+        (config_of(), "is given. Valid: --metrics=crps"),
+        (recipes.load("points:tiny"), "has no known"),
+    ):
         with pytest.raises(ConfigError, match=words):
             model_metrics.METRICS["process"](subject._replace(config=other))
 

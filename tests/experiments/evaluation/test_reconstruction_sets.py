@@ -128,5 +128,5 @@ def test_pixels_measure_a_distance_and_pictures_are_read_once(request_of):
 def test_statistics_alone_are_no_pictures(request_of, monkeypatch):
     nothing = types.SimpleNamespace(images=None)
     monkeypatch.setattr(reconstructions.references, "open_reference", lambda spec, data_dir, size: nothing)
-    with pytest.raises(ImageSetError, match="holds only statistics, but an autoencoder needs the pictures"):
+    with pytest.raises(ImageSetError, match="holds only statistics, but an autoencoder is measured on pictures"):
         reconstructions.run(request_of[0])

@@ -80,9 +80,9 @@ def test_samples_stand_between_exact_draws_and_noise(monkeypatch, tmp_path):
 
 def test_runs_without_a_known_process_are_refused(monkeypatch, tmp_path):
     for source, words in (
-        (source_of(None), "series has none. Valid: gaussian_series"),
-        (source_of(None, {}), "series has none. Valid: gaussian_series"),
-        (source_of(PROCESS, {"given": 0}), "series has series of which a part is given. Valid: crps"),
+        (source_of(None), "series has no known process. Valid: a run on gaussian_series"),
+        (source_of(None, {}), "series has no known process. Valid: a run on gaussian_series"),
+        (source_of(PROCESS, {"given": 0}), "series has series of which a part is given. Valid: --metrics=crps"),
     ):
         with pytest.raises(ConfigError, match=words):
             series_process.measure_process(subject(monkeypatch, tmp_path, source, draws(2)))

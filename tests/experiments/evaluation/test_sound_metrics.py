@@ -43,7 +43,7 @@ def test_files_and_a_picture(tmp_path):
     "recipe, metric, message",
     [
         ("points:tiny", "sound", "--metrics=sound is for runs on sound"),
-        ("sound/tones:tiny", "sound", "--metrics=sound requests no pitch, but the notes of this run have one"),
+        ("sound/tones:tiny", "sound", "--metrics=sound does not support notes with a pitch, but this run has them"),
     ],
 )
 def test_runs_without_them(recipe, metric, message):

@@ -121,11 +121,13 @@ def test_the_estimator_is_that_of_the_process(objective, name):
 def test_what_has_no_bound_is_refused():
     path = discrete.metric_path(discrete.line_distances(4))
     with pytest.raises(
-        ConfigError, match=r"--metrics=symbols: .*'its name' has a path of distances, which has no bound"
+        ConfigError, match=r"--metrics=symbols: .*'its name' has a path of distances, for which no bound is known"
     ):
         symbol_bounds.bound_of(recipe_of(discrete.discrete_flow_matching(path, DENSITY)), {})
     with pytest.raises(ConfigError, match=r"--metrics=symbols is for runs on symbols, but .*'its name'"):
         symbol_bounds.bound_of(recipe_of(Objective(lambda *inputs: None)), {})
     masked = discrete.masked_diffusion(PROCESSES["absorbing"], DENSITY)
-    with pytest.raises(ConfigError, match=r"the conditions of this run are no classes\. Valid: classes, or none"):
+    with pytest.raises(
+        ConfigError, match=r"the conditions of this run are more than classes\. Valid: a run on classes"
+    ):
         symbol_bounds.bound_of(recipe_of(masked, null=jnp.zeros(3)), {})

@@ -123,7 +123,7 @@ def test_samples_of_another_form_are_refused(samples):
 def test_symbols_that_were_not_predicted_are_refused():
     """-1 ended in a traceback of numpy's bincount."""
     real = split([[0, 1]] * 4)
-    with pytest.raises(WorkdirError, match=r"1 of the 2 samples have symbols that are -1, .* returned NaN"):
+    with pytest.raises(WorkdirError, match=r"1 of the 2 samples have the symbol -1, .* returned NaN"):
         symbol_metrics.measure(np.array([[0, 1], [-1, 1]], np.int32), defaults(), real, real, 0, 2)
 
 

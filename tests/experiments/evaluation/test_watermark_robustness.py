@@ -108,7 +108,7 @@ CONTENT = {
 
 def test_the_table_has_a_row_a_change():
     lines = watermark_robustness.table(CONTENT).splitlines()
-    assert lines[0] == "a watermark, 12 pictures of a model with it and as many without"
+    assert lines[0] == "a watermark, 12 pictures of a model with the watermark and the same number without it"
     assert "p < 0.01, marked | p < 0.01, not marked" in lines[2]
     assert lines[4] == "| none | 0.990 | 0.900 (0.800 .. 0.950) | 0.25 | 0.50 | 0.125 (0.062 .. 0.250) |"
     assert lines[5] == "| JPEG |  | 0.500 (0.300 .. 0.700) | 0.25 | 0.50 | 0.125 (0.062 .. 0.250) |"
