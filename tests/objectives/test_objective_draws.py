@@ -1,4 +1,4 @@
-"""Randomness of the objectives: every decision has a key of its own, and an example's draws are its own."""
+"""Randomness of the objectives: decisions are independent, and an example's draws are its own."""
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +60,11 @@ def test_conditions_are_dropped_together_and_alone_by_different_examples():
 
 @pytest.mark.extended
 @drawing
-def test_decisions_share_no_key(name):
-    """Given that the condition was dropped, t is still uniform and eps still normal; t says nothing of eps."""
+def test_decisions_are_independent(name):
+    """Given that the condition was dropped, t is still uniform and eps still normal; t says nothing of eps.
+
+    A key that decides, and is then split for the rest, gives independent numbers too: tests/test_drawn_keys.py sees it.
+    """
     t, eps, dropped = _draws(OBJECTIVES[name])
     assert scipy.stats.binomtest(int(dropped.sum()), MANY, 0.25).pvalue > 1e-3
     for chosen in (dropped, ~dropped):
