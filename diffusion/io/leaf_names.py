@@ -1,9 +1,11 @@
 """The leaves of a pytree by name: the one spelling that checkpoints, shardings, tables and adapters share."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
@@ -26,3 +28,12 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(name, {})
         node[last] = leaf
     return tree
+
+
+def checksum(tree: Any) -> str:
+    """The sha256 of a pytree of arrays: of each leaf's name, type, shape and bytes."""
+    total = hashlib.sha256()
+    for name, leaf in sorted(leaves_of(tree).items()):
+        array = np.asarray(leaf)
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return total.hexdigest()

@@ -77,6 +77,7 @@ MODEL: Mapping[str, schema.Valid] = {
 RUN: Mapping[str, schema.Valid] = {
     "workdir": FILE,
     "step": schema.integer(0, 2**63),
+    "weights": CHECKSUM,
     "label": schema.integer(-1, 2**31 - 1),
 }
 Kind = TypeVar("Kind", bound=Request)
@@ -136,8 +137,8 @@ def records(request: Request, source: Mapping[str, Any]) -> list[dict[str, Any]]
     Args:
         request: the request of one prompt, which includes the model's settings; its image, mask and controls are
             paths.
-        source: the origin of the pictures, as `model` returns it, or the folder, the step and the class of a trained
-            run.
+        source: the origin of the pictures, as `model` returns it, or the folder, the step, the checksum of the weights
+            and the class of a trained run.
     """
     files = [*named_files(request, source), *image_encoders(request, source)]
     common = {

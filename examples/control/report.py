@@ -84,14 +84,14 @@ def run(
     figures: dict[str, Any] = {"control": {}}
     steps: dict[str, int] = {}
     for folder, (name, places) in controls.items():
-        model, steps[folder] = tuned_run.load(folder)
+        model, steps[folder], _ = tuned_run.load(folder)
         examples = [arrangements.example("test", row, name, places=places) for row in range(settings.number)]
         rows = control_metrics.rows(functools.partial(_made, model, control.NAME, settings), examples)
         figures["control"][name] = {which: control_metrics.follows(rows[which], examples, reader) for which in BESIDE}
         tiles = [np.stack([example.control for example in examples]), rows["with"], rows["without"]]
         _draw(tiles, ["control", "with it", "without"], [example.caption for example in examples], out / f"{name}.png")
     if reference:
-        model, steps[reference] = tuned_run.load(reference)
+        model, steps[reference], _ = tuned_run.load(reference)
         make = functools.partial(_made, model, image_prompt.NAME, settings)
         figures["reference"], rows = reference_metrics.alone(make, reader, settings.number)
         figures["reference_with_prompt"], mixed = reference_metrics.with_prompt(make, reader, settings.number)

@@ -95,7 +95,7 @@ def erase(model: TextToImage, run: pathlib.Path, number: int) -> Row:
 
 def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
     """A ghost from five pictures, by a word and the keys and values of cross-attention."""
-    tuned, _ = tuned_run.load(run)
+    tuned, *_ = tuned_run.load(run)
     ghosts = [Scene("one", "plain", COLOURS[i % 8], glyph.NAME) for i in range(number)]
     others = [_one(i) for i in range(number)]
     asked = [scene for pair in zip(ghosts, others) for scene in pair]
@@ -136,7 +136,7 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
 def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
     """Two outlines at once, the second at several weights and in several intervals of t."""
     del model  # the run's own base
-    tuned, _ = tuned_run.load(run)
+    tuned, *_ = tuned_run.load(run)
     plans = [_plan(Lot(SEED, 0, i)) for i in range(number)]
     prompts = [
         phrase(Scene("pair", "plain", a.colour, a.shape, count=2, second_colour=b.colour, second_shape=b.shape))

@@ -1,6 +1,7 @@
 """A trained run on the page, which generates pictures or clips for a class from its list, or for a caption."""
 
 import dataclasses
+import functools
 import inspect
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, class_models, generate, run_denoiser
 from diffusion.flows import flow_maps
+from diffusion.io.leaf_names import checksum
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
 from diffusion.objectives import Moves, Restores
@@ -129,7 +131,11 @@ class Trained:
         return self._frames(request, recipe, labels, compiled, plan, canvas)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
-        return {"workdir": str(self._folder), "step": self.step, "label": request.label}
+        return {"workdir": str(self._folder), "step": self.step, "weights": self._checksum, "label": request.label}
+
+    @functools.cached_property
+    def _checksum(self) -> str:
+        return checksum(self.params)
 
     def _canvas(self, request: PageRequest) -> Canvas:
         """The image with its margins, in as many channels as the run's pictures have, and the mask.

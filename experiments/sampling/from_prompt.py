@@ -135,8 +135,8 @@ def _chosen_model(
             raise ConfigError(f"--quantised={STORED} is only for --model=FOLDER. Valid for a run: {', '.join(KINDS)}.")
         if DROP_TEXT.value:
             raise ConfigError("--drop_text is only for --model=FOLDER. Valid for a run: no --drop_text.")
-        model, step = tuned_run.load(run, requested_step, **source)
-        settings, made_by = tuned_run.settings_of(run), {"workdir": str(run), "step": step}
+        model, step, weights = tuned_run.load(run, requested_step, **source)
+        settings, made_by = tuned_run.settings_of(run), {"workdir": str(run), "step": step, "weights": weights}
     else:
         model = text_to_image.load(folder, **source, quantised=QUANTISED.value == STORED, drop_text=DROP_TEXT.value)
     if source["embeddings"]:
@@ -276,7 +276,12 @@ def make(
     how = {"dtype": settings["dtype"], "loras": settings["loras"], "embeddings": settings.get("embeddings", {})}
     how |= {"attachments": attachments}
     if "workdir" in settings:
-        model = tuned_run.load(settings["workdir"], settings["step"], **how)[0]
+        model, step, weights = tuned_run.load(settings["workdir"], settings["step"], **how)
+        if settings.get("weights", weights) != weights:  # older files do not state it
+            raise ValueError(
+                f"step {step} of {settings['workdir']} is not what made {path}: the checksum of its weights is "
+                f"{weights[:12]}.., not {settings['weights'][:12]}..; the run was trained again"
+            )
     else:
         keeps_stored = settings.get("quantised") == STORED
         model = text_to_image.load(folder, **how, quantised=keeps_stored, drop_text=drop_text)

@@ -5,7 +5,6 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import pathlib
 import time
@@ -24,7 +23,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate, symbol_samples
 from diffusion.io import files, json_files
 from diffusion.io.content_credentials import Signer
-from diffusion.io.leaf_names import leaves_of
+from diffusion.io.leaf_names import checksum, leaves_of
 from diffusion.models import quantised as storage
 from diffusion.recipe import ConfigError, as_config_errors, data, guides, steering_drivers
 from diffusion.recipe.recipe import Recipe
@@ -234,15 +233,6 @@ def _means_of_driver(recipe: Recipe, means: np.ndarray) -> Any:
             f"config.sample.driver: the numbers of the {numbers.title} are {numbers._asdict()}, {numbers.undefined}."
         )
     return numbers
-
-
-def checksum(params: Any) -> str:
-    """The sha256 of parameters in the types that samples use: of each leaf's name, type, shape and bytes."""
-    total = hashlib.sha256()
-    for name, leaf in sorted(leaves_of(params).items()):
-        array = np.asarray(leaf)
-        total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
-    return total.hexdigest()
 
 
 def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import base_weights
+from diffusion.io.leaf_names import checksum
 from diffusion.objectives import Jumps
 from diffusion.recipe.class_folders import folder_of
 from diffusion.training.checkpointing import checkpoints
@@ -45,7 +46,7 @@ def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
     return {"steps": sample.steps, "guidance": sample.guidance.scale, "sampler": FEW_STEPS}
 
 
-def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[text_to_image.TextToImage, int]:
+def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[text_to_image.TextToImage, int, str]:
     """A run's base with the moving average of the weights that the run has trained.
 
     Args:
@@ -54,7 +55,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
         **how: arguments of `text_to_image.load`.
 
     Returns:
-        (the model, the step of the checkpoint).
+        (the model, the step of the checkpoint, the sha256 of the trained weights).
 
     Raises:
         WorkdirError, CheckpointError: if the folder holds no run that tunes a model, or no sound checkpoint, or if the
@@ -74,7 +75,8 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
     model = tuned.tuning.attach(model, weights)
     model = text_to_image.with_words(model, added["embeddings"]) if added["embeddings"] else model
     model = text_to_image.with_loras(model, added["loras"]) if added["loras"] else model
-    return text_to_image.with_attachments(model, added["attachments"]) if added["attachments"] else model, step
+    model = text_to_image.with_attachments(model, added["attachments"]) if added["attachments"] else model
+    return model, step, checksum(weights)
 
 
 def require_same_base(model: text_to_image.TextToImage, folder: str, run: str | pathlib.Path, step: int) -> None:

@@ -143,7 +143,7 @@ def test_a_run_is_sampled_as_its_file_and_goes_on(tmp_path, pipeline):
         about = file.metadata()
     assert about["base_model"].startswith(f"{pipeline} (") and len(about["config_sha256"]) == 64
     assert json.loads((folder / "config.json").read_text())["_class_name"] == WRITTEN[pipeline]
-    by_run, _ = tuned_run.load(run)
+    by_run, *_ = tuned_run.load(run)
     by_file = text_to_image.load(made.base.path, attachments={"control": folder})
     same(by_run.attachments["control"].params, by_file.attachments["control"].params)
     edges = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -194,7 +194,7 @@ def test_a_t2i_adapter_trains_alone_goes_on_and_is_written(tmp_path):
     assert train.run(parted, tmp_path / "parted") == 0
     assert train.run(made, tmp_path / "parted") == 0
     same(checkpoints.load_ema(tmp_path / "parted")[0], checkpoints.load_ema(run)[0])
-    by_run, _ = tuned_run.load(run)
+    by_run, *_ = tuned_run.load(run)
     by_file = text_to_image.load(
         recipe.companions.tuned.base.path, attachments={"control": run / "tuning" / "t2i_adapter"}
     )

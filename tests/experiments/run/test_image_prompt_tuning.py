@@ -97,7 +97,7 @@ def test_a_run_writes_a_file_and_is_sampled_with_its_image_prompt(tmp_path):
     tuning = {"name": "ip_adapter", "encoder": encoder(tmp_path / "encoder")}
     config = config_of(tmp_path, tuning)
     assert train.run(config, tmp_path / "run") == 0
-    model, _ = tuned_run.load(tmp_path / "run")
+    model, *_ = tuned_run.load(tmp_path / "run")
     path = tmp_path / "run" / "tuning" / "ip_adapter.safetensors"
     module, params = ip_adapter_files.load(path, model.denoiser)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)

@@ -73,7 +73,7 @@ def test_what_it_writes_is_a_folder_that_edits_as_the_run_does(tmp_path, pipelin
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == f"{kind}InstructPix2PixPipeline"
     assert json.loads((folder / "tuning.json").read_text())["base_model"] == f"{pipeline} ({kind}Pipeline)"
     by_file = text_to_image.load(folder)
-    by_run, _ = tuned_run.load(run)
+    by_run, *_ = tuned_run.load(run)
     assert by_file.sees_picture and by_run.sees_picture and by_file.usual == by_run.usual == (100, guidance)
     same(by_file.params["unet"], by_run.params["unet"])
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)

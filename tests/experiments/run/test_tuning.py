@@ -199,7 +199,7 @@ def test_the_file_of_a_run_is_what_it_trained_and_says_of_what(trained):
         about = file.metadata()
     assert about["base_model"] == "pixart (PixArtSigmaPipeline)" and len(about["config_sha256"]) == 64
     assert about["trigger_words"] == config.data.text.prompt and len(about["base_sha256"]) == 64
-    by_run, step = tuned_run.load(run)
+    by_run, step, _ = tuned_run.load(run)
     by_file = text_to_image.load(config.base.path, loras={path: 1.0})
     assert step == 2
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
@@ -473,7 +473,7 @@ def test_every_pipeline_is_tuned(pipeline, tuning, tmp_path):
             checks.validate(config)
         return
     assert train.run(config, tmp_path / "run") == 0
-    model, _ = tuned_run.load(tmp_path / "run")
+    model, *_ = tuned_run.load(tmp_path / "run")
     made = text_to_image.generate(model, prompt, steps=2)
     folder = tmp_path / "run" / "tuning"
     if tuning == "full":
@@ -497,7 +497,7 @@ def test_a_recipe_runs_on_a_tiny_model(recipe, tmp_path):
     if recipe in ("dreambooth", "custom_diffusion"):
         config.objective.wrappers = (CLASS | {"number": 1},)
     assert train.run(config, tmp_path / "run") == 0
-    _, step = tuned_run.load(tmp_path / "run")
+    _, step, _ = tuned_run.load(tmp_path / "run")
     assert step == config.train.steps == 4
 
 

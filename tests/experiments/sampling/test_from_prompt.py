@@ -1,5 +1,6 @@
 """experiments.sample --model: pictures of prompts as files that carry how they were made, and --again."""
 
+import json
 import os
 import pathlib
 import re
@@ -296,6 +297,21 @@ def test_a_clip_has_the_rate_of_its_model_and_not_of_its_class(flags, tmp_path, 
     assert rates == [24.0]
 
 
+def test_a_picture_of_a_run_is_not_made_again_by_other_weights(tmp_path, monkeypatch):
+    """A run that was trained again in its folder has other weights at the same step; older files do not name any."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "SomePipeline"}))
+    monkeypatch.setattr(tuned_run, "load", lambda run, step, **how: (None, step, "b" * 64))
+    monkeypatch.setattr(from_prompt.jobs, "results", lambda model, request: "made")
+    about = {"checkpoint": model_index.fingerprint(tmp_path), "dtype": "float32", "loras": {}, "files": {}}
+    about |= {"workdir": "runs/lora", "step": 3}
+    again = lambda **weights: from_prompt.make(
+        Request(prompts="a cat"), about | weights, str(tmp_path), tmp_path / "7.png"
+    )
+    with pytest.raises(ValueError, match=r"step 3 of runs/lora is not what made .*7\.png: .* b{12}\.\., not a{12}\.\."):
+        again(weights="a" * 64)
+    assert again(weights="b" * 64) == again() == "made"
+
+
 def test_an_interrupted_command_leaves_the_pictures_of_the_batches_that_were_made(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: types.SimpleNamespace())
     monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
@@ -325,7 +341,7 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
     made = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2)]
     monkeypatch.setattr(text_to_image, "load", lambda *rest, **how: calls.append((rest, how)) or model)
     monkeypatch.setattr(text_to_image, "with_quantised", lambda model, kind: (model, "half as large"))
-    monkeypatch.setattr(tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30))
+    monkeypatch.setattr(tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30, "ab" * 32))
     monkeypatch.setattr(tuned_run, "base_of", lambda work: "BASE" if work == "tuned" else "")
     monkeypatch.setattr(tuned_run, "settings_of", lambda work: {})
 
@@ -361,7 +377,7 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
     from_prompt.main(str(tmp_path / "out"), "tuned", requested_step=30)
     (where, how), *written = calls
     assert where == ("tuned", 30) and how == source
-    about = {"model": "BASE", **source, "quantised": "int8", "workdir": "tuned", "step": 30}
+    about = {"model": "BASE", **source, "quantised": "int8", "workdir": "tuned", "step": 30, "weights": "ab" * 32}
     assert [entry[2] for entry in written] == [{"seed": 5, **about}, {"seed": 6, **about}]
     assert "int8: half as large" in capsys.readouterr().out and len(signed) == 2
 

@@ -27,6 +27,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tuned_run.checkpoints, "load_ema", lambda folder, step: (f"average of {folder.name}", step or 9)
     )
+    monkeypatch.setattr(tuned_run, "checksum", lambda weights: f"checksum of the {weights}")
     attach = lambda model, weights: (*model, weights)
     resolver = lambda config: types.SimpleNamespace(
         tuned=types.SimpleNamespace(tuning=types.SimpleNamespace(attach=attach))
@@ -59,15 +60,16 @@ def test_a_base_that_ships_with_the_package_has_the_packages_folder(run):
 
 def test_nothing_is_added_where_nothing_is_named(run):
     taught = ("BASE", {"dtype": "bfloat16"}, f"average of {run.name}")
-    assert tuned_run.load(run, dtype="bfloat16") == (taught, 9)
-    assert tuned_run.load(run, 4, dtype="bfloat16", loras={}, embeddings={}, attachments={}) == (taught, 4)
+    checksum = f"checksum of the average of {run.name}"
+    assert tuned_run.load(run, dtype="bfloat16") == (taught, 9, checksum)
+    assert tuned_run.load(run, 4, dtype="bfloat16", loras={}, embeddings={}, attachments={}) == (taught, 4, checksum)
 
 
 @pytest.mark.parametrize(
     "names", [("embeddings",), ("loras",), ("attachments",), ("embeddings", "loras", "attachments")]
 )
 def test_what_is_added_lies_on_top_of_what_was_taught(run, names):
-    model, _ = tuned_run.load(run, **{name: ADDED[name] for name in names})
+    model, *_ = tuned_run.load(run, **{name: ADDED[name] for name in names})
     assert model == ("BASE", {}, f"average of {run.name}", *(ADDED[name] for name in names))
 
 
