@@ -11,7 +11,7 @@ from diffusion.experiments.playground import live_view
 from diffusion.experiments.playground.api import REFUSALS, endpoint
 from diffusion.experiments.playground.form import QUICK, STATIC, Form
 from diffusion.experiments.playground.page_request import left_out, log, read_file
-from diffusion.experiments.playground.source import Source, make
+from diffusion.experiments.playground.source import Source, frames_a_second, make
 
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # further requests wait
 THEME = gr.themes.Base(  # with fonts of the visitor's machine, so that no network is needed
@@ -111,7 +111,6 @@ class Answers:
     def make(self, visitor: gr.Request, *inputs: Any) -> Iterator[tuple]:
         """Makes the pictures of the form, step by step: (the view, the gallery, the files of this visit)."""
         *shown, mine = inputs
-        strip = live_view.Strip(self._source.clip_rate)
         began = time.perf_counter()
         request = None
         visit = visitor.session_hash
@@ -121,6 +120,7 @@ class Answers:
         yield live_view.waiting("Compiling for these settings ..."), gr.skip(), mine
         try:
             request = self._form.read(shown, self._out / "inputs")
+            strip = live_view.Strip(frames_a_second(self._source, request))
             for progress in make(self._source, request, self._out):
                 strip.add(progress.frame)
                 seconds = time.perf_counter() - began

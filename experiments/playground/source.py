@@ -152,7 +152,7 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
         with pictures.reserved(out, str(settings["seed"])) as path:
             if source.clip_rate:
                 sound = None if frame.sounds is None else (frame.sounds[i], frame.sample_rate)
-                rate = request.frame_rate or source.clip_rate
+                rate = frames_a_second(source, request)
                 shown.append(clips.write_with_row(path, picture, rate, settings, sound)[0])
             elif picture.ndim == 4:
                 shown += pictures.write_layers(path, picture, settings)
@@ -161,6 +161,11 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
                 shown.append(path)
         paths.append(path)
     yield Made(frame, notes, tuple(map(str, paths)), tuple(map(str, shown)))
+
+
+def frames_a_second(source: Source, request: PageRequest) -> float:
+    """The rate of a request's clips; 0 for a source of pictures."""
+    return source.clip_rate and (request.frame_rate or source.clip_rate)
 
 
 def _noted(work: Callable[[], T]) -> tuple[T, tuple[str, ...]]:

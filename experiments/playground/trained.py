@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from diffusion import manifolds, samplers, sampling, timesteps
 from diffusion.arrays import pytrees
+from diffusion.data.sources import DamagedRecord
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.playground.page_request import PageRequest
@@ -71,7 +72,7 @@ class Trained:
         if x0.shape[-1] not in (1, 3, 4):
             raise _not_shown(folder, f"makes pictures of {x0.shape[-1]} channels, not of 1, 3 or 4")
         self.size = x0.shape[-3:-1]
-        self.clip_rate = clip_pictures.RATE if len(x0.shape) == 5 else 0.0
+        self.clip_rate = _rate_of_data(config) if len(x0.shape) == 5 else 0.0
         self.captions = described is not None
         self._described = described
         try:
@@ -274,6 +275,15 @@ def described_data(config: ConfigDict) -> Any:
     """The data of a run whose network reads vectors; they may turn captions into vectors. None for another run."""
     recipe = checks.validate(config)
     return data.open_recipe(recipe) if config.model.get("vector_width", 0) else None
+
+
+def _rate_of_data(config: ConfigDict) -> float:
+    """Frames a second of the clips that a run is trained on, or the usual rate where the data do not say it."""
+    try:
+        source = data.open_recipe(checks.validate(config))
+    except (ConfigError, DamagedRecord):  # the page needs no data
+        return clip_pictures.RATE
+    return getattr(source, "rate", clip_pictures.RATE)
 
 
 def refuse_other_kinds(config: ConfigDict, folder: str) -> None:

@@ -479,6 +479,24 @@ def test_clips_of_captions_are_films_beside_their_settings(clips_run, tmp_path):
         assert (shown.size, shown.n_frames, shown.info["duration"]) == ((16, 16), 8, 250)
 
 
+@pytest.mark.extended
+def test_clips_play_at_the_rate_of_the_data_or_of_the_request(clips_run, monkeypatch):
+    """They played at 10 frames a second, whatever the rate of the films that the run is trained on."""
+    again = lambda: trained.Trained("runs/clips", clips_run.config, clips_run.params, 4, (8, 32, 32, 3))
+    assert again().clip_rate == 10  # these data do not say it
+    monkeypatch.setattr(trained.data, "open_recipe", lambda recipe: types.SimpleNamespace(rate=24.0))
+    page = again()
+    assert page.clip_rate == 24 and source.frames_a_second(page, page.usual) == 24
+    request = types.SimpleNamespace(frame_rate=12.0)
+    assert source.frames_a_second(page, request) == 12 and source.frames_a_second(Made(), request) == 0
+
+    def missing(recipe):
+        raise ConfigError("config.data.source: there is no such folder")
+
+    monkeypatch.setattr(trained.data, "open_recipe", missing)
+    assert again().clip_rate == 10  # the page of a run needs no data
+
+
 @pytest.mark.parametrize("wrong, message", [
     ({"prompts": "a red dog"}, "the word 'dog' is not known"),
     ({"negative": "blue"}, r"clips reads captions\. Valid here: neither negative prompts"),
