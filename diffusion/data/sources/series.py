@@ -278,8 +278,9 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     """The series of a file, float64 `[T, C]` each, by name; NaN where a value is missing.
 
     Args:
-        path: a .csv file, one series with a row for each step, and a header of names or none; a .npy file `[T]`,
-            `[T, C]` or `[N, T, C]`; or a .npz file, each of whose arrays is a series `[T]` or `[T, C]`, of any length.
+        path: a .csv file, one series with a row for each step, and a header of names, which are no numbers, or none; a
+            .npy file `[T]`, `[T, C]` or `[N, T, C]`; or a .npz file, each of whose arrays is a series `[T]` or
+            `[T, C]`, of any length.
         columns: names of a .csv's columns, () for all.
 
     Raises:
@@ -342,6 +343,13 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
         raise ValueError(
             f"{file}: its first column has no name and counts the rows, as the index that pandas writes. Valid: a file "
             "without it (to_csv(index=False)), or, where the others have names, the columns of the series by columns"
+        )
+    fractions = any("." in cell for row in rows[1:] for cell in row)
+    if width > 1 and rows[0] == [str(column) for column in range(width)] and fractions:
+        raise ValueError(
+            f"{file}, row 1: it counts the columns, as the header that pandas writes where they have no names, so that "
+            "the row may be a header or the first step. Valid: a file without it (to_csv(header=False)), or names; if "
+            f"it is a step, numbers as the others: {', '.join(f'{column}.0' for column in range(width))}"
         )
     for name in columns:
         if names.count(name) != 1:

@@ -200,6 +200,18 @@ def test_missing_values_without_a_sample_are_counted_in_words(tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
+def test_a_header_of_numbers_is_not_a_step(tmp_path):
+    """What pandas writes by to_csv(index=False) of columns without names; the header was the first step."""
+    path = tmp_path / "a.csv"
+    for text in ("0,1\n3.5,4.0\n1.25,2.0\n", "0,1,2\n3.5,4.0,1.0\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"a\.csv, row 1: it counts the columns.*header=False.* 0\.0, 1\.0"):
+            series.read_series(str(path))
+    for text in ("0.0,1.0\n3.5,4.0\n", "0,1\n1,0\n", "0\n3.5\n", "1,2\n3.5,4.0\n"):  # steps
+        path.write_text(text)
+        assert len(series.read_series(str(path))["a"]) == 2
+
+
 def test_the_index_of_a_table_and_columns_of_one_name_are_refused(tmp_path):
     """What pandas writes by to_csv, with names and without."""
     rows = "".join(f"{i},{i % 3},{i % 2}\n" for i in range(9))
