@@ -12,6 +12,7 @@ from jax import Array
 from diffusion.arrays.arguments import require_keys
 from diffusion.package import public
 from diffusion.sampling.steering.twists import LogReward, rewards
+from diffusion.schedules.noise_schedule import as_float
 
 Generate = Callable[[Array], Array]
 """Noise `[B, ...]` -> samples `[B, ...]`, where sample b depends only on noise b, such as `sample` of a flow."""
@@ -50,6 +51,7 @@ def searched_noise(
             "(0, 1]"
         )
     require_keys(keys, noise.shape[0], "the search needs one key for each sample")
+    noise = as_float(noise)
 
     def trial(best, number):
         pivot, highest, top = best
@@ -102,6 +104,7 @@ def optimised_noise(
     """
     if steps < 1 or not prior >= 0:
         raise ValueError(f"optimised_noise: steps = {steps} must be at least 1, prior = {prior} at least 0")
+    noise = as_float(noise)
     axes = tuple(range(1, noise.ndim))
 
     def objective(z):

@@ -78,6 +78,15 @@ def test_the_prior_keeps_the_norm():
     np.testing.assert_allclose(np.linalg.norm(best.reshape(3, -1), axis=1), 15**0.5, rtol=1e-3)
 
 
+def test_noise_of_half_precision_is_searched_in_float32():
+    noise = jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)
+    search = lambda noise: (
+        steering.searched_noise(lambda z: z, FIRST, noise, KEYS[:2], rounds=1, trials=1, distance=0.5),
+        steering.optimised_noise(lambda z: z, FIRST, noise, optax.sgd(0.1), steps=1, prior=1.0),
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(search, noise))} == {np.dtype(np.float32)}
+
+
 def test_numbers_out_of_range_are_refused():
     search = lambda **more: steering.searched_noise(
         lambda z: z, FIRST, NOISE[:2], KEYS[:2], **({"rounds": 1, "trials": 1, "distance": 1.0} | more)

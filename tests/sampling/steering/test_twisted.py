@@ -13,6 +13,7 @@ import pytest
 from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import keys_of_step
+from diffusion.sampling.steering.particles import resampled_steps
 from tests.conformance import round_denoiser
 from tests.sampling.steering import groups
 
@@ -199,6 +200,12 @@ def test_the_largest_and_the_sum_remember_what_was():
 def test_the_best_of_a_group():
     particles = steering.Particles(jnp.arange(6.0)[:, None], jnp.zeros((2, 3)), jnp.ones((1, 2)))
     np.testing.assert_array_equal(steering.best(particles, jnp.array([0, 5, 1, 9, 2, 3])), [[1.0], [3.0]])
+
+
+def test_the_last_resampling_is_before_the_last_noise():
+    """Of four steps: after the third one there is noise at t = 0.2, and none on the way to the data."""
+    noisy, clean = (timesteps.plan(np.append([0.9, 0.7, 0.5, 0.3], end)) for end in (0.2, 0.0))
+    assert resampled_steps(SCHEDULE, noisy) == 3 and resampled_steps(SCHEDULE, clean) == 2
 
 
 REFUSED = {
