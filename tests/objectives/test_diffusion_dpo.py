@@ -41,6 +41,22 @@ def test_the_loss_is_the_papers_for_both_parameterizations():
     np.testing.assert_allclose(losses, np.log1p(np.exp(-margin)), rtol=1e-4)
 
 
+def test_both_errors_have_the_importance_of_their_time():
+    """The margin is linear in the errors, so that an importance of 3 triples it."""
+    drawn = timesteps.uniform_density(FLOW, t_min=0.1)
+    thrice = drawn._replace(sample=lambda *draws: (drawn.sample(*draws)[0], jnp.full(6, 3.0)))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)), jnp.float32)
+    networks = {"model": lambda x, t, c: 0.3 * x, "teacher": lambda x, t, c: -0.2 * x}
+    once, tripled = (
+        objectives.diffusion_dpo(X0, V, weightings.snr(), density, 0.7)(
+            networks, FLOW, KEYS, {"x": x, "rejected": x[::-1]}, 0
+        )[1]["margin"]
+        for density in (drawn, thrice)
+    )
+    np.testing.assert_allclose(tripled, 3 * once, rtol=1e-5)
+    assert (np.abs(once) > 0).all()
+
+
 def towards_the_data(power):
     """t = u^power, weighed so that means over it are those over a uniform t."""
     sample = lambda state, keys, index: (
