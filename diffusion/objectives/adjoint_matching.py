@@ -9,7 +9,7 @@ import numpy as np
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
-from diffusion.objectives.inputs import weighted_mean_square
+from diffusion.objectives.inputs import condition_of_data, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside
 from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
@@ -50,7 +50,7 @@ def adjoint_matching(
         teacher: parameterization of the network "teacher".
         weighting: (schedule, t) -> weight on the squared difference of x0.
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, differentiable.
+        reward: (x_0 `[B, ...]`, condition of the data) -> rewards `[B]`, differentiable.
         beta: temperature, > 0.
 
     Returns:
@@ -66,14 +66,14 @@ def adjoint_matching(
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):
-        condition = batch.get("condition")
+        condition, wanted = batch.get("condition"), condition_of_data(batch)
         fixed, model, reference = frozen(networks, "model"), player(networks, "model"), player(networks, "teacher")
         shape = batch["x"].shape[1:]
         way = rollouts(fixed, schedule, parameterization, grid, ddpm(), keys, shape, condition)
         t, s = (jnp.asarray(times, way.dtype) for times in (steps.t, steps.s))
         decoded_reward = reward_of_pictures(reward, networks, batch.get("metadata"))
-        rewards = rewarded(decoded_reward, way[-1], condition)
-        first = -jax.grad(lambda x: decoded_reward(x, condition).sum())(way[-1]) / beta
+        rewards = rewarded(decoded_reward, way[-1], wanted)
+        first = -jax.grad(lambda x: decoded_reward(x, wanted).sum())(way[-1]) / beta
 
         def back(adjoint, i):
             """The adjoint at t, and the target of the model's x0 there."""

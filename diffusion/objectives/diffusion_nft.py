@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
-from diffusion.objectives.inputs import noised, output_weight, split, weigh, weighted_mean_square
+from diffusion.objectives.inputs import condition_of_data, noised, output_weight, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside, Examples
 from diffusion.objectives.rewards import (
@@ -65,7 +65,8 @@ def diffusion_nft(
         density: distribution of t.
         grid: `[N + 1]` times from t_max down to 0, on which the samples are generated. In a config it is the grid of
             config.sample.
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which need no derivative; or a `CaptionReward`.
+        reward: (x_0 `[B, ...]`, condition of the data) -> rewards `[B]`, which need no derivative; or a
+            `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for divergence > 0.
         sampler: sampler that generates the samples; `ddim()` if None.
@@ -101,11 +102,12 @@ def diffusion_nft(
 
     @entry(parameterization, teacher if anchored else None)
     def loss(networks, schedule, keys, batch, step):
-        condition, metadata = repeat_in_groups((batch.get("condition"), batch.get("metadata")), group)
+        conditions = (batch.get("condition"), condition_of_data(batch), batch.get("metadata"))
+        condition, wanted, metadata = repeat_in_groups(conditions, group)
         model, old = player(networks, "model"), frozen(networks, "target")
         way_keys, keys = split(keys, 2)
         way = rollouts(old, schedule, parameterization, grid, sampler, way_keys, batch["x"].shape[1:], condition)
-        rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], condition)
+        rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], wanted)
         p = (1 + jnp.clip(advantages(rewards, group, deviation) / limit, -1, 1)) / 2
         samples = {name: batch[name] for name in ("index", "density") if name in batch} | {"x": way[-1]}
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, samples)

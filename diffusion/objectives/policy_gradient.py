@@ -9,6 +9,7 @@ import numpy as np
 from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, sum_square
+from diffusion.objectives.inputs import condition_of_data
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside, Examples
 from diffusion.objectives.rewards import (
@@ -64,7 +65,8 @@ def policy_gradient(
     Args:
         parameterization: parameterization of the network "model".
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which need no derivative; or a `CaptionReward`.
+        reward: (x_0 `[B, ...]`, condition of the data) -> rewards `[B]`, which need no derivative; or a
+            `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for beta > 0.
         sampler: sampler whose step is one Gaussian draw; Flow-GRPO's `interpolant_sde("flow_grpo", 0.49)` if None.
@@ -112,11 +114,12 @@ def policy_gradient(
     @entry(parameterization, teacher if anchored else None)
     def loss(networks, schedule, keys, batch, step):
         check_gaussian("policy_gradient weighs", sampler, schedule, batch["x"], steps)
-        condition, metadata = repeat_in_groups((batch.get("condition"), batch.get("metadata")), group)
+        conditions = (batch.get("condition"), condition_of_data(batch), batch.get("metadata"))
+        condition, wanted, metadata = repeat_in_groups(conditions, group)
         old, model = frozen(networks, policy), player(networks, "model")
         reference = frozen(networks, "teacher") if anchored else None
         way = rollouts(old, schedule, parameterization, grid, sampler, keys, batch["x"].shape[1:], condition)
-        rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], condition)
+        rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], wanted)
         advantage = advantages(rewards, group, deviation)
         zeros = jnp.zeros(keys.shape, way.dtype)
         typed = steps._replace(t=jnp.asarray(steps.t, way.dtype), s=jnp.asarray(steps.s, way.dtype))

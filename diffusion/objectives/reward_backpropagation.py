@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
-from diffusion.objectives.inputs import split
+from diffusion.objectives.inputs import condition_of_data, split
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Beside
 from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
@@ -44,7 +44,7 @@ def reward_backpropagation(
     Args:
         parameterization: parameterization of the network "model".
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, differentiable.
+        reward: (x_0 `[B, ...]`, condition of the data) -> rewards `[B]`, differentiable.
         last: number K of steps with a gradient, in [1, N].
         sampler: sampler that generates the samples; `ddim()` if None.
 
@@ -83,7 +83,8 @@ def reward_backpropagation(
         if last < number:
             carry = stepped(fixed, 0, number - last, carry)
         carry = stepped(way(player(networks, "model")), number - last, number, carry)
-        rewards = rewarded(reward_of_pictures(reward, networks, batch.get("metadata")), carry[0].x, condition)
+        decoded_reward = reward_of_pictures(reward, networks, batch.get("metadata"))
+        rewards = rewarded(decoded_reward, carry[0].x, condition_of_data(batch))
         return -rewards, {"t": jnp.full(keys.shape, steps.t[number - last], noise.dtype), "reward": rewards}
 
     return Objective(loss, reads=Denoises(parameterization), beside=Beside(pictures=True, metadata=metadata_of(reward)))

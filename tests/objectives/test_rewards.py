@@ -77,6 +77,16 @@ def test_a_reward_of_captions_receives_their_facts(name):
         objective(NETWORKS, FLOW, KEYS, batch, 0)
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_a_reward_receives_the_datas_condition_where_the_network_has_another(name):
+    """As after a dropout of conditions, where a class of the data is rewarded and the null class is none."""
+    objective = MADE[name](lambda x, condition: condition + 0 * x[:, 0])
+    batch = {"x": jnp.zeros((8, 1)), "condition": jnp.full(8, 9.0), "data_condition": jnp.arange(8.0)}
+    metrics = jax.jit(lambda keys: objective(NETWORKS, FLOW, keys, batch, 0)[1])(KEYS)
+    row = np.arange(8) // 4 * 4 if objective.examples.block == 4 else np.arange(8)
+    np.testing.assert_array_equal(metrics["reward"], row)
+
+
 @pytest.mark.parametrize(
     "made",
     [
