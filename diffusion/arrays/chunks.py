@@ -1,9 +1,11 @@
 """A function of rows applied to any number of them, in calls of one size."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -51,5 +53,10 @@ def parts(function: Callable[[Any], Any], rows: Any, size: int) -> Iterator[Any]
     for begin in range(0, number, size):
         end = min(begin + size, number)
         filled = np.resize(np.arange(begin, end), size)
-        results = function(jax.tree.map(lambda leaf, filled=filled: leaf[filled], rows))
+        results = function(jax.tree.map(functools.partial(_rows, filled=filled), rows))
         yield jax.tree.map(lambda leaf, count=end - begin: np.asarray(leaf)[:count], results)
+
+
+def _rows(leaf: Any, filled: np.ndarray) -> Any:
+    """Some rows of an array; of one of jax by a single program, where an index needs seven."""
+    return jnp.take(leaf, filled, axis=0) if isinstance(leaf, jax.Array) else leaf[filled]

@@ -1,5 +1,6 @@
 """A function of rows in calls of one size: the rows that each call gets, and the results."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from diffusion.arrays import chunks
 
 @pytest.mark.parametrize("number", [1, 4, 5, 8, 11])
 def test_each_row_is_computed_once_in_calls_of_one_size(number):
-    rows = {"x": np.arange(2 * number).reshape(number, 2), "y": jnp.arange(number)}
+    keys = jax.random.split(jax.random.key(0), number)
+    rows = {"x": np.arange(2 * number).reshape(number, 2), "y": jnp.arange(number), "key": keys}
     received, counts = [], []
 
     def function(batch):
         received.append(np.asarray(batch["y"]))
+        assert (batch["key"] == keys[batch["y"]]).all()
         return batch["x"].sum(axis=1) + batch["y"]
 
     results = chunks.applied(function, rows, 4, counts.append)
