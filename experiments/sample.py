@@ -137,8 +137,8 @@ def main(argv: list[str]) -> None:
     with as_config_errors():
         sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
-    labels = values.labels and requested.labels(values.labels, recipe, config.sample.number)
-    if values.condition:
+    labels = None if values.labels is None else requested.labels(values.labels, recipe, config.sample.number)
+    if values.condition is not None:
         labels = requested.conditions(values.condition, recipe)
     with as_config_errors():
         mark = watermarks.load(values.watermark) if values.watermark else None

@@ -64,7 +64,7 @@ def main(
         key = prompt_flags.SETTINGS["watermark"].value
         mark = watermarks.load(key) if key else None
         words = class_models.classes_of(folder)
-        conditions = labels and requested.labels(labels, recipe, config.sample.number, words)
+        conditions = None if labels is None else requested.labels(labels, recipe, config.sample.number, words)
         if condition is not None:
             conditions = requested.conditions(condition, recipe)
         model = class_models.load(folder)

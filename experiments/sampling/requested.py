@@ -25,8 +25,11 @@ def labels(names: Sequence[str], recipe: Recipe, number: int, words: Mapping[str
             classes in the data of the run.
 
     Raises:
-        ConfigError: for a class that the model does not have, or a model whose condition holds more than the class.
+        ConfigError: for a class that the model does not have, no class, or a model whose condition holds more than the
+            class.
     """
+    if not names:
+        raise ConfigError("--labels is empty. Valid: classes, such as 3,8, or no --labels.")
     num_classes = recipe.examples.num_classes
     if num_classes and not recipe.examples.by_class:
         raise ConfigError(

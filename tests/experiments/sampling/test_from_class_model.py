@@ -51,6 +51,8 @@ def test_flags_change_it(made, flags, monkeypatch):  # noqa: F811
     assert (config.sample.steps, config.sample.number, config.sample.guidance.scale) == (5, 4, 0.0)
     assert calls[0][2] == "out" and calls[0][4:] == ("mark of key", "signer", "int8")
     np.testing.assert_array_equal(calls[0][3], [2, 0, 2, 0])
+    with pytest.raises(ConfigError, match="--labels is empty"):
+        from_class_model.main(config, "folder", "out", [], None, "signer")
 
 
 @pytest.mark.parametrize(

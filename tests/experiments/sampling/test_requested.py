@@ -48,6 +48,12 @@ def test_classes_are_named_by_numbers_and_words_and_taken_in_turn():
         requested.labels(["0"], classes(0), 1)
 
 
+def test_no_labels_are_not_the_first_class():
+    """As a variable of the shell that is not set makes them: NumPy resizes an empty array to zeros."""
+    with pytest.raises(ConfigError, match=r"--labels is empty\. Valid: classes, such as 3,8, or no --labels\.$"):
+        requested.labels([], recipe(np.zeros((), np.int32), num_classes=10), 4)
+
+
 def test_the_names_of_a_runs_classes_are_labels_too(source):
     """A folder's name is a class of a run on it; a number is always the class's number."""
     source.spec.classes = ("cat", "dog", "0")
