@@ -1,6 +1,7 @@
 """Textual inversion: only the embeddings of a new word are trained."""
 
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,9 +37,15 @@ def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial:
         raise ValueError(f"vectors = {vectors}. Valid: 1 to {room}, the tokens of a prompt")
     ids = {}
     for name in towers:
-        ids[name] = np.array((base.tokenizers[name].ids(initial) * vectors)[:vectors], int)
-        if not len(ids[name]):
+        tokens = base.tokenizers[name].ids(initial)
+        if not tokens:
             raise ValueError(f"initial = {initial!r} gives no tokens. Valid: a word, e.g. 'thing'")
+        if len(tokens) > vectors:
+            warnings.warn(
+                f"initial = {initial!r} has {len(tokens)} tokens, but vectors = {vectors}: the first {vectors} count",
+                stacklevel=2,
+            )
+        ids[name] = np.array((tokens * vectors)[:vectors], int)
     blank = {name: np.zeros((vectors, tower.width), np.float32) for name, tower in towers.items()}
     larger = word_embeddings.extended(base, [Word(word, blank)])
 

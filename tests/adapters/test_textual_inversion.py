@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import types
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,18 @@ def test_a_file_does_not_replace_a_word_of_the_vocabulary(models, tmp_path):
     ):
         text_to_image.with_words(model, {tmp_path / f"{word}.safetensors": ""})
     assert text_to_image.with_words(model, {tmp_path / f"{word}.safetensors": f"<{word}>"}).words == (f"<{word}>",)
+
+
+def test_initial_words_of_more_tokens_than_vectors_are_said(models):
+    base, _ = models("sd")
+    tokens = len(base.tokenizers["text_encoder"].ids("a cat a cat"))
+    with pytest.warns(
+        UserWarning, match=rf"initial = 'a cat a cat' has {tokens} tokens, but vectors = 1: the first 1 "
+    ):
+        textual_inversion(base, initial="a cat a cat")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        textual_inversion(base, vectors=tokens, initial="a cat a cat")
 
 
 def test_a_word_has_no_more_vectors_than_a_prompt_has_room_for(models):
