@@ -4,7 +4,8 @@ Each function maps log-probabilities to log-probabilities. Apply it between pred
 
     predict_sharp = lambda x, t: discrete.nucleus(predict(x, t), 0.9)
 
-A row with a NaN becomes NaN, so that samplers leave its symbol out.
+A row with a NaN becomes NaN, so that samplers leave its symbol out. `tempered` and `top_k` also take logits, which they
+normalise; `nucleus` sums probabilities and does not.
 """
 
 import jax
@@ -13,6 +14,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
+
+from diffusion.discrete.predictions import check_normalised, only_normalised
 
 
 def tempered(log_x0: Array, temperature: ArrayLike) -> Array:
@@ -66,12 +69,13 @@ def nucleus(log_x0: Array, share: ArrayLike) -> Array:
         `[..., K]` log-probabilities.
 
     Raises:
-        ValueError: if share is not in (0, 1].
+        ValueError: if share is not in (0, 1], or probabilities do not sum to 1; traced, a row of such numbers is NaN.
 
     The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
     if not isinstance(share, Tracer) and not (np.all(np.asarray(share) > 0) and np.all(np.asarray(share) <= 1)):
         raise ValueError(f"nucleus: share = {share}. Valid: a share of the probability in (0, 1], e.g. 0.9")
+    log_x0 = only_normalised(check_normalised(log_x0))  # sums of other numbers, such as logits, are no shares
     ordered = -jnp.sort(-log_x0, axis=-1)
     p = jnp.exp(ordered)
     needed = jnp.cumsum(p, -1) - p < share

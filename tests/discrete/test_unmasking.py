@@ -171,6 +171,15 @@ def test_symbols_as_likely_as_the_last_remain_and_none_beyond_the_share():
         assert kept(discrete.nucleus(log_p, share)) == [True, True, True, False]
 
 
+def test_a_nucleus_of_logits_is_refused():
+    """Their exponentials were summed as if they were probabilities: 0.9 of 1, 2, 4 kept the largest alone."""
+    logits = jnp.log(jnp.array([1.0, 2.0, 4.0]))
+    with pytest.raises(ValueError, match=r"probabilities of a position sum to 7\. Valid: log-probabilities"):
+        discrete.nucleus(logits, 0.9)
+    assert np.isnan(jax.jit(lambda x: discrete.nucleus(x, 0.9))(logits)).all()
+    np.testing.assert_allclose(np.exp(discrete.top_k(logits, 2)), [0, 1 / 3, 2 / 3], rtol=1e-6)
+
+
 def test_temperature_is_a_power_and_impossible_symbols_stay_impossible():
     log_p = np.append(log_softmax(LOGITS[0]), -np.inf)
     p = np.exp(log_p)
