@@ -38,7 +38,7 @@ SLIDER = {
     "name": "concept_slider",
     "target": "a cat",
     "positive": "a dog",
-    "negative": "a dog",
+    "negative": "a cat",
     "density": {"name": "uniform_density"},
 }
 CLASS = {"name": "prior_preservation", "prompt": "a cat", "number": 2}
@@ -505,7 +505,7 @@ def test_a_recipe_runs_on_a_tiny_model(recipe, tmp_path):
 def test_an_objective_of_prompts_compares_with_the_base(tmp_path):
     """With weights like the base's the loss of a slider is that of its direction alone; the base gets no gradient."""
     config = config_of(tmp_path, LORA)
-    config.objective = SLIDER
+    config.objective = SLIDER | {"scale": 1e-6}
     assert train.run(config, tmp_path / "run") == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] < 1e-10 and rows[0]["grad_norm"] < 1e-4
