@@ -68,7 +68,7 @@ def test_it_measures_examples_of_any_kind(kind, spread, tmp_path):
     evaluate.require_pictures(config, ["spread"])
     assert evaluate.split_metrics(["spread"]) == ([], ["spread"])
     with pytest.raises(
-        ConfigError, match=r"--metrics=vocoder is no longer valid: it was removed with .* version 0\.1\.0 is the last"
+        ConfigError, match=r"--metrics=vocoder is no longer valid: it was removed with .* Version 0\.1\.0 is the last"
     ):
         evaluate.split_metrics(["vocoder"])
     content = evaluate.run(config, tmp_path, "diffusion evaluate", Effort(0, 2))
