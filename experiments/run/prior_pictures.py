@@ -95,9 +95,19 @@ def _both(first: Callable, second: Callable, rng: np.random.Generator, x: np.nda
 
 
 def _make(prior: Prior, base: Base, folder: pathlib.Path, examples: Examples) -> None:
-    """Makes the missing pictures, in the size of the run's pictures, with the model's default settings."""
+    """Makes the missing pictures, in the size of the run's pictures, with the model's default settings.
+
+    Raises:
+        ConfigError: if a picture was made with another prompt.
+    """
     paths = [folder / f"{i:05}.png" for i in range(prior.number)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    for path in paths:
+        if (shown := _prompt_of(path)) not in (None, prior.prompt):
+            raise ConfigError(
+                f"{path} shows {shown!r}, but prior_preservation has the prompt {prior.prompt!r}. Valid: {shown!r}, or "
+                f"no {folder}."
+            )
     if not missing:
         return
     folder.mkdir(exist_ok=True)
@@ -109,3 +119,11 @@ def _make(prior: Prior, base: Base, folder: pathlib.Path, examples: Examples) ->
             picture = text_to_image.generate(model, prior.prompt, **settings)[0]
             pictures.write(paths[i], picture, {"prompt": prior.prompt, "seed": i})
             advance(done + 1)
+
+
+def _prompt_of(path: pathlib.Path) -> str | None:
+    """The prompt that a picture was made with; None for a picture of the user's own, or none."""
+    try:
+        return pictures.settings_of(path).get("prompt")
+    except (FileNotFoundError, ValueError):
+        return None

@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion.data.sources.spec import DataSpec
 from diffusion.experiments.run import prior_pictures
@@ -93,6 +94,23 @@ def test_missing_pictures_alone_are_made_each_by_its_number(run, tmp_path):
     assert [seed for _, _, seed, _, _ in asked[3:]] == [1]
     prior_pictures._make(*arguments)
     assert len(loaded) == 2  # nothing is missing: the model is not read
+
+
+def test_pictures_of_another_prompt_are_refused(run, tmp_path):
+    """Of a run that was refused before its first step, whose folder takes another config; one's own pictures stay."""
+    recipe, examples, asked, _ = run
+    folder = tmp_path / "prior"
+    base = recipe.companions.tuned.base
+    prior_pictures._make(recipe.objective.beside.prior, base, folder, examples)
+    words = (
+        r"00000\.png shows 'a cat', but prior_preservation has the prompt 'a dog'\. Valid: 'a cat', or no .*/prior\."
+    )
+    with pytest.raises(ConfigError, match=words):
+        prior_pictures._make(Prior("a dog", 3), base, folder, examples)
+    for path in folder.iterdir():
+        Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
+    prior_pictures._make(Prior("a dog", 3), base, folder, examples)
+    assert len(asked) == 3
 
 
 @pytest.fixture
