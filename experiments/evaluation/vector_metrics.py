@@ -187,7 +187,7 @@ def compared(
         draws: the number of bootstrap resamples of an interval; at most DRAWS are used, and 0 gives no intervals.
         rng: the generator of the resamples.
         how: the definition of each distance, in words.
-        strata: the classes of the samples, int `[N]`, each of which keeps its number in a resample; None for none.
+        strata: the classes of the samples, int `[N]`; a resample has as many of each. None for no classes.
     """
     every = np.arange(len(chosen))
     measured = {}

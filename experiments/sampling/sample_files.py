@@ -52,7 +52,7 @@ def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]
     """Refuses samples that cannot be compared with a dataset of images.
 
     Args:
-        images: the samples; valid are uint8 `[N, *shape]` with N >= 2.
+        images: the samples, which must be uint8 `[N, *shape]` with N >= 2.
         labels: their classes, int `[N]`; they must include all classes, or classes 0 .. N - 1 if N is smaller.
         shape: the shape of the dataset's images.
         classes: the number of classes; 0 for none.
