@@ -223,7 +223,12 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     source = pathlib.Path(values.source)
     out = pathlib.Path(values.out)
-    if values.base and source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes):
+    named = values.base or source.suffix == ".safetensors"  # other files are read whole to see what they hold
+    if named and source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes):
+        if not values.base:
+            raise ConfigError(
+                f"--source={source} is a LoRA file. Valid: --base=FOLDER, the pipeline that it belongs to."
+            )
         flag_errors.refuse([*READING, "dtype"], f"has no effect: {source} is a LoRA file.")
         changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft", values.license)
         print(f"LoRA of {', '.join(changed)}: {out}")

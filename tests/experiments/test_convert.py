@@ -21,6 +21,7 @@ from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import to_json
 from diffusion.training import warm_start
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
+from tests import command_flags
 from tests.adapters import test_lora_files
 from tests.drawn_parameters import drawn
 from tests.models.interchange import published
@@ -122,6 +123,16 @@ def test_a_run_becomes_a_network_and_the_start_of_another_run(tmp_path):
     started, taken, skipped = warm_start.warm_start(fresh, warm_start.read(file))
     equal(started, average)
     assert len(taken) == len(jax.tree.leaves(average)) and skipped == []
+
+
+def test_a_lora_file_needs_the_pipeline_that_it_belongs_to(tmp_path):
+    save_file({"unet.a.lora_A.weight": np.zeros((1, 2), np.float32)}, tmp_path / "style.safetensors")
+    words = [f"--source={tmp_path}/style.safetensors", f"--out={tmp_path}/out"]
+    with command_flags.of("diffusion.experiments.convert", *words) as (_, start):
+        with pytest.raises(
+            ConfigError, match=r"style\.safetensors is a LoRA file\. Valid: --base=FOLDER, the pipeline"
+        ):
+            start.args[0]([])
 
 
 @pytest.mark.slow
