@@ -199,6 +199,27 @@ def changeable(params: Any, adapter: Any, dtype: str) -> Any:
     return unmerge(params, {path: leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for path, leaf in changed.items()})
 
 
+def differences(params: Any, adapter: Any) -> dict[str, Any]:
+    """The adapter with V - W of these parameters in place of each V, so that others can be merged into them before.
+
+    Args:
+        params: pytree of parameters, before any adapter is merged.
+        adapter: an adapter of any kind.
+
+    Raises:
+        ValueError: for a V that does not fit its leaf.
+    """
+    leaves = leaves_of(params)
+
+    def of_base(place: str, factors: Mapping[str, Array]) -> Mapping[str, Array]:
+        path, at = parsed(place)
+        if "whole" not in factors or path not in leaves:  # `merge` names a leaf that is not there
+            return factors
+        return {"difference": _difference(place, factors, leaves[path][at])}
+
+    return nested({place: of_base(place, factors) for place, factors in places_of(adapter).items()})
+
+
 def replaced(params: Any, adapter: Any) -> dict[str, Array]:
     """The leaves that `merge` replaces, by their paths, for `unmerge`.
 

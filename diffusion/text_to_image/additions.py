@@ -117,7 +117,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
         if denoiser in file:
             one = file.pop(denoiser)
             scales = jax.tree.map(jnp.float32, one.weighted(weight.weight))
-            timed.append(TimedLora(one.adapter, scales, weight.times))
+            timed.append(TimedLora(lora.differences(model.params[denoiser], one.adapter), scales, weight.times))
             wide = lora.changeable(model.params[denoiser], [one.adapter], model.dtype_of(denoiser))
             model = dataclasses.replace(model, params={**model.params, denoiser: wide})
     loaded = [(file, weight.weight) for file, _, weight in files]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.adapters import lora_files
 from diffusion.text_to_image import additions, timed_weights
 from diffusion.text_to_image.timed_weights import TimedLora
 from tests.text_to_image.stand_ins import made_model
@@ -56,3 +57,21 @@ def test_a_file_with_an_interval_warns_of_its_part_for_a_text_encoder_alone(monk
         changed = additions.with_loras(model, {"a.safetensors": (0.5, (0.2, 0.6))})
     assert [(lora.scale, lora.times) for lora in changed.timed] == [({"k": 0.5}, (0.2, 0.6))]
     assert ["acts at every t" in str(one.message) for one in said] == [True] * other
+
+
+def test_a_layer_in_place_of_the_models_adds_up_with_other_files_in_an_interval_too(monkeypatch):
+    """Custom diffusion's V - W is of the W in the folder, and not of one into which another file was merged."""
+    model = made_model()
+    kernel = model.params["unet"]["kernel"]
+    added = np.arange(3.0, dtype=np.float32)
+    low = {"kernel": {"down": jnp.ones((len(kernel), 1)), "up": jnp.asarray(added)[None]}}
+    files = {"whole": {"kernel": {"whole": np.asarray(kernel) + 1}}, "low": low}
+    load = lambda path, modules: {"unet": lora_files.Lora(files[path], {"kernel": 1.0})}
+    monkeypatch.setattr(additions.lora_files, "load", load)
+    expected = np.asarray(kernel) + 1 + added
+    merged = additions.with_loras(model, {"whole": 1.0, "low": 1.0})
+    np.testing.assert_allclose(merged.params["unet"]["kernel"], expected, rtol=1e-6)
+    timed = additions.with_loras(model, {"whole": (1.0, (0.0, 0.5)), "low": 1.0})
+    kernel_at = lambda t: timed_weights.at(timed.weights, t, lambda params: params["kernel"])
+    np.testing.assert_allclose(kernel_at(0.9), np.asarray(kernel) + added, rtol=1e-6)
+    np.testing.assert_allclose(kernel_at(0.2), expected, rtol=1e-6)
