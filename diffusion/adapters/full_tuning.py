@@ -92,8 +92,15 @@ def with_leaves(params: Any, new: Any, dtype: str) -> Any:
         params: pytree of parameters.
         new: the new leaves, nested as the parameters are.
         dtype: the type in which the network computes, which a new leaf has at least.
+
+    Raises:
+        ValueError: for a leaf that the parameters lack.
     """
     leaves = leaves_of(new)
+    if absent := leaves.keys() - leaves_of(params).keys():
+        raise ValueError(
+            f"the parameters have no {min(absent)}. Valid: those that were tuned, before with_quantised if it was used"
+        )
 
     def put(path: tuple, leaf: Array) -> Array:
         name = leaf_name(path)

@@ -211,13 +211,13 @@ def differences(params: Any, adapter: Any) -> dict[str, Any]:
     """
     leaves = leaves_of(params)
 
-    def of_base(place: str, factors: Mapping[str, Array]) -> Mapping[str, Array]:
+    def relative(place: str, factors: Mapping[str, Array]) -> Mapping[str, Array]:
         path, at = parsed(place)
         if "whole" not in factors or path not in leaves:  # `merge` names a leaf that is not there
             return factors
         return {"difference": _difference(place, factors, leaves[path][at])}
 
-    return nested({place: of_base(place, factors) for place, factors in places_of(adapter).items()})
+    return nested({place: relative(place, factors) for place, factors in places_of(adapter).items()})
 
 
 def replaced(params: Any, adapter: Any) -> dict[str, Array]:

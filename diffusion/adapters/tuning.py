@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.models.quantised import has_quantised
+
 CAPTIONED = "captioned"
 """The entry of a training's condition that is 1, and 0 where the caption of an example is dropped."""
 
@@ -84,7 +86,13 @@ def computed(model: Any, parts: Sequence[str]) -> dict[str, Any]:
     Args:
         model: a loaded model.
         parts: names of its networks.
+
+    Raises:
+        ValueError: for a network whose kernels are quantised.
     """
+    for part in parts:
+        if has_quantised(model.params[part]):
+            raise ValueError(f"the kernels of {part} are quantised. Valid: the model before with_quantised")
 
     def wide(part: str, leaf: Array) -> Array:
         return leaf.astype(jnp.promote_types(leaf.dtype, model.dtype_of(part)))

@@ -89,7 +89,7 @@ def quantised(params: Any, kind: str) -> Any:
     """
     if kind not in KINDS:
         raise ValueError(f"quantised = {kind!r}. Valid: {', '.join(KINDS)}")
-    if any(map(is_quantised, jax.tree.leaves(params, is_leaf=is_quantised))):
+    if has_quantised(params):
         raise ValueError("the kernels of these parameters are already quantised")
     result = _each(params, False, lambda kernel, axes: _quantise(kernel, axes, kind))
     if not any(isinstance(leaf, Quantised) for leaf in jax.tree.leaves(result, is_leaf=is_quantised)):
@@ -168,6 +168,11 @@ def _summed(kernel: tuple[int, ...], bias: tuple[int, ...]) -> tuple[int, ...]:
     if not outputs:
         outputs = len(kernel) - 1 if len(kernel) > 2 and kernel[0] > kernel[1] else 1
     return tuple(range(len(kernel) - outputs))
+
+
+def has_quantised(params: Any) -> bool:
+    """Whether a network has kernels in 8 bits."""
+    return any(map(is_quantised, jax.tree.leaves(params, is_leaf=is_quantised)))
 
 
 def is_quantised(node: Any) -> bool:

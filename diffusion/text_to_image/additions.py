@@ -14,7 +14,7 @@ from diffusion.adapters import lora, lora_files, word_embeddings
 from diffusion.models import quantised as storage
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import tensor_files
-from diffusion.models.quantised import Stored, is_quantised, stored
+from diffusion.models.quantised import Stored, has_quantised, stored
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.model import TextToImage
@@ -170,11 +170,6 @@ def _before_control(
     modules, added = {**model.modules, part: module}, {part: params} if part in model.params else {}
     wide = model.replaced(modules=modules, params={**model.params, **added})
     return wide.as_pipeline(how.pipeline), control
-
-
-def has_quantised(params: Any) -> bool:
-    """Whether a network has quantised kernels."""
-    return any(map(is_quantised, jax.tree.leaves(params, is_leaf=is_quantised)))
 
 
 def _check_has_text(model: TextToImage) -> None:

@@ -14,10 +14,11 @@ from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
 from diffusion.models.interchange.family import SIDES, Refusal, naming
 from diffusion.models.layers.choices import look_up
+from diffusion.models.quantised import has_quantised
 from diffusion.published.pipeline_kinds import Kind, Reader
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import denoiser_checks, model_index, pipelines
-from diffusion.text_to_image.additions import has_quantised, with_attachments, with_loras, with_words
+from diffusion.text_to_image.additions import with_attachments, with_loras, with_words
 from diffusion.text_to_image.model import EYES, TextToImage
 
 

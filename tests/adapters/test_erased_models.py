@@ -127,6 +127,13 @@ def test_texts_that_contradict_each_other_are_refused(model, pairs, kept, words)
         erasure.edited(model, pairs, kept)
 
 
+def test_a_model_in_8_bits_forgets_nothing_and_is_refused(model):
+    """Its kernels are values and scales, which no name of a tensor matches."""
+    quantised, _ = text_to_image.with_quantised(model, "int8")
+    with pytest.raises(ValueError, match=r"the kernels of unet are quantised\. Valid: the model before with_quantised"):
+        erasure.edited(quantised, [("cat", "dog")])
+
+
 @pytest.mark.extended
 def test_a_layer_between_encoder_and_attention_is_passed(tmp_path, monkeypatch):
     """The edit sees what the layer makes of the text."""

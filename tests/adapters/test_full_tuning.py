@@ -11,6 +11,7 @@ from diffusion import text_to_image
 from diffusion.adapters import full_tuning
 from diffusion.adapters.tuning import CAPTIONED
 from diffusion.io.leaf_names import leaves_of
+from diffusion.models import quantised as storage
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from tests.adapters.received import half, instead_of, reached, same, types, wide
 from tests.text_to_image import made_pipelines
@@ -101,6 +102,18 @@ def test_text_encoders_train_too_where_it_is_asked_for(models, monkeypatch):
     same(attached.params["text_encoder"], half(new["text_encoder"]))
     alone = full_tuning.full(base, text=True)
     assert alone.networks == () and alone.init(jax.random.key(0), model.params).keys() == {"unet", "text_encoder"}
+
+
+def test_leaves_that_the_parameters_lack_are_refused():
+    """As those of a model in 8 bits, whose kernels would stay as they are."""
+    params = {"a": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}}
+    tuned = full_tuning.with_leaves(params, {"a": {"bias": jnp.zeros(4)}}, "float32")
+    np.testing.assert_array_equal(tuned["a"]["bias"], np.zeros(4))
+    for wrong in (storage.quantised(params, "int8"), {"b": params["a"]}):
+        with pytest.raises(
+            ValueError, match=r"the parameters have no a/kernel\. Valid: those that were tuned, before w"
+        ):
+            full_tuning.with_leaves(wrong, {"a": {"kernel": jnp.zeros((4, 4))}}, "float32")
 
 
 def test_patterns_that_do_not_fit_are_refused_with_valid_names(models):
