@@ -251,12 +251,13 @@ def _painted(control: Control, size: tuple[int, int]) -> np.ndarray:
 
 def _read_mask(control: Control, size: tuple[int, int]) -> np.ndarray:
     """The mask of a control, Bool [H, W]."""
-    if isinstance(control.mask, str):
-        return pictures.read_mask(control.mask, size)
-    if control.mask is None or control.mask.shape != tuple(size) or control.mask.dtype != bool:
-        actual = "none" if control.mask is None else f"{control.mask.dtype} {list(control.mask.shape)}"
+    mask = pictures.read_mask(control.mask, size) if isinstance(control.mask, str) else control.mask
+    if mask is None or mask.shape != tuple(size) or mask.dtype != bool:
+        actual = "none" if mask is None else f"{mask.dtype} {list(mask.shape)}"
         raise ValueError(
             f"the mask of the control {control.attachment!r} must be Bool with the size of the pictures {list(size)}; "
             f"got {actual}"
         )
-    return control.mask
+    if not mask.any():
+        raise ValueError(f"the mask of the control {control.attachment!r} is False everywhere, so it would do nothing")
+    return mask

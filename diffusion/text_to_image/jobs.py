@@ -27,7 +27,7 @@ from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.sampling import caching, watermarks
 from diffusion.text import Tokenizer
-from diffusion.text_to_image import programs, second_stage, video_models
+from diffusion.text_to_image import programs, request_checks, second_stage, video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.canvas import Canvas, OpenedControl, opened_controls
 from diffusion.text_to_image.memory_check import check_memory
@@ -261,6 +261,7 @@ class Job(NamedTuple):
         video_models.check_learned(model, size, frames)
         steps = planned_steps(model, request, size, frames)
         trajectory = steps.trajectory
+        request_checks.warn_of_intervals(request.controls, model.timed, trajectory)
         cache = cache_of(model, request.cache, trajectory, steps.complete_plan)
         _check_words(model, request, trajectory.sampler, cache)
         _check_reference(request, cache)

@@ -4,7 +4,10 @@
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 OF_SOUND = {"sound_guidance": "guidance", "modality_guidance": "modality_guidance"}  # with the fields of `Sound`
 
@@ -163,3 +166,26 @@ def _warn(request: Any, model: Any) -> None:
         warnings.warn(f"attention = {request.attention:g} has no effect: {why}", stacklevel=5)
     if not all(prompt.strip() for prompt in request.prompts):
         warnings.warn("a prompt is empty, so its picture can show anything that the model knows", stacklevel=5)
+
+
+def warn_of_intervals(controls: Sequence[Any], timed: Sequence[Any], trajectory: Any) -> None:
+    """Warns of controls, and of LoRAs of the denoiser, in whose interval of t no step evaluates the denoiser.
+
+    Args:
+        controls: the controls of a request.
+        timed: the `TimedLora`s of the model.
+        trajectory: the sampler and the plan of the request.
+    """
+    plan, sampler = trajectory.plan, trajectory.sampler
+    begins = np.asarray(plan.t, np.float32)[~np.asarray(plan.renoise)]
+    begins = begins.reshape(len(begins), -1).max(axis=1)  # of several frames the greatest time counts
+    if sampler.nfe(len(begins)) != len(begins):  # it evaluates the denoiser between these times too
+        return
+    intervals = [(f"the control {one.attachment!r}", one.times) for one in controls]
+    for what, (low, high) in [*intervals, *(("a LoRA", one.times) for one in timed)]:
+        if not ((np.float32(low) <= begins) & (begins <= np.float32(high))).any():
+            warnings.warn(
+                f"{what} has no effect: no step begins at a t from {low:g} to {high:g}. The steps begin at "
+                f"{', '.join(f'{t:.3g}' for t in begins[:8])}{', ..' if len(begins) > 8 else ''}",
+                stacklevel=4,
+            )

@@ -160,6 +160,8 @@ def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
         canvas.opened_controls([control._replace(mask=None)], {"paint": one}, (4, 4))
     with pytest.raises(ValueError, match="mask of the control 'paint' must be Bool with"):
         canvas.opened_controls([control._replace(mask=mask[:2])], {"paint": one}, (4, 4))
+    with pytest.raises(ValueError, match="the mask of the control 'paint' is False everywhere"):
+        canvas.opened_controls([control._replace(mask=mask & False)], {"paint": one}, (4, 4))
     with pytest.raises(ValueError, match=r"picture of the control 'paint' does not fit: it has 2 x 4 pixels"):
         canvas.opened_controls([control._replace(picture=shown[:2])], {"paint": one}, (4, 4))
 

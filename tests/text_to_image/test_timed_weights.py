@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion import samplers, timesteps
 from diffusion.adapters import lora_files
-from diffusion.text_to_image import additions, timed_weights
+from diffusion.text_to_image import additions, request_checks, timed_weights
+from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.timed_weights import TimedLora
 from tests.text_to_image.stand_ins import made_model
 
@@ -75,3 +77,25 @@ def test_a_layer_in_place_of_the_models_adds_up_with_other_files_in_an_interval_
     kernel_at = lambda t: timed_weights.at(timed.weights, t, lambda params: params["kernel"])
     np.testing.assert_allclose(kernel_at(0.9), np.asarray(kernel) + added, rtol=1e-6)
     np.testing.assert_allclose(kernel_at(0.2), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sampler, low, high, is_said",
+    [
+        (samplers.ddim(), 0.3, 0.4, True),
+        (samplers.ddim(), 0.0, 0.2, True),  # the last step ends there, and evaluates the denoiser where it begins
+        (samplers.ddim(), 0.25, 0.25, False),
+        (samplers.ddim(), 0.3, 0.5, False),
+        (samplers.heun(), 0.3, 0.4, False),  # it may evaluate the denoiser between the times
+    ],
+)
+def test_an_interval_without_a_step_is_said(sampler, low, high, is_said):
+    trajectory = types.SimpleNamespace(sampler=sampler, plan=timesteps.plan([1.0, 0.75, 0.5, 0.25, 0.0]))
+    controls = (Control("edges", "a.png", times=(low, high)), Control("depth", "a.png"))
+    timed = [LOW._replace(times=(low, high)), HIGH._replace(times=(0.0, 1.0))]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        request_checks.warn_of_intervals(controls, timed, trajectory)
+    words = f" has no effect: no step begins at a t from {low:g} to {high:g}. The steps begin at 1, 0.75, 0.5, 0.25"
+    expected = [f"the control 'edges'{words}", f"a LoRA{words}"] if is_said else []
+    assert [str(one.message) for one in said] == expected
