@@ -7,6 +7,7 @@ import pytest
 
 from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.parameterizations import Prediction
+from diffusion.samplers.sample import keys_of_step
 from tests import oracles
 from tests.conformance import exact_denoiser, round_denoiser
 from tests.sampling.steering import groups
@@ -129,6 +130,17 @@ def test_other_shares_are_refused(shares, message):
     plan, keys = timesteps.plan(np.array([1.0, 0.5])), jax.random.split(jax.random.key(0), 2)
     with pytest.raises(ValueError, match=message):
         steering.mixed(EXACT, BRANCHES, shares, SCHEDULE, jnp.ones((2, 2)), plan, keys, number=1)
+
+
+def test_the_first_branch_determines_the_width_of_a_step():
+    """Of two branches with the estimate 0 at 0: std = large^f small^(1 - f), in each a share 1 - SNR_t / SNR_s."""
+    flow, keys = schedules.rectified_flow(), jax.random.split(jax.random.key(0), 3)
+    branches = lambda x, t: tuple(Prediction(0 * x, x / t, jnp.full_like(x, f)) for f in (0.7, 0.1))
+    arguments = (flow, jnp.zeros((3, 2)), timesteps.plan([0.9, 0.5]), keys)
+    particles = steering.mixed(samplers.ddpm("learned"), branches, (0.3, 0.7), *arguments, number=1)
+    lost = 1 - (0.1 / 0.9) ** 2
+    noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys_of_step(keys, 0)[0]))
+    np.testing.assert_allclose(particles.x, 0.9**0.7 * 0.5**0.3 * lost**0.5 * noise, rtol=1e-4)
 
 
 def test_one_step_weighs_by_the_mixture_of_the_steps_over_the_step_to_their_mean():

@@ -202,6 +202,23 @@ def test_the_best_of_a_group():
     np.testing.assert_array_equal(steering.best(particles, jnp.array([0, 5, 1, 9, 2, 3])), [[1.0], [3.0]])
 
 
+def test_a_step_with_a_proposal_is_drawn_from_it_and_weighed_by_the_ratio():
+    """The step of `ddpm` from 0.8 to 0.5 on the rectified flow, for two constant estimates: x ~ q, w = exp(r) p / q."""
+    flow, keys = schedules.rectified_flow(), jax.random.split(jax.random.key(0), 3)
+    constant = lambda e: lambda x, t: Prediction(jnp.float32(e) + 0 * x, (x - (1 - t) * jnp.float32(e)) / t)
+    p, q = np.array([1.0, -2.0]), np.array([0.4, 0.3])
+    arguments = (flow, jnp.ones((3, 2)), timesteps.plan([0.8, 0.5]), keys, steering.tilt(linear))
+    particles = steering.twisted(samplers.ddpm(), constant(p), *arguments, number=1, proposal=constant(q))
+    lost = 1 - (0.2 * 0.5 / (0.5 * 0.8)) ** 2
+    mean = lambda e: 0.4 * (0.5 / 0.8) ** 2 + 0.5 * lost * e
+    noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys_of_step(keys, 0)[0]))
+    x = mean(q) + 0.5 * lost**0.5 * noise
+    log_law = lambda mean: -((x - mean) ** 2).sum(1) / (2 * 0.5**2 * lost)
+    np.testing.assert_allclose(particles.x, x, rtol=1e-4, atol=1e-5)
+    weight = x @ SLOPE + log_law(mean(p)) - log_law(mean(q))
+    np.testing.assert_allclose(particles.log_weights[:, 0], weight, rtol=1e-4, atol=1e-4)
+
+
 def test_the_last_resampling_is_before_the_last_noise():
     """Of four steps: after the third one there is noise at t = 0.2, and none on the way to the data."""
     noisy, clean = (timesteps.plan(np.append([0.9, 0.7, 0.5, 0.3], end)) for end in (0.2, 0.0))
