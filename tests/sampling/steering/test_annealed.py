@@ -83,6 +83,28 @@ def test_a_leapfrog_step_of_a_gaussian_is_a_rotation():
     np.testing.assert_allclose(pushed, p * np.cos(angle) - c * scaled * np.sin(angle), rtol=1e-5)
 
 
+def test_a_move_is_accepted_where_the_energy_rises_by_less_than_a_draw():
+    """A leapfrog step of N(0, 1)^(1 - b) N(1, 1/4)^b written out, for 4,096 particles, and the draw of each."""
+    b, h = 0.4, 1.0
+    x, keys = np.linspace(-1.5, 2.5, 4096)[:, None], jax.random.split(jax.random.key(0), 4096)
+    look = looker(lambda x: -jnp.sum(x**2, -1) / 2, lambda x: 3 - 2 * jnp.sum((x - 1) ** 2, -1))
+    run = jax.jit(lambda x, keys: hamiltonian(look, look(x), b, h, 1, keys))
+    point, accepted = run(x.astype(np.float32), keys)
+    momenta, draws = jax.vmap(jax.random.split, out_axes=1)(keys)
+    p = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (1,)))(momenta), np.float64)
+    u = np.asarray(jax.vmap(jax.random.uniform)(draws), np.float64)
+    energy = lambda x: ((1 - b) * x**2 / 2 + b * 2 * (x - 1) ** 2)[:, 0]
+    slope = lambda x: (1 - b) * x + b * 4 * (x - 1)
+    half = p - h / 2 * slope(x)
+    after = x + h * half
+    pushed = half - h / 2 * slope(after)
+    margin = energy(x) - energy(after) + ((p**2 - pushed**2) / 2)[:, 0] - np.log(u)
+    clear = np.abs(margin) > 1e-4
+    np.testing.assert_array_equal(np.asarray(accepted)[clear], margin[clear] > 0)
+    np.testing.assert_allclose(point.x, np.where(np.asarray(accepted)[:, None], after, x), rtol=1e-4, atol=1e-5)
+    assert 0.3 < np.mean(margin > 0) < 0.9
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("leapfrogs", [1, 2])
 def test_a_move_leaves_its_rung_as_it_is_however_large_its_step(leapfrogs):
