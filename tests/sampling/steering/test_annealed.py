@@ -10,6 +10,7 @@ import pytest
 
 from diffusion import steering
 from diffusion.sampling.steering.annealed import hamiltonian, leapfrog, looker
+from tests import recorded_keys
 from tests.sampling.steering import groups
 
 STD = 1.2
@@ -150,6 +151,17 @@ def test_the_pilot_s_rungs_have_the_share_and_its_moves_are_accepted():
     look = looker(base, density)
     _, accepted = hamiltonian(look, look(draws), 0, sizes[-1], 1, jax.random.split(jax.random.key(5), 8192))
     assert abs(float(accepted.mean()) - 0.65) < 0.12
+
+
+@pytest.mark.extended
+def test_no_key_of_a_pilot_is_used_twice():
+    """Over three rungs or more, each with a resampling and a move."""
+    base = lambda x: -jnp.sum(x**2, -1) / 2
+    with recorded_keys.recorded() as record:
+        key, x = jax.random.key(0), np.random.default_rng(0).standard_normal((8, 2)).astype(np.float32)
+        ladder, _ = steering.annealing_ladder(base, lambda x: base(x - 3), x, key, 0.3, share=0.5)
+    assert len(ladder) > 3 and record.drawn and max(record.drawn.values()) == 1
+    assert not record.drawn.keys() & record.parents
 
 
 @pytest.mark.extended
