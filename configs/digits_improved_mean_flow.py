@@ -7,10 +7,10 @@
 The network receives the scale of guidance and the interval of times in which guidance acts. Both are drawn in training
 and chosen in sampling, so a sample costs one evaluation a step at any scale from 1 to 2. A velocity head on features of
 the network gives the velocity along which the loss differentiates it, and is not used in sampling. The paper's own
-network, `mit`, does not receive the time, which 64 numbers do not show well enough.
+network, `mit`, does not receive the time. It is not used here, as 64 noised pixels do not show the time well enough.
 
-Time and score (docs/students_digits.md): 28 minutes of two cores beside other programs; in one evaluation 1.53 times
-the Frechet distance of the teacher of `configs/digits.py` in pixels, in four 1.17 times, at a scale of 1.05.
+Time and score (docs/students_digits.md): 28 minutes of two cores that also ran other programs; in one evaluation 1.53
+times the Frechet distance of the teacher of `configs/digits.py` in pixels, in four 1.17 times, at a scale of 1.05.
 
 Presets: `digits_improved_mean_flow:tiny` (seconds; to see that everything works).
 """

@@ -8,12 +8,14 @@ the authors' code, configs/repa_improved_ddt_xlen22de6_256.yaml.
     diffusion evaluate --samples=runs/ddt/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/ddt/fid.json
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
-Diffusion's autoencoder (the paper has sd-vae-ft-ema), DINOV2, the folder of dinov2-base, and INCEPTION, the file of
-FID's network (docs/evaluation.md). The features are written once, beside the latents; they take 393 KB a picture.
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR). VAE is the folder of
+Stable Diffusion's autoencoder (the paper has sd-vae-ft-ema). DINOV2 is the folder of dinov2-base. INCEPTION is the file
+of FID's network (docs/evaluation.md). The features are written once, together with the latents, and take 393 KB a
+picture.
 
-An encoder of 22 blocks and a decoder of 6, 674,646,352 parameters. Flow matching at times of a logit-normal density
-(mean 0, deviation 1); the features after block 8 follow those of DINOv2 ViT-B/14 by an MLP of 1152, weight 0.5.
+The network has an encoder of 22 blocks, a decoder of 6, and 674,646,352 parameters. Flow matching at times of a
+logit-normal density (mean 0, deviation 1); the features after block 8 follow those of DINOv2 ViT-B/14 by an MLP of
+1152, weight 0.5.
 
 Score: FID-50K under ADM's protocol, Euler's method along 250 times of which the last is 0.04, guided for t up to 0.7;
 not measured here yet. Published are:

@@ -6,9 +6,9 @@ Models Denoise", section 4 and the README of the authors' repository.
     diffusion evaluate --samples=runs/jit/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,is --inception=INCEPTION --out=runs/jit/fid.json
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), and INCEPTION, the file of FID's
-network (docs/evaluation.md); no autoencoder. The network predicts the picture, and its loss is the loss of the velocity
-that follows from it (`clipped_x0`, `constant` of `velocity`); more of the times are near the noise.
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR), but no autoencoder.
+INCEPTION is the file of FID's network (docs/evaluation.md). The network predicts the picture, and its loss is the loss
+of the velocity that follows from it (`clipped_x0`, `constant` of `velocity`). Most of the times are near the noise.
 
 Score: FID-50K, 50 steps of Heun, guided for t up to 0.9; not measured here yet. Published are:
 

@@ -13,12 +13,13 @@ The commands need imagenet2012 as TFDS prepares it in array_record (in the folde
 an autoencoder whose latents are (16, 16, 32), normalised by a scale and a shift of each channel; the paper has VA-VAE
 f16d32. INCEPTION is the file of FID's network (docs/evaluation.md).
 
-Score: FID-50K under ADM's protocol, Euler's method along 250 times; not measured here yet. Published are, of
-LightningDiT-XL/1:
+Score: FID-50K under ADM's protocol, Euler's method along 250 times; not measured here yet. The published figures of
+LightningDiT-XL/1 are:
 
-| epochs of 1,281,167, batches of 1024 | guidance | FID | source | | --- | --- | --- | --- | | 64 | 10.0 for t up to
-0.89 | 2.11 | the authors' code, comment of that file | | 800 (`:800ep`) | 6.7 for t up to 0.875 | 1.35 | the same code,
-configs/reproductions |
+| epochs of 1,281,167, batches of 1024 | guidance | FID | source |
+| --- | --- | --- | --- |
+| 64 | 10.0 for t up to 0.89 | 2.11 | the authors' code, comment of that file |
+| 800 (`:800ep`) | 6.7 for t up to 0.875 | 1.35 | the same code, configs/reproductions |
 
 Time: not measured. 80,000 steps of 1024 are 8.2e7 examples; `diffusion plan --config=imagenet256_lightning_dit
 --devices=8` estimates a step. The authors' code guides the first three channels of a latent's 32, and so does this

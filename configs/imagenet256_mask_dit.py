@@ -9,8 +9,8 @@ Masked Transformers", and the authors' code (Anima-Lab/MaskDiT: configs/train/im
     diffusion evaluate --samples=runs/mask_dit_unmasked/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/mask_dit_unmasked/fid.json
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
-Diffusion's autoencoder, and INCEPTION, the file of FID's network (docs/evaluation.md).
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR). VAE is the folder of
+Stable Diffusion's autoencoder. INCEPTION is the file of FID's network (docs/evaluation.md).
 
 730,115,216 parameters. EDM's process, preconditioning and weights on latents; the network sees half of the patches and
 reconstructs the others with weight 0.1. Two million steps of 1024 with the mask, then 100,000 of 512 without

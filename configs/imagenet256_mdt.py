@@ -7,9 +7,9 @@ Image Synthesizer", its second version, and the authors' code (sail-sg/MDT: READ
     diffusion evaluate --samples=runs/mdt/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/mdt/fid.json
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
-Diffusion's autoencoder (the code trains on sd-vae-ft-mse and decodes by sd-vae-ft-ema), and INCEPTION, the file of
-FID's network (docs/evaluation.md).
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR). VAE is the folder of
+Stable Diffusion's autoencoder (the authors' code trains on sd-vae-ft-mse and decodes by sd-vae-ft-ema). INCEPTION is
+the file of FID's network (docs/evaluation.md).
 
 742,263,904 parameters. DiT's objective with a learned variance, its first term weighted by min(SNR, 5), once with all
 patches and once without 30 to 50 % of them; Adan with gradients clipped at a norm of 1.

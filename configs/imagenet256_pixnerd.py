@@ -9,8 +9,8 @@ Diffusion", and the authors' code, configs_c2i/pix256std1_repa_pixnerd_xl.yaml.
 PixNerd and PixelDiT both work on pixels without an autoencoder. The recipe is PixNerd's, since its authors' source and
 configs could be read, and PixelDiT's could not.
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), DINOV2, the folder of
-dinov2-base, and INCEPTION, the file of FID's network (docs/evaluation.md); no autoencoder.
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR), but no autoencoder.
+DINOV2 is the folder of dinov2-base. INCEPTION is the file of FID's network (docs/evaluation.md).
 
 26 blocks on patches of 16x16 pixels and a neural field of 4 layers: 700,589,219 parameters (700 million in the
 README). Flow matching at times of a logit-normal density (mean 0, deviation 1); the features after block 8 follow

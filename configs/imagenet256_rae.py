@@ -7,10 +7,10 @@ Transformers with Representation Autoencoders", and the authors' code, configs/t
     diffusion evaluate --samples=runs/rae/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/rae/fid.json
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), RAE, the folder of an
-AutoencoderRAE with DINOv2-B and statistics of each position (docs/latents.md), and INCEPTION, the file of FID's network
-(docs/evaluation.md). Latents are (16, 16, 768), 1 TB with the mirrored ones. Times are shifted by the dimension of a
-latent, 196,608 numbers beside 4096, in training and in sampling.
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR). RAE is the folder of
+an AutoencoderRAE with DINOv2-B and statistics of each position (docs/latents.md). INCEPTION is the file of FID's
+network (docs/evaluation.md). Latents are (16, 16, 768), and take 1 TB with the mirrored ones. Training and sampling
+shift times by the dimension of a latent, 196,608 numbers compared with 4096.
 
 Score: FID-50K under ADM's protocol, Euler's method along 50 times and no guidance; not measured here yet. Published is
 1.51 (the paper's abstract), after more epochs than the 80 of this recipe. The authors' rate falls from 2e-4 to 2e-5

@@ -8,12 +8,12 @@ Generative Models with Scalable Interpolant Transformers", section 3, linear int
     diffusion evaluate --samples=runs/sit/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/sit/fid.json
 
-Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
-Diffusion's autoencoder (the paper has sd-vae-ft-ema), and INCEPTION, the file of FID's network (docs/evaluation.md).
-Each picture, cropped to 256x256 as ADM's code does, gives a latent of (32, 32, 4); 84 GB with the mirrored ones. On
-several machines `launch` starts training and sampling: docs/scale.md. The statistics of the reference are computed once
-and kept; ADM's own file VIRTUAL_imagenet256_labeled.npz is a --reference, too. The whole chain runs on a dataset of
-ImageNet's layout in tests/experiments/test_imagenet_chain.py.
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR). VAE is the folder of
+Stable Diffusion's autoencoder (the paper has sd-vae-ft-ema). INCEPTION is the file of FID's network
+(docs/evaluation.md). Each picture, cropped to 256x256 as ADM's code does, gives a latent of (32, 32, 4). The latents
+take 84 GB with the mirrored ones. On several machines, `launch` starts training and sampling (docs/scale.md). The
+statistics of the reference are computed once and kept. ADM's own file VIRTUAL_imagenet256_labeled.npz can also be the
+--reference. tests/experiments/test_imagenet_chain.py runs all commands on a dataset of ImageNet's layout.
 
 Score: FID-50K under ADM's protocol, 250 evaluations of the network; not measured here yet. Published are:
 

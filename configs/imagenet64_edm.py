@@ -6,10 +6,10 @@ Generative Models", the authors' train.py --cond=1 --arch=adm.
     diffusion evaluate --samples=runs/imagenet64_edm/samples.npz --reference=imagenet2012@train --size=64 \\
         --protocol=edm --inception=inception.safetensors --out=fid.json
 
-Needed is imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where). Target: FID 1.36, the least of
-three (the paper's abstract and the README of its code), after 2.5 billion images in batches of 4,096 on 32 A100 in
-about 13 days. Differences: bfloat16 in place of float16 with a scale of 100; gradients clipped at 1; the start of the
-average; stratified noise levels in a batch. Time and score: never run; the least hours are in docs/scale.md.
+The commands need imagenet2012 as TFDS prepares it in array_record (in the folder TFDS_DATA_DIR). Target: FID 1.36, the
+least of three (the paper's abstract and the README of its code), after 2.5 billion images in batches of 4,096 on 32
+A100 in about 13 days. Differences: bfloat16 in place of float16 with a scale of 100; gradients clipped at 1; the start
+of the average; stratified noise levels in a batch. Time and score: never run; the least hours are in docs/scale.md.
 
 Presets: `imagenet64_edm:one_24gb` and `imagenet64_edm:one_80gb` (the same batch in micro-batches that one card holds)
 and `imagenet64_edm:tiny` (under a minute on two CPU cores; to see that everything works).

@@ -4,8 +4,8 @@
     diffusion sample --workdir=runs/mnist
     diffusion evaluate --workdir=runs/mnist
 
-DIR holds the dataset as TFDS prepares it (`tfds.load("mnist")`, array_record). No paper's: the network and its training
-are those of `digits`, with patches of 4x4 pixels.
+DIR holds the dataset as TFDS prepares it (`tfds.load("mnist")`, array_record). The recipe follows no paper: the network
+and its training are those of `digits`, with patches of 4x4 pixels.
 Time and score: never run on MNIST; tests run it on generated pictures in its place.
 
 Presets: `mnist:tiny` (under a minute on two CPU cores; to see that everything works).

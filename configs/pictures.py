@@ -1,4 +1,4 @@
-"""What the recipes of published trainings start from: CIFAR-10 or ImageNet, the lengths of logs and of sampling."""
+"""The shared settings of the recipes of published trainings on CIFAR-10 and ImageNet."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +46,7 @@ def size(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def aligned(hidden: int) -> tuple[dict[str, Any], ...]:
-    """REPA's term after block 8, with a projector of that many hidden features, and condition dropout."""
+    """The entries of REPA's term after block 8, with a projector of `hidden` features, and of condition dropout."""
     projector = {"name": "mlp", "hidden": hidden}
     return ({"name": "alignment", "layer": 8, "weight": 0.5, "projector": projector}, DROPPED)
 

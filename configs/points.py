@@ -1,11 +1,11 @@
-"""Class-conditional flow matching on points in the plane, three arms of a spiral: the smallest run on one's own shape.
+"""Class-conditional flow matching on points in the plane, three arms of a spiral: a small run on vectors.
 
     diffusion train --config=points --workdir=runs/points
     diffusion sample --workdir=runs/points
 
-Time: under a minute on two CPU cores. `diffusion sample` draws the samples, a colour for each arm.
+Time: under a minute on two CPU cores. `diffusion sample` writes a chart of the samples, with a colour for each arm.
 
-Points of your own, `np.savez("mine.npz", x=points)` with float32 [N, D], need this in place of the source:
+To train on your own points, float32 [N, D], write them by `np.savez("mine.npz", x=points)` and add these flags:
 `--config.data.source='{"name": "arrays", "path": "mine.npz"}' --config.model.num_classes=0
 --config.objective.wrappers='()'`.
 

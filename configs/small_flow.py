@@ -1,4 +1,4 @@
-"""What the small flows of points, series, solids, sound, proteins have in common: straight paths, AdamW, an average."""
+"""Shared settings of small flows of points, series, solids, sound and proteins: straight paths, AdamW, an average."""
 
 from ml_collections import ConfigDict
 

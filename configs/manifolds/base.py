@@ -1,4 +1,4 @@
-"""What all runs on manifolds have in common: a small network, and samples along geodesics."""
+"""The shared settings of runs on manifolds: a small network, and samples along geodesics."""
 
 from ml_collections import ConfigDict
 

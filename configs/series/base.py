@@ -1,4 +1,4 @@
-"""What all runs on series have in common: flow matching by a small transformer, on the hidden part of a series."""
+"""The shared settings of runs on series: flow matching by a small transformer, on the hidden part of a series."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""What all runs on shapes have in common: straight paths, guidance by the class, few and large samples."""
+"""The shared settings of runs on shapes: straight paths, guidance by the class, few and large samples."""
 
 from ml_collections import ConfigDict
 

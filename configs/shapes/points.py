@@ -6,7 +6,7 @@
 
 Time: 8.6 minutes of CPU, compilation included. Figures: docs/shapes.md.
 
-Meshes and clouds of your own, FOLDER/CLASS/FILE.obj (.off, .ply, .stl, .npy), need this in place of the source:
+To train on your own meshes and clouds, FOLDER/CLASS/FILE.obj (.off, .ply, .stl, .npy), add these flags:
 `--config.data.source='{"name": "mesh_clouds", "path": FOLDER}' --config.model.num_classes=N
 --config.data.split='train[:90%]' --config.evaluate.split='train[90%:]'`.
 

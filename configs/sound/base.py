@@ -1,4 +1,4 @@
-"""What all runs on sound have in common: 2,048 samples at 8 kHz, and little else to choose."""
+"""The shared settings of runs on sound."""
 
 from ml_collections import ConfigDict
 

@@ -4,8 +4,8 @@
     diffusion sample --workdir=runs/spectrum
     diffusion evaluate --workdir=runs/spectrum --metrics=sound
 
-A clip is 256 frequencies, the steps, at 8 times, the channels; as many numbers as samples. A convolution along
-frequency knows a partial wherever it lies. `diffusion sample` writes WAV files of its samples.
+A clip has 256 frequencies, its steps, at 8 times, its channels. It has as many numbers as samples. A convolution along
+the frequencies recognises a partial at any frequency. `diffusion sample` writes WAV files of its samples.
 
 Presets: `spectrum:dit` (a 1-D DiT in place of the U-Net), `spectrum:tiny` (seconds; to see that everything works).
 """

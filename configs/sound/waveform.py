@@ -5,7 +5,8 @@
     diffusion sample --workdir=runs/waveform
     diffusion evaluate --workdir=runs/waveform --metrics=sound
 
-Sixteen samples in a row are the channels of one step: 128 steps of 16 numbers. `diffusion sample` writes WAV files.
+Sixteen consecutive samples are the channels of one step, so a clip has 128 steps of 16 numbers. `diffusion sample`
+writes WAV files.
 
 Presets: `waveform:dit` (a 1-D DiT in place of the U-Net), `waveform:tiny` (seconds; to see that everything works).
 """

@@ -1,4 +1,4 @@
-"""What all students start from: their teacher's config, its weights, and its guidance."""
+"""The shared settings of students: their teacher's config, its weights, and its guidance."""
 
 import pathlib
 
@@ -56,7 +56,7 @@ def student(arg: str) -> ConfigDict:
 
     Returns:
         The teacher's config with: the teacher, guided as it samples itself; a start from its weights; an optimizer and
-        an average for short trainings; samples by multistep consistency sampling in four steps, of no further guidance.
+        an average for short trainings; multistep consistency sampling in four steps, without guidance.
 
     Raises:
         ConfigError: if there is no run in that folder.
@@ -80,8 +80,8 @@ def student(arg: str) -> ConfigDict:
 def bounded(config: ConfigDict) -> dict:
     """The teacher's parameterization with f(x, 0) = x, for students that predict the end of the flow.
 
-    The boundary of latent consistency models acts only before the first of 1000 steps, where a network of epsilon or v
-    gives x0 = x_t, whatever its output. A network of x0 does not; for it the boundary acts up to about t = 0.05.
+    The boundary of latent consistency models acts only before the first of 1000 steps. There a network of epsilon or v
+    gives x0 = x_t, whatever its output. A network of x0 does not, so for it the boundary acts up to about t = 0.05.
     """
     return {
         "name": "latent_consistency",

@@ -10,9 +10,9 @@ patches of 4), the same batches, steps and optimizer, and 35 evaluations of the 
 - diffusion: cosine schedule, v, min-SNR weights, uniform times (Nichol and Dhariwal 2021; Hang et al. 2023);
 - edm: EDM's preconditioning, weights and times, and its grid (Karras et al. 2022).
 
-A tiny network and hours on two cores give no pictures to print: what is compared is how far each gets. Distances are of
-2,000 samples to the test images, in pixels and in features of a classifier; with a file of FID's Inception network,
-`cifar10_flow_or_diffusion:FILE` adds the FID by EDM's protocol.
+A tiny network that trains for an hour gives no good pictures, but the methods can be compared. Distances are those of
+2,000 samples to the test images, in pixels and in features of a classifier. With FILE, a file of FID's Inception
+network, `cifar10_flow_or_diffusion:FILE` adds the FID by EDM's protocol.
 
 Time: a step is 0.31 s of one core, 2,000 of them with the samples and their evaluation a quarter of an hour; 9 runs,
 one on each of two cores, some 70 minutes. Figures: docs/results.md.

@@ -37,7 +37,7 @@ class Method(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """The steps that come nearest to the total."""
+        """The number of steps whose cost is nearest to the total."""
         return round(self.total / (self.passes * self.batch * ROUND)) * ROUND
 
 

@@ -1,4 +1,4 @@
-"""Diffusion of symbols: characters of prose that are replaced by masks, or by others.
+"""Diffusion of symbols: characters of prose that are replaced by masks, or by random characters.
 
     diffusion train --config=symbols/prose --workdir=runs/prose
     diffusion sample --workdir=runs/prose

@@ -1,4 +1,4 @@
-"""What all tunings start from: pictures in a folder, the model's own loss, and a short training."""
+"""The shared settings of runs that tune a model: pictures in a folder, the model's own loss, and a short training."""
 
 from ml_collections import ConfigDict
 

@@ -4,10 +4,10 @@
       --config.data.source.of.path=photos
     diffusion sample --workdir=runs/edges --prompt="a house at night" --controls=control:house-edges.png
 
-The photos have captions (docs/data.md). `--config.data.source.control.name=sketch` learns from another control. A
-second picture of one's own is a column: config.data.source = {"name": "picture_folder", ..., "condition": ("control",)}
-with the column control_file_name of metadata.csv. The learning rate 1e-5 comes from the example `train_controlnet.py`
-of diffusers.
+The photos have captions (docs/data.md). `--config.data.source.control.name=sketch` computes another control. To use
+your own second pictures, name them in the column control_file_name of metadata.csv, and set config.data.source =
+{"name": "picture_folder", ..., "condition": ("control",)}. The learning rate 1e-5 comes from the example
+`train_controlnet.py` of diffusers.
 
 Presets: `control_net:tiny` (to see that everything works).
 """

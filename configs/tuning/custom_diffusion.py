@@ -1,4 +1,4 @@
-"""Custom diffusion: teaches a new word with the keys and values of cross-attention, and pictures of the class beside.
+"""Custom diffusion: teaches a new word by its embedding and cross-attention's keys and values, with class pictures.
 
     diffusion train --config=tuning/custom_diffusion --workdir=runs/custom --config.base.path=stable-diffusion-v1-5 \\
       --config.data.source.path=photos --config.data.text.prompt="photo of a <new> dog" \\

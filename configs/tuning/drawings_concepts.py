@@ -1,4 +1,4 @@
-"""What the model of drawings is taught and forgets, a minute each: a slider of size, ESD, custom diffusion.
+"""Three tunings of the model of drawings, of about a minute each: a slider of size, ESD, custom diffusion.
 
     diffusion sample --model=drawings --prompt="a shape" -n 50 --batch_size=25 --out=runs/concepts/shapes
     diffusion train --config=tuning/drawings_concepts:slider --workdir=runs/concepts/slider

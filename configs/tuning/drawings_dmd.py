@@ -1,14 +1,16 @@
-"""DMD-LoRA of the drawings' model: distribution matching in four steps into new weights beside weights/drawings.
+"""DMD-LoRA of the drawings' model: distribution matching in four steps into a LoRA for weights/drawings.
 
     diffusion train --config=tuning/drawings_dmd --workdir=runs/drawings_dmd
     diffusion sample --workdir=runs/drawings_dmd --prompt="a red circle above a blue square"
     diffusion sample --model=drawings --lora=runs/drawings_dmd/tuning/pytorch_lora_weights.safetensors \\
         --sampler=lcm --steps=4 --guidance=1 --prompt="a red circle above a blue square"
 
-`tuning/dmd_lora` with the guidance scale and the times of the base. The file comes along as the model drawings-fast.
+The recipe is `tuning/dmd_lora` with the guidance scale and the times of the base. The file of this run is shipped as
+the model drawings-fast.
 
-Time and score (docs/students_text.md): 15 minutes beside other programs; in four steps 93.5 % of the attributes, where
-the base, the weights of commit 9c065274, has 95.7 % in 20 steps of two passes, at 0.83 times its Frechet distance.
+Time and score (docs/students_text.md): 15 minutes on cores that also ran other programs; in four steps 93.5 % of the
+attributes, where the base, the weights of commit 9c065274, has 95.7 % in 20 steps of two passes, at 0.83 times its
+Frechet distance.
 
 Presets: `drawings_dmd:tiny` (to see that everything works).
 """

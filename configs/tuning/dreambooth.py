@@ -1,4 +1,4 @@
-"""DreamBooth: teaches a subject by the whole denoiser, with pictures of its class beside, so that the class stays.
+"""DreamBooth: teaches a subject by training the whole denoiser, also on pictures of its class, so that the class stays.
 
     diffusion train --config=tuning/dreambooth --workdir=runs/dreambooth --config.base.path=stable-diffusion-v1-5 \\
       --config.data.source.path=photos --config.data.text.prompt="a photo of sks dog" \\

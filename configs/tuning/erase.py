@@ -1,4 +1,4 @@
-"""ESD: the model forgets a concept; what it makes of the concept's prompt is guided away from it.
+"""ESD: a model forgets a concept, as its prediction for the concept's prompt is guided away from the concept.
 
     diffusion sample --model=stable-diffusion-v1-5 --prompt="Van Gogh" -n 50 --out=concept
     diffusion train --config=tuning/erase --workdir=runs/erased --config.base.path=stable-diffusion-v1-5 \\

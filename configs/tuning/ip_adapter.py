@@ -1,4 +1,4 @@
-"""IP-Adapter: teaches a text-to-image model to take pictures as prompts, each picture being its own.
+"""IP-Adapter: teaches a text-to-image model to take pictures as prompts. In training each picture is its own prompt.
 
     diffusion train --config=tuning/ip_adapter --workdir=runs/ip --config.base.path=stable-diffusion-v1-5 \\
       --config.tuning.encoder=image_encoder --config.data.source.path=photos

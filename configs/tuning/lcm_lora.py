@@ -7,8 +7,8 @@
       --sampler=lcm --steps=4 --guidance=1 --prompt="a photo of a beach"
 
 Latent consistency distillation (Luo et al. 2023) with one scale of guidance, which the LoRA has built in. The base
-teaches, so that memory holds its weights once. The pictures need captions of their own (docs/data.md), the more of both
-the better: the LoRA learns from the base what a picture is, and from the folder what pictures and captions there are.
+teaches, so that memory holds its weights once. The pictures need captions of their own (docs/data.md). The more
+pictures and captions the folder has, the better: the LoRA learns only at these prompts and these pictures.
 
 `--config.objective.guidance=6.5` is the guidance scale of the base minus 1. For a base that samples at shifted times,
 such as Stable Diffusion 3, set `--config.objective.shift` and `--config.sample.shift` to its shift.

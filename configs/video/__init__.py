@@ -3,5 +3,5 @@
     diffusion train --config=video/autoencoder --workdir=runs/video_autoencoder
     python -m examples.video.demo --config=video/drawings --workdir=runs/video
 
-docs/video.md and docs/video_demo.md have what they are for.
+See docs/video.md and docs/video_demo.md.
 """

@@ -3,9 +3,9 @@
     python -m examples.video.demo --config=video/drawings --workdir=runs/video
     diffusion train --config=video/drawings --workdir=runs/clips        # the denoiser alone
 
-Clips of 8 frames of 32 x 32 pixels with one shape each. A space-time transformer reads which words the caption has, and
-a time for each frame. In half of the examples the whole clip is noised; in a quarter of them the first frame is given,
-and in a quarter the first four. So one network makes clips from captions, from pictures, and longer clips.
+Clips have 8 frames of 32 x 32 pixels with one shape each. A space-time transformer reads which words the caption has,
+and a time for each frame. Half of the examples noise the whole clip, a quarter give the first frame, and a quarter the
+first four frames. So one network makes clips from captions and from pictures, and continues clips.
 
 Time and figures: docs/video_demo.md.
 

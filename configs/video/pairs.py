@@ -2,12 +2,12 @@
 
     python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --config.data.processes=14     # on a GPU
 
-Clips of 16 frames of 48 x 48 pixels. A space-time transformer works on patches of 6 x 6 pixels of 2 frames, and
-predicts the clip. It reads the words of each shape, and a time for each frame: six of ten examples are whole clips, the
-others go on from their first frame or their first eight.
+Clips have 16 frames of 48 x 48 pixels. A space-time transformer works on patches of 6 x 6 pixels of 2 frames, and
+predicts the clip. It reads the words of each shape, and a time for each frame. Six of ten examples noise the whole
+clip. The others give the first frame or the first eight frames.
 
-The training is for a GPU: an H100 needs five and a half minutes, and two cores would need days. Its weights come along
-as the model "moving". Time and figures: docs/video_demo.md.
+The training is for a GPU: an H100 needs five and a half minutes, and two cores would need days. Its weights ship with
+the project as the model "moving". Time and figures: docs/video_demo.md.
 
 Presets: `pairs:tiny` (seconds; to see that everything works).
 """

@@ -29,19 +29,20 @@ class AheadError(RuntimeError):
     """The step cannot be compiled here; the message says why and what to do."""
 
 
-# Without these, libtpu asks a cloud's metadata server which machine it is on, and refuses a second process.
+# Without these variables, libtpu asks a cloud's metadata server which machine it is on. It also refuses a second
+# process.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 def devices(machine: Machine, topology: str) -> list[Any]:
-    """Returns the described devices of a machine, on which nothing can be put.
+    """Returns descriptions of a machine's devices. A program can be compiled for them, but no array placed on them.
 
     Args:
         machine: a machine that XLA can describe.
         topology: XLA's name for the devices, from `machines.topology_name`.
 
     Raises:
-        AheadError: without the compiler's package, or if it does not know the topology.
+        AheadError: if the compiler's package is not installed, or if it does not know the topology.
     """
     return _gpus(machine, topology) if machine.target else _tpus(topology)
 
@@ -49,8 +50,9 @@ def devices(machine: Machine, topology: str) -> list[Any]:
 def _gpus(machine: Machine, topology: str) -> list[Any]:
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         raise AheadError(
-            "--compile for a GPU needs JAX's CUDA plugin, which belongs in its own environment. Make it by python3 -m "
-            "venv cuda && cuda/bin/pip install -r requirements-cuda12.txt, and run this command with cuda/bin/python."
+            "--compile for a GPU needs JAX's CUDA plugin in an environment of its own. Make the environment by python3 "
+            "-m venv cuda && cuda/bin/pip install -r requirements-cuda12.txt, and run this command with "
+            "cuda/bin/python."
         )
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # no driver is needed to compile
     return topologies.get_topology_desc(platform="cuda", topology=topology, target_config=machine.target).devices
@@ -59,8 +61,9 @@ def _gpus(machine: Machine, topology: str) -> list[Any]:
 def _tpus(topology: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise AheadError(
-            "--compile for a TPU needs the package libtpu, which belongs in its own environment. Make it by python3 "
-            "-m venv tpu && tpu/bin/pip install -r requirements-tpu.txt, and run this command with tpu/bin/python."
+            "--compile for a TPU needs the package libtpu in an environment of its own. Make the environment by "
+            "python3 -m venv tpu && tpu/bin/pip install -r requirements-tpu.txt, and run this command with "
+            "tpu/bin/python."
         )
     kind, _, text = topology.partition(":")
     sides = [int(side) for side in text.split("x")]
@@ -71,7 +74,10 @@ def _tpus(topology: str) -> list[Any]:
     try:
         described = topologies.get_topology_desc(topology, "tpu", **(small if chips < 4 else {}))
     except jax.errors.JaxRuntimeError as error:
-        raise AheadError(f"libtpu has no slice {topology!r}: {str(error).splitlines()[0]}.") from error
+        raise AheadError(
+            f"libtpu has no slice {topology!r}: {str(error).splitlines()[0]}. Choose another number of --devices, e.g. "
+            "a power of 2."
+        ) from error
     return described.devices
 
 
@@ -79,9 +85,10 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh, machine: Machine)
     """Compiles the step of `build(mesh)` for a mesh over described devices of a machine.
 
     Returns:
-        {"seconds": the time of compilation, "fits": whether there is room in the memory; "error": why there is none;
-        else, in bytes on each device, "arguments", "outputs", "aliased" (outputs in the place of arguments),
-        "temporaries", "peak", and "collectives": {kind: bytes sent by each device in a step}}.
+        {"seconds": the time of compilation, "fits": whether the program fits in the memory}. If it does not fit,
+        "error" says why. If it does, the dict also has, in bytes on each device, "arguments", "outputs", "aliased"
+        (outputs that take the place of arguments), "temporaries", "peak", and "collectives": {kind: bytes that each
+        device sends in a step}.
     """
     with as_on(machine.platform):
         program = build(mesh)
@@ -97,7 +104,7 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh, machine: Machine)
     spent = time.perf_counter() - began
     memory = compiled.memory_analysis()
     peak = memory.peak_memory_in_bytes
-    if peak > machine.memory:  # the compiler for GPUs only warns
+    if peak > machine.memory:  # the compiler for TPUs raises an error, the one for GPUs only warns
         error = f"the program needs {peak / 1e9:.1f} GB at its peak, and a device has {machine.memory / 1e9:.0f} GB"
         return {"seconds": spent, "fits": False, "error": error}
     return {

@@ -1,8 +1,8 @@
 """Estimates the memory, operations, collectives and time of a run per device, from its config.
 
-The bytes of the state are exact: they follow from the shapes and shardings that the run itself uses. All else is an
-estimate by the formulas of `diffusion.models.budget` for a step that evaluates the model once, forward and backward;
-`traced` plans every other step.
+The bytes of the state are exact, as they follow from the shapes and shardings that the run itself uses. All other
+figures are estimates by the formulas of `diffusion.models.budget`, which hold for a step that evaluates the model once,
+forward and backward. `traced` plans every other step.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Work(NamedTuple):
 
 
 def as_on(platform: str) -> contextlib.AbstractContextManager:
-    """A context in which `jax.default_backend()` names that platform: what a network computes may depend on it."""
+    """A context in which `jax.default_backend()` returns a platform, as some networks choose their kernels by it."""
     return mock.patch.object(jax, "default_backend", lambda: platform)
 
 
@@ -66,16 +66,19 @@ def _parameters_are_split(work: Work) -> bool:
 
 
 def memory_by_part(work: Work, platform: str) -> dict[str, float]:
-    """Returns the bytes that each part of a step holds on each device of a platform ("gpu", "tpu", "cpu"), at most.
+    """Returns the most bytes that each part of a step holds on each device of a platform ("gpu", "tpu" or "cpu").
 
-    parameters, optimizer, average    exact
-    others                            exact: parameters of a teacher, an encoder and a second player, with the state of
-                                      its optimizer
-    activations                       what a micro-batch leaves for its backward pass
-    gradients                         float32, split as the parameters; twice when they are summed
-    copies                            parameters in the compute type
-    layer                             a layer's gathered parameters and their gradients, in the compute type
-    working                           what a layer keeps without rematerialisation: computed again, or cotangents
+    The bytes of the first four parts are exact, those of the others are estimates:
+
+        parameters, optimizer, average    the state of training
+        others                            parameters of a teacher, an encoder and a second player, and the state of the
+                                          second player's optimizer
+        activations                       arrays that a micro-batch keeps for its backward pass
+        gradients                         gradients in float32, split as the parameters; twice if micro-batches are
+                                          summed
+        copies                            parameters in the compute type
+        layer                             a layer's gathered parameters and their gradients, in the compute type
+        working                           arrays of one layer: recomputed activations, or cotangents
     """
     model = work.model
     mesh = work.mesh.shape
@@ -104,7 +107,7 @@ TEMPORARY = ("gradients", "copies", "layer", "working")
 
 
 def operations(work: Work) -> dict[str, float]:
-    """Returns the operations of a step of the whole job: the model's, and what rematerialisation adds."""
+    """Returns the operations of a step of the whole job: {"model", "recomputed": those of rematerialisation}."""
     return {
         "model": work.batch_size * train_flops(work.model, work.shape),
         "recomputed": work.batch_size * recomputed_flops(work.model, work.shape),
@@ -112,7 +115,7 @@ def operations(work: Work) -> dict[str, float]:
 
 
 def collectives(work: Work, machine: Machine) -> list[collective_formulas.Collective]:
-    """Returns what each device sends in a step."""
+    """Returns the collectives of a step, each with the bytes that a device sends."""
     return collective_formulas.collectives(
         work.target.params,
         work.target.ema,
@@ -149,14 +152,16 @@ def passed(work: Work, machine: Machine) -> Passes:
 def seconds(work: Work, machine: Machine) -> dict[str, float]:
     """Returns the seconds of a step as XLA compiles it, if each kernel runs at the peaks of the data sheet.
 
-    Products take turns with passes over arrays ("memory"). Collectives that XLA starts early run beside both, at best;
-    all others take turns with them. A real step is longer, for no program reaches the peaks. The model's utilisation is
-    model FLOPs / (seconds x devices x peak), by the peak of bfloat16 for float32 and fp8 too.
+    Products run in turn with passes over arrays ("memory"). Collectives that XLA starts early run, at best, at the same
+    time as both. All other collectives run in turn with them. A real step takes longer, as no program reaches the
+    peaks. The model's utilisation (MFU) is model FLOPs / (seconds x devices x peak), where the peak is that of bfloat16
+    for every compute type.
 
     Returns:
-        {"compute", "memory", "network": the seconds of each; "exposed": those of collectives beside which no kernel
-        runs; "overlapped": the step, if early collectives cost nothing as long as kernels run; "in_turn": the step, if
-        none of them ran beside kernels; "mfu_overlapped", "mfu_in_turn"}.
+        {"compute", "memory", "network": the seconds of each; "exposed": the seconds of the collectives during which no
+        kernel runs; "overlapped": the seconds of the step if early collectives cost nothing while kernels run;
+        "in_turn": the seconds of the step if collectives and kernels never run at the same time; "mfu_overlapped",
+        "mfu_in_turn": the utilisation in these two cases}.
     """
     needed = operations(work)
     operated = sum(needed.values()) / work.mesh.size
@@ -182,5 +187,5 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
 
 
 def fits(parts: Mapping[str, float], machine: Machine) -> bool:
-    """Whether the parts of memory leave a tenth of the memory free, see `machines.USABLE`."""
+    """Whether the parts leave a tenth of a machine's memory free, see `machines.USABLE`."""
     return sum(parts.values()) <= USABLE * machine.memory

@@ -11,19 +11,19 @@ from diffusion.experiments.planning import gpu_targets
 class Passes(NamedTuple):
     """The number of passes of a compiled training step over each kind of array, besides its matrix products.
 
-    A pass reads or writes an array once, and takes the time of its bytes divided by the bandwidth of the memory. What
-    XLA hides behind products does not count, nor what stays in a cache or in a TPU's scratch memory, so that the
-    numbers differ by machine. `python -m benchmarks.programs.planned` fits them to the compiled programs of
-    docs/programs.json.
+    A pass reads or writes an array once. Its time is the bytes of the array divided by the bandwidth of the memory. The
+    numbers differ by machine, as they leave out passes that run during products, and passes over arrays that stay in a
+    cache or in a TPU's scratch memory. `python -m benchmarks.programs.planned` fits the numbers to the compiled
+    programs of docs/programs.json.
 
     Attributes:
         state: passes over parameters, optimizer and averages on a device.
         weights: passes over the kernels of all layers in the compute type, as a device uses them.
         tokens: passes over the tokens of all layers, [examples on a device, tokens, width] in the compute type.
         scores: passes over the scores of attention in float32, where attention is not fused.
-        exchanged: passes over what an all-to-all sends, before and after it.
-        windows: further passes over the tokens, where a TPU's products take the kernels in turns, beside their
-            permutes.
+        exchanged: passes over the arrays that an all-to-all sends, before and after it.
+        windows: further passes over the tokens, where a TPU's products use one shard of the kernels after the other,
+            while the next shard is sent.
     """
 
     state: float
@@ -34,15 +34,17 @@ class Passes(NamedTuple):
     windows: float
 
 
-# The state by the arrays of its update (docs/programs.md); the tokens between S/2's 98 and XL/2's 90.
+# The passes over the state are counted from its update (docs/programs.md). Those over the tokens lie between the 98 of
+# S/2 and the 90 of XL/2.
 GPU = Passes(state=2.75, weights=0.0, tokens=94.0, scores=0.0, exchanged=0.0, windows=0.0)
 V5P = Passes(state=3.6, weights=4.9, tokens=25.3, scores=17.0, exchanged=12.1, windows=73.2)
-# Fitted to two compiled steps, both over a whole torus; state, exchanged and windows are the v5p's.
+# Fitted to two compiled steps, both over a whole torus. These steps do not determine state, exchanged and windows, so
+# these are the v5p's.
 V6E = Passes(state=3.6, weights=7.2, tokens=0.0, scores=0.0, exchanged=12.1, windows=73.2)
 
 
 class Machine(NamedTuple):
-    """One kind of device by its data sheet; rates are peaks, per second and in one direction."""
+    """One kind of device by its data sheet. Rates are peaks, per second and in one direction."""
 
     platform: str  # JAX's name, "gpu" or "tpu"
     kind: str  # pattern of `jax.Device.device_kind`, which no other machine's devices match
@@ -106,11 +108,11 @@ MACHINES = {
 }
 
 
-# Passes of the matrix units that a product of float32 takes beside one of bfloat16, by its precision. A GPU has
-# TensorFloat-32 at half the rate, and its vector units for "highest" (67 of 989 TFLOP/s on an H100); a TPU computes
-# it by one, three or six products of bfloat16.
+# How many times the time of a bfloat16 product a float32 product takes, by its precision. A GPU computes it in
+# TensorFloat-32 at half the rate, and for "highest" on its vector units (67 instead of 989 TFLOP/s on an H100). A TPU
+# computes it by one, three or six products of bfloat16.
 FLOAT32 = {"gpu": {"default": 2.0, "high": 2.0, "highest": 14.8}, "tpu": {"default": 1.0, "high": 3.0, "highest": 6.0}}
-USABLE = 0.9  # share of a device's memory that a plan may fill; the rest is for the compiler's own and for fragments
+USABLE = 0.9  # share of a device's memory that a plan may fill; fragmentation and the compiler's buffers take the rest
 
 
 def product_rate(machine: Machine, dtype: str) -> float:
@@ -131,10 +133,10 @@ def product_seconds(machine: Machine, operations: float, dtype: str, in_fp8: flo
 
 
 def refusal(machine: Machine, products: str) -> str:
-    """Why a machine computes no products of the type `config.train.products`; "" where it does."""
+    """The reason why a machine computes no products of the type `config.train.products`; "" if it computes them."""
     if products != "fp8" or machine.fp8 > 1:
         return ""
-    return "config.train.products = 'fp8', and XLA has products in fp8 on NVIDIA GPUs from Ada and Hopper on alone"
+    return "config.train.products = 'fp8', but XLA computes products in fp8 only on NVIDIA GPUs from Ada and Hopper on"
 
 
 def machine_of(kind: str) -> str | None:
@@ -145,8 +147,9 @@ def machine_of(kind: str) -> str | None:
 def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, ...]) -> float:
     """Returns the bytes a second that each device of a group can send, one way; an estimate.
 
-    NVLink connects the 8 GPUs of a node. A group over several nodes sends by the network cards of all its members in a
-    node. On a TPU a group of n of N devices uses log(n) / log(N) of the torus's dimensions, rounded, at least one.
+    NVLink connects the 8 GPUs of a node. A group that spans several nodes uses the network cards of all its members in
+    each node. On a TPU, a group of n of N devices uses log(n) / log(N) of the torus's dimensions, rounded, and at least
+    one.
 
     Args:
         machine: the device's data sheet.
@@ -166,15 +169,19 @@ def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, .
 
 
 def topology_name(machine: Machine, devices: int) -> str:
-    """Returns XLA's name for that many devices: the squarest slice of a TPU, "v5p:4x4x4"; nodes of GPUs, "1x2x8"."""
+    """Returns XLA's name for a number of devices: the most cubic slice of a TPU ("v5p:4x4x4"), or GPU nodes ("1x2x8").
+
+    Raises:
+        ValueError: if the GPUs do not fill whole nodes, or XLA has no description of the machine.
+    """
     if machine.target:
         node = min(devices, machine.neighbours)
         if devices % node:
-            raise ValueError(f"{devices} GPUs do not fill whole nodes of {node}.")
+            raise ValueError(f"{devices} GPUs do not fill whole nodes of {node}. Choose a multiple of {node}.")
         return f"1x{devices // node}x{node}"
     if not machine.topology:
         known = ", ".join(name for name, other in MACHINES.items() if other.topology or other.target)
-        raise ValueError(f"XLA has no description of this machine. Valid: {known}.")
+        raise ValueError(f"XLA has no description of this machine to compile for. Valid for --machine: {known}.")
     sides = []
     rest = devices
     for left in range(machine.torus, 0, -1):

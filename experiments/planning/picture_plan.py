@@ -1,8 +1,8 @@
 """The memory and the shortest time for generating pictures with a text-to-image model, without its weights.
 
 The programs of a request are traced as they would run: the text encoders once, the whole trajectory, and the decoder.
-Operations are counted in the traces; bytes of weights are exact. A roofline takes, of each part, the longer of its
-operations at the peak of the data sheet and of its weights read from memory once for each evaluation.
+Operations are counted in the traces. The bytes of the weights are exact. The time of each part is a roofline: the
+longer of its operations at the peak of the data sheet, and of reading its weights from memory once for each evaluation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,19 +26,19 @@ from diffusion.text_to_image.requests import Request
 
 
 def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bfloat16") -> dict[str, Any]:
-    """Returns what `batch_size` pictures of a model need, and their time.
+    """Plans a request for pictures: the memory and the operations that it needs, and its time on each machine.
 
     Args:
-        folder: the model's folder, see `text_to_image.load`; its configs and tokenizers are enough.
+        folder: the model's folder, see `text_to_image.load`; the configs and tokenizers are enough.
         request: the request for pictures, without attachments.
-        names: keys of `MACHINES`.
+        names: the machines, keys of `MACHINES`.
         dtype: the type in which the denoiser and the text encoders compute.
 
     Returns:
         {"model", "size", "pictures", "evaluations", "weights": {network: bytes}, "flops": {part: operations}, "trace":
-        the most bytes that the traced programs hold beside the weights, "machines": {name: {"hbm_bytes", "seconds":
-        {part: seconds}, "fits", "fits_alone"}}}; "fits_alone" leaves out the text encoders, which a program may have
-        dropped when the trajectory begins.
+        the most bytes that the traced programs hold in addition to the weights, "machines": {name: {"hbm_bytes",
+        "seconds": {part: seconds}, "fits", "fits_alone"}}}. "fits_alone" says whether the model fits without the text
+        encoders, which a program can free before the trajectory.
 
     Raises:
         FileNotFoundError, ValueError: as `text_to_image.load` and `generate`.
@@ -130,7 +130,7 @@ def show(planned: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, *map(in_seconds, spent.values()), in_seconds(sum(spent.values())), fits)
     console.print(table)
     console.print(
-        "Times at the bfloat16 peak of the data sheet, which no program reaches. Temporary bytes are of attention "
-        "that stores its weights, as on a CPU; a fused one holds less.",
+        "The times assume the bfloat16 peak of the data sheet, which no program reaches. The temporary bytes assume "
+        "that attention stores its weights, as on a CPU. Fused attention needs less.",
         soft_wrap=True,
     )

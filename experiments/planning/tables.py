@@ -42,7 +42,7 @@ CALIBRATED = (
 
 
 def in_bytes(size: float) -> str:
-    """Returns bytes in a unit that fits, by powers of ten: "812 MB", "3.41 GB"."""
+    """Returns a number of bytes in a decimal unit: "812 MB", "3.41 GB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
@@ -50,7 +50,7 @@ def in_bytes(size: float) -> str:
 
 
 def in_seconds(seconds: float) -> str:
-    """Returns a time in a unit that fits: "12.3 ms", "1.52 s"."""
+    """Returns a time in seconds or milliseconds: "12.3 ms", "1.52 s"."""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
@@ -72,8 +72,8 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
         total = sum(entry["memory"].values())
         if not entry["fits"]:
             say(
-                f"{name}: does not fit: {in_bytes(total)} (estimate), of {in_bytes(entry['hbm_bytes'])}, of which a "
-                f"tenth stays free. What to change: {entry['change']}."
+                f"{name}: the run does not fit. It needs {in_bytes(total)} (estimate) of "
+                f"{in_bytes(entry['hbm_bytes'])}, of which a tenth must stay free. To make it fit: {entry['change']}."
             )
         if entry["refused"]:
             say(f"{name}: the run would be refused there: {entry['refused']}.")
@@ -122,13 +122,13 @@ def _work_table(plan: Mapping[str, Any]) -> Table:
 
 
 def _network(name: str) -> str:
-    """The platform of a machine, and its torus, by whose dimensions XLA chooses collectives."""
+    """The platform of a machine and its torus, since XLA chooses collectives by the torus's dimensions."""
     machine = MACHINES[name]
     return f"{machine.platform}, {machine.torus}D torus" if machine.torus else machine.platform
 
 
 def _time_table(machines: Mapping[str, Mapping]) -> Table:
-    """Seconds of a step by resource, and together."""
+    """The seconds of a step by resource, and of the whole step."""
     table = Table("estimated time")
     for title in ("compute", "memory traffic", "network", "whole step", "MFU", "memory used"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,9 +1,9 @@
-"""Estimates the needs of any run, from the trace of its step.
+"""Estimates the memory, operations and time of any run, from the trace of its step.
 
-The bytes of the state are exact. The step is traced as it will run, and not computed: its operations are counted in the
-trace, and its temporary memory is the most that arrays of the trace take at once. Of these each device holds its part
-of the batch, and the gradients of the parameters that it holds. XLA fuses operations, and then needs less. A DiT whose
-objective evaluates it once has formulas, which say more: `estimate`.
+The bytes of the state are exact. The step is traced as it will run, without computing it. Its operations are counted in
+the trace. Its temporary memory is the most that arrays of the trace take at once: each device holds its part of the
+batch, and the gradients of its parameters. XLA needs less where it fuses operations. A DiT that its objective evaluates
+once is planned by the more detailed formulas of `estimate`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ from diffusion.recipe.values import config_hash
 from diffusion.training import sharding
 
 CHANGES = {
-    False: "--config.train.accumulate cuts the batch, --config.model.remat computes activations again where the "
-    "network has it, and more devices with --config.mesh.fsdp split the state",
-    True: "--config.base.dtype=bfloat16 halves the base, --config.train.accumulate cuts the batch, and more devices "
-    "with --config.mesh.fsdp split both",
+    False: "--config.train.accumulate splits the batch into micro-batches, --config.model.remat recomputes activations "
+    "where the network has this field, and more devices with --config.mesh.fsdp split the state",
+    True: "--config.base.dtype=bfloat16 halves the base, --config.train.accumulate splits the batch into "
+    "micro-batches, and more devices with --config.mesh.fsdp split the base and the state",
 }  # by whether the run tunes a base
 
 
@@ -35,8 +35,8 @@ class Step(NamedTuple):
     Attributes:
         mesh: the mesh.
         program: the program of the run.
-        operations: the floating-point operations of a step, of the whole job; the mean over steps where the model rests
-            in some, while the second player acts.
+        operations: the floating-point operations of a step, of the whole job; the mean over steps if only the second
+            player is updated in some of them.
         in_fp8: the operations of a step that are products in fp8.
     """
 
@@ -63,7 +63,7 @@ def step_of(recipe: Recipe, devices: int) -> Step:
     """
     mesh = programs.mesh_of(recipe.config, jax.devices()[:devices])
     planned = recipe.config.copy_and_resolve_references()
-    planned.train.accumulate = recipe.config.train.accumulate or 1  # the rule's number would be that of the CPU here
+    planned.train.accumulate = recipe.config.train.accumulate or 1  # for 0 the rule would choose by the CPU here
     step = Step(mesh, programs.build(recipe.with_parts(config=planned), mesh), 0)
 
     def counted(in_fp8: bool) -> int:
@@ -78,16 +78,16 @@ def step_of(recipe: Recipe, devices: int) -> Step:
 
 
 def plan(recipe: Recipe, step: Step, names: Sequence[str]) -> dict[str, Any]:
-    """Returns everything that is known of a run before it is started.
+    """Plans a run from its traced step.
 
     Args:
         recipe: the recipe of the run, for a shape of examples.
-        step: its step on the mesh.
-        names: keys of `MACHINES`.
+        step: the run's step on the mesh.
+        names: the machines, keys of `MACHINES`.
 
     Returns:
-        As `experiments.plan.plan`, where "flops" has one entry, "step", and "memory" has "gradients" and "trace",
-        and for a tuned base "base".
+        The dict of `experiments.plan.plan`, where "flops" has one entry, "step", and "memory" has "gradients", "trace"
+        and, if the run tunes a base, "base".
     """
     config, mesh, program = recipe.config, step.mesh, step.program
     parts = _memory(step)
@@ -112,7 +112,7 @@ def _memory(step: Step) -> dict[str, float]:
     """The bytes of each part on each device."""
     program, mesh, target = step.program, step.mesh, step.program.target
     trace = jax.make_jaxpr(program.jitted)(*step.arguments).jaxpr
-    # What a step holds beside what it is given, of the whole batch and of all devices; a mesh cuts the batch.
+    # These bytes, in addition to the step's arguments, are those of the whole batch on all devices.
     beside = max(peak_memory.peak(trace) - peak_memory.held(step.arguments), 0)
     copies = 2 if program.micro_batches > 1 else 1  # of the gradients, which a mesh splits as the parameters alone
     base = {"base": local_bytes(target.unsaved)} if program.tuned is not None else {}

@@ -1,9 +1,9 @@
-"""A single file, with the folder of a pipeline of its architecture, becomes a pipeline: for experiments.convert.
+"""Makes a pipeline of a single file and the folder of a pipeline of the same architecture, for experiments.convert.
 
     diffusion convert --source=finetuned.safetensors --base=stable-diffusion-v1-5 --out=finetuned
     diffusion sample --model=finetuned --prompt="a cat"
 
-The networks are the file's; the tokenizers, the scheduler, and what the file lacks are the folder's.
+The file's networks replace those of the folder. The tokenizers, the scheduler and all other networks are the folder's.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
     """{folder's name: (family's name, module)} of the known networks of a pipeline's folder; reads only configs.
 
     Raises:
-        FileNotFoundError: if none lies there.
+        FileNotFoundError: if the folder holds no known network.
     """
     modules = {}
     for path in sorted(base.glob("*/config.json")):
@@ -32,22 +32,20 @@ def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
         if (name := config.get("_class_name") or (config.get("architectures") or [""])[0]) in FAMILIES:
             modules[path.parent.name] = (name, folders.built(FAMILIES[name], config))
     if not modules:
-        raise FileNotFoundError(
-            f"{base}: it has no folder of a known network. Valid for --base: the folder of a pipeline."
-        )
+        raise FileNotFoundError(f"{base} has no folder of a known network. Valid for --base: the folder of a pipeline.")
     return modules
 
 
 def networks_of(base: pathlib.Path) -> dict[str, nn.Module]:
-    """The known networks of a pipeline's folder by their folders, as `folders.recognise` takes them."""
+    """The known networks of a pipeline's folder, named by their folders, for `folders.recognise`."""
     return {f"that of {base / part}": module for part, (_, module) in modules_of(base).items()}
 
 
 def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
-    """The denoiser's prediction, from a file and the folder of a pipeline.
+    """The prediction of the denoiser, by the scheduler of a pipeline's folder.
 
     Raises:
-        Refusal: if they contradict each other.
+        Refusal: if the file states another prediction.
     """
     process = schedulers.read(opener.read_table(base / "scheduler" / "scheduler_config.json"))
     said = stated.prediction(source)
@@ -68,20 +66,20 @@ def pipeline(
     dtype: str = "float32",
     license: str = "",
 ) -> list[str]:
-    """Writes the folder of a pipeline, with a file's numbers in a dtype; returns the names of the file's parts.
+    """Writes the folder of a pipeline with the networks of a file; returns the names of the parts that these replace.
 
     Args:
-        source: the single file, for what it says of itself and messages.
-        networks: (name, module, params) of those in it, from `convert.networks`.
-        base: folder of a pipeline with networks of the same sizes.
+        source: the single file, whose statements about itself are checked, and which messages name.
+        networks: (name, module, params) of the networks in the file, from `convert.networks`.
+        base: the folder of a pipeline with networks of the same sizes.
         out: the folder to write, which must not exist.
-        dtype: type of the written numbers.
+        dtype: the type of the written numbers.
         license: the license for the model card; "" for the license of the source or of the base.
 
     Raises:
         FileExistsError: if `out` exists.
-        Refusal: if the two contradict each other on the denoiser's prediction.
-        Mismatch: if a network of the file is in no part of the base.
+        Refusal: if the file states another prediction of the denoiser than the base's scheduler.
+        Mismatch: if the parameters of a network fit no part of the base.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder, or remove it first.")

@@ -1,15 +1,15 @@
-"""Trained parts as a text-to-image model: one folder with model_index.json.
+"""Writes trained parts as a text-to-image model: one folder with model_index.json.
 
     FOLDER/model_index.json     PixArtSigmaPipeline
     FOLDER/tokenizer            CLIP's kind of vocabulary
     FOLDER/text_encoder         CLIP's text tower
     FOLDER/transformer          PixArt's transformer, a flow that predicts x0
     FOLDER/vae                  the KL autoencoder, whose latents have mean 0 and variance 1 in each channel
-    FOLDER/scheduler            how the run samples: DPM-Solver++ on the times of a flow; Euler's method, which is its
+    FOLDER/scheduler            the run's sampler: DPM-Solver++ on the times of a flow; Euler's method, which is its
                                 first order; or the steps of a student that jumps to the data
     FOLDER/sampling.json        steps and guidance of the run's own samples
 
-diffusers opens it too, but for the last kind of student, whose scheduler is our own.
+diffusers also opens such a folder, except that of a student that jumps to the data, whose scheduler is our own.
 """
 
 import pathlib
@@ -50,7 +50,7 @@ PLUS = {
     "lower_order_final": True,
     "final_sigmas_type": "zero",
 }
-FIRST_ORDER = ("ddim", "euler")  # one and the same for a flow
+FIRST_ORDER = ("ddim", "euler")  # both compute the same steps for a flow
 X0 = {"name": "x0", "clock": {"name": "time", "scale": 1000.0}}
 INDEX = {
     "_class_name": "PixArtSigmaPipeline",
@@ -62,7 +62,11 @@ INDEX = {
 
 
 def load(folder: str | pathlib.Path) -> text_to_image.TextToImage:
-    """The model of a folder, or of a name such as "drawings"; a `ConfigError` if there is no such model."""
+    """The model of a folder, or of a name such as "drawings".
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
     try:
         return text_to_image.load(folder_of(folder))
     except (FileNotFoundError, ValueError) as error:
@@ -70,17 +74,20 @@ def load(folder: str | pathlib.Path) -> text_to_image.TextToImage:
 
 
 def folder_of(model: str | pathlib.Path) -> pathlib.Path:
-    """The folder of a model, by its path or by the name of one that travels with the project.
+    """The folder of a model, by its path or by the name of a model that ships with the project.
 
     Raises:
-        ConfigError: for other files than those that travel under this name.
+        ConfigError: if the model of this name cannot be loaded, or its files are not the shipped ones.
     """
     with as_config_errors():
         return shipped_models.folder_of_prompts(model)
 
 
 def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:
-    """The network of a run, by its moving average: (module, its parameters, the run's config).
+    """The network of a run, with its averaged parameters.
+
+    Returns:
+        (module, parameters, the run's config).
 
     Raises:
         WorkdirError, CheckpointError: if the folder holds no run, or no sound checkpoint.
@@ -112,7 +119,10 @@ def image_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
 def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -> latent_space.Scaling:
     """Writes the autoencoder of a run, with latents of mean 0 and variance 1 in each channel.
 
-    They are measured on `number` of its training pictures; returns the scale and the shift of each channel before.
+    The mean and the variance are measured on `number` of its training pictures.
+
+    Returns:
+        The scale and the shift of each channel before.
     """
     module, params, scaling = measured(run, number)
     with files.whole_folder(out) as new:
@@ -132,15 +142,19 @@ def measured(run: str | pathlib.Path, number: int) -> tuple[Any, Any, latent_spa
 
 
 def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scaling) -> Any:
-    """Parameters of the same autoencoder with latents s (z - m), measured scale s and shift m, by two convolutions.
+    """Parameters of the same autoencoder with latents s (z - m), for the measured scale s and shift m.
 
-    These are of one pixel. Pipelines of PixArt know one scale for all channels and no shift: both go into the network.
+    Pipelines of PixArt have one scale for all channels and no shift. The two convolutions of one pixel around the
+    latents therefore take in the scale and the shift.
 
     Raises:
-        ValueError: for an autoencoder without these convolutions.
+        ValueError: if the autoencoder has no such convolutions.
     """
     if not all(module.convs):
-        raise ValueError("an autoencoder without convolutions around its latents cannot change their scale")
+        raise ValueError(
+            "the autoencoder has no convolutions around its latents that could take in their scale. Train one with "
+            "both: config.model.quantization_convs = True."
+        )
     s, m = (jnp.asarray(x, jnp.float32) for x in measured)
     into = params["moments_conv"]
     out = params["latents_conv"]
@@ -157,10 +171,13 @@ def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scal
 def pipeline(
     run: str | pathlib.Path, out: str | pathlib.Path, parts: Mapping[str, pathlib.Path], license: str = ""
 ) -> None:
-    """Writes the folder of a text-to-image model of a run that trained "pixart"; replaces a folder that is there.
+    """Writes the folder of a text-to-image model of a run that trained "pixart".
 
-    `parts` are the folders of the text_encoder, the tokenizer and the vae; `license` is the model card's license, ""
-    for unknown.
+    Args:
+        run: the run folder.
+        out: the folder to write; an existing one is replaced.
+        parts: the folders of the text_encoder, the tokenizer and the vae.
+        license: the license for the model card; "" for unknown.
 
     Raises:
         ConfigError: if the run trained another network, or no flow that the scheduler samples.
@@ -180,8 +197,8 @@ def pipeline(
 def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the scheduler that samples as a run does.
 
-    Students that jump to the data take the steps of multistep consistency sampling, runs with a first-order method the
-    steps of Euler's method, and all others the steps of second-order DPM-Solver++.
+    Students that jump to the data use multistep consistency sampling. Runs with a first-order method use Euler's
+    method. All others use second-order DPM-Solver++.
 
     Raises:
         ConfigError: if the run trains another network, or no flow that a scheduler samples.
@@ -213,7 +230,7 @@ def write(
     parts: Mapping[str, pathlib.Path],
     card: model_card.Card | None = None,
 ) -> None:
-    """Writes the folder of a text-to-image model: its denoiser, how it is sampled, its parts' folders, and its card."""
+    """Writes the folder of a text-to-image model: its denoiser, scheduler, sampling.json, other parts and card."""
     library = "diffusion" if scheduler["_class_name"] == schedulers.OURS else "diffusers"
     contents = {
         "scheduler/scheduler_config.json": scheduler,
@@ -232,9 +249,14 @@ def write(
 
 
 def write_model(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
-    """Writes RUN/model, of a run on captions and the parts that made its data; returns the folder.
+    """Writes RUN/model from a run on captions and the parts that made its data.
 
-    `license` is the model card's license, "" for unknown.
+    Args:
+        run: the run folder.
+        license: the license for the model card; "" for unknown.
+
+    Returns:
+        The folder.
 
     Raises:
         ConfigError: as `pipeline`, and if a part is missing, or the run learned from another one.
@@ -254,12 +276,15 @@ def write_model(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
     }
     for name, folder in parts.items():
         if not folder.is_dir():
-            raise ConfigError(f"{run} learned from {read_by}, but {folder}, the {name} of the model, does not exist.")
+            raise ConfigError(
+                f"{run} learned from {read_by}, but {folder}, the {name} of the model, does not exist. Move the folder "
+                "back there, or make it again with the same settings."
+            )
     _, params = interchange.load(parts["text_encoder"])
     if captions.encoder_fingerprint(params) != captions.description_of(read_by)["encoder"]:
         raise ConfigError(
-            f"{parts['text_encoder']} is not the text encoder that wrote {read_by}, from which {run} learned: it has "
-            "been trained further since."
+            f"{parts['text_encoder']} is not the text encoder that wrote {read_by}, from which {run} learned; it was "
+            "written again since. Encode the captions again with it, and train the run anew."
         )
     pipeline(run, run / "model", parts, license)
     return run / "model"

@@ -1,4 +1,4 @@
-"""All that is known of a compiled program without running it, as one dict that can be kept as JSON."""
+"""The figures of a compiled program that are known without running it, as one dict that can be written as JSON."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ from diffusion.experiments.planning.compiled.kernels import Kernel, kernels
 from diffusion.experiments.planning.machines import Machine
 
 ROOT = pathlib.Path(__file__).parents[4]
-# Operations outside the matrix units, one for each value of the result: what XLA's own count calls FLOPs.
+# Operations outside the matrix units. XLA's own count of FLOPs has one for each value of the result.
 ARITHMETIC = {
     "add",
     "subtract",
@@ -55,9 +55,9 @@ def analyse(text: str, machine: Machine, devices: int, model_flops: float, root:
         text: `compiled.as_text()`.
         machine: the machine that the program is compiled for.
         devices: the number of devices that run it together.
-        model_flops: the model's operations in one run of the program on all devices, without any that are computed
-            again; utilisation counts these.
-        root: folder of the Python files whose lines are named.
+        model_flops: the model's operations in one run of the program on all devices, without repeated ones;
+            utilisation counts these.
+        root: the folder of the Python files whose lines are named.
 
     Returns:
         The figures of one run on each device: {"kernels", "flops", "tensor_share": the share of the FLOPs in products
@@ -101,7 +101,7 @@ def analyse(text: str, machine: Machine, devices: int, model_flops: float, root:
 
 
 def elementwise(run: Iterable[Kernel]) -> int:
-    """Operations outside the products: one for each value that is made, or summed."""
+    """The number of operations outside the products: one for each value that is computed, or summed."""
     total = 0
     for kernel in run:
         for instruction, computation in kernel.inside:

@@ -113,5 +113,5 @@ def _group(attributes: str, devices: int) -> int:
             group *= int(part) if part else sizes[name]
         return group
     if match := re.search(r"replica_groups=(?!\{\})\S+", attributes):
-        raise ValueError(f"{match.group()} states the number of devices in a group in a form that is not known.")
+        raise ValueError(f"{match.group()} states the devices of a group in a form that this parser does not know.")
     return devices

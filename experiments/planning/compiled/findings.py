@@ -1,6 +1,6 @@
 """The costs in a compiled program, each with the lines of Python that it comes from.
 
-Entries of one kind, type and place are one: their bytes, operations and times are summed.
+Entries of the same kind, type and place are merged: their bytes, operations and times are summed.
 """
 
 import collections
@@ -21,7 +21,7 @@ FUSED_ATTENTION = re.compile(
 )
 ATTENTION = "diffusion/models/layers/attention.py"
 SHOWN = 3  # lines of Python of an entry: the innermost of this repository and their callers
-MOVES = {  # what only moves values, and how it is called here; of several in one kernel, the first
+MOVES = {  # operations that only move values, by their name here; a kernel with several has the first one's name
     "transpose": "transpose",
     "dynamic-update-slice": "row into a stack",
     "dynamic-slice": "row of a stack",
@@ -35,7 +35,7 @@ MOVES = {  # what only moves values, and how it is called here; of several in on
     "broadcast": "fill",
     "convert": "cast",
 }
-UNSEEN = {"bitcast", "reshape", "iota", "compare", "select"}  # beside a move, of scalars or masks
+UNSEEN = {"bitcast", "reshape", "iota", "compare", "select"}  # operations on indices and masks that accompany a move
 
 
 class Place(NamedTuple):

@@ -147,7 +147,7 @@ def parse(text: str) -> Module:
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    """Reads an instruction from the text behind its name and the sign of equality."""
+    """Reads an instruction from the text after "NAME = "."""
     end = _closed(text) if text.startswith("(") else text.index(" ")
     results = tuple(_array(*parts) for parts in ARRAY.findall(text[:end]))
     rest = text[end:].lstrip()
@@ -158,7 +158,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _closed(text: str) -> int:
-    """The place behind the parenthesis that closes the first one."""
+    """The index after the parenthesis that closes the first one."""
     depth = 0
     for place in re.finditer(r"[()]", text):
         depth += 1 if place.group() == "(" else -1
@@ -190,9 +190,10 @@ def _frames(tables: Mapping[str, Mapping[int, str]]) -> dict[int, tuple[str, ...
 
 
 def turns(module: Module, loop: Instruction) -> int:
-    """How often a loop turns: by XLA's own count, or by the constant that its counter is compared with, and its step.
+    """The number of iterations of a loop.
 
-    XLA for TPU counts the turns of a product beside its collective in unsigned integers, often in steps of two.
+    It is XLA's own count, or the constant that the loop's counter is compared with, divided by the counter's step. In a
+    loop of products and collectives, XLA for TPU counts in unsigned integers, often in steps of two.
     """
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known.group(1))

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from diffusion.experiments.planning.compiled.hlo import Array, Computation, Instruction, Module, loop_parts, turns
 
-# What takes no kernel: it names, groups or waits for what others make.
+# Operations that launch no kernel, as they only name, group or wait for the results of others.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency", "domain",
         "optimization-barrier", "partition-id", "replica-id"}  # fmt: skip
 NO_CALLS = ('custom_call_target="AllocateBuffer"',)  # calls that compute nothing
-EXPANDED = {"call", "conditional", "async-start", "call-start"}  # what runs whole computations, kernel by kernel
+EXPANDED = {"call", "conditional", "async-start", "call-start"}  # operations that run the kernels of a computation
 
 
 class Kernel(NamedTuple):
@@ -31,10 +31,10 @@ class Kernel(NamedTuple):
 
 
 def kernels(module: Module) -> list[Kernel]:
-    """The kernels in the order of the text: a loop's as often as it turns, each branch's once.
+    """The kernels in the order of the text. Those of a loop run in each iteration, those of each branch once.
 
-    Each operand is read once and each result written once. If an operand is sliced or gathered from, only the slice
-    counts; if an array is updated in its place, only the update.
+    Each operand is read once, and each result written once. If a kernel slices or gathers from an operand, only the
+    slice counts. If it updates an array in its place, only the update counts.
     """
     return [
         Kernel(
@@ -46,7 +46,7 @@ def kernels(module: Module) -> list[Kernel]:
 
 
 def _executed(module: Module, name: str, times: int) -> Iterator[tuple[Instruction, Computation, int]]:
-    """The instructions of a computation that take a kernel, and how often each runs; loops and calls are expanded."""
+    """The instructions of a computation that launch a kernel, and how often each runs; loops and calls are expanded."""
     computation = module.computations[name]
     for instruction in computation.instructions.values():
         if instruction.operation == "while":
@@ -59,7 +59,7 @@ def _executed(module: Module, name: str, times: int) -> Iterator[tuple[Instructi
 
 
 def is_free(instruction: Instruction) -> bool:
-    """Whether an instruction takes no kernel of its own."""
+    """Whether an instruction launches no kernel of its own."""
     if instruction.operation in FREE or instruction.operation.endswith(("-done", "-update")):
         return True
     return any(call in instruction.attributes for call in NO_CALLS)

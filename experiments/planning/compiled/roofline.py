@@ -1,8 +1,8 @@
 """The time of a compiled program if every kernel runs at the limits of its device: products, memory and links.
 
-A kernel takes as long as its products at the device's rate, or its bytes at the bandwidth of the memory, whichever is
-longer; kernels run one after the other. Collectives run beside them where XLA starts them early, and alone otherwise.
-Launches, caches, and operations outside the matrix units cost nothing, so that no real program is faster.
+A kernel takes the longer of two times: of its products at the device's rate, and of its bytes at the bandwidth of the
+memory. Kernels run one after the other. Collectives that XLA starts early run at the same time as kernels, all others
+alone. Launches and operations outside the matrix units cost nothing.
 """
 
 import math
@@ -21,7 +21,7 @@ class Roofline(NamedTuple):
         compute: seconds of the products at the device's rate, if nothing else took time.
         memory: seconds of all bytes at its bandwidth, if nothing else took time.
         network: seconds of all collectives at its links, if nothing else took time.
-        seconds: time of the kernels one after the other, and of the collectives that do not run beside them.
+        seconds: time of the kernels one after the other, and of the collectives that do not run at the same time.
         memory_bound: the part of `seconds` in kernels whose bytes take longer than their products.
     """
 

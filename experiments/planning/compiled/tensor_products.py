@@ -17,7 +17,7 @@ CONVOLUTIONS = {
     "__cudnn$convBackwardInput": ("result", 1, 0),
     "__cudnn$convBackwardFilter": (0, "result", 1),
 }
-# A fused attention is that many products of queries and keys: the backward pass makes the scores again.
+# The number of products of queries and keys in a fused attention. The backward pass computes the scores again.
 FORWARD, BACKWARD = 2, 5
 
 
@@ -36,7 +36,7 @@ class Product(NamedTuple):
 
 
 def product(instruction: Instruction, computation: Computation) -> Product | None:
-    """The product of an instruction; None if it is none, or a call that XLA does not describe."""
+    """The product of an instruction; None if it has none, or is a call that XLA does not describe."""
     operations = _operations(instruction, computation)
     if not operations:
         return None

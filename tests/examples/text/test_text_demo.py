@@ -277,7 +277,7 @@ def test_an_autoencoder_with_other_latents_makes_the_same_pictures():
     np.testing.assert_allclose(after.mean, scale * (before.mean - shift), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(after.log_variance, before.log_variance + 2 * np.log(scale), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(again, picture, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="without convolutions around its latents"):
+    with pytest.raises(ValueError, match="has no convolutions around its latents"):
         text_model.standardised(module.clone(quantization_convs=False), params, Scaling(1.0, 0.0))
 
 

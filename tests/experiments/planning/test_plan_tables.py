@@ -118,6 +118,6 @@ def test_the_first_line_says_how_large_the_run_is(devices, batches):
     on = "1 device; " if devices == 1 else "8 devices (fsdp 8); "
     parts = ", in 2 micro-batches\n" if batches > 1 else "\n"
     assert text.startswith(f"1.3 M parameters, on {on}a step is 64 images, 8 a device{parts}")
-    assert "h100: does not fit: 59 GB (estimate), of 80 GB, of which a tenth stays free" in text
-    assert "v5p: the run would be refused there: there is no fp8." in text and "h100: the run" not in text
+    assert "h100: the run does not fit. It needs 59 GB (estimate) of 80 GB, of which a tenth must stay free" in text
+    assert "v5p: the run would be refused there: there is no fp8." in text and "h100: the run would" not in text
     assert "MFU counts only the model's FLOPs." in text and "MFU counts all FLOPs of the step." not in text
