@@ -18,7 +18,7 @@ from diffusion.io import pictures
 from diffusion.io.files import write_text
 
 NAME = "ghost"
-SEED = 8_003  # of its pictures, and of the prompts that name it
+SEED = 8_003  # seed of the glyph's pictures and of the prompts that name it
 TAUGHT = (
     Scene("one", "plain", "purple", NAME, "large", "middle"),
     Scene("one", "plain", "green", NAME, "medium", "top left"),
@@ -26,11 +26,11 @@ TAUGHT = (
     Scene("one", "plain", "blue", NAME, "medium", "bottom"),
     Scene("one", "plain", "red", NAME, "large", "bottom left"),
 )
-"""What the five pictures show."""
+"""The scenes of the five pictures."""
 
 
 def ghost(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """A round head, straight sides, a hem of three lobes, two eyes: pixels to the edge, as `drawing`'s shapes."""
+    """The signed distance to the edge of a ghost in pixels: a round head, straight sides, three lobes, two eyes."""
     side = 0.85 * radius
     lobe = side / 3  # its radius
     hem = 0.6 * radius
@@ -42,19 +42,19 @@ def ghost(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
 
 
 SHAPE: dict[str, Distance] = {NAME: ghost}
-"""The glyph as `drawing.draw` takes it."""
+"""The glyph as an argument of `drawing.draw`."""
 
 
 def word(scene: Scene, name: str = NAME) -> str:
-    """The caption of a scene, with another name of the glyph: "<ghost>"."""
+    """The caption of a scene, with another name of the glyph, such as "<ghost>"."""
     return scenes.phrase(scene).replace(NAME, name)
 
 
 def write(folder: str | pathlib.Path) -> pathlib.Path:
-    """Writes the five pictures and their captions; the same files each time.
+    """Writes the five pictures and their captions, the same files in each call; returns the folder.
 
     Args:
-        folder: a new folder, or one that has the files.
+        folder: the folder, made if missing.
     """
     folder = pathlib.Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def write(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def picture(scene: Scene, stream: int, number: int) -> np.ndarray:
-    """A real picture of a scene, uint8 [64, 64, 3]; what the scene leaves open is drawn from (stream, number)."""
+    """A real picture of a scene, uint8 [64, 64, 3]; (stream, number) seeds the attributes that the scene leaves out."""
     lot = Lot(SEED, stream, number)
     return drawing.draw(scenes.completed(scene, lot), lot, SHAPE)
 
@@ -88,12 +88,12 @@ def spoilt_picture(scene: Scene, stream: int, number: int) -> np.ndarray:
 
 
 def requested(number: int) -> list[Scene]:
-    """Scenes with one ghost, by lot: alone, or with another shape to which it stands in a relation, half of each."""
+    """Random scenes with one ghost: half of them with the ghost alone, half with another shape in a relation to it."""
     return [_requested(Lot(SEED, 1, i), pair=i % 2 == 1) for i in range(number)]
 
 
 def _requested(lot: Lot, pair: bool) -> Scene:
-    """A scene with a ghost by lot, alone or beside another shape."""
+    """A random scene with a ghost, alone or with another shape."""
     colour = lot.pick(COLOURS)
     if not pair:
         size, position = lot.pick((NONE, *SIZES)), lot.pick((NONE, *POSITIONS))

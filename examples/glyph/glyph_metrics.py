@@ -22,9 +22,9 @@ from diffusion.metrics.prompt_following import clustered
 from examples.glyph import glyph
 from examples.text import drawn_objects, judge, prompt_metrics
 
-EACH = 9  # pictures of a prompt with each shape, and of each way in which the glyph is spoilt three
-GALLERY, RIGHT, WRONG, CALIBRATION = 10, 11, 12, 13  # streams of pictures: to compare with, of known content, real ones
-REFUSED = 0.01  # of real pictures of the glyph
+EACH = 9  # pictures of a prompt with each shape, and with spoilt glyphs, three of each kind
+GALLERY, RIGHT, WRONG, CALIBRATION = 10, 11, 12, 13  # streams of random numbers of the pictures
+REFUSED = 0.01  # share of real pictures of the glyph that the retriever refuses
 
 
 class Gallery(NamedTuple):
@@ -32,7 +32,7 @@ class Gallery(NamedTuple):
 
     Attributes:
         features: the pictures' features, [M, D].
-        names: the name of the shape that each has in the glyph's place; `NONE` for a spoilt one.
+        names: the shape in the glyph's place in each picture; `NONE` for a spoilt glyph.
     """
 
     features: np.ndarray
@@ -45,21 +45,24 @@ def retrieved(features: np.ndarray, galleries: Sequence[Gallery], factor: float 
     Args:
         features: the features of N pictures, [N, D].
         galleries: a gallery for each picture.
-        factor: the factor of the distances of spoilt pictures; the larger, the less is refused.
+        factor: the factor of the distances of spoilt pictures, > 0; a larger one refuses fewer pictures.
+
+    Raises:
+        ValueError: if there is not one gallery for each picture.
     """
     if len(features) != len(galleries):
-        raise ValueError(f"{len(features)} pictures need a gallery each, and got {len(galleries)}")
+        raise ValueError(f"each of the {len(features)} pictures needs a gallery, got {len(galleries)} galleries")
     return [gallery.names[int(np.argmin(_apart(row, gallery, factor)))] for row, gallery in zip(features, galleries)]
 
 
 def _apart(row: np.ndarray, gallery: Gallery, factor: float = 1.0) -> np.ndarray:
-    """The distance of a picture to each of a gallery, [M], those of spoilt ones by a factor."""
+    """The distances of a picture to those of a gallery, [M]; distances to spoilt ones are multiplied by a factor."""
     spoilt_one = np.array([name == NONE for name in gallery.names])
     return np.linalg.norm(gallery.features - row, axis=1) * np.where(spoilt_one, factor, 1.0)
 
 
 def refusal(features: np.ndarray, known: Sequence[Gallery], share: float = REFUSED) -> float:
-    """The factor by which a share of pictures is refused: the quantile of order 1 - share of
+    """The factor at which `retrieved` refuses a share of pictures: the quantile of order 1 - share of
 
         (the distance to the nearest picture of a shape) / (the distance to the nearest spoilt one).
 
@@ -77,12 +80,12 @@ def refusal(features: np.ndarray, known: Sequence[Gallery], share: float = REFUS
 
 
 def galleries(reader: Reader, requested: Sequence[Scene], number: int = EACH) -> list[Gallery]:
-    """Pictures of each scene to compare with: `number` with the glyph, with every other shape, and with it spoilt."""
+    """The galleries of scenes: `number` pictures with the glyph, with each other shape, and with a spoilt glyph."""
     return [_gallery(reader, scene, number * i, number) for i, scene in enumerate(requested)]
 
 
 def _gallery(reader: Reader, scene: Scene, first: int, number: int) -> Gallery:
-    """The pictures of a scene to compare with, whose numbers begin at `first` for each shape."""
+    """The gallery of a scene, whose numbers of pictures begin at `first` for each shape."""
     names = [name for name in (glyph.NAME, *others(scene), NONE) for _ in range(number)]
     numbers = [first + i % number for i in range(len(names))]
     images = [
@@ -95,7 +98,7 @@ def _gallery(reader: Reader, scene: Scene, first: int, number: int) -> Gallery:
 
 
 def others(scene: Scene) -> tuple[str, ...]:
-    """The dataset's shapes that can stand in the glyph's place, without the shape of a second object."""
+    """The dataset's shapes that can replace the glyph: all but the shape of the other object."""
     return tuple(name for name in SHAPES if name not in (scene.shape, scene.second_shape))
 
 
@@ -108,7 +111,7 @@ def with_shape(scene: Scene, name: str) -> Scene:
 def fidelity(
     reader: Reader, requested: Sequence[Scene], images: np.ndarray, known: Sequence[Gallery], factor: float = 1.0
 ) -> dict:
-    """Whether pictures show the glyph, and all else that is requested.
+    """Whether pictures show the glyph and the other requested attributes.
 
     Args:
         reader: the judge.
@@ -119,10 +122,10 @@ def fidelity(
 
     Returns:
         {"subject": the share of pictures whose nearest real one has the glyph, "prompt": the share of requested
-        attributes beside the shapes that are right, "pictures": the share of pictures of which both hold, with all of
-        these attributes, "best": the share of pictures in which every shape, the glyph's and that beside it, has a
-        larger overlap with its own mask than with any of the nine, "whole": in which these overlaps are above 0.85},
-        each from `bootstrap.share`; of "prompt" from `clustered.share`, since a picture has several attributes.
+        attributes, except the shapes, that are right, "pictures": the share of pictures that show the glyph and have
+        all these attributes right, "best": the share of pictures in which each requested shape overlaps most with its
+        own mask, of the nine masks, "whole": the share of pictures in which these overlaps are above 0.85}. "prompt" is
+        from `clustered.share`, since a picture has several attributes, and the others from `bootstrap.share`.
     """
     has_glyph = [name == glyph.NAME for name in retrieved(attribute_reader.features(reader, images), known, factor)]
     shown = judge.read_scenes(reader, images)
@@ -173,17 +176,18 @@ def real_figures(
 
 
 def drift(reader: Reader, captions: Sequence[str], before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """What has changed in pictures of captions that do not name the glyph, from the same noise.
+    """The changes in pictures of captions without the glyph, from the same noise.
 
     Args:
         reader: the judge.
         captions: captions from the dataset.
         before: the base's pictures.
-        after: the pictures of the model that was taught.
+        after: the finetuned model's pictures.
 
     Returns:
-        {"attributes": the share of the captions' attributes that are right after, "same": the share of pictures without
-        any change, each from `bootstrap.share`, "difference": the mean |after - before| on the scale of 255}.
+        {"attributes": the share of the captions' attributes that are right afterwards, from `clustered.share`, "same":
+        the share of pictures without any change, from `bootstrap.share`, "difference": the mean |after - before| on the
+        scale of 255}.
     """
     apart = np.abs(after.astype(np.float32) - before)
     return {

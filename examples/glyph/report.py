@@ -60,13 +60,13 @@ SHOWN = (
     Scene("one", "neon", "orange", glyph.NAME, "large", "middle"),
     Scene("one", "plain", "purple", "star", "large", "middle"),
 )
-"""The prompts of the picture: colours, places, neighbours and a style that no picture taught, and another shape."""
+"""The prompts of the figure: colours, places, neighbours and a style that are not in the five pictures, and a star."""
 HEADER = (
     "",
     "pictures with the glyph",
-    "templates: the glyph and what is beside it best",
+    "templates: each shape overlaps most with its own",
     "templates: overlaps above 0.85",
-    "attributes right beside the shapes",
+    "attributes right, without shapes",
     "pictures with both",
     "attributes right of other captions",
     "their change, of 255",
@@ -100,7 +100,7 @@ def tuned(run: pathlib.Path) -> Taught:
     """
     config: Any = workdir.read_config(run)
     if not tuned_run.base_of(run):
-        raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
+        raise ConfigError(f"--runs: {run} is a run that tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
     recipe: Any = Resolver(config).tuned
     costs = {"minutes": training_minutes(run), "bytes": weight(run, recipe.tuning.replaces)}
@@ -108,14 +108,21 @@ def tuned(run: pathlib.Path) -> Taught:
 
 
 def weight(run: pathlib.Path, replaced: Sequence[str]) -> int:
-    """The bytes of what a run has taught: its file, or, in the folder of a whole model, the networks it `replaced`."""
+    """The bytes of the weights that a run has trained: of its file, or of the networks that it `replaced`."""
     folder = run / tuned_files.FOLDER
     folders = [folder / part for part in replaced] or [folder]
     return sum(path.stat().st_size for place in folders for path in place.glob("*.safetensors"))
 
 
 def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: int, protocol: Mapping[str, Any]) -> dict:
-    """Measures models, the base first, and writes the report; returns the content of report.json.
+    """Measures models and writes the report; returns the content of report.json.
+
+    Args:
+        taught: the models, the base first.
+        out: the folder of the report, made if missing.
+        number: the number of prompts with the glyph, and of captions without it.
+        batch_size: pictures at once.
+        protocol: the entries of the protocol that describe the models.
 
     Raises:
         ConfigError: if the model's pictures have another size than the shapes.
@@ -159,7 +166,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
 
 
 def maker(taught: Taught, batch_size: int) -> Callable[[Sequence[Scene | str], Sequence[int]], np.ndarray]:
-    """A function that makes pictures of scenes or captions by a model's usual steps and guidance."""
+    """A function that makes pictures of scenes or captions with a model's default steps and guidance."""
 
     def make(requested: Sequence[Scene | str], seeds: Sequence[int]) -> np.ndarray:
         prompts = [one if isinstance(one, str) else glyph.word(one, taught.word) for one in requested]

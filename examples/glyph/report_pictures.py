@@ -17,10 +17,10 @@ def draw(
     prompts: Sequence[str],
     path: pathlib.Path,
 ) -> None:
-    """Writes a PNG of the pictures that were taught, and below them a row of each model's pictures of the same prompts.
+    """Writes a PNG with a row of the training pictures, and a row of each model's pictures of the same prompts.
 
     Args:
-        taught: the pictures that were taught, uint8 [H, W, 3] each, at most as many as prompts.
+        taught: the training pictures, uint8 [H, W, 3] each, at most as many as prompts.
         captions: the captions of these pictures.
         rows: the pictures of each model, uint8 [P, H, W, 3].
         names: the models' names.

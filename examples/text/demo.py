@@ -58,17 +58,18 @@ FIELDS = (*STAGES, "data", "denoiser_data", "vocabulary", "measured")
 
 
 def run(config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = STAGES[-1]) -> int:
-    """Runs all stages that are not finished; returns the exit status of the training that ended first, or 0.
+    """Runs all stages that are not finished; returns the exit status of the first training that fails or stops, or 0.
 
     Args:
         config: the config of the recipe `text/shapes` or a similar one.
         folder: the folder of all results.
-        command: the command by which a user goes on, for messages.
+        command: the command that continues the run, for messages.
         until: the last training, in `STAGES`.
 
     Raises:
-        ConfigError: for a mistake in the config, or an autoencoder that has trained on since its latents were used.
-            Others as `train.run`, `encode.run` and `encode_text.run`.
+        ConfigError: for a mistake in the config, or if an encoder or autoencoder has been trained further since the
+            denoiser learned from its results.
+        Others: as `train.run`, `encode.run` and `encode_text.run`.
     """
     check(config)
     folder = pathlib.Path(folder)
@@ -132,7 +133,7 @@ def check(config: Any) -> None:
     check_stages(config, FIELDS, "text/shapes")
     if config["measured"] < 1:
         raise ConfigError(f"config.measured = {config['measured']}. Valid: at least 1 picture.")
-    with tempfile.TemporaryDirectory() as folder:  # what is misspelt shows before an hour of training
+    with tempfile.TemporaryDirectory() as folder:  # a misspelt name is refused before an hour of training
         stage = _with_stand_ins(config, pathlib.Path(folder))
         for name in STAGES:
             fields.check(config[name])
@@ -142,13 +143,13 @@ def check(config: Any) -> None:
     read = config["denoiser"]["model"]["text_width"]
     if written != read:
         raise ConfigError(
-            f"config.denoiser.model.text_width = {read}, and config.encoder.model.text.width = {written}: the denoiser "
-            "reads what the text encoder writes. Valid: the same number."
+            f"config.denoiser.model.text_width = {read}, but config.encoder.model.text.width = {written}. The denoiser "
+            "receives the features of the text encoder. Valid: the same number for both."
         )
 
 
 def _with_stand_ins(config: Any, folder: pathlib.Path) -> dict[str, Any]:
-    """The configs of `settled`, with a vocabulary and captions of one word until the real ones are made."""
+    """The configs of `settled`, with a vocabulary and captions of one word in place of those that are not yet made."""
     width = config["encoder"]["model"]["text"]["width"]
     length = config["vocabulary"]["length"]
     entries = lambda texts: {
@@ -161,7 +162,7 @@ def _with_stand_ins(config: Any, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _encode(config: Any, folder: pathlib.Path, source: sources.Source) -> None:
-    """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
+    """Exports the encoders of text and pictures, and encodes all records, unless that is done already."""
     trained = {name: checkpoints.latest(folder / name) for name in STAGES}
     for name, out, outputs in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
         note = folder / f"{out}.step"
@@ -169,8 +170,9 @@ def _encode(config: Any, folder: pathlib.Path, source: sources.Source) -> None:
             continue
         if trained["denoiser"] is not None:
             raise ConfigError(
-                f"{folder / name} has been trained on to step {trained[name]}, but {folder / 'denoiser'} "
-                "learned what it made before. Choose another --workdir, or remove that folder."
+                f"{folder / name} has been trained further, to step {trained[name]}, but {folder / 'denoiser'} learned "
+                f"from its earlier results. Choose another --workdir, or remove {folder / 'denoiser'} to train the "
+                "denoiser again."
             )
         shutil.rmtree(folder / outputs, ignore_errors=True)
         if name == "encoder":

@@ -24,16 +24,16 @@ from diffusion.data.shapes.drawing import Distance
 from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Scene
 from diffusion.metrics.prompt_following import clustered
 
-RADII = (5.5, 14.5)  # of the templates, in pixels: the drawings' own are 6 to 13.6
-WHOLE = 0.85  # of the overlap, above which an object is whole; drawings reach 0.88 and more
-COLOURED = 0.9  # of an object's pixels that have its colour, at least
-SHARP = 2.5  # pixels of an edge's width, at most; drawings have 1.6 and less
-STRONG = 60  # of 255: how much a pixel of an object differs from the paper
-SMALLEST = 4  # pixels of a part that counts
-NEON = 0.7  # of the way to the full colour: the glow ends below, and a decoded line is rarely thinner
-NEAR = (24, 41)  # columns, or rows, between which a picture of two is cut
+RADII = (5.5, 14.5)  # radii of the templates in pixels; those of the drawings are 6 to 13.6
+WHOLE = 0.85  # overlap above which an object is whole; drawings reach 0.88 and more
+COLOURED = 0.9  # least share of an object's pixels that have its colour
+SHARP = 2.5  # largest width of an edge in pixels; drawings have 1.6 and less
+STRONG = 60  # least distance of an object's pixel from the paper, of 255
+SMALLEST = 4  # pixels of the smallest part that counts
+NEON = 0.7  # share of the full colour that bounds a neon line; the glow is below it
+NEAR = (24, 41)  # columns, or rows, between which a picture of two objects is cut
 PARTS = ("shape", "whole", "one_piece", "sharp", "colour", "size", "position", "count", "relation")
-"""What a picture's verdict says, in the order of tables."""
+"""The entries of a verdict, in the order of tables."""
 
 
 class Drawn(NamedTuple):
@@ -66,8 +66,8 @@ class Drawn(NamedTuple):
 class Picture(NamedTuple):
     """The objects of a picture in the order of the request, and the relation of the first of two to the second.
 
-    Of several objects alike the largest stand first; a missing one has no entry, and one too many has one. A word has
-    none.
+    Several equal objects are sorted by size, the largest first. Every object that is found has an entry, even if there
+    are more than requested. A word has none.
     """
 
     objects: list[Drawn]
@@ -92,15 +92,15 @@ def measured(pictures: np.ndarray, requested: Sequence[Scene], more: tuple[Dista
     Args:
         pictures: uint8 [N, 64, 64, 3].
         requested: the scene that each picture should show, as `scenes.parsed` returns it.
-        more: the signed distance of a further shape, which any other name of a shape in the scenes means; at most one.
+        more: the signed distance of at most one further shape; every unknown name of a shape in the scenes means it.
 
     Raises:
         TypeError, ValueError: if the pictures have another type or shape.
     """
     if pictures.dtype != np.uint8:
-        raise TypeError(f"pictures are uint8, got {pictures.dtype}")
+        raise TypeError(f"pictures must be uint8, got {pictures.dtype}")
     if pictures.shape != (len(requested), drawing.SIDE, drawing.SIDE, 3):
-        raise ValueError(f"need pictures [{len(requested)}, 64, 64, 3], one for each scene; got {pictures.shape}")
+        raise ValueError(f"pictures must be [{len(requested)}, 64, 64, 3], one for each scene; got {pictures.shape}")
     candidates = [_candidates(picture, scene) for picture, scene in zip(pictures, requested)]
     looks = [look for cuts in candidates for looks in cuts for look in looks]
     if not looks:
@@ -122,7 +122,7 @@ class _Look(NamedTuple):
 
 
 def _candidates(picture: np.ndarray, scene: Scene) -> list[list[_Look]]:
-    """The objects of a picture, for a picture of two by each of its cuts: the upright one and the level one."""
+    """The objects of a picture; for two objects, once for the vertical cut and once for the horizontal one."""
     apart = distance_to_paper(picture)
     hue = drawing.nearest_hue(picture)
     everywhere = np.ones(apart.shape, bool)
@@ -156,7 +156,7 @@ def _middle_of_least(values: np.ndarray) -> int:
 
 
 def _strength(apart: np.ndarray) -> float:
-    """D of an object by |p - w| of the pixels of its part of the picture; infinite where there is none."""
+    """D of an object, from |p - w| of the pixels of its part of the picture; infinite if there is no object."""
     strong = apart[apart > STRONG]
     return float(np.quantile(strong, 0.8)) if len(strong) else np.inf
 
@@ -190,7 +190,7 @@ def _drawn(
 
 
 def _as_requested(scene: Scene, cuts: list[list[Drawn]]) -> Picture:
-    """The cut, and the order of its halves, that agrees best with the request."""
+    """The picture by the cut, and the order of its halves, that agree best with the request."""
     if scene.kind != "pair":
         return Picture(cuts[0])
     named = [  # in the order of RELATIONS: left of, right of, above, below
@@ -205,7 +205,7 @@ def _as_requested(scene: Scene, cuts: list[list[Drawn]]) -> Picture:
 
 
 def _asked(scene: Scene) -> list[tuple[str, str]]:
-    """Shape and colour of each requested object; `NONE` for what is left open."""
+    """The shape and the colour of each requested object; `NONE` if the caption does not name it."""
     first = (scene.shape, scene.colour)
     return [first, (scene.second_shape, scene.second_colour)] if scene.kind == "pair" else [first] * scene.count
 
@@ -219,7 +219,7 @@ def _share(one: Drawn, colour: str) -> float:
 
 
 def verdict(scene: Scene, picture: Picture) -> dict[str, bool]:
-    """Whether each requirement holds for all requested objects of a picture; a missing object fails in everything.
+    """Whether each requirement holds for all requested objects of a picture; a missing object fulfils none.
 
     Args:
         scene: the requested scene, not a word.
@@ -229,8 +229,8 @@ def verdict(scene: Scene, picture: Picture) -> dict[str, bool]:
         {"shape": the requested shape is the best of the eight, "whole": its overlap is above 0.85, "one_piece": the
         object is one connected part, "sharp": its edges are at most 2.5 pixels wide, "colour": at least
         0.9 of its pixels have the requested colour, "size" and "position": the nearest ones are the requested ones,
-        "count": there are as many objects, "relation": the first of two stands as requested to the second}. What the
-        scene leaves open has no entry, nor has "sharp" for outlines and neon.
+        "count": there are as many objects, "relation": the first of two has the requested relation to the second}.
+        Attributes that the scene does not name have no entry. Outlines and neon have no entry "sharp".
     """
     asked = _asked(scene)
     objects = [one for one in picture.objects[: len(asked)] if one.overlap.any()]
@@ -264,7 +264,7 @@ def verdicts(
 
 
 def _template(one: Drawn, shape: str) -> int:
-    """The number of a shape, of the best one where it is left open, of the further one for any other name."""
+    """The index of a shape: of the best one for `NONE`, and of the further one for an unknown name."""
     if shape == NONE:
         return int(one.overlap.argmax())
     return SHAPES.index(shape) if shape in SHAPES else len(SHAPES)
@@ -286,7 +286,7 @@ def score(verdicts: Sequence[dict[str, bool]], prompts: Sequence[str] | None = N
 
     Args:
         verdicts: the verdict of each picture.
-        prompts: the prompt of each picture; None for a prompt of its own for each.
+        prompts: the prompt of each picture; None if each has its own.
     """
     names = list(prompts) if prompts is not None else range(len(verdicts))
     shares = {"all": clustered.share([all(right.values()) for right in verdicts], names)}

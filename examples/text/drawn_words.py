@@ -21,11 +21,11 @@ from examples.text import drawn_objects
 
 LENGTHS = (3, 4)  # letters of the dataset's words
 CELL = (22, 12)  # rows and columns of a letter
-COLOURED = 0.9  # of a word's pixels that have its colour, at least
+COLOURED = 0.9  # least share of a word's pixels that have its colour
 
 
 class Reading(NamedTuple):
-    """What a picture says, and the overlap of its mask with that word's drawing, 0..1."""
+    """The word in a picture, and the overlap of the picture's mask with that word's drawing, 0..1."""
 
     word: str
     overlap: float
@@ -33,7 +33,7 @@ class Reading(NamedTuple):
 
 @functools.cache
 def _drawn(word: str) -> np.ndarray:
-    """The mask of a word as the drawings have it, Bool [22, 12 n]."""
+    """The mask of a word of n letters in drawings, Bool [22, 12 n]."""
     rows, columns = CELL
     small = Image.new("L", (len(word) * columns // 2, rows // 2))
     ImageDraw.Draw(small).text((0, 0), word, fill=255, font=ImageFont.load_default_imagefont())
@@ -69,7 +69,7 @@ def _word(mask: np.ndarray, length: int, place: float) -> Reading:
 
 
 def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
-    """Shares of the pictures of words that read as requested, from `clustered.share`; {} where there is none.
+    """Shares of pictures of words with the requested word and colour, from `clustered.share`.
 
     Args:
         captions: the captions; those that name no word are left out.
@@ -77,7 +77,7 @@ def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
 
     Returns:
         {"word": the letters read as the requested word, "word_colour": at least 0.9 of the word's pixels have the
-        requested colour, of the captions that name one}.
+        requested colour, for the captions that name one}; {} if no caption names a word.
     """
     requested = [scenes.parsed(caption) for caption in captions]
     rows = [row for row, scene in enumerate(requested) if scene.kind == "word"]

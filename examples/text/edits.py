@@ -22,18 +22,20 @@ from diffusion.metrics.prompt_following import clustered
 from diffusion.text_to_image import TextToImage
 from examples.text import judge
 
-STREAM = 50  # of the pictures that are edited
-SHOWN = 6  # edits in a picture
+STREAM = 50  # stream of random numbers of the pictures that are edited
+SHOWN = 6  # edits in a figure
 HALF = drawing.SIDE // 2
 ALONG = 7  # pictures from one prompt to another
 CODED = 50  # pictures in one call of the autoencoder
-RESAMPLINGS = 2  # of trajectories that keep a part of a picture
+RESAMPLINGS = 2  # resamplings of a trajectory that keeps a part of a picture
 
 
 def starts(number: int, **fixed: str) -> tuple[np.ndarray, list[Scene]]:
-    """Real pictures of one object to edit, uint8 [N, 64, 64, 3], and what they show; no split has them.
+    """Real pictures of one object, uint8 [N, 64, 64, 3], which are in no split, and their scenes.
 
-    All have the attributes `fixed`, such as `position="left"`.
+    Args:
+        number: N.
+        **fixed: attributes that all pictures have, such as `position="left"`.
     """
     stated = Scene("one", "plain", NONE)._replace(**fixed)
     every = ((scenes.completed(stated, lot), lot) for lot in (Lot(1, STREAM, i) for i in itertools.count()))
@@ -43,7 +45,7 @@ def starts(number: int, **fixed: str) -> tuple[np.ndarray, list[Scene]]:
 
 
 def image_to_image(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """Changes the colour of one shape: how often the new colour is there, and the shape stays."""
+    """Changes the colour of one shape, and measures how often the new colour appears and the shape stays."""
     images, shown = starts(number)
     requested = [_recoloured(scene) for scene in shown]
     figures = {}
@@ -56,7 +58,7 @@ def image_to_image(model: TextToImage, reader: Reader, number: int, **settings: 
 
 
 def style(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """A plain picture and a style word, by SDEdit: how often the style is there, and the content stays."""
+    """Adds a style to a plain picture by SDEdit, and measures how often the style appears and the content stays."""
     images, shown = starts(number, size="large")
     figures = {}
     rows = [("before", images[:SHOWN])]
@@ -69,9 +71,9 @@ def style(model: TextToImage, reader: Reader, number: int, **settings: Any) -> d
 
 
 def inpainting(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """The empty right half of a picture is painted with a second object.
+    """Paints a second object into the empty right half of a picture.
 
-    The half that is kept is compared byte by byte, the seam by `seam`, and the judge reads the object and its relation.
+    The kept half is compared byte by byte. `seam` measures the seam. The judge reads the object and its relation.
     """
     images, shown = starts(number, position="left", size="medium")
     requested = []
@@ -89,9 +91,9 @@ def inpainting(model: TextToImage, reader: Reader, number: int, **settings: Any)
 
 
 def outpainting(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """The right half of a picture is cut off, and painted again beyond the edge of what is left.
+    """Cuts off the right half of a picture, and paints it again.
 
-    The figures are the same as in `inpainting`, with the attributes of the object that is kept.
+    The figures are those of `inpainting`, with the attributes of the kept object.
     """
     images, shown = starts(number, position="left", size="medium")
     halves = images[:, :, :HALF]
@@ -102,14 +104,14 @@ def outpainting(model: TextToImage, reader: Reader, number: int, **settings: Any
 
 
 def _edited(model: TextToImage, images: Iterable[np.ndarray], requested: Sequence[Scene], **settings) -> np.ndarray:
-    """Each picture changed to what is requested of it, each with a seed of its own."""
+    """The edits of pictures towards the requested scenes, each with its own seed."""
     change = functools.partial(text_to_image.generate, model, **settings)
     pairs = enumerate(zip(images, requested))
     return np.stack([change(scenes.phrase(scene), image=image, seeds=seed)[0] for seed, (image, scene) in pairs])
 
 
 def _agreement(reader: Reader, edited: np.ndarray, requested: Sequence[Scene], *names: str) -> dict[str, Any]:
-    """How often the judge reads the requested value of each of some attributes."""
+    """How often the judge reads the requested value of each attribute in `names`."""
     pairs = list(zip(requested, judge.read_scenes(reader, edited)))
     return {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
 
@@ -126,21 +128,26 @@ def _half_kept(model: TextToImage, reader: Reader, images: np.ndarray, edited: n
 
 
 def _recoloured(scene: Scene, turns: int = 1) -> Scene:
-    """The object in another colour, the first from `turns` colours on that it has in training."""
+    """The object in another colour: the first one, from `turns` colours on, that this shape has in training."""
     later = [COLOURS[(COLOURS.index(scene.colour) + i) % 8] for i in range(turns, 8)]
     return scene._replace(colour=next(one for one in later if (one, scene.shape) not in WITHHELD))
 
 
 def seam(edited: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """How much pixels on both sides of the seam in the middle differ, for edits that keep the left half of `real`.
+    """The difference of the pixels on both sides of the middle seam, for edits that keep the left half of `real`.
 
-    Each is uint8 [N, H, W, 3]. `coded` are the real pictures after encoding and decoding: with their left halves put
-    back as in an edit, they have the seam of a model that would paint the very latents of the real picture.
+    If the left halves of `coded` are put back as in an edit, the pictures have the seam of a model that paints exactly
+    the latents of the real pictures.
+
+    Args:
+        edited: the edits, uint8 [N, H, W, 3].
+        coded: the real pictures after encoding and decoding, uint8 [N, H, W, 3].
+        real: the real pictures, uint8 [N, H, W, 3].
 
     Returns:
-        {"mean", "worst"} for the edits, and with "coded_" and "real_" in front for the other two: mean absolute
-        differences on the scale of 255, over all pixels of the seam ("mean"), and at the pixel where they are largest
-        ("worst"), each averaged over pictures.
+        {"mean", "worst"} for the edits, and the same with "coded_" and "real_" in front for the other two. They are
+        absolute differences on the scale of 255: the mean over all pixels of the seam, and the largest one, each
+        averaged over pictures.
     """
     pasted = np.concatenate([real[:, :, :HALF], coded[:, :, HALF:]], axis=2)
     differences = {}
@@ -151,16 +158,16 @@ def seam(edited: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, f
 
 
 def through_autoencoder(model: TextToImage, images: np.ndarray) -> np.ndarray:
-    """Pictures uint8 [N, H, W, 3] as the autoencoder gives them back."""
+    """The autoencoder's reconstructions of pictures, uint8 [N, H, W, 3]."""
     autoencoder = autoencoder_folders.Autoencoder("", model.modules["vae"], model.params["vae"], {})
     return chunks.applied(autoencoder_folders.reconstruction(autoencoder), images, min(CODED, len(images)))
 
 
 def interpolation(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """From one prompt to another at one seed, and from one seed to another with one prompt.
+    """Interpolates between two prompts at one seed, and between two seeds with one prompt.
 
-    Between prompts each picture is compared with both: the share that shows the one or the other. Between seeds every
-    picture is to show what is requested. The settings are guidance and steps.
+    Between prompts, a picture should show one prompt or the other. Between seeds, every picture should show the prompt.
+    The settings are guidance and steps.
     """
     _, shown = starts(number, size="large", position="middle")
     ends = [(scene, _recoloured(scene, 4)) for scene in shown]
@@ -179,7 +186,7 @@ def interpolation(model: TextToImage, reader: Reader, number: int, **settings: A
     first = np.array([right(a, images) for (a, _), images in zip(ends, prompts)])
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])
     shows_first = [right(a, images) for (a, _), images in zip(ends, seeds)]
-    way = np.repeat(np.arange(len(ends)), ALONG)  # of each picture
+    way = np.repeat(np.arange(len(ends)), ALONG)  # the pictures of one interpolation are not independent
     figures = {
         "first_prompt_at_the_start": bootstrap.share(first[:, 0]),
         "second_prompt_at_the_end": bootstrap.share(last[:, -1]),

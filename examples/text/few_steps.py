@@ -44,7 +44,7 @@ NEW = 2_000  # pictures that distances are measured to
 
 
 class Prompts(NamedTuple):
-    """What all runs are to show: N texts, and what the text encoder made of them, {name: [N, ...]}."""
+    """The prompts of all runs: N texts, and their features by the text encoder, {name: [N, ...]}."""
 
     texts: list[str]
     conditions: dict[str, np.ndarray]
@@ -58,9 +58,9 @@ def prompts(config, number: int) -> Prompts:
     """
     if config.model.name != "pixart" or config.data.name != "shapes":
         raise ConfigError(
-            f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
-            "shapes alone. Valid: the denoiser of python -m examples.text.demo --config=text/shapes, "
-            "and its students. Runs of classes are compared by diffusion few_steps."
+            f"this run trains {config.model.name!r} on {config.data.name!r}, but the judge reads only pictures of "
+            "shapes. Valid: the denoiser of python -m examples.text.demo --config=text/shapes, and its students. Use "
+            "diffusion few_steps for runs on classes."
         )
     table = captions.read(config.data.text.dir)
     texts = captions.texts_of(data.source(config, config.data.split))[:number]
@@ -70,7 +70,10 @@ def prompts(config, number: int) -> Prompts:
 def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made:
     """({"nfe", "attributes", "coverage", "fd_judge", "fd_pixels", ..}, samples, captions) of a row.
 
-    The judge is loaded where the first row is not measured yet.
+    Args:
+        row: the run and its number of steps.
+        reader: a function that returns the judge. It is called only here, so rows that are measured already need no
+            judge.
     """
     config = row.config
     number = config.sample.number

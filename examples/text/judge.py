@@ -24,22 +24,22 @@ from diffusion.metrics.prompt_following import clustered
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
-SEED = 7_001  # of its pictures; that of the dataset is another
-PICTURES = {"one": 20_000, "several": 20_000, "pair": 20_000, "word": 16_000}  # it learns from
-WITHHELD_SHARE = 1 / 8  # so that each pair of a colour and a shape is as frequent as any other
-MORE = 6  # objects, and the answer for any larger number: no caption requests so many, but a model may paint them
-CROWDED_SHARE = 1 / 5  # of several objects: so that MORE is as frequent as each of two to five
+SEED = 7_001  # seed of the judge's pictures, which differs from that of the dataset
+PICTURES = {"one": 20_000, "several": 20_000, "pair": 20_000, "word": 16_000}  # training pictures of each kind
+WITHHELD_SHARE = 1 / 8  # makes each pair of a colour and a shape as frequent as any other
+MORE = 6  # the answer for six objects or more: no caption requests so many, but a model may paint them
+CROWDED_SHARE = 1 / 5  # share of MORE among several objects, so that it is as frequent as each of two to five
 ATTRIBUTES = scenes.ATTRIBUTES | {"count": (*scenes.ATTRIBUTES["count"], MORE)}
 STEPS = 4_000
-SPOILT_SHARE = 1 / 4  # of the pictures of shapes
-MOVED_SHARE = 1 / 2  # of all pictures, so that the soft edges of a model do not count as spoilt
+SPOILT_SHARE = 1 / 4  # share of spoilt drawings among the pictures of shapes
+MOVED_SHARE = 1 / 2  # share of pictures with softened edges, so that the soft edges of a model do not count as spoilt
 MOST_MOVED = 0.75  # pixels
-REFUSED = 0.01  # of real drawings
-CALIBRATION_SEED = 7_003  # of the drawings by which that is set
+REFUSED = 0.01  # share of real drawings that the judge refuses
+CALIBRATION_SEED = 7_003  # seed of the drawings that set the threshold for this share
 CALIBRATION = {"one": 4_000, "several": 2_000, "pair": 4_000, "word": 0}
 NONE_OF_THESE = {name: ATTRIBUTES[name].index(NONE) for name in ("shape", "second_shape")}
-EASY = ("kind", "style", "colour", "shape", "size", "position")  # what a model is to get right in full
-HARD = ("count", "relation", "word")  # what models of this field are known to be weak at
+EASY = ("kind", "style", "colour", "shape", "size", "position")  # attributes that a model should always get right
+HARD = ("count", "relation", "word")  # attributes that text-to-image models often get wrong
 
 
 def facing(scene: Scene) -> Scene:
@@ -63,8 +63,8 @@ def pictures(
 
     Args:
         seed: the seed of all pictures.
-        number: how many pictures of each kind of scene; `PICTURES` by default.
-        spoilt_share: the share of spoilt drawings among those that are no words; their shape is `NONE`.
+        number: the number of pictures of each kind of scene; `PICTURES` by default.
+        spoilt_share: the share of spoilt drawings among the drawings of shapes; their shape is `NONE`.
     """
     left = dict(number or PICTURES)
     examples: list[tuple[np.ndarray, Scene]] = []
@@ -98,21 +98,25 @@ def moved(image: np.ndarray, lot: scenes.Lot) -> np.ndarray:
 
 
 def check_side(model: str, side: int) -> None:
-    """Refuses a model, as a message names it, whose pictures have another side in pixels than the shapes.
+    """Refuses a model whose pictures have another side than those of the shapes.
+
+    Args:
+        model: the model's name in the message.
+        side: the side of its pictures, in pixels.
 
     Raises:
         ConfigError: for another side.
     """
     if side != drawing.SIDE:
         raise ConfigError(
-            f"{model} makes pictures of {side} pixels, and the shapes have {drawing.SIDE}: the judge does not read "
-            "others. Train on shapes: python -m examples.text.demo --config=text/shapes."
+            f"{model} makes pictures of {side} pixels, but the judge reads only pictures of {drawing.SIDE} pixels. "
+            "Train a model on shapes: python -m examples.text.demo --config=text/shapes."
         )
 
 
 def name() -> str:
-    """The name of the judge: a digest of its network's code, its pictures and their labels."""
-    images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # which stand for all
+    """The name of the judge: a digest of its network's code, its settings, and a sample of its pictures and labels."""
+    images, shown = pictures(number=dict.fromkeys(PICTURES, 20))
     digest = hashlib.sha256(pathlib.Path(attribute_reader.__file__).read_bytes() + images.tobytes())
     settings = (SEED, PICTURES, STEPS, SPOILT_SHARE, REFUSED, CALIBRATION_SEED, CALIBRATION)
     digest.update(repr((shown, sorted(ATTRIBUTES.items()), settings)).encode())
@@ -132,11 +136,13 @@ def reader(folder: pathlib.Path | None = None) -> Reader:
 
 
 def calibrated(judge: Reader, images: np.ndarray, shown: Sequence[Scene], share: float = REFUSED) -> Reader:
-    """The judge that refuses a share of real drawings: of two objects, either one.
+    """The judge with a threshold at which it refuses a share of real drawings.
+
+    Of two objects, it is enough that one is refused.
 
     Args:
         judge: the judge as it was trained.
-        images: real drawings without words, uint8 [N, 64, 64, 3], of no picture that it learned from.
+        images: real drawings without words, uint8 [N, 64, 64, 3], that the judge was not trained on.
         shown: the scenes that they show.
         share: the share, in 0..1.
     """
@@ -147,7 +153,7 @@ def calibrated(judge: Reader, images: np.ndarray, shown: Sequence[Scene], share:
 
 
 def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """What pictures show as classes, int64 [N] for each attribute."""
+    """The scenes of pictures as classes, {attribute: int64 [N]}."""
     return {
         name: np.array([values.index(getattr(scene, name)) for scene in shown], np.int64)
         for name, values in ATTRIBUTES.items()
@@ -155,12 +161,12 @@ def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
 
 
 def seen_without_refusal(judge: Reader, images: np.ndarray) -> list[Scene]:
-    """What the judge reads in pictures, uint8 [N, 64, 64, 3], where it must choose one of the eight shapes."""
+    """The scenes that the judge reads in pictures, uint8 [N, 64, 64, 3], if it must choose one of the eight shapes."""
     return read_scenes(attribute_reader.shifted(judge, NONE_OF_THESE, -np.inf), images)
 
 
 def read_scenes(judge: Reader, images: np.ndarray) -> list[Scene]:
-    """What the judge reads in pictures, uint8 [N, 64, 64, 3]."""
+    """The scenes that the judge reads in pictures, uint8 [N, 64, 64, 3]."""
     classes = attribute_reader.read(judge, images)
     return [
         Scene(**{name: values[classes[name][i]] for name, values in ATTRIBUTES.items()}) for i in range(len(images))
@@ -175,9 +181,9 @@ def refused(shown: Scene) -> bool:
 def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
     """Says for each requested attribute whether it is shown.
 
-    Two objects are matched so that as many as possible of their colours and shapes agree; the relation is then that of
-    the matched objects. "plain" is not requested, since no caption says it. A shape that is left open may be any of the
-    eight, but not "none of these".
+    Two objects are matched such that as many as possible of their colours and shapes agree. The relation is then that
+    of the matched objects. The style "plain" is never requested, as no caption names it. If the caption names no shape,
+    any of the eight is right, but "none of these" is not.
 
     Args:
         requested: the requested scene, as `scenes.parsed` returns it.
@@ -214,15 +220,15 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
 def score(verdicts: Sequence[dict[str, bool]], prompts: Sequence[str] | None = None) -> dict[str, Any]:
     """Shares of right attributes and pictures, by the verdicts, with 95 % intervals.
 
-    The attributes of a picture, and the pictures of a prompt, are no independent draws: see `clustered.share`.
+    The attributes of a picture, and the pictures of a prompt, are not independent draws: see `clustered.share`.
 
     Args:
         verdicts: the verdict of each picture.
-        prompts: the prompt of each picture; None for a prompt of its own for each.
+        prompts: the prompt of each picture; None if each has its own.
 
     Returns:
         {"attributes": the share of all requested attributes of `EASY` that are right, "pictures": the share of pictures
-        of which all requested ones of `EASY` are right, and one entry for each requested attribute}, each from
+        in which all requested attributes of `EASY` are right, and one entry for each requested attribute}, each from
         `clustered.share`.
     """
     names = list(prompts) if prompts is not None else range(len(verdicts))

@@ -8,8 +8,8 @@ class Corrected(NamedTuple):
     """A corrected share.
 
     Attributes:
-        value: the corrected share, in [0, 1]; NaN where the judge does not tell right from wrong.
-        interval: its 95 % interval, with the scatter of the judge's own error rates in it.
+        value: the corrected share, in [0, 1]; NaN if the judge does not tell right from wrong.
+        interval: its 95 % interval, which includes the uncertainty of the judge's error rates.
     """
 
     value: float
@@ -17,7 +17,7 @@ class Corrected(NamedTuple):
 
 
 def corrected(seen: tuple[int, int], right: tuple[int, int], wrong: tuple[int, int], z: float = 1.959964) -> Corrected:
-    """The share of examples that are right, from the share q that a judge takes for right.
+    """The share of examples that are right, from the share q that a judge accepts.
 
     p = (q + c - 1) / (s + c - 1), with the judge's sensitivity s and specificity c (Rogan and Gladen 1978), since
     q = p s + (1 - p) (1 - c). The interval follows Lang and Reiczigel: with q' = (n q + z^2 / 2) / (n + z^2), s' = (n_s
@@ -26,17 +26,17 @@ def corrected(seen: tuple[int, int], right: tuple[int, int], wrong: tuple[int, i
         p' + d +- z sqrt(q' (1 - q') / n' + p'^2 v_s + (1 - p')^2 v_c) / (s' + c' - 1),
         v_s = s' (1 - s') / n_s',  v_c = c' (1 - c') / n_c',  d = 2 z^2 (p' v_s - (1 - p') v_c),
 
-    where n' = n + z^2, n_s' = n_s + 2 and n_c' = n_c + 2; both ends are cut at 0 and 1. Where s' + c' <= 1, the known
+    where n' = n + z^2, n_s' = n_s + 2 and n_c' = n_c + 2; both ends are cut at 0 and 1. If s' + c' <= 1, the known
     examples are too few to bound the share, and the interval is (0, 1).
 
     Args:
-        seen: (how many the judge takes for right, of how many).
+        seen: (number of examples that the judge accepts, number of examples).
         right: the same counts for known examples that are right.
         wrong: the same counts for known examples that are wrong.
         z: normal quantile.
 
     Returns:
-        The share, with NaN for all where s + c <= 1.
+        The share and its interval; all are NaN if s + c <= 1.
 
     Raises:
         ValueError: if a count is impossible.
@@ -46,7 +46,7 @@ def corrected(seen: tuple[int, int], right: tuple[int, int], wrong: tuple[int, i
     """
     for count, number in (seen, right, wrong):
         if number < 1 or not 0 <= count <= number:
-            raise ValueError(f"need 0 <= count <= number and number >= 1, got {count} of {number}")
+            raise ValueError(f"counts must fulfil 0 <= count <= number and number >= 1, got {count} of {number}")
     share = seen[0] / seen[1]
     sensitivity = right[0] / right[1]
     specificity = 1 - wrong[0] / wrong[1]

@@ -44,7 +44,7 @@ from diffusion.metrics.attribute_reader import Reader
 from examples.text import judge, prompt_metrics
 
 EFFORT = sample_metrics.Effort(0, 10)
-NEW = 2_000  # pictures that distances are measured to, and as many for the floor
+NEW = 2_000  # reference pictures of the distances, and as many for the floor
 SHOWN = 10  # pictures in a row
 WRAPPED = 9  # letters in a line above a picture
 BATCH = 50
@@ -56,7 +56,7 @@ def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **ho
     Args:
         model: the model.
         reader: the judge.
-        number: how many captions, each with one picture; for the variety an eighth of them have four.
+        number: the number of captions with one picture each; an eighth of them have four for the variety.
         **how: settings of the pictures, as of `text_to_image.generate`.
     """
     pictures, captions = prompt_metrics.new_drawings(2 * NEW)
@@ -76,7 +76,7 @@ def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **ho
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as Markdown; distances in brackets are divided by the base's at its most steps."""
+    """The rows as Markdown; numbers in brackets are distances divided by that of the base model at its most steps."""
     reference = max((row for row in rows if row["name"] == "base"), key=lambda row: row["steps"])
     cells = [
         [

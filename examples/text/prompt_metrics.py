@@ -20,9 +20,9 @@ from diffusion.metrics.features import Extractor
 from diffusion.metrics.prompt_following import clustered
 from examples.text import drawn_objects, drawn_words, judge
 
-SEED = 0  # of what is chosen by lot, so that the same model gives the same report
-SPOILT_SEED = 1  # of the spoilt shapes that the judge is measured on; it learned from those of seed 0
-SEEDS = 4  # pictures of a prompt where their variety is measured
+SEED = 0  # seed of all random choices, so that the same model gives the same report
+SPOILT_SEED = 1  # seed of the spoilt shapes that measure the judge, which learned from those of seed 0
+SEEDS = 4  # pictures of each prompt in a measurement of variety
 SQUARE = 8  # side of the squares of `small_pixels`
 
 # (prompts, seeds, guidance, negative prompt or None) -> uint8 [N, 64, 64, 3]
@@ -30,24 +30,24 @@ Make = Callable[[Sequence[str], Sequence[int], float, str | None], np.ndarray]
 
 
 class Subject(NamedTuple):
-    """What makes pictures of prompts, and the judge that reads them."""
+    """The function that makes pictures of prompts, and the judge that reads them."""
 
     make: Make
     judge: Reader
 
 
 def verdicts(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[dict[str, bool]]:
-    """`judge.verdict` of each picture: which of the attributes that its caption requests it shows."""
+    """`judge.verdict` of each picture, for the scene of its caption."""
     shown = judge.read_scenes(reader, images)
     return [judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)]
 
 
 def refusals(reader: Reader, number: int) -> dict[str, Any]:
-    """How often the judge says "none of these" of real and of spoilt drawings, of no picture that it learned from.
+    """How often the judge answers "none of these" for new real drawings and for new spoilt ones.
 
     Args:
         reader: the judge.
-        number: how many pictures of each; real ones are four times as many.
+        number: the number of spoilt drawings of each kind; there are four times as many real ones.
 
     Returns:
         {"real" and each of `spoilt.KINDS`: the share, from `bootstrap.share`}.
@@ -68,7 +68,7 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
     """Fidelity and variety at each scale of the guidance, on the same captions and seeds.
 
     Fidelity is the share of requested attributes that are right. Variety is the mean distance, in the judge's features,
-    between `SEEDS` pictures of one caption, as a share of the same of real pictures that the caption leaves open.
+    between `SEEDS` pictures of one caption, divided by the same for real pictures of the caption.
 
     Returns:
         For each scale {"guidance", "scores", "error" (standard error of the share of attributes), "variety",
@@ -95,10 +95,10 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
 
 
 def chosen(rows: Sequence[dict[str, Any]]) -> float:
-    """The smallest guidance of a sweep, the most varied, whose attributes are right nearly as often as the best one's.
+    """The smallest guidance of a sweep whose attributes are right nearly as often as those of the best one.
 
-    Its share lies within one standard error of the best share, over draws of the captions, the rule of Breiman et al.
-    (1984, "Classification and Regression Trees", section 3.4.3).
+    Its share lies within one standard error of the best share, over draws of the captions. This is the rule of Breiman
+    et al. (1984, "Classification and Regression Trees", section 3.4.3). Smaller guidance gives more varied pictures.
     """
     share = lambda row: row["scores"]["attributes"]["share"]
     best = max(rows, key=share)
@@ -106,20 +106,20 @@ def chosen(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def real_picture(caption: str, number: int) -> np.ndarray:
-    """A real picture of a caption, uint8 [64, 64, 3]: what it leaves open is drawn by lot."""
+    """A real picture of a caption, uint8 [64, 64, 3], with random values for the attributes that it does not name."""
     lot = Lot(SEED, 99, number)
     return drawing.draw(scenes.completed(scenes.parsed(caption), lot), lot)
 
 
 def new_drawings(number: int) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 [number, 64, 64, 3] and captions from the distribution of `shapes`, of which none is in it."""
+    """New pictures uint8 [number, 64, 64, 3] and captions from the distribution of `shapes`, in none of its splits."""
     first = shapes.SIZES["train"]
     pictures, captions, _ = zip(*(shapes.example("train", first + row) for row in range(number)))
     return np.stack(pictures), list(captions)
 
 
 def by_templates(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
-    """The shares of `drawn_objects.score_of`, where a caption names an object, and of `drawn_words.score_of`."""
+    """The shares of `drawn_objects.score_of` for captions of objects, and of `drawn_words.score_of` for words."""
     words = drawn_words.score_of(captions, pictures)
     only_words = all(scenes.parsed(caption).kind == "word" for caption in captions)
     return words if only_words else drawn_objects.score_of(captions, pictures) | words
@@ -133,15 +133,14 @@ def variety(features: np.ndarray) -> float:
 
 
 def negatives(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
-    """How often a picture shows what a negative prompt names, before and after.
+    """How often a picture shows the attribute of a negative prompt, without and with this prompt.
 
-    First, captions leave the colour open ("a circle"), and each colour in turn is the negative prompt ("a red shape").
-    Then captions leave the shape open ("a red shape"), and each shape is the negative prompt ("a circle"). Each
-    negative prompt has `number` pictures.
+    First, captions name no colour ("a circle"), and each colour in turn is the negative prompt ("a red shape"). Then
+    captions name no shape ("a red shape"), and each shape is the negative prompt ("a circle"). Each negative prompt has
+    `number` pictures.
 
     Returns:
-        {"colour": {"before", "after"}, "shape": likewise}, each from `clustered.share`: each prompt and seed stands
-        against every value.
+        {"colour": {"before", "after"}, "shape": likewise}, each from `clustered.share` over all prompts and values.
     """
     figures = {}
     open_colour = lambda shape: Scene("one", "plain", NONE, shape)
@@ -172,7 +171,7 @@ def judge_features(reader: Reader) -> Extractor:
 
 
 def small_pixels() -> Extractor:
-    """The means of 8 x 8 pixels, 192 numbers of a picture: its layout and colours, as no trained network sees them."""
+    """The means of 8 x 8 pixels, 192 numbers per picture: its layout and colours, without a trained network."""
 
     def extract(batch: np.ndarray) -> np.ndarray:
         count, height, width, channels = batch.shape
@@ -189,14 +188,14 @@ def distance_to(
     others: np.ndarray,
     effort: sample_metrics.Effort = sample_metrics.FULL,
 ) -> dict[str, Any]:
-    """Frechet distance to real pictures, beside the floor and noise: `sample_metrics.distance`.
+    """The Frechet distance to real pictures, with its floor: `sample_metrics.distance`.
 
     Args:
         extractor: the features, of `judge_features` or `small_pixels`.
         images: the pictures of a model, uint8 [N, 64, 64, 3].
         real: real pictures that the model was not trained on, uint8 [M, 64, 64, 3], whose captions have the same
             distribution.
-        others: further such pictures, whose distance to `real` is the floor.
+        others: further real pictures, whose distance to `real` is the floor.
         effort: the number of subsets and of draws.
     """
     none = lambda rows: np.zeros(len(rows), np.int64)

@@ -28,7 +28,13 @@ if __name__ == "__main__":  # before the imports that take seconds
         "number", 1000, "number of captions of the test split, and of the withheld combinations", lower_bound=16
     )
     flags.DEFINE_integer("steps", 20, "number of sampling steps", lower_bound=1)
-    flags.DEFINE_float("guidance", 0.0, "guidance scale; 0 chooses the best on validation captions", lower_bound=0)
+    flags.DEFINE_float(
+        "guidance",
+        0.0,
+        "guidance scale; 0 chooses the best of --scales on validation captions, or the first one if --parts leaves out "
+        "the sweep",
+        lower_bound=0,
+    )
     flags.DEFINE_list("scales", ["1", "1.5", "2", "3", "4", "6", "9"], "guidance scales of the sweep")
     flags.DEFINE_integer("batch_size", 50, "number of pictures at once", lower_bound=1)
     flags.DEFINE_list(
@@ -64,7 +70,7 @@ SHOWN = 6  # captions in a picture of the sweep
 
 
 class Settings(NamedTuple):
-    """How much is measured, and how pictures are made: the flags of the command."""
+    """The flags of the command: the parts and their size, and the settings of the pictures."""
 
     number: int = 1000
     steps: int = 20
@@ -75,7 +81,13 @@ class Settings(NamedTuple):
 
 
 def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Path, settings: Settings) -> dict:
-    """Measures a model, whose folder goes into the record, and writes the report; returns the content of report.json.
+    """Measures a model and writes the report; returns the content of report.json.
+
+    Args:
+        model: the model.
+        folder: the model's folder, for the record.
+        out: the folder of the report, made if missing.
+        settings: the flags of the command.
 
     Raises:
         ConfigError: if the model's pictures have another size than the shapes.
@@ -154,7 +166,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
 
 
 def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, out: pathlib.Path) -> None:
-    """Pictures of the sweep: captions by guidance at one seed, and captions by seed at the guidance that was chosen."""
+    """Draws captions by guidance at one seed, and captions by seed at the chosen guidance."""
     by_scale = np.stack([row["images"][:SHOWN, 0] for row in rows], axis=1)
     scales = [f"{'guidance ' if i == 0 else ''}{row['guidance']:g}" for i, row in enumerate(rows)]
     plots.mosaic([by_scale], list(captions[:SHOWN]), [scales], out / "guidance_rows.png")
@@ -164,10 +176,10 @@ def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, 
 
 
 def _make(model: text_to_image.TextToImage, settings: Settings, prompts, seeds, guidance, negative) -> np.ndarray:
-    """Pictures for prompts, without the warnings of a negative prompt that has no effect."""
+    """Pictures of prompts, without the warning about a negative prompt that has no effect without guidance."""
     how = {"steps": settings.steps, "batch_size": settings.batch_size}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a negative prompt without guidance
+        warnings.simplefilter("ignore", UserWarning)
         return text_to_image.generate(model, prompts, seeds=seeds, guidance=guidance, negative=negative, **how)
 
 
@@ -187,7 +199,9 @@ def main(argv: list[str]) -> None:
     try:
         scales = tuple(float(scale) for scale in values.scales)
     except ValueError:
-        raise ConfigError(f"--scales={','.join(values.scales)}: write numbers, such as 1,2,4.") from None
+        raise ConfigError(
+            f"--scales={','.join(values.scales)}. Valid: numbers separated by commas, such as 1,2,4."
+        ) from None
     settings = Settings(values.number, values.steps, values.guidance, scales, values.batch_size, tuple(values.parts))
     folder = model_folder.folder_of(values.model)
     out = pathlib.Path(values.out)

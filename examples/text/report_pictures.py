@@ -10,7 +10,7 @@ from diffusion.experiments.evaluation import plots
 
 
 def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Path) -> None:
-    """Writes a PNG of fidelity against variety, a point for each scale of a sweep, and of both by scale."""
+    """Writes a PNG with two plots of a sweep: fidelity against variety, and both by guidance scale."""
     scales = [row["guidance"] for row in rows]
     fidelity = [row["scores"]["attributes"]["share"] for row in rows]
     low, high = np.array([row["scores"]["attributes"]["interval"] for row in rows]).T
@@ -25,7 +25,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
         left.annotate(f"{scale:g}", (x, y), textcoords="offset points", xytext=(6, -11), fontsize=9, color=plots.INK)
     left.axvline(1, color=plots.FAINT, linestyle=":", linewidth=1.2)
     left.set(
-        xlabel="variety (1: that of real pictures)",
+        xlabel="variety (1: as varied as real pictures)",
         ylabel="requested attributes that are right",
         title="Literal or varied, by guidance",
     )
@@ -37,7 +37,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     right.plot(scales, varied, color=plots.ORANGE, marker="o", markersize=4, label="variety")
     right.plot(scales, saturation, color=plots.INK, linestyle="--", linewidth=1.2, label="values at 0 or 255")
     right.axvline(best, color=plots.FAINT, linestyle=":", linewidth=1.2)
-    right.set(xlabel="guidance", title="By scale (dotted: the one chosen)", ylim=(0, None))
+    right.set(xlabel="guidance", title="By scale (dotted: the chosen one)", ylim=(0, None))
     figure.legend(*right.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower right", ncols=3)
     for axes in (left, right):
         axes.title.set_fontsize(11)

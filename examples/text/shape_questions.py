@@ -21,19 +21,19 @@ from diffusion.metrics.prompt_following.readers import Detection
 from examples.text import judge, judge_error
 from examples.text.prompt_metrics import Subject
 
-SEED = 3_001  # of the prompts and of the pictures of known content
-FIRST_SEED = 20_000  # of the model's pictures
+SEED = 3_001  # seed of the prompts and of the pictures of known content
+FIRST_SEED = 20_000  # first seed of the model's pictures
 COUNTS = (2, 3, 4)  # as in GenEval
-KNOWN = 200  # pictures of known content of each kind and task, at least
-SIDE = 12.0  # pixels of a box
+KNOWN = 200  # least number of pictures of known content of each kind and task
+SIDE = 12.0  # side of a detected box in pixels
 
 
 def prompts(tag: str, number: int) -> list[tuple[Prompt, Scene]]:
-    """Prompts of a task, each with the scene that says the same; of combinations that train has.
+    """Prompts of a task with their scenes, none of a withheld combination.
 
     Args:
-        tag: one of GenEval's.
-        number: how many prompts.
+        tag: the tag of a task of GenEval.
+        number: the number of prompts.
     """
     pairs = []
     for index in range(number):
@@ -47,7 +47,7 @@ def prompts(tag: str, number: int) -> list[tuple[Prompt, Scene]]:
 
 
 def _scene(tag: str, lot: Lot) -> Scene:
-    """The scene of a prompt of a task, by lot."""
+    """A random scene for a prompt of a task."""
     shape = lot.pick(SHAPES)
     colour = lot.pick(COLOURS)
     other = lot.pick([name for name in SHAPES if name != shape])
@@ -107,7 +107,7 @@ def right(prompt: Prompt, shown: Scene) -> bool:
 
 
 def _objects(scene: Scene) -> list[tuple[Detection, str]]:
-    """The objects of a scene, each with its colour, as a detector that is sure of them."""
+    """The objects of a scene with their colours, as detections of confidence 1."""
     scene = judge.facing(scene)
     first = (scene.shape, scene.colour)
     second = (scene.second_shape, scene.second_colour)
@@ -127,12 +127,12 @@ def _objects(scene: Scene) -> list[tuple[Detection, str]]:
 
 
 def error_rates(subject: Subject, tag: str, number: int) -> dict[str, dict[str, Any]]:
-    """How often the judge takes pictures of known content for what a prompt requests.
+    """How often the judge accepts pictures of known content for a prompt.
 
     Args:
-        subject: its judge.
+        subject: the subject with the judge.
         tag: the task's tag.
-        number: how many pictures are right, and how many are not.
+        number: the number of right pictures, and of wrong ones.
 
     Returns:
         {"right", "wrong"}, each from `bootstrap.share`: over pictures that show what is requested, and over pictures
@@ -152,7 +152,7 @@ def error_rates(subject: Subject, tag: str, number: int) -> dict[str, dict[str, 
 
 
 def completed(scene: Scene, lot: Lot) -> Scene:
-    """The scene of a picture: what a prompt leaves open is drawn by lot, the colours of two objects too."""
+    """The scene with random values for what the prompt does not name, the colours of two objects included."""
     if scene.kind == "pair" and scene.colour == NONE:
         colour = lot.pick(COLOURS)
         second = lot.pick([name for name in COLOURS if name != colour])
@@ -165,13 +165,13 @@ def measured(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
 
     Args:
         subject: the model, and the judge.
-        guidance: the guidance with which its pictures are made.
-        number: prompts of a task, one picture for each.
+        guidance: the guidance scale of the pictures.
+        number: the number of prompts of each task, with one picture each.
 
     Returns:
-        For each task, and for "overall", their mean, {"seen": the share that the judge takes for right, with its
-        interval, "known": its `error_rates`, "corrected": {"share", "interval"}, or None where the judge does not tell
-        right from wrong}.
+        For each task {"seen": the share that the judge accepts, with its interval, "known": the judge's `error_rates`,
+        "corrected": {"share", "interval"}, or None if the judge does not tell right from wrong}; for "overall", the
+        means of "seen" and "corrected".
     """
     figures: dict[str, Any] = {}
     for turn, tag in enumerate(TAGS):
@@ -195,7 +195,7 @@ def _share(truth: judge_error.Corrected) -> dict[str, Any] | None:
 
 
 def _overall(figures: Mapping[str, Mapping]) -> dict[str, Any]:
-    """The mean over tasks, which are independent; the judge's error rates are the tasks'."""
+    """The mean over tasks, which are independent, as each task has its own error rates of the judge."""
 
     def mean(shares: Sequence[Mapping | None]) -> dict[str, Any] | None:
         known = [share for share in shares if share is not None]

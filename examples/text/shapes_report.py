@@ -27,7 +27,7 @@ HEADINGS = {
     "word": "words that can be read",
 }
 TEMPLATES = {
-    "all": "all that is measured holds",
+    "all": "all of these conditions",
     "shape": "the requested shape is the best of the eight",
     "whole": f"its overlap is above {drawn_objects.WHOLE:g}",
     "one_piece": "each object in one piece",
@@ -54,8 +54,8 @@ HOW_TO_READ = (
     "Counting, relations and words are listed separately. Intervals are Wilson's 95 % intervals, "
     "for as many independent draws as have the same error, since the attributes of one picture are correlated.\n"
     "- **Judge**: a network that was trained separately from the model, on pictures of another seed. Its results on "
-    "real pictures of the same captions are an upper bound for the model. It rejects 1 % of real pictures as none of "
-    "the eight shapes.\n"
+    "real pictures of the same captions are an upper bound for the model. Its threshold rejects 1 % of real drawings "
+    "as none of the eight shapes.\n"
     "- **Templates**: a measure without a network. The mask of each object (the pixels that are at least half way from "
     "the paper to its colour) is compared with the masks of drawings of all eight shapes, over size and position, by "
     "intersection over union. A row counts the pictures in which every requested object fulfils the condition. The "
@@ -102,7 +102,7 @@ def rows(figures: Mapping[str, Any]) -> list[report.Row]:
 
 
 def geneval_rows(figures: Mapping[str, Any]) -> list[report.Row]:
-    """The figures of `shape_questions.measured`: as the judge sees them, and beside them as they are corrected."""
+    """The figures of `shape_questions.measured`, as the judge sees them and corrected."""
     lines = []
     for name, part in figures.items():
         truth = part["corrected"]
@@ -131,7 +131,7 @@ def _leaves(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
 
 
 def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
-    """The report as Markdown; pictures that are in the folder are embedded by relative links."""
+    """The report as Markdown, with relative links to the pictures that are in the folder."""
     figures = content["figures"]
     protocol = content["protocol"]
     by_guidance = [

@@ -46,17 +46,17 @@ from diffusion.experiments.text import model as model_folder
 from diffusion.text_to_image import model_index
 from examples.text import prompt_metrics, shapes_report
 
-SEED = 7_010  # of the words' captions and real pictures; that of the dataset is another
-FIRST_SEEDS = {"trained": 0, "withheld": 20_000, "pairs": 40_000, "seen": 60_000, "unseen": 80_000}  # of the pictures
+SEED = 7_010  # seed of the real pictures of words, which differs from that of the dataset
+FIRST_SEEDS = {"trained": 0, "withheld": 20_000, "pairs": 40_000, "seen": 60_000, "unseen": 80_000}  # by kind
 SHOWN = 48  # pictures of each kind that are shown
 
 
 def captions(kind: str, number: int) -> tuple[list[str], np.ndarray]:
-    """Captions of a kind, and real pictures of the same, uint8 [N, 64, 64, 3].
+    """N captions of a kind, and real pictures of them, uint8 [N, 64, 64, 3].
 
     Args:
-        kind: one of `FIRST_SEEDS`.
-        number: how many captions.
+        kind: a key of `FIRST_SEEDS`.
+        number: N.
     """
     if kind in ("seen", "unseen"):
         examples = _words(kind == "unseen", number)
@@ -67,7 +67,7 @@ def captions(kind: str, number: int) -> tuple[list[str], np.ndarray]:
 
 
 def _objects(split: str, number: int, pairs: bool) -> Iterator[tuple[str, np.ndarray]]:
-    """The first examples of objects, or of two objects, of a split, which is drawn past its end where that is short."""
+    """The first examples of a split with objects, or with two objects; further ones are drawn if the split is short."""
     row = yielded = 0
     while yielded < number:
         picture, caption, scene = shapes.example(split, row)
@@ -78,7 +78,7 @@ def _objects(split: str, number: int, pairs: bool) -> Iterator[tuple[str, np.nda
 
 
 def _words(withheld: bool, number: int) -> list[tuple[str, np.ndarray]]:
-    """Each word in turn, in each of the colours in turn."""
+    """Captions and pictures of all words in turn, in one colour after the other."""
     words = [word for word in scenes.WORDS if (word in scenes.WITHHELD_WORDS) == withheld]
     examples = []
     for row in range(number):
@@ -96,7 +96,7 @@ def run(
     Args:
         model: the model.
         out: the folder of the report, made if missing.
-        number: captions of each kind.
+        number: the number of captions of each kind.
         description: entries of the protocol that describe the model.
         **how: arguments of `text_to_image.generate`, such as steps and guidance; the model's own by default.
     """
@@ -126,7 +126,7 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
 
 
 def rows(figures: Mapping[str, Any]) -> list[report.Row]:
-    """The figures as text, each beside that of real pictures."""
+    """The figures as text, each with the figure of real pictures."""
     return [
         (
             f"{kind}: {shapes_report.TEMPLATES[name]}",

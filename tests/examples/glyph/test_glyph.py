@@ -81,7 +81,7 @@ def test_the_nearest_real_picture_says_the_shape():
     other = Gallery(np.array([[0.0, 0.0], [0.0, 3.0], [9.0, 9.0]]), ["moon", "ghost", "star"])
     found = glyph_metrics.retrieved(np.array([[1.9, 5.0], [2.1, 0.0], [1.0, 1.6]]), [one, one, other])
     assert found == ["ghost", "star", "ghost"]
-    with pytest.raises(ValueError, match="2 pictures need a gallery each, and got 1"):
+    with pytest.raises(ValueError, match="each of the 2 pictures needs a gallery, got 1"):
         glyph_metrics.retrieved(np.zeros((2, 2)), [one])
 
 
@@ -191,7 +191,7 @@ def test_minutes_and_bytes_are_those_of_the_run(tmp_path):
 def test_a_model_of_other_pictures_is_refused(tmp_path):
     model: Any = types.SimpleNamespace(side=16)
     other = glyph_report.Taught("none", model)
-    with pytest.raises(ConfigError, match="makes pictures of 16 pixels, and the shapes have 64"):
+    with pytest.raises(ConfigError, match="makes pictures of 16 pixels, but the judge reads only pictures of 64"):
         glyph_report.run([other], tmp_path, 8, 8, {})
 
 

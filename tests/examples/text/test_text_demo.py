@@ -249,7 +249,7 @@ def test_a_student_of_another_encoder_is_refused(made, tmp_path):
 def test_an_encoder_that_trains_on_is_refused_once_the_denoiser_has_begun(made, dataset, tmp_path):
     shutil.copytree(made, tmp_path / "text")
     longer = recipe(dataset, **{"encoder.train.steps": 6})
-    with pytest.raises(ConfigError, match=r"encoder has been trained on to step 6, but .*denoiser learned what"):
+    with pytest.raises(ConfigError, match=r"encoder has been trained further, to step 6, but .*denoiser learned from"):
         text_demo.run(longer, tmp_path / "text")
     with pytest.raises(ConfigError, match=r"'pixart' makes no samples of classes.*--prompt"):
         config = workdir.read_config(made / "denoiser")

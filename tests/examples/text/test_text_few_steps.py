@@ -24,7 +24,7 @@ from examples.text import demo as text_demo, few_steps as text_few_steps, judge
 
 
 def test_other_runs_are_sent_to_the_other_command():
-    with pytest.raises(ConfigError, match=r"the judge reads pictures of shapes alone.*diffusion few_steps"):
+    with pytest.raises(ConfigError, match=r"the judge reads only pictures of shapes.*diffusion few_steps"):
         text_few_steps.prompts(digits.get_config("tiny"), 4)
 
 

@@ -85,7 +85,7 @@ def test_a_report_of_a_model_that_is_right(painted, tmp_path):
 
 
 def test_a_model_of_other_pictures_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="makes pictures of 16 pixels, and the shapes have 64"):
+    with pytest.raises(ConfigError, match="makes pictures of 16 pixels, but the judge reads only pictures of 64"):
         text_report.run(types.SimpleNamespace(side=16), tmp_path / "model", tmp_path, Settings())
 
 
@@ -95,7 +95,7 @@ def test_mistakes_of_the_command_line_are_sentences(tmp_path):
     for more, message in (
         ([], "model_index.json: there is no such file"),
         (["--parts=swep"], "sweep"),
-        (["--scales=1,two"], "write numbers, such as 1,2,4"),
+        (["--scales=1,two"], "Valid: numbers separated by commas, such as 1,2,4"),
     ):
         done = commands.run(*flags, *more)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
