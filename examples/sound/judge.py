@@ -14,11 +14,11 @@ from diffusion.data.sound import instruments
 from diffusion.metrics import bootstrap, classifier
 
 RATE, LENGTH = 16000, 16384
-BANDS, WINDOW, HOP = 24, 2048, 1024  # of the picture that the judge sees
-NONE = len(instruments.NAMES)  # the class of what is none of the instruments
+BANDS, WINDOW, HOP = 24, 2048, 1024  # of the spectrogram that the judge reads
+NONE = len(instruments.NAMES)  # the class of notes of no instrument
 NEAR = 20.0  # cents
-TONES = ("pluck", "organ", "bell", "flute", "square", "brass")  # noise with their levels is no note of theirs
-STRUCK = ("pluck", "bell", "kick", "snare")  # loud at first: backwards it is none of them
+TONES = ("pluck", "organ", "bell", "flute", "square", "brass")  # instruments for which noise is a broken note
+STRUCK = ("pluck", "bell", "kick", "snare")  # instruments for which a note played backwards is a broken one
 
 
 class Notes(NamedTuple):
@@ -38,18 +38,18 @@ class Notes(NamedTuple):
 
 
 def real_notes(split: int, number: int) -> Notes:
-    """The first notes of the data that the recipes read; the instruments take turns.
+    """The first notes of the recipes' data, with one instrument after the other.
 
     Args:
         split: 0 for the training notes, 1 for those of the test split.
-        number: how many notes.
+        number: the number of notes.
     """
     rows = [instruments.clip((2029, split, row), RATE, LENGTH) for row in range(number)]
     return Notes(*(np.array(column) for column in zip(*rows)))
 
 
 def broken_notes(notes: Notes, seed: int) -> np.ndarray:
-    """A broken copy of each note, float `[N, L]`; the damage is drawn among the kinds that change its instrument."""
+    """A broken copy of each note, float `[N, L]`, with a random kind of damage that hides the note's instrument."""
     rng = np.random.default_rng(seed)
     tones = []
     for row, waveform in enumerate(notes.waveforms):
@@ -71,10 +71,11 @@ def broken_notes(notes: Notes, seed: int) -> np.ndarray:
 
 
 def pictures(waveforms: np.ndarray) -> np.ndarray:
-    """What the judge sees: levels of bands, and below each the level that its quiet frequencies have.
+    """The spectrograms that the judge reads: two levels of each band, which tell tones from noise.
 
-    Levels more than 60 dB below the loudest sample count as silence. The second is the mean of the logarithm in place
-    of the logarithm of the sum: a band with a line has a low one, and a band of noise one that is near the first.
+    The first level is the logarithm of the band's mean magnitude, the second the mean of the logarithm. In a band with
+    a single frequency the second one is low. In a band of noise it is near the first one. Levels more than 60 dB below
+    the loudest sample count as silence.
 
     Args:
         waveforms: float `[N, L]`.
@@ -92,7 +93,7 @@ def pictures(waveforms: np.ndarray) -> np.ndarray:
 
 
 def trained_judge(number: int = 800, steps: int = 200) -> classifier.Classifier:
-    """The judge, trained on training notes and as many broken ones; it is kept in the cache."""
+    """The judge, trained on training notes and as many broken ones, from the library's cache or trained now."""
     notes = real_notes(0, number)
     images = np.concatenate([pictures(notes.waveforms), pictures(broken_notes(notes, seed=0))])
     labels = np.concatenate([notes.labels, np.full(number, NONE)])
@@ -105,12 +106,12 @@ def measured(judge: classifier.Classifier, notes: Notes) -> dict:
 
     Args:
         judge: the judge.
-        notes: the notes, with the requests.
+        notes: the notes, with the requested instruments and pitches.
 
     Returns:
-        "heard": the share that is heard as the instrument, {"share", "interval", "count"}; "in_tune": of the harmonic
-        instruments the share within 20 cents; "harmonic": the mean harmonic share of these; and the three by
-        instrument, "by_instrument": {name: {"heard", "in_tune", "cents", "harmonic"}}.
+        {"heard": the share of notes in which the judge hears the instrument, as {"share", "interval", "count"},
+        "in_tune": the share of the harmonic instruments' notes within 20 cents, "harmonic": the mean harmonic share of
+        these notes, "by_instrument": {name: {"heard", "in_tune", "cents": the median error, "harmonic"}}}.
     """
     heard = classifier.predict(judge, pictures(notes.waveforms)) == notes.labels
     tonal = np.isin(notes.labels, [instruments.NAMES.index(name) for name in instruments.HARMONIC])

@@ -10,8 +10,8 @@ from diffusion.experiments.evaluation import plots, sound_files
 from examples.sound.judge import RATE
 
 BEAT = 0.42  # seconds
-FADE = 0.04  # seconds, in which a note that ends gives way to the next
-HIGHEST = 2000  # Hz of the picture
+FADE = 0.04  # seconds in which a note fades out while the next one begins
+HIGHEST = 2000  # highest frequency of the spectrogram in Hz
 TUNE = (  # Beethoven, the theme of "An die Freude": (semitones above C 4, beats)
     *((4, 1), (4, 1), (5, 1), (7, 1), (7, 1), (5, 1), (4, 1), (2, 1), (0, 1), (0, 1), (2, 1), (4, 1)),
     *((4, 1.5), (2, 0.5), (2, 2)),
@@ -29,16 +29,16 @@ def hertz(semitones: float) -> float:
 
 
 def vibratos(labels: np.ndarray) -> np.ndarray:
-    """The vibrato of each note of the tune, `[N, 2]`: half the deepest of its instrument's, at 5.5 Hz."""
+    """The vibrato of each note of the tune, `[N, 2]`: half the largest depth of its instrument, at 5.5 Hz."""
     return np.array([(instruments.VIBRATOS.get(instruments.NAMES[label], 0.0) / 2, 5.5) for label in labels])
 
 
 def line(notes: list[np.ndarray], beats: list[float]) -> np.ndarray:
-    """Notes one after the other: each is cut to its beats, and fades out while the next begins.
+    """Joins notes: each is cut to its beats, and fades out while the next one begins.
 
     Args:
-        notes: waveforms `[L]` at 16 kHz, of equal loudness or not.
-        beats: the beats of each; at most L samples with the fade.
+        notes: the waveforms of the notes, `[L]` at 16 kHz.
+        beats: the beats of each note; with the fade they must take at most L samples.
 
     Returns:
         float `[samples]`.
@@ -54,10 +54,10 @@ def line(notes: list[np.ndarray], beats: list[float]) -> np.ndarray:
 
 
 def played(play: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """The tune.
+    """The tune, played by all voices.
 
     Args:
-        play: (labels int `[N]`, pitches in Hz `[N]`) -> waveforms `[N, L]` at 16 kHz.
+        play: a function (labels int `[N]`, pitches in Hz `[N]`) -> waveforms `[N, L]` at 16 kHz.
 
     Returns:
         float `[samples]` in [-1, 1].

@@ -40,7 +40,7 @@ from diffusion.recipe import ConfigError
 from examples.sound import judge, melody
 
 SOUND = sound.Sound(judge.RATE, judge.LENGTH, sound.harmonics_and_rest(gains=(10.0, 4.0)))
-"""The notes of sound/tones: their rate, their length and their form."""
+"""The sample rate, the length and the representation of the notes of sound/tones."""
 
 
 class Player:
@@ -50,26 +50,26 @@ class Player:
         """Loads the moving average of a run.
 
         Raises:
-            ConfigError: for a run whose examples are other than those of sound/tones.
+            ConfigError: if the run's examples are not those of sound/tones.
             WorkdirError, CheckpointError: if there is no run, or no checkpoint.
         """
         self.run = trained_run.load(folder)
         width = getattr(self.run.recipe.network, "vector_width", 0)
         if (self.run.shape, width) != (SOUND.shape, 3):
             raise ConfigError(
-                f"{folder} makes examples of {self.run.shape} by {width} numbers of their pitch. Valid: a run of "
-                f"sound/tones, {SOUND.shape} by 3 numbers, the fundamental and the vibrato"
+                f"{folder} makes examples of the shape {self.run.shape} from {width} numbers of the pitch. Valid: a "
+                f"run of sound/tones, whose examples have the shape {SOUND.shape} and 3 such numbers."
             )
         self._make = generate.generator(self.run.recipe)
 
     def __call__(self, labels: np.ndarray, pitches: np.ndarray, vibratos: np.ndarray, first: int = 0) -> np.ndarray:
-        """Notes of these instruments at these pitches.
+        """Generates notes of these instruments at these pitches.
 
         Args:
             labels: the numbers of the instruments, int `[N]`.
             pitches: the pitches in Hz, `[N]`.
             vibratos: the depth of each vibrato as a share of the pitch, and its rate in Hz, `[N, 2]`.
-            first: the seed of the first note; the others follow.
+            first: the seed of the first note; the other notes have the next seeds.
 
         Returns:
             float `[N, L]`.
@@ -83,7 +83,7 @@ class Player:
 
 
 def write_notes(waveforms: np.ndarray, out: pathlib.Path, name: str) -> None:
-    """Writes a note of each instrument, `[8, L]`, as OUT/NAME/INSTRUMENT.wav, and their picture OUT/NAME.png."""
+    """Writes a note of each instrument, `[8, L]`, as OUT/NAME/INSTRUMENT.wav, and a figure of them, OUT/NAME.png."""
     (out / name).mkdir(parents=True, exist_ok=True)
     sound_files.draw(SOUND, waveforms, np.arange(len(waveforms)), instruments.NAMES, out / f"{name}.png")
     for instrument, waveform in zip(instruments.NAMES, waveforms, strict=True):
@@ -91,11 +91,11 @@ def write_notes(waveforms: np.ndarray, out: pathlib.Path, name: str) -> None:
 
 
 def measure(play: Player, number: int) -> dict:
-    """The figures of notes at the pitches of the test split, of the real notes there, and of broken ones.
+    """The figures of generated notes at the pitches of the test split, of its real notes, and of broken notes.
 
     Args:
         play: the player of a run.
-        number: how many notes, a multiple of 8.
+        number: the number of notes, a multiple of 8.
     """
     net = judge.trained_judge()
     real = judge.real_notes(1, number)

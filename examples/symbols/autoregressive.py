@@ -11,7 +11,7 @@ from diffusion.models.sequence_transformer import line_angles
 class CausalTransformer(nn.Module):
     """Logits of each character by the characters before it, int `[B, L]` -> float32 `[B, L, size]`.
 
-    The table of characters is the last layer too. It has one more row, for the beginning.
+    The table of characters is also the last layer. Its further row stands for the beginning of a text.
     """
 
     size: int
@@ -34,13 +34,13 @@ class CausalTransformer(nn.Module):
 
 
 def nats(logits: jax.Array, x: jax.Array) -> jax.Array:
-    """-log p of a text a character, `[B]`, exactly."""
+    """The exact -log p of texts in nats per character, `[B]`."""
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), x[..., None], -1)
     return -log_p[..., 0].mean(-1)
 
 
 def sample(network: CausalTransformer, params: dict, keys: jax.Array, length: int) -> jax.Array:
-    """Texts int `[B, length]`, a character after the other, each from its own key `[B]`."""
+    """Draws texts int `[B, length]`, one character after the other, each from its own key `[B]`."""
 
     def step(x: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
         logits = network.apply({"params": params}, x)

@@ -3,7 +3,8 @@
     python -m examples.symbols.binary_digits --out=runs/binary
 
 The data are scikit-learn's 8x8 digits, rounded to black and white. The command writes report.md, report.json,
-digits.png and the trained weights. A second call continues with the first model whose weights are missing.
+digits.png and the trained weights. A second call continues with the first model whose weights are missing. It does not
+check that the flags are those of the first call, so choose a new --out for other flags.
 """
 
 from absl import flags
@@ -37,7 +38,7 @@ from diffusion.metrics import classifier, frechet
 from examples.symbols import bits_report, digit_models
 
 SHOWN = 20  # samples of each model in the picture
-TITLE = "Binary digits: symbols beside Gaussian noise"
+TITLE = "Binary digits: symbols compared with Gaussian noise"
 
 
 class Split(NamedTuple):
@@ -65,7 +66,7 @@ def pictures(bits: np.ndarray) -> np.ndarray:
 
 
 class Judge:
-    """Figures of samples: a classifier of binary digits, its features, and the training pictures themselves."""
+    """Measures samples by a classifier of binary digits, by its features, and by comparison with training pictures."""
 
     def __init__(self, train: Split, test: Split):
         self.classifier = classifier.cached(pictures(train.x), train.label)
@@ -76,7 +77,7 @@ class Judge:
         return frechet.moments(classifier.features(self.classifier, pictures(bits)))
 
     def figures(self, bits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The distance to the test digits, the share recognised as their class, the share of training pictures."""
+        """The distance to the test digits, the share recognised as their class, and the share of copies."""
         return {
             "distance": frechet.frechet_distance(self._moments(bits), self.test),
             "recognised": float(np.mean(classifier.predict(self.classifier, pictures(bits)) == labels)),

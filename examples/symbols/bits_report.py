@@ -28,13 +28,13 @@ def measured(
     """The trained parameters of a model, from its file or trained now, and its row of the table of bits.
 
     Args:
-        path: the file of its weights.
+        path: the file of the model's weights.
         model: the model.
-        params: its initial parameters.
-        draw: (rng) -> a batch of its loss.
-        rows: a batch of its bound, on which its bits are measured.
-        times: number of times at which each row is noised.
-        seed: seed of the training's batches and noise.
+        params: the initial parameters.
+        draw: a function (rng) -> a batch of the loss.
+        rows: a batch of the bound, on which the bits are measured.
+        times: the number of times at which each row is noised.
+        seed: the seed of the training's batches and noise.
     """
     params, minutes = load_or_make(path, lambda: characters.train(params, model.loss, draw, flags.FLAGS.steps, seed))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -47,7 +47,10 @@ def measured(
 
 
 def load_or_make(path: pathlib.Path, make: Callable[[], Any]) -> tuple[Any, float]:
-    """Nested dicts of arrays from a file, or made now and written to it; and the minutes that the making took."""
+    """Nested dicts of arrays, and the minutes that it took to make them, from a file or made now and written to it.
+
+    A file is used as it is, whatever the settings with which it was made.
+    """
     if path.exists():
         flat = safetensors_files.load(path)
         minutes = float(safetensors_files.header(path).metadata["minutes"])
@@ -63,12 +66,12 @@ def load_or_make(path: pathlib.Path, make: Callable[[], Any]) -> tuple[Any, floa
 
 
 def protocol(*fields: str) -> dict[str, Any]:
-    """The values of these flags, and the software."""
+    """The values of some flags, and the software."""
     return {name: getattr(flags.FLAGS, name) for name in fields} | report.software()
 
 
 def table(bits: Mapping[str, Mapping[str, Any]], symbol: str) -> str:
-    """The table of the rows of `measured` and of others, which may have no more than bits and an estimator."""
+    """The table of the rows of `measured` and of other rows, which may have only bits and an estimator."""
 
     def cells(name: str, row: Mapping[str, Any]) -> Iterator[str]:
         yield name
@@ -77,11 +80,11 @@ def table(bits: Mapping[str, Mapping[str, Any]], symbol: str) -> str:
         yield f"{row['parameters']:,d}" if "parameters" in row else ""
         yield f"{row['minutes']:.0f}" if "minutes" in row else ""
 
-    columns = ("model", f"bits a {symbol}", "estimator", "parameters", "minutes of training")
+    columns = ("model", f"bits per {symbol}", "estimator", "parameters", "minutes of training")
     return report.table(columns, [[*cells(*item)] for item in sorted(bits.items(), key=lambda item: item[1]["bits"])])
 
 
 def page(parts: Iterator[str], protocol: Mapping[str, Any]) -> str:
-    """The page of these paragraphs, with the protocol below them."""
+    """The page of paragraphs, with the protocol below them."""
     last = ("## Protocol", report.table(("commit", "device"), [[protocol["git_commit"], protocol["device"]]]))
     return report.page([*parts, *last])

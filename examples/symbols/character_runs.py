@@ -11,11 +11,11 @@ class Counts(NamedTuple):
     """The runs of n characters of a text, for one n.
 
     Attributes:
-        runs: int64 `[U]` numbers of the runs, in order.
-        times: int64 `[U]`, how often each occurs.
-        contexts: int64 `[V]` numbers of the runs of n - 1 characters that something follows, in order.
-        followed: int64 `[V]`, how often each is followed.
-        followers: int64 `[V]`, how many different characters follow it.
+        runs: the runs as numbers in ascending order, int64 `[U]`.
+        times: the number of occurrences of each run, int64 `[U]`.
+        contexts: the runs of n - 1 characters that a character follows, as numbers in ascending order, int64 `[V]`.
+        followed: the number of occurrences of each context with a following character, int64 `[V]`.
+        followers: the number of different characters that follow each context, int64 `[V]`.
     """
 
     runs: np.ndarray
@@ -38,7 +38,7 @@ def fit(text: np.ndarray, longest: int, size: int) -> list[Counts]:
 
 
 def bits(model: list[Counts], windows: np.ndarray, size: int) -> np.ndarray:
-    """-log2 p of each character of windows, by the characters of its window before it.
+    """-log2 p of each character of windows, given the characters before it in its window.
 
         p_n(c | h) = (count(h c) + followers(h) p_(n-1)(c | h')) / (count(h) + followers(h)),    p_0 = 1 / size
 
@@ -71,6 +71,6 @@ def bits(model: list[Counts], windows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _looked_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The value of each wanted key, 0 where it is not there."""
+    """The value of each wanted key; 0 for a missing one."""
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[places] == wanted, values[places], 0)

@@ -43,11 +43,11 @@ SIZE = MASK + 1
 PROCESS = discrete.absorbing(discrete.linear(), SIZE)
 FIRST_HITTING = discrete.first_hitting()
 Loss = Callable[[Any, jax.Array, Any], jax.Array]
-"""(params, key, batch, such as x0 int `[B, L]`) -> nats a symbol, `[B]`."""
+"""A function (params, key, batch, such as x0 int `[B, L]`) -> nats per symbol, `[B]`."""
 
 
 class Estimate(NamedTuple):
-    """A bound on the bits a character, by the mean over windows and times.
+    """A bound on the bits per character, as a mean over windows and times.
 
     Attributes:
         bits: the mean.
@@ -59,14 +59,14 @@ class Estimate(NamedTuple):
 
 
 def network_of(width: int, depth: int) -> models.SymbolTransformer:
-    """A network that reads no time: the masks say it."""
+    """A network that does not read the time, as the share of masks shows it."""
     return models.SymbolTransformer(SIZE, width, depth, heads=width // 32, clock="none", tied=True)
 
 
 def predictor(
     network: nn.Module, params: Any, process: discrete.Process = PROCESS, read: discrete.Reading = discrete.from_logits
 ) -> discrete.Predictor:
-    """(x_t, t) -> log p(x_0 | x_t), of masks or of another process."""
+    """The function (x_t, t) -> log p(x_0 | x_t) of a network, for masks or another process."""
 
     def logits(x: jax.Array, t: jax.Array, condition: Any) -> jax.Array:
         output = network.apply({"params": params}, x, t, condition)
@@ -77,7 +77,7 @@ def predictor(
 
 
 def loss(network: models.SymbolTransformer, params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:
-    """The masked bound in nats a character, `[B]`, at times spread evenly over (0, 1)."""
+    """The masked bound in nats per character, `[B]`, at times spread evenly over (0, 1)."""
     keys, t = keys_and_times(key, len(x0))
     return discrete.masked_bound(predictor(network, params), PROCESS, keys, x0, t) / x0.shape[1]
 
@@ -90,22 +90,25 @@ def keys_and_times(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 def initial(network: nn.Module, length: int, seed: int) -> Any:
-    """The initial parameters of a network of texts."""
+    """The initial parameters of a network for texts of `length` symbols."""
     return network.init(jax.random.key(seed), jnp.zeros((1, length), jnp.int32), jnp.ones(1))["params"]
 
 
 def train(params: Any, loss: Loss, draw: Callable[[np.random.Generator], Any], steps: int, seed: int) -> Any:
-    """Parameters after some steps of AdamW on a loss in nats a symbol; prints and checks the loss ten times.
+    """Trains parameters by AdamW on a loss in nats per symbol; prints and checks the loss about ten times.
 
     Args:
         params: the initial parameters.
         loss: the loss.
-        draw: (rng) -> a batch of the loss.
-        steps: number of steps.
-        seed: seed of the batches and the noise.
+        draw: a function (rng) -> a batch of the loss.
+        steps: the number of steps.
+        seed: the seed of the batches and the noise.
+
+    Returns:
+        The trained parameters.
 
     Raises:
-        ValueError: if a loss that is printed is not finite.
+        ValueError: if a printed loss is not finite.
     """
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 20 + 1, steps + 1), 0.9, 0.98)
 
@@ -120,13 +123,13 @@ def train(params: Any, loss: Loss, draw: Callable[[np.random.Generator], Any], s
         params, state, value = step(params, state, jax.random.fold_in(jax.random.key(seed + 1), i), draw(rng))
         if (i + 1) % max(steps // 10, 1) == 0:
             if not math.isfinite(value):
-                raise ValueError(f"the loss of step {i + 1} is {float(value)}, so training cannot go on")
+                raise ValueError(f"the loss of step {i + 1} is {float(value)}, so the training cannot continue")
             print(f"step {i + 1}: {float(value) / math.log(2):.3f} bits, {time.monotonic() - begin:.0f} s", flush=True)
     return params
 
 
 def windows_of(text: np.ndarray, batch: int, length: int) -> Callable[[np.random.Generator], jax.Array]:
-    """(rng) -> int32 `[batch, length]`, windows of a text."""
+    """A function (rng) -> int32 `[batch, length]`, random windows of a text."""
 
     def draw(rng: np.random.Generator) -> jax.Array:
         starts = rng.integers(0, len(text) - length + 1, batch)
@@ -136,27 +139,28 @@ def windows_of(text: np.ndarray, batch: int, length: int) -> Callable[[np.random
 
 
 def held_out_windows(text: np.ndarray, number: int, length: int) -> np.ndarray:
-    """int32 `[N, length]`: the first windows of a held-out text, `number` of them or as many as it has.
+    """The first `number` windows of a held-out text, or all if there are fewer, int32 `[N, length]`.
 
     Raises:
-        ConfigError: if it has fewer than two, which have no standard error.
+        ConfigError: if there are fewer than two windows, as a standard error needs two.
     """
     number = min(number, len(text) // length)
     if number < 2:
         raise ConfigError(
-            f"--length={length}: the held-out text has {len(text)} characters. Valid: 12 .. {len(text) // 2}"
+            f"--length={length}: the held-out text has {len(text)} characters, and the estimate needs two windows. "
+            f"Valid: at most {len(text) // 2}."
         )
     return text[: number * length].reshape(number, length).astype(np.int32)
 
 
 def mean_bits(loss: Loss, params: Any, rows: Any, times: int) -> Estimate:
-    """The mean of a bound on rows, each at a number of times that are spread evenly.
+    """The mean of a bound over rows, each at evenly spread times.
 
     Args:
-        loss: the bound in nats a symbol, of copies of a row, each with its own time.
+        loss: the bound in nats per symbol, which receives copies of a row and gives each its own time.
         params: the network's parameters.
-        rows: a pytree of arrays `[N, ...]`, a batch of the loss.
-        times: how many times each row is noised, at least 1.
+        rows: a pytree of arrays `[N, ...]`, N >= 2, a batch of the loss.
+        times: the number of times at which each row is noised, at least 1.
 
     Raises:
         ValueError: if the bound of a row is NaN.
@@ -168,12 +172,14 @@ def mean_bits(loss: Loss, params: Any, rows: Any, times: int) -> Estimate:
     keys = jax.random.split(jax.random.key(0), number)
     bits = np.array([one(keys[i], jax.tree.map(lambda leaf, i=i: leaf[i], rows)) for i in range(number)]) / math.log(2)
     if lost := int(np.isnan(bits).sum()):
-        raise ValueError(f"the bound of {lost} of {number} rows is NaN: the network returns values that are not finite")
+        raise ValueError(
+            f"the bound of {lost} of {number} rows is NaN, as the network returns values that are not finite"
+        )
     return Estimate(float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(number)))
 
 
 def xz_bits(text: np.ndarray) -> float:
-    """Bits a character of a text that xz compresses by itself."""
+    """Bits per character of a text that xz compresses on its own."""
     return 8 * len(lzma.compress(prose.decode(text).encode(), preset=9)) / len(text)
 
 
@@ -185,13 +191,13 @@ def infilled(
     process: discrete.Process = PROCESS,
     sampler: discrete.SymbolSampler = FIRST_HITTING,
 ) -> str:
-    """A line whose underscores are filled in; its other characters are kept.
+    """Fills in the underscores of a line, and keeps its letters and spaces.
 
     Args:
         predict: the predictor.
-        line: the line, of L letters, spaces and underscores.
+        line: the line, of L lower-case letters, spaces and underscores. Any other character is filled in, too.
         key: the key of the sampler.
-        start: symbols int `[1, L]` of the noise that stands in the gaps at t = 1; masks by default.
+        start: the noise at t = 1, symbols int `[1, L]`, which is used in the gaps; masks by default.
         process: the process.
         sampler: the sampler of the gaps.
     """
@@ -211,14 +217,14 @@ def sampled(
     length: int,
     steps: int,
 ) -> jax.Array:
-    """Samples int `[B, length]` of a process from its prior, each from its own key `[B]`, on an even grid of steps."""
+    """Draws samples int `[B, length]` of a process, each from its own key `[B]`, on an even grid of steps."""
     first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     plan = timesteps.plan(np.linspace(1, 0, steps + 1))
     return discrete.sample(sampler, predict, process, discrete.prior(process, first, (length,)), plan, keys)
 
 
 def encoded(line: str) -> jax.Array:
-    """int `[L]` symbols of a line, -1 where it has another character than a letter or a space."""
+    """The symbols of a line, int `[L]`; -1 for any character except lower-case letters and spaces."""
     return jnp.asarray([prose.SYMBOLS.find(letter) for letter in line])
 
 
@@ -242,9 +248,9 @@ def main(argv: list[str]) -> None:
     held_out = rows.ravel()
     bits = mean_bits(masked_loss, params, rows, values.times)
     counts = np.bincount(data.train, minlength=SIZE - 1) / len(data.train)
-    print(f"held out: at most {bits.bits:.3f} +- {bits.error:.3f} bits a character (masked bound in continuous time, "
+    print(f"held out: at most {bits.bits:.3f} +- {bits.error:.3f} bits per character (masked bound in continuous time, "
           f"{len(rows)} windows of {values.length}, {values.times} times each)")  # fmt: skip
-    print(f"beside it: {-np.log2(counts[held_out]).mean():.3f} by the frequencies of the letters, "
+    print(f"for comparison: {-np.log2(counts[held_out]).mean():.3f} by the frequencies of the letters, "
           f"{xz_bits(held_out):.3f} by xz")  # fmt: skip
 
     predict = predictor(network, params)

@@ -4,7 +4,7 @@
 
 All neural models have the same layers, optimizer, number of steps and batches. The command writes report.md,
 report.json, symbols.png and the trained weights. A second call continues with the first model whose weights are
-missing.
+missing. It does not check that the flags are those of the first call, so choose a new --out for other flags.
 """
 
 from absl import flags
@@ -41,14 +41,14 @@ from diffusion.metrics import ngrams
 from examples.symbols import bits_report, character_runs, characters, text_models
 
 LETTERS = text_models.LETTERS
-LONGEST = (4, 5, 6, 7, 8, 9)  # lengths of runs to choose from
+LONGEST = (4, 5, 6, 7, 8, 9)  # candidate lengths of the longest runs
 LINE = "the function returns an array of the ______ ____ as the _____ of the matrix"
 SHOWN = 2  # samples of each model on the page
-TITLE = "Characters of prose: diffusion beside other models"
+TITLE = "Characters of prose: diffusion compared with other models"
 
 
 def chosen_runs(text: np.ndarray) -> tuple[list[character_runs.Counts], int]:
-    """The counts of the length of runs that is best on the last tenth of a training text, and that length."""
+    """The counts of runs up to the length that is best on the last tenth of a training text, and this length."""
     cut = len(text) // 10 * 9
     rows = text[cut:][: (len(text) - cut) // 96 * 96].reshape(-1, 96)
     counts = character_runs.fit(text[:cut], max(LONGEST), LETTERS)
@@ -57,12 +57,19 @@ def chosen_runs(text: np.ndarray) -> tuple[list[character_runs.Counts], int]:
 
 
 def quality(x: np.ndarray, real: np.ndarray, words: frozenset[str], counts: list[character_runs.Counts]) -> dict:
-    """How near samples int `[N, L]` are to prose.
+    """How near samples are to prose.
+
+    Args:
+        x: the samples, int `[N, L]`.
+        real: held-out text, int `[M, L]`.
+        words: the words of the training text.
+        counts: the counts of runs in the training text.
 
     Returns:
-        trigrams: divergence of the runs of three from those of `real`, in bits; words: share of complete words that
-        occur in the training text; judged: bits a character by the counts of runs; entropy: bits of the frequencies of
-        the samples' own characters, without which `judged` says little.
+        {"trigrams": the divergence between the trigrams of the samples and of `real`, in bits, "words": the share of
+        complete words that occur in the training text, "judged": bits per character by the counts of runs, "entropy":
+        the entropy of the samples' characters in bits. Samples that repeat themselves have a low "judged" and a low
+        "entropy"}.
     """
     runs = np.concatenate([ngrams.codes(rows, 3, LETTERS).ravel() for rows in (real, x)])
     both, places = np.unique(runs, return_inverse=True)
@@ -123,12 +130,12 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
 
 
 def _steps(model: text_models.TextModel, length: int) -> list[int]:
-    """The numbers of evaluations of a model; from left to right there is one."""
+    """The numbers of evaluations of a model; the autoregressive model has only one, its length."""
     return [length] if model.filled is None else [int(number) for number in flags.FLAGS.evaluations]
 
 
 def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
-    """Draws two panels: bits a character of each model, and what a number of evaluations brings."""
+    """Draws two panels: the bits per character of each model, and the divergence of samples by evaluations."""
     figure = plots.blank(10, 4, "constrained")
     left, right = figure.subplots(1, 2)
     bits = dict(sorted(content["bits"].items(), key=lambda item: -item[1]["bits"]))
@@ -136,7 +143,7 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
     errors = [2 * row.get("error", 0.0) for row in bits.values()]
     left.barh(list(bits), [row["bits"] for row in bits.values()], xerr=errors,
               color=[colours.get(name, "#bbbbbb") for name in bits])  # fmt: skip
-    left.set_xlabel("bits a character of held-out text (lower is better)")
+    left.set_xlabel("bits per character of held-out text (lower is better)")
     for name, colour in colours.items():
         by_steps = content["samples"][name]
         figures = [one["trigrams"] for one in by_steps.values()]
@@ -147,8 +154,8 @@ def draw(content: Mapping[str, Any], path: pathlib.Path) -> None:
     (floor,) = content["samples"]["training text"].values()
     right.axhline(floor["trigrams"], color="#444444", linestyle="--", label="training text")
     right.set_xscale("log", base=2)
-    right.set_xlabel("evaluations of the network a sample")
-    right.set_ylabel("divergence of the runs of three, bits")
+    right.set_xlabel("evaluations of the network per sample")
+    right.set_ylabel("divergence of trigrams, bits")
     right.set_ylim(bottom=0)
     right.legend(frameon=False, loc="lower left")
     for axes in (left, right):

@@ -13,7 +13,7 @@ from examples.symbols import characters
 
 PIXELS, CLASSES = 64, 10
 TIMES = 32  # strata of the times of a batch, and times at which each picture is measured
-FIRST = 0.2  # time at which the Gaussian bound reads the bits: sigma / alpha is a quarter of a bit's distance to 0
+FIRST = 0.2  # time at which the Gaussian bound decodes the bits: sigma / alpha is a quarter of a bit's distance to 0
 LINE = schedules.rectified_flow()
 VELOCITY = parameterizations.velocity(parameterizations.time(1000.0))
 
@@ -22,11 +22,12 @@ class DigitModel(NamedTuple):
     """A model of pictures of a class, as L symbols.
 
     Attributes:
-        initial: seed -> initial parameters.
-        loss: the loss that it is trained by, of batches {"x": int `[B, L]` symbols, "label": int `[B]`}.
-        bound: an upper bound on -log p in nats a symbol; None where it has none that compares with the others.
+        initial: a function seed -> initial parameters.
+        loss: the training loss, of batches {"x": int `[B, L]` symbols, "label": int `[B]`}.
+        bound: an upper bound on -log p in nats per symbol; None if it is not comparable with that of other models.
         estimator: the kind of `bound`, in words.
-        sample: (params, keys `[B]`, labels `[B]`, steps) -> int `[B, L]` symbols, by as many evaluations as steps.
+        sample: a function (params, keys `[B]`, labels `[B]`, steps) -> int `[B, L]` symbols, with one evaluation of the
+            network per step.
     """
 
     initial: Callable[[int], Any]
@@ -45,7 +46,16 @@ def all_models(width: int, depth: int, heads: int = 4) -> dict[str, DigitModel]:
 def symbol_models(
     symbols: int, length: int, classes: int, width: int, depth: int, heads: int = 4
 ) -> dict[str, DigitModel]:
-    """The models of pictures of some symbols without a mask, by their names."""
+    """The models of symbols by their names: masked, uniform and flow.
+
+    Args:
+        symbols: the number of different symbols, without the mask.
+        length: the number of symbols of an example.
+        classes: the number of classes.
+        width: features of a symbol.
+        depth: number of layers.
+        heads: number of attention heads.
+    """
     density = timesteps.uniform_density(LINE, TIMES)
     masks, flips = discrete.absorbing(discrete.linear(), symbols + 1), discrete.uniform(discrete.linear(), symbols)
     context = discrete.from_context
@@ -81,7 +91,7 @@ def symbol_models(
 
 
 def _gaussian(width: int, depth: int, heads: int) -> DigitModel:
-    """Flow matching on the numbers -1 and 1, whose samples are rounded to the nearer one."""
+    """Flow matching on the numbers -1 and 1, with samples rounded to the nearer one."""
     network = models.SequenceTransformer(width, depth, heads, num_classes=CLASSES)
     density = timesteps.uniform_density(LINE, TIMES, t_min=FIRST)
     bits_decoder = objectives.decoders.levels(2)
@@ -113,12 +123,12 @@ def gaussian_samples(
 
 
 def initial_parameters(network: nn.Module, x: jax.Array) -> Callable[[int], Any]:
-    """seed -> the initial parameters of a network of such examples."""
+    """A function seed -> the initial parameters of a network for examples such as `x`."""
     return lambda seed: network.init(jax.random.key(seed), x, jnp.ones(1), jnp.zeros(1, jnp.int32))["params"]
 
 
 def network_call(network: nn.Module, scale: float = 1.0) -> Callable[[Any], Callable[..., jax.Array]]:
-    """params -> the network (x, t, label) -> output, which receives the time by a scale."""
+    """A function params -> the network (x, t, label) -> output, which receives the time multiplied by a scale."""
 
     def called(params: Any) -> Callable[..., jax.Array]:
         def call(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
@@ -134,7 +144,7 @@ def network_call(network: nn.Module, scale: float = 1.0) -> Callable[[Any], Call
 def loss_of_batches(
     called: Callable[[Any], Callable], objective: objectives.Objective, world: Callable[[Any], jax.Array]
 ) -> characters.Loss:
-    """The losses of an objective on batches, whose examples `world` turns into those of the network."""
+    """The loss of an objective on batches, where `world` turns a batch into the network's examples."""
 
     def loss(params: Any, key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         number = len(batch["label"])

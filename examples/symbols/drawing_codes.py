@@ -17,7 +17,7 @@ from diffusion.data.shapes import drawing, scenes
 from diffusion.metrics import reconstruction_error
 from diffusion.models.autoencoders import quantizers
 
-SEED = 7_501  # of the pictures
+SEED = 7_501  # seed of the pictures
 SIDE, PATCH = 32, 4  # pixels along a side
 GRID = SIDE // PATCH
 TOKENS, CHANNELS = GRID**2, 3 * PATCH**2
@@ -31,7 +31,7 @@ class Drawings(NamedTuple):
 
     Attributes:
         images: uint8 `[N, 32, 32, 3]`.
-        label: int32 `[N]`, numbers of `PAIRS`.
+        label: the classes, int32 `[N]`, indices of `PAIRS`.
     """
 
     images: np.ndarray
@@ -39,7 +39,7 @@ class Drawings(NamedTuple):
 
 
 def drawings(number: int, split: str) -> Drawings:
-    """The first drawings of the split "train" or "test", which share no draw."""
+    """The first drawings of the split "train" or "test", which use different random numbers."""
     images, labels = [], []
     for row in range(number):
         lot = scenes.Lot(SEED, ("train", "test").index(split), row)
@@ -57,7 +57,7 @@ def halved(picture: np.ndarray) -> np.ndarray:
 
 
 def scene_of(label: int) -> scenes.Scene:
-    """The scene that a class requests; its size and position are left open."""
+    """The scene of a class, without a size and a position."""
     colour, shape = PAIRS[label]
     return scenes.Scene("one", "plain", colour, shape)
 
@@ -95,16 +95,16 @@ def codebook(vectors: np.ndarray, size: int, iterations: int, seed: int = 0) -> 
 
 
 def tokens(codes: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """The numbers int32 `[...]` of the nearest codes of vectors `[..., D]`."""
+    """The indices of the nearest codes of vectors `[..., D]`, int32 `[...]`."""
     return np.asarray(quantizers.nearest(jnp.asarray(vectors), jnp.asarray(codes))[0])
 
 
 def figures(codes: np.ndarray, images: np.ndarray) -> dict[str, float]:
-    """How well codes stand for pictures.
+    """How well codes represent pictures.
 
     Returns:
-        "psnr": mean decibels of the decoded pictures, "ssim": their mean structural similarity, "used": the share of
-        codes that occur, "perplexity": the effective number of codes.
+        {"psnr": the mean PSNR of the decoded pictures in dB, "ssim": their mean structural similarity, "used": the
+        share of codes that occur, "perplexity": the effective number of codes}.
     """
     numbers = tokens(codes, patches(images))
     pair = jnp.asarray(joined(codes[numbers])), jnp.asarray(images)

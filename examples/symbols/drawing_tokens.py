@@ -4,7 +4,8 @@
 
 A drawing shows one shape and consists of 64 codes of patches; its class is its colour and shape. The command writes
 report.md, report.json, drawings.png, the codebook and the trained weights. A second call continues with the first model
-whose weights are missing.
+whose weights are missing. It does not check that the flags are those of the first call, so choose a new --out for other
+flags.
 """
 
 from absl import flags
@@ -45,24 +46,28 @@ from examples.text import drawn_objects
 
 SHOWN = 16  # samples of each model in the picture
 LEARNED_FROM, ITERATIONS = 2000, 15  # drawings and Lloyd's iterations of the codebook
-PARTS = ("shape", "colour", "whole")  # what a drawing's verdict must say; edges are soft at this size
-TITLE = "Codes of drawings: symbols beside Gaussian noise"
+PARTS = ("shape", "colour", "whole")  # required entries of a verdict, without "sharp", as edges are soft at this size
+TITLE = "Codes of drawings: symbols compared with Gaussian noise"
 
 
 def enlarged(images: np.ndarray) -> np.ndarray:
-    """Pictures uint8 `[N, 32, 32, 3]` at the side of the templates, 64 pixels."""
+    """Pictures uint8 `[N, 32, 32, 3]` enlarged to the side of the templates, 64 pixels."""
     shape = (len(images), drawing.SIDE, drawing.SIDE, 3)
     larger = jax.image.resize(jnp.asarray(images, jnp.float32), shape, "bilinear")
     return np.asarray(jnp.clip(jnp.round(larger), 0, 255)).astype(np.uint8)
 
 
 def judged(images: np.ndarray, labels: Sequence[int] | np.ndarray) -> tuple[np.ndarray, list[bool]]:
-    """What templates measure in pictures uint8 `[N, 32, 32, 3]`, without a network.
+    """Measures pictures by templates, without a network.
+
+    Args:
+        images: the pictures, uint8 `[N, 32, 32, 3]`.
+        labels: their classes.
 
     Returns:
-        (features float64 `[N, 19]`: overlaps with the eight shapes, shares of the eight colours, and the place and the
-        radius of the best shape in sides of the picture; whether each has the shape and the colour of its class and
-        is whole).
+        (features float64 `[N, 19]`: overlaps with the eight shapes, shares of the eight colours, and the position and
+        the radius of the best shape as shares of the picture's side; whether each picture shows the shape and the
+        colour of its class as a whole object).
     """
     asked = [drawing_codes.scene_of(label) for label in labels]
     features, right = [], []
@@ -77,12 +82,16 @@ def judged(images: np.ndarray, labels: Sequence[int] | np.ndarray) -> tuple[np.n
 
 
 def figures(judgements: Sequence[tuple[np.ndarray, list[bool]]], test: frechet.Moments) -> dict[str, Any]:
-    """The figures of the samples of one model's trainings, by `judged` of each.
+    """The figures of samples from several trainings of one model.
+
+    Args:
+        judgements: the result of `judged` for each training.
+        test: the moments of the test drawings' features.
 
     Returns:
-        "distance": the mean Fréchet distance to the test drawings, "error": its standard error over the draws of
-        samples, "range": the least and greatest distance of a training, "right": the share that is right in all parts
-        of `PARTS`, "interval": Wilson's of 95 %.
+        {"distance": the mean Fréchet distance to the test drawings, "error": its standard error over the draws of
+        samples, "range": the least and the greatest distance of a training, "right": the share of samples that fulfil
+        all of `PARTS`, "interval": Wilson's 95 % interval of this share}.
     """
     distances = [frechet.frechet_distance(frechet.moments(features), test) for features, _ in judgements]
     errors = [frechet_error.standard_error(features, test) for features, _ in judgements]
@@ -188,7 +197,7 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
         "error over the drawings; the likelihood of the Gaussian model is not comparable."
     )
     yield report.table(
-        ("model", "evaluations", "right", "distance", "seeds", "bits a code", "estimator", "parameters"),
+        ("model", "evaluations", "right", "distance", "seeds", "bits per code", "estimator", "parameters"),
         [_cells(name, steps, one, content) for name, by in content["samples"].items() for steps, one in by.items()],
     )
 

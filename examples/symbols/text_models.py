@@ -22,12 +22,14 @@ class TextModel(NamedTuple):
     """A model of characters.
 
     Attributes:
-        network: its network.
-        loss: the loss that it is trained by, in nats a character.
-        bound: an upper bound on -log p in nats a character, or -log p itself.
+        network: the network.
+        loss: the training loss, in nats per character.
+        bound: an upper bound on -log p in nats per character, or -log p itself.
         estimator: the kind of `bound`, in words.
-        sample: (params, keys `[B]`, length, steps) -> int `[B, length]`; from left to right the steps do not matter.
-        filled: (params, line, key) -> the line with its underscores filled in; None from left to right.
+        sample: a function (params, keys `[B]`, length, steps) -> int `[B, length]`; the autoregressive model ignores
+            the steps.
+        filled: a function (params, line, key) -> the line with its underscores filled in; None for the autoregressive
+            model.
     """
 
     network: nn.Module
@@ -63,7 +65,7 @@ def masked(width: int, depth: int) -> TextModel:
 
 
 def uniform(width: int, depth: int) -> TextModel:
-    """Diffusion whose noise is any other letter, by the score entropy."""
+    """Diffusion with random letters as the noise, trained by the score entropy."""
     network = _timed(width, depth)
     bound = _loss(network, discrete.score_entropy_bound)
     return _uniform_noise_model(network, bound, bound, discrete.ancestral())

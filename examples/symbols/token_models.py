@@ -10,12 +10,12 @@ from diffusion import models, objectives, parameterizations, timesteps
 from examples.symbols import digit_models, drawing_codes
 
 LENGTH, CHANNELS, CLASSES = drawing_codes.TOKENS, drawing_codes.CHANNELS, len(drawing_codes.PAIRS)
-MEAN, DEVIATION = 0.87, 0.24  # of the numbers in the patches of training drawings, about
-NOISY, SHIFT = 1.5, 3.0  # mean of the logits of times, and shift of the sampler's, of `configs/text/shapes`
+MEAN, DEVIATION = 0.87, 0.24  # approximate mean and deviation of the numbers in the patches of training drawings
+NOISY, SHIFT = 1.5, 3.0  # mean of the logits of times, and shift of the sampler's times, as in `configs/text/shapes`
 
 
 def all_models(codes: int, width: int, depth: int, heads: int = 4) -> dict[str, digit_models.DigitModel]:
-    """The models of one width and depth for a number of codes; all have about as many parameters."""
+    """The models of one width and depth for a number of codes, all with about the same number of parameters."""
     symbol_models = digit_models.symbol_models(codes, LENGTH, CLASSES, width, depth, heads)
     wanted = parameters(symbol_models["uniform"])
     plain = parameters(gaussian(width, depth, heads, 4 * width))
@@ -31,8 +31,8 @@ def parameters(model: digit_models.DigitModel) -> int:
 def gaussian(width: int, depth: int, heads: int, hidden: int) -> digit_models.DigitModel:
     """Flow matching of patches before they are quantised, in batches {"z": float `[B, 64, 48]`, "label": int `[B]`}.
 
-    Its samples are patches too, float `[B, 64, 48]`. Prediction, weight and times are those of `configs/text/shapes`,
-    since layouts form at more noise than patches: x_0, the velocity's error, and times near the noise.
+    Its samples are patches, float `[B, 64, 48]`. The prediction x_0, the velocity's error as the loss, and times near
+    the noise are those of `configs/text/shapes`, since layouts form at more noise than patches.
 
     Args:
         width: features of a patch.

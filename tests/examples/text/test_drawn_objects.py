@@ -181,5 +181,5 @@ def test_other_pictures_are_refused():
     scene = scenes.parsed("a red circle")
     with pytest.raises(TypeError, match="uint8, got float32"):
         drawn_objects.measured(np.zeros((1, 64, 64, 3), np.float32), [scene])
-    with pytest.raises(ValueError, match=r"need pictures \[2, 64, 64, 3\]"):
+    with pytest.raises(ValueError, match=r"pictures must be \[2, 64, 64, 3\]"):
         drawn_objects.measured(np.zeros((1, 64, 64, 3), np.uint8), [scene, scene])

@@ -304,7 +304,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
         text_demo.check({**shapes.get_config("tiny"), "denoser": {}})
     config = shapes.get_config("tiny")
     config.denoiser.model.text_width = 24
-    with pytest.raises(ConfigError, match=r"text_width = 24, and config\.encoder\.model\.text\.width = 16"):
+    with pytest.raises(ConfigError, match=r"text_width = 24, but config\.encoder\.model\.text\.width = 16"):
         text_demo.check(config)
     config = shapes.get_config("tiny")
     config.denoiser.train.stepss = 3
