@@ -20,20 +20,23 @@ from examples.control import shape_finder
 from examples.control.shape_finder import Found
 from examples.text import drawn_objects, judge
 
-CLOSE = 4.0  # pixels, a sixteenth of a side: a shape that stands nearer than this is where it should be
-LEAST = 12  # pixels that two shapes share, where their order is judged
+CLOSE = 4.0  # pixels, a sixteenth of a side; a shape within this distance is at its planned position
+LEAST = 12  # least number of pixels that two shapes share, for their order to be judged
 
 # (prompts, controls or references uint8 [N, 64, 64, 3] or None, seeds) -> uint8 [N, 64, 64, 3]
 Make = Callable[[Sequence[str], np.ndarray | None, Sequence[int]], np.ndarray]
 
 
 def rows(make: Make, examples: Sequence[Example], seed: int = 0) -> dict[str, np.ndarray]:
-    """The measured pictures, from one noise for each example: {"real", "with", "without": uint8 [N, 64, 64, 3]}.
+    """The pictures to measure, with and without the control from the same noise, and real ones.
 
     Args:
         make: the model.
-        examples: examples of one control, which training has not seen.
+        examples: examples of one control that were not used in training.
         seed: the seed of the first picture.
+
+    Returns:
+        {"real", "with", "without": uint8 [N, 64, 64, 3]}.
     """
     prompts = [example.caption for example in examples]
     controls = np.stack([example.control for example in examples])
@@ -46,21 +49,21 @@ def rows(make: Make, examples: Sequence[Example], seed: int = 0) -> dict[str, np
 
 
 def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> dict[str, Any]:
-    """The figures of pictures uint8 [N, 64, 64, 3] of as many examples.
+    """The figures of pictures, uint8 [N, 64, 64, 3], of N examples.
+
+    The judge learned from shapes at nine positions, so each part is moved to the middle before it reads the part's
+    colour and shape. It must choose one of the eight shapes, since a partly covered shape looks broken to it. The
+    overlap takes the covered part into account, and can therefore reject broken shapes.
 
     Returns:
-        {"error": the mean over pictures of the mean distance of a picture's shapes to their places, in pixels, where a
-        missing one counts as `shape_finder.FAR`; "median": the median over shapes; "close": the share of shapes within
-        `CLOSE` pixels; "there": the share of all shapes with a shape of the planned colour and kind within `CLOSE`
-        pixels; "covered": the mean over pictures of the mean overlap of a shape with its plan, see `covered`; "whole":
-        the share of shapes whose overlap is above `drawn_objects.WHOLE`; "prompt": the share of the requested colours
-        and shapes that the picture shows, wherever it shows them; "count": the share of pictures with as many shapes as
-        requested; "order": the share of overlapping shapes of which the nearer one is on top, or None where none
-        overlap}.
-
-    The judge reads colours and shapes of each found part by itself, in the middle: it has learned from shapes at nine
-    places alone. It must choose one of the eight shapes, since one that a nearer one covers looks broken; the overlap,
-    which knows what is covered, is the measure that can refuse.
+        {"error": the mean over pictures of the mean distance of a picture's shapes from their planned positions, in
+        pixels, where a missing shape counts as `shape_finder.FAR`; "median": the median distance over shapes; "close":
+        the share of shapes within `CLOSE` pixels; "there": the share of shapes with a shape of the planned colour and
+        kind within `CLOSE` pixels; "covered": the mean over pictures of the mean overlap of a shape with its plan, see
+        `covered`; "whole": the share of shapes whose overlap is above `drawn_objects.WHOLE`; "prompt": the share of the
+        requested colours and shapes that the picture shows anywhere; "count": the share of pictures with the requested
+        number of shapes; "order": the share of overlapping pairs whose nearer shape is on top, or None without such
+        pairs}.
     """
     errors, there, overlaps, prompt, count, order = [], [], [], [], [], []
     all_parts = [shape_finder.find_shapes(image) for image in images]
@@ -100,17 +103,17 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
 
 
 def covered(image: np.ndarray, arrangement: Arrangement, parts: Sequence[Found], index: np.ndarray) -> np.ndarray:
-    """The overlap of planned shapes with the parts that stand for them, where they are planned: float64 [K].
+    """The overlaps of K planned shapes with their parts at the planned positions, float64 [K].
 
-        |M and V| / |M or V|,    V what is seen of the drawn shape, M the part's mask by `drawn_objects.mask`
+        |M and V| / |M or V|,    V the visible pixels of the drawn shape, M the part's mask by `drawn_objects.mask`
 
-    A missing part, and one of another colour, has none.
+    The overlap with a missing part, or with a part of another colour, is 0.
 
     Args:
         image: the picture, uint8 [64, 64, 3].
         arrangement: the plan.
         parts: the parts of the picture.
-        index: the part that stands for each of the K shapes, -1 for none.
+        index: the index of the part for each of the K shapes; -1 for none.
     """
     apart = drawn_objects.distance_to_paper(image)
     overlaps = []
@@ -125,7 +128,7 @@ def covered(image: np.ndarray, arrangement: Arrangement, parts: Sequence[Found],
 
 
 def on_top(image: np.ndarray, arrangement: Arrangement) -> bool | None:
-    """Whether most of what two shapes share has the colour of the nearer one; None for shapes that do not overlap."""
+    """Whether most pixels that two shapes share have the colour of the nearer one; None if shapes do not overlap."""
     if len(arrangement.things) != 2:
         return None
     masks = [arrangements.visible(arrangement._replace(things=(thing,)))[0] for thing in arrangement.things]

@@ -25,14 +25,14 @@ KINDS = ("one", "several", "pair")
 
 
 class References(NamedTuple):
-    """Drawings of the test split, uint8 [N, 64, 64, 3], and what they show."""
+    """Drawings of the test split, uint8 [N, 64, 64, 3], and their scenes."""
 
     images: np.ndarray
     scenes: list[Scene]
 
 
 def references(number: int, kinds: Sequence[str] = KINDS) -> References:
-    """The first drawings of these kinds in the test split of `shapes`, with what they show."""
+    """The first drawings of some kinds in the test split of `shapes`, with their scenes."""
     every = (shapes.example("test", row) for row in itertools.count())
     drawn = ((image, judge.facing(scene)) for image, _, scene in every if scene.kind in kinds)
     images, shown = zip(*itertools.islice(drawn, number))
@@ -40,7 +40,7 @@ def references(number: int, kinds: Sequence[str] = KINDS) -> References:
 
 
 def paper(images: np.ndarray) -> np.ndarray:
-    """The number of the nearest paper of each picture, int [N]: the tints of `drawing.PAPERS`, then the night."""
+    """The index of the nearest paper of each picture, int [N], in `drawing.PAPERS` followed by the night paper."""
     known = np.array([*drawing.PAPERS, drawing.NIGHT], float)
     return np.array([np.abs(known - drawn_objects.paper_of(image)).sum(-1).argmin() for image in images])
 
@@ -48,8 +48,8 @@ def paper(images: np.ndarray) -> np.ndarray:
 def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Sequence[str]) -> dict[str, Any]:
     """How often pictures show the attributes that the references of the same rows have: {attribute: share}.
 
-    A number counts where several shapes are alike, a size and a place where there is one, a relation and the second
-    shape where there are two.
+    The count is an attribute of several equal shapes, the size and the position of a single shape, and the relation and
+    the second shape of two shapes.
 
     Args:
         reader: the judge.
@@ -80,7 +80,7 @@ def fits(images: np.ndarray, requested: Sequence[Scene]) -> dict[str, Any]:
 
 
 def alone(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A prompt that says nothing, and the reference: how much of the reference comes back.
+    """Measures what pictures take over from a reference if the prompt names no attribute.
 
     Returns:
         ({"reference": shares with the reference, "none": shares without it from the same noise, "chance": shares
@@ -105,12 +105,14 @@ def alone(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict
 
 
 def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A prompt names colour and shape of another drawing, the reference has the rest: who decides what.
+    """Measures what pictures take from the prompt and what from the reference.
+
+    The prompt names the colour and the shape of another drawing. The reference has all other attributes.
 
     Returns:
-        ({"reference", "none", "chance"}: each {"prompt": shares of what the prompt requests, "style", "size",
-        "position", "paper": shares of the reference's, "templates": `fits` to the prompt}, {"references", "images",
-        "none", "prompts"}).
+        ({"reference", "none", "chance"}, each {"prompt": shares of the requested attributes, "style", "size",
+        "position", "paper": shares of the reference's attributes, "templates": `fits` to the prompt}, {"references",
+        "images", "none", "prompts"}).
     """
     wanted = references(number, ("one",))
     turned = wanted.scenes[1:] + wanted.scenes[:1]

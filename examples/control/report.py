@@ -53,7 +53,7 @@ BESIDE = {"with": "with the control", "without": "without it, the same noise", "
 
 
 class Settings(NamedTuple):
-    """How much is measured, and how pictures are made: the flags of the command."""
+    """The flags of the command: the number of pictures and their settings."""
 
     number: int = 1000
     steps: int = 20
@@ -70,10 +70,10 @@ def run(
         reference: the folder of an IP-Adapter; "" for none.
         out: the folder of the report.
         settings: the settings of the command.
-        reader: the judge; by default `judge.reader`'s, which is trained if the cache lacks it.
+        reader: the judge; by default that of `judge.reader`, which is trained if it is not in the cache.
 
     Raises:
-        ConfigError: for no run, or one that was trained on something else.
+        ConfigError: if there is no run, or a run was trained by another recipe.
         WorkdirError, CheckpointError: as `tuned_run.load`.
     """
     if not runs and not reference:
@@ -105,11 +105,13 @@ def run(
 
 
 def _arranged(run: str) -> tuple[str, tuple[float, ...]]:
-    """The control that a run has learned from, and the places of its shapes."""
+    """The control that a run has learned from, and the positions of its shapes."""
     config: Any = workdir.read_config(run)
     source = config["data"]["source"]
     if source["name"] != "arranged_drawings":
-        raise ConfigError(f"{run} learned from {source['name']!r}. Valid: a run of tuning/drawings_control.")
+        raise ConfigError(
+            f"{run} learned from the source {source['name']!r}. Valid for --runs: runs of tuning/drawings_control."
+        )
     return source["kind"], tuple(source.get("places", arrangements.ANYWHERE))
 
 
@@ -121,7 +123,7 @@ def _made(
     pictures: np.ndarray | None,
     seeds: Sequence[int],
 ) -> np.ndarray:
-    """A picture for each prompt and seed, with the control of the same row where there are controls."""
+    """A picture for each prompt and seed, with the control of the same row if there are controls."""
     how = {"steps": settings.steps, "guidance": settings.guidance, "height": SIDE, "width": SIDE}
     if pictures is None:
         return text_to_image.generate(model, list(prompts), seeds=list(seeds), batch_size=50, **how)
@@ -135,14 +137,14 @@ def _made(
 
 
 def _draw(tiles: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[str], path: pathlib.Path) -> None:
-    """Writes a PNG: the first examples side by side, the pictures of each example below each other."""
+    """Writes a PNG with the first examples side by side, and the pictures of each example one below the other."""
     columns = [textwrap.fill(prompt, 16) for prompt in prompts[:SHOWN]]
-    twice = lambda row: row.repeat(2, axis=1).repeat(2, axis=2)  # so that the captions find room
+    twice = lambda row: row.repeat(2, axis=1).repeat(2, axis=2)  # makes room for the captions
     plots.mosaic([[twice(row[:SHOWN]) for row in tiles]], names, [columns], path)
 
 
 def markdown(content: dict, folder: pathlib.Path) -> str:
-    """The report as Markdown; pictures that are in the folder are embedded by relative links."""
+    """The report as Markdown, with relative links to the pictures that are in the folder."""
     figures = content["figures"]
     parts = ["# Control of the drawings' model"]
     if figures["control"]:
@@ -161,7 +163,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
 
 
 def control_table(figures: dict) -> str:
-    """The rows of the controls, each with the control, without it, and of real pictures."""
+    """The table of the controls: pictures with the control, without it, and real ones."""
 
     def cell(row: dict, which: str, name: str) -> str:
         if row[name] is None or (which == "without" and name in ("there", "whole", "order")):
@@ -188,7 +190,7 @@ def control_table(figures: dict) -> str:
 
 
 def reference_table(figures: dict) -> str:
-    """A row for each attribute: with the reference, without it, by chance, and of the references themselves."""
+    """The table of attributes: with the reference, without it, by chance, and for the references themselves."""
     order = ("reference", "none", "chance", "real")
     header = ("of the reference", "with it", "no reference", "chance", "the judge on the references")
     groups = {"style": reference_metrics.STYLE, "content": reference_metrics.CONTENT}
@@ -213,7 +215,7 @@ def template_rows(figures: dict, order: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def prompt_table(figures: dict) -> str:
-    """A row for each attribute where the prompt names colour and shape."""
+    """The table of attributes for prompts that name a colour and a shape."""
     order = ("reference", "none", "chance")
     rows = [
         (f"of the prompt: {name}", *(report.percent(figures[which]["prompt"][name]) for which in order))

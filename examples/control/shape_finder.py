@@ -14,10 +14,10 @@ from diffusion.data.shapes import drawing
 from diffusion.data.shapes.scenes import COLOURS
 from examples.text import drawn_objects
 
-STRONG = 60  # of 255: how much a pixel of a shape differs from the paper
-SMALLEST = 20  # pixels of a part
-RIM = 2  # pixels around a part that belong to it: smooth edges, glow
-FAR = 32.0  # pixels, half a side: the error of a shape that is missing, and the largest of any
+STRONG = 60  # least distance of a shape's pixel from the paper, of 255
+SMALLEST = 20  # pixels of the smallest part
+RIM = 2  # pixels around a part that belong to it, for smooth edges and glow
+FAR = 32.0  # largest error in pixels, half a side; also the error of a missing shape
 
 
 class Found(NamedTuple):
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """What was found of each planned shape: its index, or -1 where it is missing, and its distance, at most `FAR`."""
+    """The part found for each planned shape: its index, -1 for a missing one, and its distance, at most `FAR`."""
 
     index: np.ndarray
     error: np.ndarray
@@ -51,7 +51,7 @@ def find_shapes(picture: np.ndarray) -> list[Found]:
         labels, count = ndimage.label(hue == number, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
         for part in range(1, count + 1):
             mask = ndimage.binary_fill_holes(labels == part)
-            mask = mask & ((hue == number) | (hue < 0))  # what lies over it is not a part of it
+            mask = mask & ((hue == number) | (hue < 0))  # without the shapes that cover it
             if mask.sum() >= SMALLEST:
                 parts.append(Found(COLOURS[number], float(x[mask].mean()), float(y[mask].mean()), mask))
     return parts
@@ -75,7 +75,7 @@ def alone(picture: np.ndarray, part: Found) -> np.ndarray:
 
 
 def matched(centres: np.ndarray, parts: Sequence[Found]) -> Matched:
-    """The parts that stand for planned shapes, so that the sum of their distances is smallest; colours do not count.
+    """Assigns parts to planned shapes such that the sum of their distances is smallest, whatever their colours.
 
     Args:
         centres: the centre (x, y) of each planned shape, [K, 2] in pixels.

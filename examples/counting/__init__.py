@@ -1,1 +1,1 @@
-"""The model of drawings learns to count from rewards of one judge; a second judge measures the result."""
+"""Teaches the model of drawings to count by rewards of one judge, and measures the result by a second judge."""

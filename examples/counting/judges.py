@@ -25,13 +25,13 @@ from diffusion.metrics.attribute_reader import Reader
 from diffusion.training.runtime import progress
 from examples.text import judge
 
-REWARDING_SEED, MEASURING_SEED = 7_301, 7_302  # of the pictures; no other part of the project has these
-PICTURES = {"one": 10_000, "several": 14_000, "pair": 10_000, "word": 2_000}  # each judge learns from
+REWARDING_SEED, MEASURING_SEED = 7_301, 7_302  # seeds of the judges' pictures, used nowhere else
+PICTURES = {"one": 10_000, "several": 14_000, "pair": 10_000, "word": 2_000}  # training pictures of each judge
 STEPS = 3_000
-ATTRIBUTES = {name: values for name, values in judge.ATTRIBUTES.items() if name != "word"}  # words have their reader
-PATCH = 2  # pixels of the sides of a patch of the measuring judge
-WIDTHS = (16, 32, 64, 96)  # features of its patches, and of every second neighbourhood, three times
-DIM = 128  # features, as many as `attribute_reader.fitted` takes
+ATTRIBUTES = {name: values for name, values in judge.ATTRIBUTES.items() if name != "word"}  # `drawn_words` reads words
+PATCH = 2  # side of a patch of the measuring judge in pixels
+WIDTHS = (16, 32, 64, 96)  # features of its patches and of its three convolutions
+DIM = 128  # features of the last layer, as `attribute_reader.fitted` requires
 PICTURE = (64, 64, 3)  # shape of a drawing
 CHUNK = 100  # pictures in one call of its compiled forward pass
 
@@ -43,13 +43,13 @@ def rewarding(folder: pathlib.Path | None = None) -> Reader:
 
 
 def measuring(folder: pathlib.Path | None = None) -> Reader:
-    """The judge that no training calls, likewise."""
+    """The judge that no training uses, from a folder (by default the library's cache), or trained now (minutes)."""
     name = f"counting-measuring-{MEASURING_SEED}-{STEPS}"
     return attribute_reader.cached(name, lambda: _trained(False), folder, lambda: _shapes(False))
 
 
 def _shapes(rewarding: bool) -> dict[str, Array]:
-    """The first weights of one of the judges, for their names and shapes."""
+    """The initial weights of one of the judges, for their names and shapes."""
     classes = {name: len(values) for name, values in ATTRIBUTES.items()}
     key = jax.random.key(0)
     if not rewarding:
@@ -58,7 +58,7 @@ def _shapes(rewarding: bool) -> dict[str, Array]:
 
 
 def _trained(rewarding: bool) -> Reader:
-    """One of the judges, trained on drawings of its own."""
+    """Trains one of the judges on its own drawings."""
     seed = REWARDING_SEED if rewarding else MEASURING_SEED
     images, shown = judge.pictures(seed, PICTURES)
     labels = {name: column for name, column in judge.labels(shown).items() if name in ATTRIBUTES}
@@ -106,7 +106,7 @@ def features(reader: Reader, images: np.ndarray) -> np.ndarray:
 
 
 def read(reader: Reader, last: np.ndarray) -> list[Scene]:
-    """The scenes that a judge reads, by its features [N, DIM]."""
+    """The scenes that a judge reads from its features [N, DIM]."""
     classes = attribute_reader.most_probable(reader, last)
     names: Any = ATTRIBUTES.items()
     scene = lambda row: Scene(**{name: values[classes[name][row]] for name, values in names}, word=NONE)

@@ -15,20 +15,20 @@ from diffusion.text_to_image import TextToImage
 from examples.counting import judges
 from examples.text import judge, prompt_metrics
 
-SEED = 7_304  # of the captions; no training has seen them
+SEED = 7_304  # seed of the captions, which no training uses
 SEEDS = 4  # pictures of each caption
 CAPTIONS = {"several": 100, "one": 40, "pair": 50, "word": 24}
-"""How many captions of each kind of scene are measured; the words are those of the training pictures."""
-FIRST_SEED = 500_000  # of the pictures
-STEPS = 10  # of the sampler, without guidance
+"""The number of captions of each kind of scene. The words are those of the training pictures."""
+FIRST_SEED = 500_000  # first seed of the pictures
+STEPS = 10  # sampling steps, without guidance
 BATCH = 50  # pictures at once
 
 Make = Callable[[Sequence[str], Sequence[int]], np.ndarray]
-"""(captions, seeds) -> pictures, uint8 [N, 64, 64, 3]."""
+"""A function (captions, seeds) -> pictures, uint8 [N, 64, 64, 3]."""
 
 
 def captions(number: dict[str, int] = CAPTIONS) -> list[str]:
-    """Captions of trained combinations, some of each kind; of several objects every count is as frequent."""
+    """Captions of trained combinations, so many of each kind, in which every count of objects is equally frequent."""
     left, texts, index = dict(number), [], 0
     while sum(left.values()):
         lot = Lot(SEED, 0, index)
@@ -53,20 +53,20 @@ def make(model: TextToImage, **how: Any) -> Make:
 
 
 def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, measuring: Reader) -> dict[str, Any]:
-    """The figures of pictures, the `SEEDS` pictures of a caption one after another.
+    """The figures of pictures.
 
     Args:
         texts: the caption of each picture.
-        pictures: the pictures, uint8 [N, 64, 64, 3].
+        pictures: the pictures, uint8 [N, 64, 64, 3], with the `SEEDS` pictures of each caption one after the other.
         rewarding: the judge that gave the rewards.
-        measuring: the judge that no training called.
+        measuring: the judge that no training used.
 
     Returns:
         {"templates": the shares of `drawn_objects` and `drawn_words`, without a network, "count": {"templates",
-        "rewarding", "measuring": the share of captions of several objects whose number each sees}, "gap": by how much
-        the rewarding judge sees more of them right than the measuring one, "variety": the mean distance between
-        pictures of a caption as a share of that between real ones, "frechet": the Frechet distance to real pictures of
-        the same captions, the last two in the measuring judge's features}.
+        "rewarding", "measuring": the share of pictures with the right number of several objects, by each measure},
+        "gap": the share by the rewarding judge minus that by the measuring one, "variety": the mean distance between
+        pictures of a caption divided by that between real ones, "frechet": the Frechet distance to real pictures of the
+        same captions}. The last two are in the measuring judge's features.
     """
     requested = [scenes.parsed(text) for text in texts]
     several = np.array([scene.kind == "several" for scene in requested])
@@ -99,7 +99,7 @@ def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, meas
 
 
 def _share(rows: Sequence[tuple[bool, str]]) -> dict[str, Any]:
-    """The share of right pictures, of (whether each is right, its caption), whose pictures are one draw together."""
+    """The share of right pictures, from (whether each is right, its caption), clustered by caption."""
     return clustered.share(*zip(*rows))
 
 

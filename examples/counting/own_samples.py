@@ -36,24 +36,24 @@ from diffusion.metrics.attribute_reader import Reader
 from examples.counting import judges, rewards
 
 BATCH = 50  # pictures at once
-FIRST_SEED = 700_000  # of the pictures
+FIRST_SEED = 700_000  # first seed of the pictures
 EACH = 4  # pictures of each caption
-LEAST = 0.5  # probability of an accepted picture
+LEAST = 0.5  # least probability of an accepted picture
 DRAWN = "drawn.json"
 
 
 class Chosen(NamedTuple):
-    """The pictures of a caption by their numbers: the accepted ones, and pairs of one of them and a refused one."""
+    """The indices of a caption's accepted pictures, and the pairs of an accepted and a refused picture."""
 
     accepted: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
 
 
 def chosen(probabilities: Sequence[float] | np.ndarray) -> Chosen:
-    """The accepted pictures of one caption, and the pairs from the most to the least certain.
+    """The accepted pictures of one caption, and its pairs, the most certain first.
 
     Args:
-        probabilities: the probability of all that the caption requests, of each picture.
+        probabilities: the probability that each picture shows everything the caption requests.
     """
     order = [int(row) for row in np.argsort(-np.asarray(probabilities), kind="stable")]
     accepted = [row for row in order if probabilities[row] >= LEAST]
@@ -64,17 +64,17 @@ def chosen(probabilities: Sequence[float] | np.ndarray) -> Chosen:
 def write(
     model: text_to_image.TextToImage, out: pathlib.Path, rows: range, steps: int, reader: Reader
 ) -> dict[str, int]:
-    """Writes the accepted pictures of a model, and pairs of an accepted and a refused one, each beside its caption.
+    """Writes the accepted pictures of a model, and pairs of an accepted and a refused picture, with their captions.
 
     Args:
-        model: the model; it draws without guidance.
+        model: the model, which is used without guidance.
         out: the folder, made if missing.
-        rows: the numbers of the captions; each has 4 pictures.
-        steps: steps of the sampler.
-        reader: the judge that rewards.
+        rows: the indices of the captions; 4 pictures are drawn for each.
+        steps: the number of sampling steps.
+        reader: the rewarding judge.
 
     Returns:
-        What drawn.json says: the numbers of pictures "drawn", "accepted" and in "pairs", and the "steps" of each.
+        The content of drawn.json: the numbers of pictures "drawn", "accepted" and in "pairs", and the "steps" of each.
     """
     known = captions.texts_of(rewards.counting_drawings(number=rows.stop))
     texts = [known[row] for row in rows for _ in range(EACH)]

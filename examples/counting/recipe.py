@@ -49,12 +49,12 @@ def preferences(samples: str) -> dict[str, Any]:
 
 
 def drawings(several: int, others: int, words: float = 0.15) -> dict[str, Any]:
-    """All weights by the base's own loss on real drawings, 208 batches of 64.
+    """A training of all weights by the base's own loss on real drawings, with 208 batches of 64.
 
     Args:
-        several: number of drawings most of which show several objects.
-        others: number of drawings in the shares of the base's training, so that nothing else is lost.
-        words: share of words of random letters among the others, in [0, 1].
+        several: the number of drawings most of which show several objects.
+        others: the number of drawings like those of the base's training, so that the model keeps its other abilities.
+        words: the share of words of random letters among the others, in [0, 1].
     """
     spelled = {"name": "spelled_drawings", "number": others, "share": words}
     both = {"name": "counting_drawings", "number": several}, spelled

@@ -1,1 +1,1 @@
-"""Restores pictures from measurements with many methods, and compares them with exact posteriors."""
+"""Restores pictures from measurements with many methods, and compares the samples with exact posteriors."""

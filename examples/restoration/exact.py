@@ -27,7 +27,7 @@ class Mixture(NamedTuple):
 
 
 def random_mixture(seed: int, number: int, dimension: int, std: float) -> Mixture:
-    """Components of one width around standard normal means, with uneven weights."""
+    """A mixture of components of equal width, with standard normal means and unequal weights."""
     random = np.random.default_rng(seed)
     weights = random.dirichlet(np.ones(number))
     return Mixture(weights, random.standard_normal((number, dimension)), std**2 * np.eye(dimension))
@@ -69,7 +69,7 @@ def posterior(mixture: Mixture, A: np.ndarray, y: np.ndarray, noise_std: float) 
     """p(x_0 | y) of y = A x_0 + sigma_y n, again a mixture.
 
     Args:
-        mixture: the data's.
+        mixture: the mixture of the data.
         A: the operator `[M, D]`.
         y: the measurement `[M]`.
         noise_std: standard deviation sigma_y of the noise, > 0.

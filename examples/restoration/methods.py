@@ -1,4 +1,4 @@
-"""The methods: (setting, y, x_T, keys) -> samples."""
+"""The methods, as functions (setting, y, x_T, keys) -> samples."""
 
 import functools
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
 from examples.restoration.tasks import Task
 
-PARTICLES = 8  # of twisted diffusion and MCGDiff, for each sample
+PARTICLES = 8  # particles per sample of twisted diffusion and MCGDiff
 
 
 class Setting(NamedTuple):
-    """What is measured, and the model that restores.
+    """A task, and the model that restores.
 
     Attributes:
-        denoise: denoiser of the data.
-        schedule: its process.
+        denoise: the denoiser of the data.
+        schedule: the noise schedule of the denoiser.
         task: the operator and its noise.
-        steps: number of evaluations of the network.
-        data_std: standard deviation of the data, for the methods that ask for it.
+        steps: the number of evaluations of the network.
+        data_std: the standard deviation of the data, for the methods that need it.
     """
 
     denoise: Denoiser
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
 
 Method = Callable[[Array, Array, Array], Array]
-"""(y `[B, ...]`, x_T `[B, ...]`, keys `[B]`) -> samples `[B, ...]`."""
+"""A function (y `[B, ...]`, x_T `[B, ...]`, keys `[B]`) -> samples `[B, ...]`."""
 
 
 def _plan(setting: Setting, steps: int | None = None):
@@ -49,14 +49,16 @@ def _guided(setting: Setting, denoise: Denoiser, x: Array, keys: Array) -> Array
 
 
 def _width(setting: Setting) -> Callable[[Array], Array]:
-    """t -> the variance r^2 of x_0 given x_t, for white data."""
+    """A function t -> the variance r^2 of x_0 given x_t, for white data."""
     schedule, variance = setting.schedule, setting.data_std**2
     return lambda t: variance * schedule.sigma(t) ** 2 / (schedule.alpha(t) ** 2 * variance + schedule.sigma(t) ** 2)
 
 
 def _linear(setting: Setting) -> Measurement:
     if setting.task.linear is None:
-        raise ValueError("this method needs a linear operator, and the task has none")
+        raise ValueError(
+            "this method needs a linear operator, but the task has none. Choose a method outside of LINEAR."
+        )
     return setting.task.linear
 
 
@@ -89,7 +91,7 @@ def diffpir(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 
 def mpgd(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """MPGD: a gradient step of 1 / (1 / r^2 + 1 / sigma_y^2), as far as an operator of length 1 lets it go."""
+    """MPGD with gradient steps of 1 / (1 / r^2 + 1 / sigma_y^2), the largest ones for an operator of norm 1."""
     variance, noise = _width(setting), setting.task.noise_std
     step = lambda t: 1 / (1 / variance(t) + 1 / noise**2)
     guided = guidance.manifold_preserving(setting.denoise, setting.schedule, _likelihood(setting, y), step)
@@ -103,13 +105,13 @@ def ddrm(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 
 def daps(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """DAPS with the exact draw, five evaluations an estimate."""
+    """DAPS with the exact draw, and five evaluations per estimate."""
     draw = steering.gaussian_draw(_linear(setting), y, setting.task.noise_std)
     return _daps(setting, draw, x, keys)
 
 
 def daps_langevin(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """DAPS with 100 steps of Langevin's dynamics, five evaluations an estimate."""
+    """DAPS with 100 steps of Langevin dynamics, and five evaluations per estimate."""
     noise_std = setting.task.noise_std
     draw = steering.langevin_draw(
         _likelihood(setting, y), steps=100, step_size=lambda r: 0.3 / (1 / r**2 + 1 / noise_std**2)
@@ -123,7 +125,7 @@ def _daps(setting: Setting, draw: steering.Draw, x: Array, keys: Array) -> Array
 
 
 def twisted(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """Twisted diffusion: 8 particles a sample, drawn with PiGDM as the proposal; 8 times the evaluations."""
+    """Twisted diffusion with PiGDM as the proposal; its 8 particles per sample take 8 times the evaluations."""
     task = setting.task
     y, arguments, draws = _particles(setting, y, x, keys)
     likelihood = guidance.gaussian_likelihood(task.forward, y, task.noise_std)
@@ -135,7 +137,7 @@ def twisted(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 
 def mcgdiff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """MCGDiff: 8 particles a sample, whose measured directions are drawn with y; 8 times the evaluations."""
+    """MCGDiff, which draws measured directions with y; its 8 particles per sample take 8 times the evaluations."""
     y, arguments, draws = _particles(setting, y, x, keys)
     particles = steering.mcgdiff(
         **arguments, measurement=_linear(setting), y=y, noise_std=setting.task.noise_std, number=PARTICLES
@@ -144,7 +146,7 @@ def mcgdiff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 
 def _particles(setting: Setting, y: Array, x: Array, keys: Array) -> tuple[Array, dict[str, Any], Array]:
-    """(y of the particles, what both functions take, keys of the draw of one of each group)."""
+    """(y of the particles, the shared arguments of both methods, the keys that draw one particle of each group)."""
     noise_keys, keys, draws = particle_keys(keys, PARTICLES)
     arguments = {
         "sampler": samplers.ddpm(),
@@ -158,10 +160,10 @@ def _particles(setting: Setting, y: Array, x: Array, keys: Array) -> tuple[Array
 
 
 def particle_keys(keys: Array, number: int) -> tuple[Array, Array, Array]:
-    """Keys of groups of particles, by the keys `[B]` of their samples.
+    """The keys of groups of `number` particles, from the keys `[B]` of their samples.
 
     Returns:
-        (keys of the first noise `[B number]`, keys of the steps `[B number]`, keys of the draw of one of each group
+        (keys of the first noise `[B number]`, keys of the steps `[B number]`, keys that draw one particle of each group
         `[B]`).
     """
     several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
@@ -176,7 +178,7 @@ def red_diff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 
 def d_flow(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """D-Flow: Adam on the noise, through ten deterministic steps; each gradient counts as one evaluation a step."""
+    """D-Flow: Adam on the noise through ten deterministic steps, where a gradient counts as one evaluation per step."""
     plan, std = _plan(setting, 10), setting.schedule.sigma(setting.schedule.t_max)
     generate = lambda z: samplers.sample(samplers.ddim(), setting.denoise, setting.schedule, std * z, plan, keys)
     updates = max(1, setting.steps // 10 - 1)
@@ -185,7 +187,7 @@ def d_flow(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     return generate(best)
 
 
-LINEAR = {  # by a linear operator
+LINEAR = {  # methods that need a linear operator
     "PiGDM": pigdm,
     "DiffPIR": diffpir,
     "DDRM": ddrm,
@@ -197,6 +199,6 @@ ANY = {"DPS": dps, "MPGD": mpgd, "DAPS, Langevin": daps_langevin, "RED-diff": re
 
 
 def programs(setting: Setting) -> dict[str, Method]:
-    """The methods that take a setting, compiled for any measurement of it."""
+    """The methods that a setting allows, each compiled as a function of the measurement."""
     named = LINEAR | ANY if setting.task.linear else ANY
     return {name: jax.jit(functools.partial(method, setting)) for name, method in named.items()}

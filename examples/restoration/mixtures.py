@@ -32,14 +32,14 @@ from diffusion.metrics import vector_distances
 from examples.restoration import exact, methods, tasks
 from examples.restoration.report import restored
 
-STEP = 8.0  # of the grid of means; the methods see the data in this unit
+STEP = 8.0  # step of the grid of means, which is the methods' unit of length
 ROWS = (1, 4)
 NAMES = ("DPS", "PiGDM", "DDRM", "twisted", "MCGDiff")
 SCHEDULE = schedules.cosine()
 
 
 def problem(dimension: int, rows: int, seed: int) -> tuple[exact.Mixture, np.ndarray, np.ndarray, float]:
-    """A mixture, an operator, a measurement and its noise, in units of the grid: (mixture, A, y, noise_std)."""
+    """A random problem in units of the grid's step: (mixture, A, y, noise_std)."""
     random = np.random.default_rng([dimension, rows, seed])
     grid = [(i, j) for i in range(-2, 3) for j in range(-2, 3)]
     weights = random.standard_normal(len(grid)) ** 2
@@ -55,7 +55,7 @@ def problem(dimension: int, rows: int, seed: int) -> tuple[exact.Mixture, np.nda
 
 
 def distances(dimension: int, rows: int, seed: int, steps: int, points: int) -> dict[str, float]:
-    """The distance of each method's samples to the posterior, in units of a component's width."""
+    """The distance of each method's samples to the posterior, in units of a component's standard deviation."""
     mixture, A, y, noise_std = problem(dimension, rows, seed)
     data_std = float(exact.draw(mixture, 10_000, 0).std(0).mean())
     task = tasks.linear(measurements.matrix(A), noise_std)

@@ -52,25 +52,28 @@ from diffusion.schedules import NoiseSchedule
 from examples.restoration import exact, methods, tasks
 
 DIMENSION, COMPONENTS, WIDTH = 8, 12, 0.3
-MEASURED = ((2, 0.3), (2, 0.05), (4, 0.3), (4, 0.05))  # numbers of rows of A, and noise
-CASES = 3  # measured points of each
-NULL = 10  # the class that stands for none
+MEASURED = ((2, 0.3), (2, 0.05), (4, 0.3), (4, 0.05))  # number of rows of A, and standard deviation of the noise
+CASES = 3  # measured points of each task
+NULL = 10  # the class that means no class
 SHOWN = 8
-EXACT_LEVEL, LEVEL = 0.9, 0.8  # of credible intervals: of many samples of one posterior, and of nine of each picture
-WINDOW = 7  # of SSIM, in pictures of 8 x 8 pixels
-ENLARGED = 8  # times, for LPIPS: VGG16 halves pictures four times
+EXACT_LEVEL, LEVEL = (
+    0.9,
+    0.8,
+)  # levels of credible intervals from many samples of a posterior, and from few of a picture
+WINDOW = 7  # window of SSIM for pictures of 8 x 8 pixels
+ENLARGED = 8  # factor that enlarges pictures for LPIPS, as VGG16 halves them four times
 
 Distance = Callable[[Array, Array], Array]
-"""(pictures `[B, H, W, C]` in [-1, 1], originals) -> distances `[B]`."""
+"""A function (pictures `[B, H, W, C]` in [-1, 1], originals) -> distances `[B]`."""
 TITLE = "Restoration"
 
 
 def posteriors(steps: int, points: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Figures of each method's samples beside the exact posterior, `compared`, by figure, method and task.
+    """The figures of `compared` for each method's samples, {figure: {method: {task: value}}}.
 
     Args:
-        steps: evaluations of the denoiser.
-        points: samples of each posterior.
+        steps: the number of evaluations of the denoiser.
+        points: the number of samples of each posterior.
     """
     mixture = exact.random_mixture(0, COMPONENTS, DIMENSION, WIDTH)
     schedule = schedules.cosine()
@@ -104,18 +107,19 @@ def posteriors(steps: int, points: int) -> dict[str, dict[str, dict[str, float]]
 
 
 def compared(x: np.ndarray, target: exact.Mixture, reference: np.ndarray, along: np.ndarray) -> dict[str, float]:
-    """Four figures of samples beside a posterior.
+    """Compares samples with a posterior by four figures.
 
     Args:
-        x: samples `[N, D]`.
+        x: the samples `[N, D]`.
         target: the posterior.
-        reference: exact samples of it `[M, D]`.
+        reference: exact samples of the posterior `[M, D]`.
         along: directions of length 1 `[K, D]`.
 
     Returns:
-        {"distance": sliced 2-Wasserstein distance to the reference, "mean": distance of the means over the root of the
-        posterior's total variance, "covariance": distance of the covariances over the size of the posterior's, by
-        Frobenius, "coverage": share of the reference in the samples' intervals of 90 %, the mean over the directions}.
+        {"distance": the sliced 2-Wasserstein distance to the reference, "mean": the distance of the means divided by
+        the root of the posterior's total variance, "covariance": the Frobenius distance of the covariances divided by
+        the norm of the posterior's, "coverage": the share of the reference in the samples' 90 % intervals, as a mean
+        over the directions}.
     """
     mean, covariance = exact.moments(target)
     error = np.linalg.norm(np.cov(x.T) - covariance)
@@ -129,16 +133,17 @@ def compared(x: np.ndarray, target: exact.Mixture, reference: np.ndarray, along:
 
 
 def perceived(folder: str) -> Distance | None:
-    """The LPIPS of pictures, enlarged, by the weights in a folder; None for no folder.
+    """The LPIPS of enlarged pictures by the weights in a folder; None for no folder.
 
     Raises:
-        ConfigError: for a folder without these weights.
+        ConfigError: if the folder does not exist, or has no such weights.
     """
     if not folder:
         return None
     if not pathlib.Path(folder).is_dir():
         raise ConfigError(
-            f"--lpips={folder} is no folder. Valid: one with config.json and the weights of LPIPS, VGG16."
+            f"--lpips={folder}: there is no such folder. Valid: a folder with config.json and the VGG16 weights of "
+            "LPIPS."
         )
     try:
         module, params = interchange.load(folder, "LPIPS")
@@ -169,11 +174,11 @@ def pictures(
     """The figures of the digits by task and method, and the pictures of each.
 
     Args:
-        model: run, or the name of weights that come along.
-        steps: evaluations of the network.
-        number: how many test pictures are measured.
-        draws: number of samples of each.
-        distance: LPIPS; None for none.
+        model: the run folder, or the name of a model that ships with the package.
+        steps: the number of evaluations of the network.
+        number: the number of test pictures.
+        draws: the number of samples of each picture.
+        distance: the LPIPS; None for tables without it.
 
     Returns:
         ({task: {method: the figures of `measured`}}, {task: {line: pictures `[B, 8, 8, 1]` in [-1, 1]}}).
@@ -199,18 +204,18 @@ def pictures(
 def measured(
     x: np.ndarray, truth: Array, task: tasks.Task, y: Array, distance: Distance | None = None
 ) -> dict[str, float]:
-    """The figures of S samples of each picture, means over both.
+    """The figures of S samples of each picture, as means over samples and pictures.
 
     Args:
-        x: samples `[S, B, 8, 8, 1]` in [-1, 1].
-        truth: pictures `[B, 8, 8, 1]`.
+        x: the samples `[S, B, 8, 8, 1]` in [-1, 1].
+        truth: the original pictures `[B, 8, 8, 1]`.
         task: the operator and its noise.
-        y: measurements of the pictures.
-        distance: LPIPS; None for none.
+        y: the measurements of the pictures.
+        distance: the LPIPS; None for figures without it.
 
     Returns:
-        {"psnr": decibels, "ssim", "residual": root of the mean squared residual in units of the noise, "coverage": the
-        share of pixels whose truth lies in the samples' interval of 80 %}, and "lpips" where there is a distance.
+        {"psnr": the PSNR in dB, "ssim", "residual": the root mean square residual in units of the noise, "coverage":
+        the share of pixels whose true value lies in the samples' 80 % interval}, and "lpips" if there is a distance.
     """
     flat = jnp.asarray(x).reshape(-1, *truth.shape[1:])
     truths = jnp.tile(truth, (len(x), 1, 1, 1))
@@ -228,7 +233,7 @@ def measured(
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The page: the tables and the pictures."""
+    """The report as Markdown, with the tables and the pictures."""
     posteriors, figures, protocol = (content[name] for name in ("posteriors", "pictures", "protocol"))
     names = list(next(iter(posteriors["distance"].values())))
 

@@ -1,1 +1,1 @@
-"""Steering at equal compute: rewards on a problem with an exact solution, and constants of standard densities."""
+"""Compares steering methods at equal compute, on a problem with an exact solution and on standard densities."""

@@ -17,12 +17,12 @@ from diffusion.training.step import example_keys
 
 ESTIMATES = 8  # independent estimates of each constant
 PARTICLES = 512
-GRID = tuple(np.linspace(1, 0, 33).tolist())  # of paths
+GRID = tuple(np.linspace(1, 0, 33).tolist())  # times of paths
 BATCH, GROUP = 256, 64
 WAVES = 8  # sines of time that the networks receive, and cosines
-BUFFER, EVERY = 4096, 20  # of adjoint sampling: samples that are kept, and steps until new ones
-MAX_NORM = 50.0  # of the gradients that adjoint sampling follows; without it the training with a buffer diverges
-SHARE = 0.75  # of the evaluations of a trained method that its training takes
+BUFFER, EVERY = 4096, 20  # samples in the buffer of adjoint sampling, and steps between new ones
+MAX_NORM = 50.0  # largest norm of adjoint sampling's gradients; without it the training with a buffer diverges
+SHARE = 0.75  # share of a trained method's evaluations that its training takes
 SCHEDULE = schedules.trigonometric()
 V = parameterizations.v(parameterizations.time())
 
@@ -51,8 +51,8 @@ class Estimates(NamedTuple):
     """Estimates of one constant.
 
     Attributes:
-        log_normalisers: log Z of each `[ESTIMATES]`.
-        effective: mean effective size of the last weights, as a share of their number.
+        log_normalisers: the estimates of log Z, `[ESTIMATES]`.
+        effective: the mean effective sample size of the final weights, as a share of their number.
     """
 
     log_normalisers: np.ndarray
@@ -60,7 +60,7 @@ class Estimates(NamedTuple):
 
 
 def unit(density: Density) -> objectives.Target:
-    """The density of x / scale, whose integral is the same."""
+    """The density of x / scale, which has the same integral."""
     target, scale = density
     volume = math.prod(target.shape) * math.log(scale)
     log_density = lambda x: target.log_density(scale * x) + volume
@@ -94,10 +94,10 @@ def importance(target: objectives.Target, evaluations: int) -> Estimates:
 
 
 def annealed(target: objectives.Target, evaluations: int, resample: steering.Resampling) -> Estimates:
-    """Annealing from N(0, I) by MALA, on a ladder whose shape a pilot run finds, at an eighth of the cost."""
+    """Annealing from N(0, I) by MALA, with temperatures from a pilot run that takes an eighth of the evaluations."""
     pilot = normal(jax.random.key(1), PARTICLES // 2, target.shape)
     rungs, sizes = steering.annealing_ladder(log_base, target.log_density, pilot, jax.random.key(2), 0.5, share=0.8)
-    number = max(evaluations - len(pilot) * len(rungs), evaluations // 2) // PARTICLES  # of evaluations a particle
+    number = max(evaluations - len(pilot) * len(rungs), evaluations // 2) // PARTICLES  # evaluations of each particle
     at = np.linspace(0, len(rungs) - 1, number + 1)
     ladder, sizes = (np.interp(at, np.arange(len(rungs)), values) for values in (rungs, sizes))
     keys = jax.random.split(jax.random.key(3), ESTIMATES * PARTICLES)
@@ -115,14 +115,14 @@ def trained(
     build: Callable[[Any], parameterizations.Network] = lambda params: functools.partial(network, params),
     every: int = 1,
 ) -> Estimates:
-    """The weights of paths by a network that the objective has trained with a share of the evaluations.
+    """The estimates from the weights of paths, by a network that is trained with a share of the evaluations.
 
     Args:
         objective: the objective.
         target: the density.
-        evaluations: number of evaluations of the density; a path counts as one.
-        build: parameters -> network.
-        every: number of training steps that one batch of evaluations serves.
+        evaluations: the number of evaluations of the density; a path counts as one.
+        build: a function parameters -> network.
+        every: the number of training steps that use one batch of evaluations.
     """
     params = train(objective, target.shape, every * (int(SHARE * evaluations) // BATCH), build)
     number = evaluations - int(SHARE * evaluations)
@@ -144,7 +144,7 @@ def train(
     sizes = (math.prod(shape) + 2 * WAVES, 64, 64, 64, math.prod(shape))
     draw = lambda key, rows, columns: jax.random.normal(key, (rows, columns)) / rows**0.5
     layers = [draw(jax.random.key(k), *pair) for k, pair in enumerate(itertools.pairwise(sizes))]
-    layers[-1] = 0 * layers[-1]  # which is the exact denoiser of N(0, I)
+    layers[-1] = 0 * layers[-1]  # the zero network is the exact denoiser of N(0, I)
     gate = jnp.zeros((2 * WAVES, sizes[-1]))
     params = {"layers": [(layer, jnp.zeros(layer.shape[1])) for layer in layers], "gate": gate}
     buffer = objective.buffer
@@ -176,7 +176,7 @@ def waves_of(t: Array) -> Array:
 
 
 def network(params: Any, x: Array, t: Array, condition: Any) -> Array:
-    """v of a small network of x `[B, D]` and waves of t."""
+    """The prediction v of a small network from x `[B, D]` and waves of t."""
     waves = waves_of(t)
     h = jnp.concatenate([x, jnp.broadcast_to(waves, (len(x), waves.shape[1]))], -1)
     for weights, bias in params["layers"][:-1]:
@@ -186,12 +186,12 @@ def network(params: Any, x: Array, t: Array, condition: Any) -> Array:
 
 
 def log_variance(target: objectives.Target, evaluations: int) -> Estimates:
-    """Paths that were trained to have equal weights."""
+    """Paths that are trained to have equal weights."""
     return trained(objectives.log_variance(V, GRID, target, GROUP), target, evaluations)
 
 
 def log_variance_with_gradient(target: objectives.Target, evaluations: int) -> Estimates:
-    """As many paths, whose network receives the gradient of the density in each step: 33 times the evaluations."""
+    """As many paths by a network that receives the density's gradient in each step, so 33 times the evaluations."""
 
     def build(params):
         gate = lambda t: waves_of(t) @ params["gate"]
@@ -201,7 +201,7 @@ def log_variance_with_gradient(target: objectives.Target, evaluations: int) -> E
 
 
 def adjoint_sampling(target: objectives.Target, evaluations: int, every: int = 1) -> Estimates:
-    """Paths that were trained by the gradients at their ends; with a buffer each serves several steps."""
+    """Paths that are trained by the gradients at their ends; with a buffer, each gradient is used in several steps."""
     objective = objectives.adjoint_sampling(
         V,
         weightings.constant(V),
@@ -236,7 +236,7 @@ def table(
 
     Args:
         evaluations: number of evaluations of the density by each method.
-        known: such a table, whose cells are taken as they are.
+        known: an earlier table, whose cells are reused.
     """
     rows: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, density in DENSITIES.items():

@@ -13,7 +13,7 @@ from diffusion.metrics import vector_distances
 from examples.restoration import exact, methods
 
 STEPS = 20  # evaluations of one plain sample
-DERIVATIVE = 3  # evaluations that one with its derivative counts as
+DERIVATIVE = 3  # cost of an evaluation with its derivative, in evaluations
 CENTRE, WIDTH = np.array([1.2, 0.8]), 0.7
 MIXTURE = exact.random_mixture(3, 6, 2, 0.25)
 TILTED = exact.posterior(MIXTURE, np.eye(2), CENTRE, WIDTH)
@@ -22,7 +22,7 @@ DENOISE = exact.denoiser(MIXTURE, SCHEDULE)
 PLAN = timesteps.plan(timesteps.uniform(SCHEDULE, STEPS))
 
 Way = Callable[[int, Array], Callable[[Array, Array], Array] | None]
-"""(evaluations of a sample, x_T `[B, 2]`) -> the function (x_T, keys `[B]`) -> samples; None for too few."""
+"""A function evaluations per sample -> the method (x_T `[B, 2]`, keys `[B]`) -> samples, or None for too few."""
 
 
 def log_reward(x: Array) -> Array:
@@ -31,13 +31,13 @@ def log_reward(x: Array) -> Array:
 
 
 def generate(x: Array) -> Array:
-    """The deterministic sampler: noise `[B, 2]` -> samples."""
+    """The samples of the deterministic sampler from noise `[B, 2]`."""
     keys = jax.random.split(jax.random.key(0), len(x))
     return samplers.sample(samplers.ddim(), DENOISE, SCHEDULE, x, PLAN, keys)
 
 
 def best_of(evaluations: int):
-    """The best of N independent noises; that its sample is made again does not count."""
+    """The best of N independent noises; the evaluations that make its sample again do not count."""
     return _searched(evaluations, evaluations // STEPS - 1, 1.0)
 
 
@@ -47,7 +47,7 @@ def search(evaluations: int):
 
 
 def _searched(evaluations: int, trials: int, distance: float):
-    """A search over starting noise within a number of evaluations; None where it is too small for a round."""
+    """A search over starting noise within a number of evaluations; None if this is too small for a round."""
     rounds = (evaluations // STEPS - 1) // max(trials, 1)
     if rounds < 1:
         return None
@@ -62,7 +62,7 @@ def _searched(evaluations: int, trials: int, distance: float):
 
 
 def noise_optimisation(evaluations: int):
-    """Gradient ascent on the noise, held where standard normal noise lies."""
+    """Gradient ascent on the noise, which is kept near the norm of standard normal noise."""
     updates = (evaluations - STEPS) // (DERIVATIVE * STEPS)
     if updates < 1:
         return None
@@ -75,7 +75,7 @@ def noise_optimisation(evaluations: int):
 
 
 def gradient_guidance(evaluations: int):
-    """Ancestral sampling with the reward's gradient at the estimate; more evaluations are shorter steps."""
+    """Ancestral sampling with the reward's gradient at the estimate of x_0; more evaluations give shorter steps."""
     steps = evaluations // DERIVATIVE
     plan = timesteps.plan(timesteps.uniform(SCHEDULE, steps))
     pulled = guidance.posterior_sampling(DENOISE, SCHEDULE, log_reward)
@@ -83,7 +83,7 @@ def gradient_guidance(evaluations: int):
 
 
 def path_search(evaluations: int):
-    """Candidates of each ancestral step, of which the one with the largest reward of its estimate goes on."""
+    """Ancestral sampling that continues each step from the candidate whose estimate has the largest reward."""
     number = evaluations // STEPS
     if number < 2:
         return None
@@ -98,7 +98,7 @@ def path_search(evaluations: int):
 
 
 def rejection(evaluations: int):
-    """Samples that are accepted with the probability exp(reward); the last try where none is."""
+    """Samples that are accepted with the probability exp(reward); the last one if none is accepted."""
     trials = evaluations // STEPS
     if trials < 2:
         return None
@@ -112,13 +112,13 @@ def rejection(evaluations: int):
 
 
 def _particles(keys: Array, number: int) -> tuple[Array, Array, Array]:
-    """The first noise and the keys of particles, and the keys of the draw of one of each group."""
+    """The first noise and the keys of particles, and the keys that draw one particle of each group."""
     starts, walks, draws = methods.particle_keys(keys, number)
     return samplers.prior(SCHEDULE, starts, (2,)), walks, draws
 
 
 def particles(evaluations: int):
-    """Twisted particles, of which one is drawn by its weight."""
+    """Twisted particles, of which one is drawn in proportion to its weight."""
     number = evaluations // STEPS
     if number < 2:
         return None
@@ -146,15 +146,15 @@ WAYS = {
 def curves(
     budgets: tuple[int, ...], number: int, known: Mapping[str, list[dict[str, float]]] | None = None
 ) -> dict[str, list[dict[str, float]]]:
-    """For each way and number of evaluations the mean reward, and the distance to the tilted law.
+    """The mean reward and the distance to the tilted law of each method at each number of evaluations.
 
     Args:
-        budgets: numbers of evaluations a sample.
-        number: number of samples.
-        known: such curves, which are taken as they are.
+        budgets: the numbers of evaluations per sample.
+        number: the number of samples.
+        known: earlier curves, which are reused.
 
     Returns:
-        {way: [{"evaluations", "reward", "distance"}]}, with "the tilted law" and "the model" of one entry each.
+        {method: [{"evaluations", "reward", "distance"}]}; "the tilted law" and "the model" have one entry each.
     """
     first, keys = jax.random.split(jax.random.key(1), (2, number))
     x = samplers.prior(SCHEDULE, first, (2,))
@@ -179,7 +179,7 @@ def curves(
 
 
 def distance(x: np.ndarray, y: np.ndarray) -> float:
-    """The root of the sliced squared 2-Wasserstein distance of two clouds `[N, 2]`."""
+    """The sliced 2-Wasserstein distance of two point clouds `[N, 2]`."""
     angles = np.linspace(0, np.pi, 32, endpoint=False)
     along = np.stack([np.cos(angles), np.sin(angles)], 1)
     return float(vector_distances.sliced_wasserstein(x, y, along) ** 0.5)

@@ -34,7 +34,7 @@ TITLE = "Steering at equal compute"
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The page: the plot and the table."""
+    """The report as Markdown, with the plot and the table."""
     table, protocol = content["constants"], content["protocol"]
     cell = lambda one: "diverged" if one["error"] is None else f"{one['error']:.3f} ({one['effective']:.1%})"
     rows = [(method, *(cell(row[method]) for row in table.values())) for method in constants.METHODS]
@@ -59,7 +59,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         report.table(("method", *table), rows),
         "## Protocol",
         report.table(("commit", "device"), [[protocol[key] for key in ("git_commit", "device")]]),
-        *([f"Of commit {content['known']}: whatever that report had."] if content.get("known") else []),
+        *([f"Curves and cells that are reused are from commit {content['known']}."] if content.get("known") else []),
     ]
     return report.page(parts)
 
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    software = report.software()  # before the folder of the report, which may be one of the clone, changes
+    software = report.software()  # taken first, as writing the report may change files of the clone
     budgets = tuple(20 * 2**k for k in range(12) if 20 * 2**k <= values.most)
     known = opener.read_table(values.known) if values.known else {}
     curves = equal_evaluations.curves(budgets, values.number, known.get("rewards"))

@@ -10,11 +10,11 @@ from diffusion.data.shapes.scenes import COLOURS, SHAPES, Scene
 from diffusion.metrics import bootstrap
 from examples.text import drawn_objects
 
-PAPER = 2.0  # of 255: how far a paper may lie from another in each channel; the tints of `drawing.PAPERS` differ more
+PAPER = 2.0  # largest difference of the same paper in each channel, of 255; the tints of `drawing.PAPERS` differ more
 
 
 Lines = Mapping[str, np.ndarray]
-"""The lines of a picture by their names, uint8 [N, 64, 64, 3] each."""
+"""The lines of a figure by their names, uint8 [N, 64, 64, 3] each."""
 
 
 class Row(NamedTuple):
@@ -24,10 +24,10 @@ class Row(NamedTuple):
         title: the technique's name.
         page: the link to its documentation, from the report's folder.
         commands: the commands that make one of the pictures with the technique.
-        look: a sentence that says what to look at.
-        captions: the prompt of each column of the picture.
-        pictures: the lines of the picture, all from the same noise.
-        figures: {what is measured: {name of the line: share, as `bootstrap.share` returns it}}.
+        look: the comment of the row, which says what to look at.
+        captions: the prompt of each column of the figure.
+        pictures: the lines of the figure, all from the same noise.
+        figures: {measure: {name of the line: share from `bootstrap.share`}}.
     """
 
     title: str
@@ -40,12 +40,12 @@ class Row(NamedTuple):
 
 
 def shares(lines: Lines, scenes: Sequence[Scene], *names: str) -> dict[str, Any]:
-    """The share of pictures of each line in which all of some entries of `drawn_objects.verdict` hold.
+    """The share of pictures of each line in which all given entries of `drawn_objects.verdict` hold.
 
     Args:
-        lines: the lines of the picture.
+        lines: the lines of the figure.
         scenes: the N requested scenes.
-        *names: entries such as "shape" and "colour"; one that a scene leaves open holds.
+        *names: entries such as "shape" and "colour"; an entry that a scene does not request counts as fulfilled.
     """
 
     def share(pictures: np.ndarray) -> dict[str, Any]:
@@ -56,10 +56,10 @@ def shares(lines: Lines, scenes: Sequence[Scene], *names: str) -> dict[str, Any]
 
 
 def inside(lines: Lines, scenes: Sequence[Scene], boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The share of pictures of each line whose one object has its centre inside of a box.
+    """The share of pictures of each line whose single object has its centre inside a box.
 
     Args:
-        lines: the lines of the picture.
+        lines: the lines of the figure.
         scenes: the N scenes of one object.
         boxes: the N boxes (left, top, right, bottom), as shares of the sides.
     """
@@ -79,7 +79,7 @@ def inside(lines: Lines, scenes: Sequence[Scene], boxes: Sequence[Sequence[float
 
 
 def share_of_colour(lines: Lines, scenes: Sequence[Scene], colour: str) -> dict[str, Any]:
-    """The share of pictures of each line whose object has a colour in at least nine of ten pixels."""
+    """The share of pictures of each line whose object has the colour in at least nine of ten pixels."""
     number, least = COLOURS.index(colour), drawn_objects.COLOURED
     measured = {name: drawn_objects.measured(pictures, scenes) for name, pictures in lines.items()}
     return {
@@ -89,7 +89,7 @@ def share_of_colour(lines: Lines, scenes: Sequence[Scene], colour: str) -> dict[
 
 
 def close(lines: Lines, paper: np.ndarray) -> dict[str, Any]:
-    """The share of pictures of each line whose paper is this colour [3], up to 2 of 255 in each channel."""
+    """The share of pictures of each line whose paper has this colour [3], up to 2 of 255 in each channel."""
     apart = lambda picture: np.abs(drawn_objects.paper_of(picture) - paper).max()
     return {
         name: bootstrap.share([bool(apart(picture) <= PAPER) for picture in pictures])

@@ -12,7 +12,7 @@ from diffusion.data.shapes.scenes import COLOURS, SHAPES, Lot, Scene
 from diffusion.text_to_image import TextToImage
 from examples.techniques.row import Row, close, every_second, inside, share_of_colour, shares
 
-SEED = 9_011  # of the scenes
+SEED = 9_011  # seed of the scenes
 BATCH = 16  # pictures at once
 SIDES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))  # the left and the right half
 BOXES = {
@@ -27,7 +27,7 @@ ERASED, INSTEAD = "heart", "circle"
 
 
 def regions(model: TextToImage, number: int) -> Row:
-    """Two objects by one prompt, and each by its own prompt in its half."""
+    """Regions: two objects by one prompt, and by one prompt for each half of the picture."""
     asked = [_pair(Lot(SEED, 0, i)) for i in range(number)]
     prompts = [scenes.phrase(scene) for scene in asked]
 
@@ -71,7 +71,7 @@ def _pair(lot: Lot) -> Scene:
 
 
 def words(model: TextToImage, number: int) -> Row:
-    """Attend-and-Excite on the two shapes of a prompt, at the published strength and at five times it."""
+    """Attend-and-Excite on the two shapes of a prompt, at the published strength and at five times this strength."""
     prompts = [prompt for prompt in BOTH for _ in range(number // len(BOTH))]
     lines = {"without": 0.0, "attention=1": 1.0, "attention=5": 5.0}
     pictures = {}
@@ -101,7 +101,7 @@ def words(model: TextToImage, number: int) -> Row:
 
 
 def boxes(model: TextToImage, number: int) -> Row:
-    """Layout guidance: an object whose prompt names no place, and a box for its words."""
+    """Layout guidance: a prompt that names no position, and a box for its object."""
     per_box = number // len(BOXES)
     pictures = {name: [] for name in LAYOUTS}
     for first, (prompt, box) in enumerate(BOXES.items()):
@@ -164,7 +164,7 @@ def reference(model: TextToImage, number: int) -> Row:
 
 
 def erased(model: TextToImage, number: int) -> Row:
-    """UCE: hearts are seen as circles, and the other shapes are kept."""
+    """UCE: the model draws circles in place of hearts, and keeps the other shapes."""
     others = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES if shape != ERASED]
     pairs = [(f"a {look}{ERASED}", f"a {look}{INSTEAD}") for look in ("", *(f"{colour} " for colour in COLOURS))]
     without = erasure.edited(model, pairs, others)
@@ -189,9 +189,9 @@ def erasure_row(
     """The row of a model that has forgotten hearts: hearts, and the other shapes, before and after.
 
     Args:
-        model: the model before.
-        without: the model after.
-        number: how many pictures of hearts, and how many of other shapes.
+        model: the model before the erasure.
+        without: the model after the erasure.
+        number: the number of pictures of hearts, and of other shapes.
         title, commands, look: the entries of the row.
     """
     hearts = [Scene("one", "plain", COLOURS[i % 8], ERASED) for i in range(number)]
@@ -218,7 +218,7 @@ def erasure_row(
 
 
 def _mixed(number: int, parts: int) -> np.ndarray:
-    """The numbers 0..number - 1 of equal parts in turn, so that the first ones are of all parts."""
+    """The numbers 0..number - 1 in an order that takes one number from each of equal parts in turn."""
     return np.arange(number).reshape(parts, -1).T.ravel()
 
 

@@ -22,11 +22,11 @@ from examples.techniques.row import Row, every_second, shares
 from examples.techniques.steered import BATCH, erasure_row
 from examples.text import drawn_objects
 
-SEED = 9_012  # of the scenes
+SEED = 9_012  # seed of the scenes
 LORA = "tuning/pytorch_lora_weights.safetensors"
 WEIGHTS = (-1, 0, 1)
-CLOSE = 4.0  # pixels between a planned place and the nearest part of the picture
-FIRST, SECOND = (16.0, 16.0), (48.0, 48.0)  # where the two controls put a shape
+CLOSE = 4.0  # largest distance between a planned position and the nearest part of the picture, in pixels
+FIRST, SECOND = (16.0, 16.0), (48.0, 48.0)  # positions of the shapes of the two controls
 CONTROLS = {
     "no control": None,
     "the first alone": (0.0, (0.0, 1.0)),
@@ -39,7 +39,7 @@ CONTROLS = {
 
 
 def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
-    """A slider of size at three weights; the prompt names none."""
+    """A slider of size at three weights, with prompts that name no size."""
     asked = [_one(i) for i in range(number)]
     prompts = [phrase(scene) for scene in asked]
     pictures = {
@@ -71,7 +71,7 @@ def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
 
 
 def _one(number: int) -> Scene:
-    """One shape of a trained combination; the scenes of a range of numbers have all colours and shapes."""
+    """A scene with one shape of a trained combination; scenes of consecutive numbers have all colours and shapes."""
     shapes = (SHAPES[(3 * number + number // 8 + i) % 8] for i in range(2))  # each colour has one withheld shape
     looks = (Scene("one", "plain", COLOURS[number % 8], shape) for shape in shapes)
     return next(scene for scene in looks if not withheld(scene))
@@ -94,7 +94,7 @@ def erase(model: TextToImage, run: pathlib.Path, number: int) -> Row:
 
 
 def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
-    """A ghost from five pictures, by a word and the keys and values of cross-attention."""
+    """Custom diffusion: a ghost from five pictures, by a new word and the keys and values of cross-attention."""
     tuned, *_ = tuned_run.load(run)
     ghosts = [Scene("one", "plain", COLOURS[i % 8], glyph.NAME) for i in range(number)]
     others = [_one(i) for i in range(number)]
@@ -135,7 +135,7 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
 
 def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
     """Two outlines at once, the second at several weights and in several intervals of t."""
-    del model  # the run's own base
+    del model  # the run loads its own base
     tuned, *_ = tuned_run.load(run)
     plans = [_plan(Lot(SEED, 0, i)) for i in range(number)]
     prompts = [

@@ -25,11 +25,11 @@ from diffusion.training.runtime import progress
 from examples.video import clip_reader, moving_objects, spoilt_clips
 from examples.video.moving_objects import Tracks
 
-SEED = 7_002  # of its clips; that of the data is another
-CLIPS = 3_000  # it learns from; each eighth has a withheld combination
-SPOILT = 1 / 3  # as many clips more, whose shape is none of the eight
-REFUSED = 0.01  # of the frames of real clips
-CALIBRATION_SEED, CALIBRATION = 7_004, 500  # the clips by which that is set
+SEED = 7_002  # seed of the judge's clips, which differs from that of the data
+CLIPS = 3_000  # real training clips; every eighth one has a withheld combination
+SPOILT = 1 / 3  # further clips, as a share of CLIPS, whose shape is none of the eight
+REFUSED = 0.01  # share of the frames of real clips that the judge refuses
+CALIBRATION_SEED, CALIBRATION = 7_004, 500  # seed and number of the clips that set the threshold for this share
 FRAME_STEPS, CLIP_STEPS = 1_000, 800
 FRAMES, SIDE = 8, 32
 PART = 16  # pixels of the part of a frame that is read
@@ -52,7 +52,7 @@ class Judge(NamedTuple):
 
 
 def example(split: str, number: int, seed: int = motions.SEED, frames: int = FRAMES) -> tuple[np.ndarray, Clip]:
-    """A real clip in the size of the recipe, uint8 [F, 32, 32, 3], and its truth; longer ones go on at their speed."""
+    """A real clip in the recipe's size, uint8 [F, 32, 32, 3], and its truth; longer clips keep their speed."""
     clip = motions.example(split, number, frames, seed, SETTING._replace(span=FRAMES))
     return motions.shrunk(clip.frames, SIDE), clip
 
@@ -64,9 +64,9 @@ def real(split: str, numbers: Sequence[int], seed: int = motions.SEED) -> tuple[
 
 
 def name_of(clips: int, steps: tuple[int, int]) -> str:
-    """What a judge depends on, as 32 digits: the code of its networks, and what they see of some of its clips."""
+    """A digest of a judge's settings, its networks' code and their inputs for some clips, 32 hexadecimal digits."""
     code = [pathlib.Path(str(module.__file__)).read_bytes() for module in (attribute_reader, clip_reader)]
-    some = np.stack([example(split, i, SEED)[0] for split in motions.STREAMS for i in range(8)])  # which stand for all
+    some = np.stack([example(split, i, SEED)[0] for split in motions.STREAMS for i in range(8)])
     inputs = [part.tobytes() for part in (some, spoilt(8)[0], *looked_at(some, moving_objects.tracks(some)))]
     refusal = (SPOILT, REFUSED, CALIBRATION_SEED, CALIBRATION)
     settings = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS, refusal))
@@ -111,7 +111,7 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
 
 
 def _labels(truth: Sequence[Clip], values: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
-    """The classes of each attribute, int [N]: the numbers of what moves in N clips in the attribute's `values`."""
+    """The classes of each attribute of N clips, int [N]: the indices of the moving shape's values in `values`."""
     return {
         name: np.array([options.index(getattr(clip.movers[0], name)) for clip in truth])
         for name, options in values.items()
@@ -119,27 +119,29 @@ def _labels(truth: Sequence[Clip], values: Mapping[str, tuple[str, ...]]) -> dic
 
 
 def spoilt(number: int) -> tuple[np.ndarray, list[Mover]]:
-    """Clips whose shape is none of the eight, uint8 [N, 8, 32, 32, 3], and what moves in them."""
+    """Clips whose shape is none of the eight, uint8 [N, 8, 32, 32, 3], and their moving shapes."""
     setting = SETTING._replace(span=FRAMES)
     examples = [spoilt_clips.example(i, SEED, FRAMES, setting) for i in range(number)]
     return np.stack([motions.shrunk(frames, SIDE) for frames, _ in examples]), [mover for _, mover in examples]
 
 
 def calibrated(reader: Reader, clips: np.ndarray, truth: Sequence[Clip], share: float = REFUSED) -> Reader:
-    """The reader of frames that refuses a share of the frames of real clips which show the whole of a thing."""
+    """The reader of frames with a threshold at which it refuses a share of the frames that show a complete shape."""
     parts = looked_at(clips, moving_objects.tracks(clips))[0][fully_visible(truth)]
     margins = attribute_reader.margins(reader, attribute_reader.features(reader, parts), NONE_OF_THESE)["shape"]
     return attribute_reader.shifted(reader, NONE_OF_THESE, -float(np.quantile(margins, 1 - share)))
 
 
 def looked_at(clips: np.ndarray, tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
-    """What the networks see of clips: the parts around the thing, uint8 [N, F, 16, 16, 3], and where it is, [N, 3 F].
-
-    Of each frame that is (x, y) from the middle and the area, of about unit variance, zeros where nothing is seen.
+    """The inputs of the networks: the parts of frames around the shape, and its position and area.
 
     Args:
         clips: uint8 [N, F, 32, 32, 3].
-        tracks: `moving_objects.tracks` of them.
+        tracks: the `moving_objects.tracks` of the clips.
+
+    Returns:
+        (parts uint8 [N, F, 16, 16, 3], numbers float32 [N, 3 F]: for each frame (x, y) from the middle and the area,
+        of about unit variance, or zeros without a shape).
     """
     places = np.nan_to_num((tracks.centre - SIDE / 2) / (SIDE / 4))
     numbers = np.concatenate([places, tracks.area[..., None] / PART**1.5], axis=-1)
@@ -148,12 +150,12 @@ def looked_at(clips: np.ndarray, tracks: Tracks) -> tuple[np.ndarray, np.ndarray
 
 
 def fully_visible(truth: Sequence[Clip]) -> np.ndarray:
-    """The frames that should show a thing in full, Bool [N, F]."""
+    """The frames that should show the complete shape, Bool [N, F]."""
     return np.stack([clip.visible[:, 0] for clip in truth]) >= moving_objects.WHOLE
 
 
 def frames_read(networks: Judge, clips: np.ndarray, tracks: Tracks) -> dict[str, np.ndarray]:
-    """Colour and shape by frame, their numbers in `OF_FRAMES`, int64 [N, F] each; -1 where nothing is seen."""
+    """Colour and shape of each frame as indices in `OF_FRAMES`, int64 [N, F] each; -1 in a frame without a shape."""
     number, frames = clips.shape[:2]
     parts, _ = looked_at(clips, tracks)
     there = tracks.area >= moving_objects.LEAST
@@ -164,15 +166,15 @@ def frames_read(networks: Judge, clips: np.ndarray, tracks: Tracks) -> dict[str,
 def read_clips(
     networks: Judge, clips: np.ndarray, tracks: Tracks, by_frame: Mapping[str, np.ndarray], complete: np.ndarray
 ) -> list[dict[str, str]]:
-    """What clips show, by attribute: colour and shape of most of the frames that should show the whole.
+    """The attributes that clips show; colour and shape are those of most frames that should show the complete shape.
 
-    An attribute is "" where most of these frames show nothing, or there are none.
+    An attribute is "" if most of these frames show no shape, or if there are no such frames.
 
     Args:
         networks: the judge.
-        clips: uint8 [N, F, 32, 32, 3]; of longer ones the last 8 frames are read.
-        tracks: `moving_objects.tracks` of them.
-        by_frame: `frames_read` of them.
+        clips: uint8 [N, F, 32, 32, 3]; only the last 8 frames of longer clips are read.
+        tracks: the `moving_objects.tracks` of the clips.
+        by_frame: the `frames_read` of the clips.
         complete: Bool [N, F], the frames in which colour and shape count.
     """
     last = slice(-FRAMES, None)
@@ -195,9 +197,9 @@ def verdicts(captions: Sequence[str], shown: Sequence[dict[str, str]]) -> list[d
 
 
 def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, dict]:
-    """Shares of right attributes and clips, with 95 % intervals: of all attributes, whole clips, and each attribute.
+    """Shares of right attributes, of completely right clips, and of each right attribute, with 95 % intervals.
 
-    The attributes of a clip are no independent draws: see `clustered.share`.
+    The attributes of a clip are not independent draws: see `clustered.share`.
     """
     clip = [i for i, verdict in enumerate(verdicts) for _ in verdict]
     shares = {

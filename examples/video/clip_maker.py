@@ -16,11 +16,11 @@ from diffusion.training.runtime import progress
 from examples.video.clip_judge import FRAMES
 
 Words = Callable[[str], np.ndarray]
-"""A caption -> the vector float32 [P] that stands for it: `motions.words` or `motions.words_of_both`."""
+"""A function caption -> its vector float32 [P]: `motions.words` or `motions.words_of_both`."""
 
 
 def check(recipe: recipes.Recipe, words: Words = motions.words) -> None:
-    """Refuses a sampler and a guidance that do not go on from given frames.
+    """Refuses a sampler or a guidance that cannot continue given frames.
 
     Args:
         recipe: the recipe of a run on moving drawings, for the examples of its data.
@@ -33,17 +33,16 @@ def check(recipe: recipes.Recipe, words: Words = motions.words) -> None:
 
 
 def context(run: trained_run.Trained) -> int:
-    """K, the frames from which a clip is extended: half of a window, of a run on latents in whole frames of these."""
+    """The number K of frames from which a clip is extended: half a window, in whole latent frames for latents."""
     return 1 + clip_coding.build_coding(run.recipe).step * ((run.shape[0] + 1) // 2 - 1)
 
 
 def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions.words) -> Callable[..., np.ndarray]:
-    """What makes clips: (captions, seeds, first frames [N, K, H, W, C] or None, frames T) -> [N, T, H, W, C], uint8.
+    """The function (captions, seeds, first frames [N, K, H, W, C] or None, frames T) -> clips [N, T, H, W, C], uint8.
 
-    The first frames stand unchanged at the beginning. Windows of the run's clips see the last K before them
-    (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
-
-    A run that samples chunk after chunk continues given frames by the sampler of its chunks, see `Trained.continuing`.
+    Clips begin with the unchanged first frames. Longer clips are made in windows of the run's length, each of which
+    sees the last K frames before it (`videos.rollout`). Frames after T are dropped. One program is compiled for each K
+    and T. A run that samples in chunks continues given frames by the sampler of its chunks, see `Trained.continuing`.
     """
     from_known = run.continuing()
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
@@ -57,7 +56,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
             denoise = run_denoiser.build_for_sampler(source.recipe)(run.params, {"vector": vectors})
             first, rest = generate.keys(seeds)
             length = known.shape[1]
-            before = 1 + (length - 1) // step if length else 0  # frames of x that are known
+            before = 1 + (length - 1) // step if length else 0  # known frames of x
             windows = -(-(frames - length) // (window_frames - length))
             x = samplers.prior(run.schedule, first, (windows * (window - before), *run.shape[1:]))
             plan = source.recipe.sampling.plan

@@ -36,7 +36,7 @@ def train(
 
     Args:
         clips: uint8 [N, F, H, W, 3], H and W multiples of 8.
-        beside: float32 [N, P], of about unit variance; P may be 0.
+        beside: further numbers of each clip, float32 [N, P], of about unit variance; P may be 0.
         labels: the classes of each attribute by its name, int [N] in 0..K-1.
         steps: number of updates.
         batch_size: clips in an update.
@@ -67,24 +67,24 @@ def read(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> dict[str, np.
 
     Args:
         reader: a result of `train`.
-        clips: uint8 [N, F, H, W, 3], of the size that it was trained on.
-        beside: float32 [N, P], as there.
+        clips: uint8 [N, F, H, W, 3], of the size of the training clips.
+        beside: further numbers of each clip, float32 [N, P], as in training.
 
     Raises:
-        TypeError, ValueError: if they have another type or shape.
+        TypeError, ValueError: if the arrays have another type or shape.
     """
     return attribute_reader.most_probable(reader, features(reader, clips, beside))
 
 
 def features(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> np.ndarray:
-    """The last hidden layer, float32 [N, DIM]; arguments as those of `read`."""
+    """The last hidden layer, float32 [N, DIM]; the arguments are those of `read`."""
     _check(clips, beside)
     shapes = (clips.shape[1:], beside.shape[1])
     expected = jax.eval_shape(lambda: _init(jax.random.key(0), *shapes, reader.classes))
     if any(expected[name].shape != reader.params[name].shape for name in ("hidden", "frames", "beside")):
         raise ValueError(
-            f"clips {list(clips.shape[1:])} with {beside.shape[1]} numbers are not of the size that the reader was "
-            "trained on"
+            f"clips of {list(clips.shape[1:])} with {beside.shape[1]} further numbers do not have the size that the "
+            "reader was trained on"
         )
     run = lambda rows: _compiled(reader.params, *rows)
     return chunks.applied(run, (clips, beside), CHUNK)
@@ -93,14 +93,16 @@ def features(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> np.ndarra
 def _check(clips: np.ndarray, beside: np.ndarray) -> None:
     """Refuses clips of another type or shape."""
     if np.ndim(clips) != 5:
-        raise ValueError(f"need clips [N, F, H, W, 3], got {list(np.shape(clips))}")
+        raise ValueError(f"clips must be [N, F, H, W, 3], got {list(np.shape(clips))}")
     attribute_reader.check(clips.reshape(-1, *clips.shape[2:]))
     if np.ndim(beside) != 2 or len(beside) != len(clips):
-        raise ValueError(f"need numbers [N, P] beside the {len(clips)} clips, got {list(np.shape(beside))}")
+        raise ValueError(
+            f"the further numbers of {len(clips)} clips must be [{len(clips)}, P], got {list(np.shape(beside))}"
+        )
 
 
 def _init(key: Array, shape: tuple[int, ...], numbers: int, classes: Mapping[str, int]) -> dict[str, Array]:
-    """The weights of the layers of a frame, of that of all frames, and of a linear layer for each attribute."""
+    """The weights of the layers on each frame, of the layer on all frames, and of a linear layer for each attribute."""
     frames, height, width, channels = shape
     size = DIM
     normal = lambda number, *shape: attribute_reader.he_normal(jax.random.fold_in(key, number), shape)
@@ -128,7 +130,7 @@ _compiled = jax.jit(_hidden)
 
 
 def _changed(key: Array, clips: Array) -> Array:
-    """Clips in 0..255, each blurred and changed in contrast at random, its frames beside each other alike."""
+    """Clips in 0..255, each blurred and changed in contrast at random, in the same way for all its frames."""
     batch, frames, height, width, channels = clips.shape
     beside = clips.swapaxes(1, 2).reshape(batch, height, frames * width, channels)
     changed = attribute_reader.changed(key, beside)

@@ -1,4 +1,4 @@
-"""Several clips side by side as one animation, with their captions in a text file; and animations on a page."""
+"""Writes several clips side by side as one animation with a text file of captions, and shows animations on a page."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str], rate: 
     Args:
         clips: uint8 [N, F, H, W, 3].
         path: the path without its ending.
-        captions: their N captions.
+        captions: the N captions.
         rate: frames a second.
     """
     large = clips[:SHOWN].repeat(ENLARGED, 2).repeat(ENLARGED, 3)

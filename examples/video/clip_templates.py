@@ -15,20 +15,20 @@ from diffusion.data.shapes import drawing, scenes, templates
 from examples.video import moving_objects
 from examples.video.moving_objects import Tracks
 
-RADII = (6.4, 9.6)  # of the templates, in pixels of a frame of 64; the clips' own are 7.6 to 8.2
+RADII = (6.4, 9.6)  # radii of the templates, in pixels of a frame of 64; those of the clips are 7.6 to 8.2
 OFFSETS = (-0.5, 0.0, 0.5)
-CHROMA = moving_objects.PALE + moving_objects.RANGE / 2  # what half belongs to a thing
-WHOLE = 0.85  # of the overlap; 99 % of real frames have more
+CHROMA = moving_objects.PALE + moving_objects.RANGE / 2  # chroma of a pixel that belongs to an object by half
+WHOLE = 0.85  # overlap above which an object is whole; 99 % of real frames have more
 
 
 class Templates(NamedTuple):
-    """What is seen in each frame.
+    """The shape and the colour in each frame.
 
     Attributes:
-        overlap: float64 [N, F, 8], the intersection over union with the best template of each of `scenes.SHAPES`; 0
-            where nothing is seen.
-        shape: int64 [N, F], the number of the shape with the largest overlap, -1 where nothing is seen.
-        colour: int64 [N, F], the number in `scenes.COLOURS` of the hue nearest to the mean colour, likewise.
+        overlap: float64 [N, F, 8], the intersection over union with the best template of each of `scenes.SHAPES`; 0 in
+            a frame without an object.
+        shape: int64 [N, F], the index of the shape with the largest overlap; -1 in a frame without an object.
+        colour: int64 [N, F], the index in `scenes.COLOURS` of the hue nearest to the mean colour; -1 likewise.
     """
 
     overlap: np.ndarray
@@ -41,7 +41,7 @@ def measured(clips: np.ndarray, tracks: Tracks) -> Templates:
 
     Args:
         clips: uint8 [N, F, H, H, 3].
-        tracks: `moving_objects.tracks` of them.
+        tracks: the `moving_objects.tracks` of the clips.
     """
     number, frames, side = clips.shape[:3]
     chroma = clips.max(-1).astype(np.float32) - clips.min(-1)

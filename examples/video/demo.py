@@ -51,23 +51,27 @@ def run(
     config: Any, folder: str | pathlib.Path, command: str = "the same command", until: str = "report",
     number: int = 1000,
 ) -> int:  # fmt: skip
-    """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
+    """Trains the networks and writes the report, as far as that is not done yet; returns the exit status.
 
     Args:
         config: the config of the recipe `video/drawings`, `video/latents` or `video/pairs`.
         folder: the folder of all results.
-        command: the command by which a user goes on, for messages.
+        command: the command that continues the run, for messages.
         until: "autoencoder", "denoiser" or "report".
-        number: clips of each kind of caption in the report.
+        number: the number of clips of each kind in the report.
 
     Raises:
-        ConfigError: for a mistake in the config, or data of another size than the judge reads. Others as `train.run`.
+        ConfigError: for a mistake in the config, or if the data have another size than the judge reads.
+        Others: as `train.run`.
     """
     check(config)
     folder = pathlib.Path(folder)
     on_latents = demo_stages.autoencoder_of(config) is not None
     if until == "autoencoder" and not on_latents:
-        raise ConfigError("--until=autoencoder: this config's denoiser works on pixels. Valid: denoiser or report.")
+        raise ConfigError(
+            "--until=autoencoder: this config trains no autoencoder, as its denoiser works on pixels. Valid: denoiser "
+            "or report."
+        )
     pairs = is_of_pairs(config)
     here = shlex.quote(str(folder))
     began = time.monotonic()
@@ -87,7 +91,7 @@ def run(
         return 0
     say(4 if on_latents else 2, f"what {'templates see' if pairs else 'a judge sees'} in its clips -> {here}/report")
     if not films.has_library():
-        print(f"PyAV is not installed, so that clips are written as GIF alone: {films.INSTALL}", flush=True)
+        print(f"PyAV is not installed, so clips are written only as GIF: {films.INSTALL}", flush=True)
     report = pairs_report if pairs else video_report
     content = report.measure(folder / "denoiser", folder / "report", number)
     for row in report.rows(content["figures"]):
@@ -102,7 +106,7 @@ def is_of_pairs(config: Any) -> bool:
 
 
 def check(config: Any) -> None:
-    """Refuses a config whose clips the judge does not read, or whose sampling does not go on from given frames.
+    """Refuses a config if the judge cannot read its clips, or if its sampling cannot continue given frames.
 
     Raises:
         ConfigError: naming the field.
@@ -116,11 +120,11 @@ def check(config: Any) -> None:
         _check_source(source, {"frames": pairs_report.FRAMES, "side": pairs_report.SIDE}, "the report is of")
     elif source.get("name") != "moving_drawings":
         raise ConfigError(
-            f"config.data.source.name = {source.get('name')!r}, and the judge reads moving_drawings. Train on other "
-            "clips by: diffusion train"
+            f"config.data.source.name = {source.get('name')!r}, but the judge reads only clips of 'moving_drawings'. "
+            "Train on other clips by: diffusion train"
         )
     else:
-        span = "frames" if on_latents is None else "span"  # of a clip on latents the first frames are judged
+        span = "frames" if on_latents is None else "span"  # on latents, only the first frames of a clip are judged
         wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
         _check_source(source, wanted, "the judge reads")
     if on_latents is not None:
@@ -131,25 +135,27 @@ def check(config: Any) -> None:
 
 
 def _check_source(source: dict[str, Any], wanted: dict[str, Any], reads: str) -> None:
-    """Refuses a source of clips without the `wanted` settings, as `check`; `reads` says who wants them."""
+    """Refuses a source of clips without the `wanted` settings; `reads` begins the reason, such as "the judge reads"."""
     for name, value in wanted.items():
         setting = source.get(name)
         setting = tuple(setting) if isinstance(setting, list) else setting
         if setting != value:
-            raise ConfigError(f"config.data.source.{name} = {setting!r}, and {reads} clips of {value!r}.")
+            raise ConfigError(
+                f"config.data.source.{name} = {setting!r}, but {reads} clips of {value!r}. Valid: {value!r}."
+            )
 
 
 def sample(model: str | pathlib.Path, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
-    """Makes clips of prompts, a file for each prompt, in the folder "clips" of a folder.
+    """Makes clips of prompts, and writes a file for each prompt into FOLDER/clips; returns the paths.
 
     Args:
-        model: the run of the denoiser, or the name of a model that comes along.
+        model: the run of the denoiser, or the name of a model that ships with the package.
         folder: the folder of all results.
         prompts: the captions.
-        number: clips of each.
+        number: the number of clips of each.
 
     Raises:
-        ConfigError: for a word that the model does not know, or a folder without a trained run.
+        ConfigError: for a word that the model does not know, or if the folder has no trained run.
     """
     run = trained_run.load(model, any_kind=True)
     pairs = is_of_pairs(run.config)

@@ -26,15 +26,15 @@ FIELDS = ("autoencoder", "denoiser", "data", "measured")
 
 
 def denoiser_of(config: Any, folder: pathlib.Path | None = None) -> Any:
-    """The config of the denoiser, on the latents in a folder; without one on clips, as it is checked.
+    """The config of the denoiser, on latents in a folder, or on clips.
 
     Args:
-        config: the config of a denoiser of clips, or {"autoencoder", "denoiser", "data", "measured"} as `video/latents`
-            has it.
-        folder: the folder of all that is made.
+        config: the config of a denoiser of clips, or {"autoencoder", "denoiser", "data", "measured"} as in
+            `video/latents`.
+        folder: the folder of all results; None for a config on clips, which can be checked before there are latents.
 
     Raises:
-        ConfigError: for another field, or one that is missing.
+        ConfigError: for an unknown field, or a missing one.
     """
     if "denoiser" not in config:
         return config
@@ -46,39 +46,39 @@ def denoiser_of(config: Any, folder: pathlib.Path | None = None) -> Any:
 
 
 def autoencoder_of(config: Any) -> Any:
-    """The config of the autoencoder; None where the denoiser works on pixels."""
+    """The config of the autoencoder; None if the denoiser works on pixels."""
     return _with_data(config, "autoencoder") if "denoiser" in config else None
 
 
 def check_autoencoder(config: Any) -> None:
-    """Refuses an autoencoder whose latents the denoiser does not take, before either is trained.
+    """Refuses an autoencoder whose latents do not fit the denoiser, before either is trained.
 
     Raises:
         ConfigError: naming the field.
     """
     module = Resolver(config.autoencoder).model()
     frames = config.data.source.frames
-    step = getattr(module, "time_factor", 1)  # one of pictures encodes each frame
+    step = getattr(module, "time_factor", 1)  # an autoencoder of pictures encodes each frame on its own
     if (frames - 1) % step:
         raise ConfigError(
-            f"config.data.source.frames = {frames}, and the autoencoder makes one frame of the latent of each "
-            f"{step} after the first. Valid: 1 and a multiple of {step}."
+            f"config.data.source.frames = {frames}, but the autoencoder turns every {step} frames after the first one "
+            f"into one frame of the latent. Valid: 1 plus a multiple of {step}."
         )
     patterns = config.denoiser.objective.density.patterns
     latent_frames = 1 + (frames - 1) // step
     if {len(pattern) for pattern in patterns} != {latent_frames}:
         raise ConfigError(
-            f"config.denoiser.objective.density.patterns = {tuple(patterns)}, and clips of {frames} frames have "
-            f"{latent_frames} of the latent. Valid: patterns of {latent_frames}."
+            f"config.denoiser.objective.density.patterns = {tuple(patterns)}, but the latent of a clip of {frames} "
+            f"frames has {latent_frames} frames. Valid: patterns of {latent_frames} characters."
         )
 
 
 def encoded(config: Any, folder: pathlib.Path) -> None:
-    """Writes the autoencoder's folder and the latents of the training clips, where that is not done yet.
+    """Writes the autoencoder's folder and the latents of the training clips, unless that is done already.
 
     Raises:
-        ConfigError: for an autoencoder that has trained on since a denoiser learned its latents.
-        CacheError: for latents that are not its own.
+        ConfigError: if the autoencoder has been trained further since a denoiser learned from its latents.
+        CacheError: if the latents were made by another autoencoder.
     """
     trained = str(checkpoints.latest(folder / "autoencoder"))
     note = folder / "vae.step"
@@ -87,8 +87,9 @@ def encoded(config: Any, folder: pathlib.Path) -> None:
     if not (note.is_file() and note.read_text() == trained):
         if checkpoints.latest(folder / "denoiser") is not None:
             raise ConfigError(
-                f"{folder / 'autoencoder'} has been trained on to step {trained}, but {folder / 'denoiser'} learned "
-                "what it made before. Choose another --workdir, or remove that folder."
+                f"{folder / 'autoencoder'} has been trained further, to step {trained}, but {folder / 'denoiser'} "
+                f"learned from its earlier latents. Choose another --workdir, or remove {folder / 'denoiser'} to train "
+                "the denoiser again."
             )
         shutil.rmtree(folder / "latents", ignore_errors=True)
         module, params, scaling = model.measured(folder / "autoencoder", config.measured)
@@ -102,7 +103,7 @@ def encoded(config: Any, folder: pathlib.Path) -> None:
 
 
 def autoencoder_trained(config: Any, folder: pathlib.Path, command: str) -> int:
-    """Trains the autoencoder, if that is not done; returns the exit status."""
+    """Trains the autoencoder, unless it is trained already; returns the exit status."""
     return train.unless_finished(_with_data(config, "autoencoder"), folder / "autoencoder", command)
 
 

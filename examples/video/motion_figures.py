@@ -21,20 +21,20 @@ from examples.video.pair_figures import ENDLESS, TIMES
 
 Make = Callable[..., np.ndarray]
 SEEDS = {"test": 0, "withheld": 10_000, "picture": 20_000, "longer": 30_000}
-KNOWN = 4  # frames from which a clip is extended, and a window goes on, of a run on pixels
+KNOWN = 4  # frames from which a run on pixels extends a clip, and continues each window
 
 
 def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: int = 0) -> dict[str, Any]:
-    """Everything that is measured on clips of captions.
+    """All figures of clips of captions.
 
-    The truth says in which frames a thing should be seen in full. Where one of them shows nothing, the clip counts as
-    infinitely far off in the medians, and as one whose colour and shape change.
+    The truth says in which frames the complete shape should be visible. If one of these frames shows no shape, the clip
+    counts as infinitely far off in the medians, and its colour and shape as changing.
 
     Args:
         networks: the judge.
         clips: uint8 [N, F, 32, 32, 3].
         truth: real clips of the same captions, with as many frames.
-        known: frames of each clip that are not the model's; they count in no share of frames.
+        known: the number of given frames at the beginning, which do not count in shares of frames.
     """
     captions = [clip.caption for clip in truth]
     tracks = moving_objects.tracks(clips)
@@ -69,7 +69,7 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
 def _templates(
     clips: np.ndarray, tracks: moving_objects.Tracks, captions: Sequence[str], counted: np.ndarray, complete: np.ndarray
 ) -> dict[str, Any]:
-    """What is seen without a network in the frames that should show the whole of a thing: `clip_templates.measured`.
+    """The figures of `clip_templates.measured` in the frames that should show the complete shape.
 
     Returns:
         {"shape": the share of frames in which the requested shape has the largest overlap of the eight, "whole": where
@@ -87,9 +87,9 @@ def _templates(
 
 
 def _constant(read: dict[str, np.ndarray], complete: np.ndarray) -> list[bool]:
-    """Whether colour and shape are read, and are the same, in all frames that should show the whole of a thing.
+    """Whether colour and shape are recognised and the same in all frames that should show the complete shape.
 
-    A shape that is none of the eight is not read.
+    A shape that is none of the eight is not recognised.
     """
     most = {"shape": len(scenes.SHAPES), "colour": len(scenes.COLOURS)}
     same = lambda classes, number: len(set(classes)) == 1 and 0 <= classes[0] < number
@@ -99,7 +99,7 @@ def _constant(read: dict[str, np.ndarray], complete: np.ndarray) -> list[bool]:
 
 
 def _motion(tracks, complete: np.ndarray, kind: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:
-    """How even motion is, and how near its speed to the caption's; in pixels of 32, per frame."""
+    """The evenness of motion, and its distance from the requested speed, in pixels of 32 per frame."""
     places = np.where(complete[..., None], tracks.centre, np.nan)
     lacking = (complete & np.isnan(tracks.centre[..., 0])).any(1)
     figures: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.n
 
         FD = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),   of the last hidden layer of the judge's network of clips
 
-    FVD has the features of I3D instead. Sets of equal size are compared, since the distance of small sets is biased.
+    FVD uses the features of I3D instead. All sets have the same size, since the distance of small sets is biased.
     """
 
     def moments(rows: np.ndarray) -> frechet.Moments:
@@ -158,7 +158,7 @@ def text_to_video(
 
 
 def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
-    """The same of clips that go on from the first frame of real ones."""
+    """The figures of clips that continue the first frame of real ones, likewise."""
     rows = range(1_000, 1_000 + number)
     real, truth = clip_judge.real("test", rows)
     seeds = range(SEEDS["picture"], SEEDS["picture"] + number)
@@ -167,13 +167,16 @@ def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, 
 
 
 def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: int, number: int) -> dict[str, Any]:
-    """The figures of real clips after an autoencoder, which bound a model of its latents: "psnr" in dB, and verdicts.
+    """The figures of real clips after an autoencoder, an upper bound for a model of its latents.
 
     Args:
         networks: the judge.
         code: a function clips uint8 [N, frames, 32, 32, 3] -> the clips decoded from their latents.
-        frames: how many frames it takes, at least 8; the first 8 are judged.
-        number: how many clips of the test split.
+        frames: the number of frames that it takes, at least 8; the first 8 are judged.
+        number: the number of clips of the test split.
+
+    Returns:
+        {"psnr": the mean PSNR in dB, "asked": the scores of the judge, "clips": number}.
     """
     some = [clip_judge.example("test", row, frames=frames) for row in range(number)]
     real, truth = np.stack([clip for clip, _ in some]), [clip for _, clip in some]
@@ -190,10 +193,9 @@ def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: i
 def extension(
     networks: Judge, make: Make, number: int, known: int = KNOWN
 ) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
-    """The same for clips of four times the length, made by windows from the first `known` frames of real ones.
+    """The figures of clips of four times the length, which windows continue from the first `known` frames of real ones.
 
-    Only captions of motions without an end are taken. "speed_kept" is the `pair_figures.speed_error` of the
-    last 8 frames.
+    Only captions of endless motions are used. "speed_kept" is the `pair_figures.speed_error` of the last 8 frames.
     """
     frames = TIMES * clip_judge.FRAMES
     chosen: list[tuple[np.ndarray, Clip]] = []
@@ -214,6 +216,6 @@ def extension(
 
 
 def copies(clips: np.ndarray, train: np.ndarray) -> dict[str, Any]:
-    """Copies of training clips, beside real clips of the test split: `neighbours.copying`."""
+    """The `neighbours.copying` of training clips by generated clips, compared with that by real test clips."""
     held_out, _ = clip_judge.real("test", range(5_000, 5_000 + len(clips)))
     return neighbours.copying(clips, held_out, train)

@@ -15,19 +15,19 @@ from scipy import ndimage
 
 from diffusion.data.shapes import templates
 
-PALE, RANGE = 24.0, 60.0  # of a pixel's greatest less its least channel: what is no colour, and what makes it whole
-LEAST = 2.0  # pixels of weight: less is no thing
-WHOLE = 0.9  # of a thing, from which on it counts as seen in full
-SAME = 40.0  # of the distance of two colours, in red, green and blue of 255: less are tints of one
-NEAR = 2  # pixels around things in which a change is theirs
+PALE, RANGE = 24.0, 60.0  # the weight rises from 0 to 1 as a pixel's chroma rises from PALE to PALE + RANGE
+LEAST = 2.0  # least area of an object in pixels
+WHOLE = 0.9  # visible share of an object from which on it counts as complete
+SAME = 40.0  # largest distance between tints of one colour, in red, green and blue of 255
+NEAR = 2  # pixels around an object in which changes belong to it
 
 
 class Tracks(NamedTuple):
-    """What is seen in each frame.
+    """The positions, areas and colours of objects in each frame.
 
     Attributes:
         area: float64 [N, F], the sum of the weights, in pixels.
-        centre: float64 [N, F, 2], (x, y) of their centre of mass, from the upper left corner; NaN where area < 2.
+        centre: float64 [N, F, 2], (x, y) of the weights' centre of mass, from the upper left corner; NaN if area < 2.
         colour: float64 [N, F, 3], the mean colour by weight; NaN likewise.
         count: int64 [N, F], number of connected parts of w > 1/2 with an area of 2 or more.
     """
@@ -39,7 +39,7 @@ class Tracks(NamedTuple):
 
 
 def weights(clips: np.ndarray) -> np.ndarray:
-    """How far each pixel belongs to a thing, float64 [N, F, H, W] in [0, 1].
+    """The degree to which each pixel belongs to an object, float64 [N, F, H, W] in [0, 1].
 
     Args:
         clips: uint8 [N, F, H, W, 3].
@@ -48,15 +48,15 @@ def weights(clips: np.ndarray) -> np.ndarray:
         TypeError, ValueError: if the clips have another type or shape.
     """
     if clips.dtype != np.uint8:
-        raise TypeError(f"clips are uint8, got {clips.dtype}")
+        raise TypeError(f"clips must be uint8, got {clips.dtype}")
     if clips.ndim != 5 or clips.shape[-1] != 3:
-        raise ValueError(f"need clips [N, F, H, W, 3], got {list(clips.shape)}")
+        raise ValueError(f"clips must be [N, F, H, W, 3], got {list(clips.shape)}")
     chroma = clips.max(-1).astype(np.float64) - clips.min(-1)
     return np.clip((chroma - PALE) / RANGE, 0, 1)
 
 
 def tracks(clips: np.ndarray) -> Tracks:
-    """Place, area, colour and count of the things in each frame; arguments and errors as for `weights`."""
+    """The tracks of the objects in clips; arguments and errors are those of `weights`."""
     weight = weights(clips)
     height, width = weight.shape[2:]
     area = weight.sum((2, 3))
@@ -71,12 +71,12 @@ def tracks(clips: np.ndarray) -> Tracks:
 
 
 def around(clips: np.ndarray, places: np.ndarray, side: int) -> np.ndarray:
-    """The part of each frame around a place, to the whole pixel: uint8 [N, F, side, side, 3].
+    """The part of each frame around a position, rounded to whole pixels, uint8 [N, F, side, side, 3].
 
     Args:
         clips: uint8 [N, F, H, W, 3].
-        places: [N, F, 2], (x, y); the middle of the frame stands for NaN.
-        side: the side of the part in pixels, even. Outside of a frame its border is repeated.
+        places: [N, F, 2], (x, y); NaN means the middle of the frame.
+        side: the side of the part in pixels, even. Outside of the frame, its border is repeated.
     """
     number, frames, height, width = clips.shape[:4]
     middle = np.array([width / 2, height / 2])
@@ -88,9 +88,9 @@ def around(clips: np.ndarray, places: np.ndarray, side: int) -> np.ndarray:
 
 
 def velocity(places: np.ndarray) -> np.ndarray:
-    """The velocity of the straight, even motion that is nearest to places, pixels a frame.
+    """The velocity of the straight, even motion that is nearest to positions, in pixels per frame.
 
-        v = sum (f - mean f) (p_f - mean p) / sum (f - mean f)^2,    over the frames f that are seen
+        v = sum (f - mean f) (p_f - mean p) / sum (f - mean f)^2,    over the frames f with an object
 
     Args:
         places: [N, F, 2]; NaN where nothing is seen.
@@ -108,7 +108,7 @@ def velocity(places: np.ndarray) -> np.ndarray:
 
 
 def line_error(places: np.ndarray) -> np.ndarray:
-    """How far places are from straight, even motion: the root mean square of the distance, pixels [N].
+    """The root mean square distance of positions from straight, even motion, pixels [N].
 
     Args:
         places: [N, F, 2]; NaN where nothing is seen.
@@ -123,24 +123,24 @@ def line_error(places: np.ndarray) -> np.ndarray:
 
 
 def speeds(places: np.ndarray) -> np.ndarray:
-    """The distance from each frame to the next, pixels [N, F - 1]; NaN where one of them shows nothing."""
+    """The distance between the positions in each frame and the next, pixels [N, F - 1]; NaN if one has no object."""
     return np.linalg.norm(np.diff(places, axis=1), axis=-1)
 
 
 def outside(speed: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    """How far speeds [N] lie outside of the requested ranges (least, greatest) [N, 2], divided by their middles."""
+    """The distances of speeds [N] from the requested ranges (least, greatest) [N, 2], divided by their middles."""
     return np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
 
 
 def size_drift(tracks: Tracks, complete: np.ndarray) -> np.ndarray:
-    """The standard deviation of the area over its mean, over the frames that show the whole thing, [N].
+    """The standard deviation of the area divided by its mean, over the frames that show the complete object, [N].
 
     Args:
-        tracks: the places, areas and colours, from the function `tracks`.
-        complete: Bool [N, F], the frames that should show the whole thing. Where nothing is seen the area is 0.
+        tracks: the positions, areas and colours, from the function `tracks`.
+        complete: Bool [N, F], the frames that should show the complete object. Without an object the area is 0.
 
     Returns:
-        NaN for clips without such frames, or with nothing in them.
+        float64 [N]; NaN for clips without such frames, or without an object in them.
     """
     area = np.where(complete, tracks.area, np.nan)
     mean = _over_frames(np.nanmean, area)
@@ -148,14 +148,14 @@ def size_drift(tracks: Tracks, complete: np.ndarray) -> np.ndarray:
 
 
 def colour_drift(tracks: Tracks, complete: np.ndarray) -> np.ndarray:
-    """The root mean square distance of a thing's colour from its mean, of 255, over frames that show the whole, [N]."""
+    """The root mean square distance of the colour from its mean, of 255, over frames with the complete object, [N]."""
     colour = np.where(complete[..., None], tracks.colour, np.nan)
     off = np.square(colour - _over_frames(np.nanmean, colour)[:, None]).sum(-1)
     return np.sqrt(_over_frames(np.nanmean, off))
 
 
 def _over_frames(statistic: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
-    """A function of NumPy that leaves NaN out, over axis 1, NaN where nothing is left."""
+    """A statistic over axis 1 by a function of NumPy that ignores NaN; NaN for rows with nothing else."""
     some = ~np.isnan(values).all(axis=1)
     result = np.full(some.shape, np.nan)
     filled = np.where(np.isnan(values).all(axis=1, keepdims=True), 0.0, values)
@@ -163,20 +163,21 @@ def _over_frames(statistic: Callable[..., np.ndarray], values: np.ndarray) -> np
 
 
 def returns(tracks: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 1.0) -> np.ndarray:
-    """Whether a thing is hidden where it should be, and comes out as itself where its motion takes it: Bool [N].
+    """Whether an object is hidden when it should be, and reappears unchanged where its motion takes it, Bool [N].
 
-    With p_f where it is, q_f where it should be, and b the frames that show the whole of it before it is hidden,
+    Let p_f be its position, q_f its true position, and b the frames that show the complete object before it is hidden.
+    Then
 
-        max_f |p_f - q_f - mean_b (p_b - q_b)| <= most,    over all frames f that show the whole of it,
+        max_f |p_f - q_f - mean_b (p_b - q_b)| <= most,    over all frames f that show the complete object,
 
-    so that another beginning of the same motion is allowed. In each such frame it has, within bounds, the colour
-    and at least half the area that it had before, and where nothing of it should be seen, nothing is.
+    so another start of the same motion is allowed. In each such frame the object must have, within bounds, the colour
+    and at least half the area that it had before. In frames in which it should be hidden, no object must be visible.
 
     Args:
-        tracks: the places, areas and colours, from the function `tracks`.
-        places: the places of the true motion, [N, F, 2], in the same pixels.
-        seen: the share of the thing that should be seen, [N, F]: 0 where it is hidden; from 0.9 on it is whole.
-        most: how far it may be from where it should be, in pixels.
+        tracks: the positions, areas and colours, from the function `tracks`.
+        places: the positions of the true motion, [N, F, 2], in the same pixels.
+        seen: the share of the object that should be visible, [N, F]: 0 if it is hidden; from 0.9 on it is complete.
+        most: the largest allowed distance from the true position, in pixels.
     """
     hidden, in_full = seen == 0, seen >= WHOLE
     before = in_full & (np.arange(seen.shape[1]) < hidden.argmax(1)[:, None])
@@ -193,15 +194,15 @@ def returns(tracks: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 
 
 
 def flicker(clips: np.ndarray) -> np.ndarray:
-    """The mean change of a pixel from a frame to the next where nothing moves, of 255, [N].
+    """The mean change of a pixel from one frame to the next where nothing moves, of 255, [N].
 
-    Left out are pixels that are within 2 pixels of a thing in either frame.
+    Pixels within 2 pixels of an object in either frame do not count.
 
     Args:
         clips: uint8 [N, F, H, W, 3].
 
     Returns:
-        NaN for clips without any other pixel, such as noise.
+        float64 [N]; NaN for clips without any other pixel, such as noise.
     """
     things = weights(clips) > 0
     wide: Any = ndimage.maximum_filter(things, size=(1, 1, 2 * NEAR + 1, 2 * NEAR + 1))

@@ -17,7 +17,7 @@ from diffusion.metrics import bootstrap, frechet
 from diffusion.metrics.prompt_following import clustered
 from examples.video import clip_templates, moving_objects
 
-PAPER = 255  # of the half that belongs to the other shape
+PAPER = 255  # value that replaces the half of the other shape
 LAST = 16  # frames at the end of a longer clip
 TIMES = 4  # how many times as long an extended clip is
 ENDLESS = ("bounces", "turns")  # a shape that moves or hides would leave the picture
@@ -29,8 +29,8 @@ class Objects(NamedTuple):
     Attributes:
         clips: uint8 [M, F, S, S, 3], each with one shape.
         movers: the M true shapes, with the motion of the real clip.
-        clip: int64 [M], the number of the clip that each belongs to.
-        visible: float64 [M, F], the share of each that should be seen.
+        clip: int64 [M], the index of each shape's clip.
+        visible: float64 [M, F], the share of each shape that should be visible.
     """
 
     clips: np.ndarray
@@ -40,7 +40,7 @@ class Objects(NamedTuple):
 
 
 def objects(clips: np.ndarray, truth: Sequence[Clip]) -> Objects:
-    """The shapes of clips, the first of two from the upper half and the second from the lower half.
+    """The shapes of clips. Of two shapes the first lies in the upper half, the second in the lower half.
 
     Args:
         clips: uint8 [N, F, S, S, 3], S even.
@@ -62,13 +62,13 @@ def objects(clips: np.ndarray, truth: Sequence[Clip]) -> Objects:
 
 
 def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int = 0) -> dict[str, Any]:
-    """What clips show.
+    """The figures of clips.
 
     Args:
         clips: uint8 [N, F, S, S, 3].
         truth: real clips of the same captions, with as many frames.
-        known: frames at the beginning that are not the model's, and count in no share of frames.
-        last: frames at the end that count alone; 0 for all.
+        known: the number of given frames at the beginning, which do not count in shares of frames.
+        last: the number of frames at the end that count; 0 for all.
 
     Returns:
         Shares with intervals, of the frames that should show the whole of a shape, clustered by clip: "shape" (the

@@ -52,7 +52,7 @@ KINDS = {
 }
 SEEDS = {"test": 0, "withheld": 10_000, "image_to_video": 20_000, "extension": 30_000}
 ROWS = {"test": 0, "withheld": 0, "image_to_video": 1_000, "extension": 2_000}  # the first example of the split
-RATE = 8.0  # frames a second of what is written
+RATE = 8.0  # frames per second of the animations
 SHARES = {
     "shape": "frames in which the asked shape is the best of the eight",
     "shape of one": "the same of clips with one shape",
@@ -68,7 +68,7 @@ NUMBERS = {"speed": "outside of the requested speed, of the speed", "flicker": "
 
 
 def example(split: str, row: int, frames: int = FRAMES) -> tuple[np.ndarray, Clip]:
-    """A real clip in the size of the recipe, uint8 [F, 48, 48, 3], and its truth; longer ones go on at their speed."""
+    """A real clip in the recipe's size, uint8 [F, 48, 48, 3], and its truth; longer clips keep their speed."""
     clip = motions.example(split, row, frames, setting=SETTING)
     return motions.shrunk(clip.frames, SIDE), clip
 
@@ -78,8 +78,8 @@ def real_clips(kind: str, number: int, after: int = 0) -> tuple[np.ndarray, list
 
     Args:
         kind: one of `KINDS`.
-        number: how many.
-        after: rows of the split that are left out at the beginning.
+        number: N.
+        after: the number of rows at the beginning of the split that are skipped.
     """
     split = "withheld" if kind == "withheld" else "test"
 
@@ -106,10 +106,10 @@ def measure(
     """Makes the clips of a report, measures and writes them; returns the content of report.json.
 
     Args:
-        model: the model, as `trained_run.load` takes it.
+        model: the model, an argument of `trained_run.load`.
         out: the folder of the report, made if missing.
-        number: clips of each kind; a quarter of them, at least 4, of four times the length.
-        changes: fields of the config and their values, as `trained_run.load` takes them.
+        number: the number of clips of each kind; of the clips of four times the length a quarter, at least 4.
+        changes: fields of the config and their values, an argument of `trained_run.load`.
     """
     out.mkdir(parents=True, exist_ok=True)
     run = trained_run.load(model, changes, any_kind=True)
@@ -153,7 +153,7 @@ def measure(
 
 
 def rows(figures: Mapping[str, Any]) -> list[report.Row]:
-    """The figures as text, each beside the one of real clips."""
+    """The figures as text, each with that of real clips."""
     lines: list[report.Row] = []
     for kind, title in KINDS.items():
         shown, real = figures[kind]["made"], figures[kind]["real"]

@@ -6,12 +6,12 @@ from diffusion.data.shapes import motions, spoilt
 from diffusion.data.shapes.motions import Mover, Setting
 from diffusion.data.shapes.scenes import SHAPES, Lot
 
-STREAM = 21  # of their draws; those of real clips are others
+STREAM = 21  # stream of random numbers, which no real clip uses
 BEYOND = "spoilt"  # the name of the shape while it is painted
 
 
 def example(number: int, seed: int, frames: int, setting: Setting) -> tuple[np.ndarray, Mover]:
-    """A clip whose shape is spoilt in one of the ways of `spoilt.KINDS`, in full in each frame.
+    """A clip whose shape is spoilt in one of the ways of `spoilt.KINDS`, and completely visible in each frame.
 
     Args:
         number: the clip's number, >= 0.
@@ -20,7 +20,7 @@ def example(number: int, seed: int, frames: int, setting: Setting) -> tuple[np.n
         setting: the setting of all clips, of one shape.
 
     Returns:
-        (uint8 [F, 64, 64, 3], what moves, with the colour that is seen).
+        (uint8 [F, 64, 64, 3], the moving shape with its visible colour).
     """
     lot = Lot(seed, STREAM, number)
     while (mover := motions.draw(lot, frames, setting=setting)[0]).motion == "hides":

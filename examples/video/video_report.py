@@ -1,4 +1,4 @@
-"""Measures a video model of clips of one moving shape with a judge, beside real clips with the same captions.
+"""Measures a video model of clips of one moving shape with a judge, and compares real clips with the same captions.
 
     python -m examples.video.video_report --model=runs/video/denoiser --out=runs/video/report --number=1000
     python -m examples.video.video_report --model=runs/self_forcing --out=runs/self_forcing/report
@@ -6,7 +6,7 @@
 The model is a run of video/drawings or video/latents, or a student of one, such as students/self_forcing.
 
 The command writes report.json, report.md, and for each kind of clip KIND.gif with the first clips and KIND.txt with
-their captions. It trains the judge at its first call, and keeps it in the cache of the library.
+their captions. The first call trains the judge, and keeps it in the cache of the library.
 """
 
 from absl import flags
@@ -33,8 +33,8 @@ from diffusion.experiments.sampling import autoencoder_folders, trained_run
 from diffusion.training.checkpointing import checkpoints
 from examples.video import clip_judge, clip_maker, clip_sheets, clip_templates, motion_figures
 
-RATE = 4.0  # frames a second of what is written
-OTHERS = 1000  # real clips that distances are taken to
+RATE = 4.0  # frames per second of the animations
+OTHERS = 1000  # real clips in the reference of the Frechet distance
 PARTS = {
     "test": "clips of captions",
     "withheld": "clips of withheld combinations",
@@ -92,10 +92,10 @@ def measure(
     """Makes the clips of a report, measures and writes them; returns the content of report.json.
 
     Args:
-        model: the run folder, as `trained_run.load` takes it.
+        model: the run folder, an argument of `trained_run.load`.
         out: the folder of the report, made if missing.
-        number: clips of each kind; a quarter of them, at least 4, of four times the length.
-        changes: fields of the config and their values, as `trained_run.load` takes them.
+        number: the number of clips of each kind; of the clips of four times the length a quarter, at least 4.
+        changes: fields of the config and their values, an argument of `trained_run.load`.
     """
     out.mkdir(parents=True, exist_ok=True)
     networks = clip_judge.judge()
@@ -177,7 +177,7 @@ def rows(parts: Mapping[str, Any]) -> list[report.Row]:
 
 
 def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
-    """The report as Markdown; animations that are in the folder are embedded by relative links."""
+    """The report as Markdown, with relative links to the animations that are in the folder."""
     protocol = content["protocol"]
     parts = [
         f"# Video: {protocol['run']}",

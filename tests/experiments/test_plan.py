@@ -208,7 +208,7 @@ def test_slices():
     assert [topology_name(MACHINES["h100"], n) for n in (1, 8, 64)] == ["1x1x1", "1x1x8", "1x8x8"]
     with pytest.raises(ValueError, match="12 GPUs do not fill whole nodes of 8"):
         topology_name(MACHINES["h100"], 12)
-    with pytest.raises(ValueError, match="Valid: h100, v5p, v6e"):
+    with pytest.raises(ValueError, match="Valid for --machine: h100, v5p, v6e"):
         topology_name(MACHINES["l40s"], 8)
 
 

@@ -159,5 +159,7 @@ def test_recipes_train_and_are_reported(tmp_path, monkeypatch):
     for name in ("outlines.png", "reference.png", "reference_with_prompt.png", "report.md"):
         assert (out / name).is_file()
     assert "| outlines | with the control |" in (out / "report.md").read_text()
-    with pytest.raises(ConfigError, match=r"learned from 'drawings'\. Valid: a run of tuning/drawings_control"):
+    with pytest.raises(
+        ConfigError, match=r"learned from the source 'drawings'\. Valid for --runs: runs of tuning/drawings_control"
+    ):
         control_report.run([str(tmp_path / "reference")], "", out, settings, NOBODY)

@@ -147,7 +147,9 @@ def test_lpips_reads_a_folder_of_its_weights_and_refuses_another(tmp_path):
     (tmp_path / "other/config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"--lpips=.*other has no weights of LPIPS: "):
         report.perceived(str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=r"--lpips=.*nowhere is no folder\. Valid: one with config\.json"):
+    with pytest.raises(
+        ConfigError, match=r"--lpips=.*nowhere: there is no such folder\. Valid: a folder with config\.json"
+    ):
         report.perceived(str(tmp_path / "nowhere"))
 
 

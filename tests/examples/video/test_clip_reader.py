@@ -31,10 +31,10 @@ def test_it_learns_order_and_numbers_and_refuses_other_sizes():
     np.testing.assert_allclose(one, clip_reader.features(reader, others, numbers)[:1], rtol=1e-4, atol=1e-5)
     assert len(reader.digest) == 64
     for arrays, message in [
-        ((others[:, :1], numbers), "not of the size"),
-        ((others, np.zeros((60, 2), np.float32)), "not of the size"),
-        ((others[0], numbers), "need clips"),
-        ((others, numbers[:3]), "need numbers"),
+        ((others[:, :1], numbers), "do not have the size"),
+        ((others, np.zeros((60, 2), np.float32)), "do not have the size"),
+        ((others[0], numbers), "clips must be"),
+        ((others, numbers[:3]), "the further numbers of 60 clips must be"),
     ]:
         with pytest.raises(ValueError, match=message):
             clip_reader.read(reader, *arrays)

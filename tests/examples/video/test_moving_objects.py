@@ -114,5 +114,5 @@ def test_the_part_around_a_place():
 def test_other_arrays_are_refused():
     with pytest.raises(TypeError, match="uint8, got float32"):
         moving_objects.tracks(STEADY[None].astype(np.float32))
-    with pytest.raises(ValueError, match=r"need clips \[N, F, H, W, 3\], got \[8, 24, 24, 3\]"):
+    with pytest.raises(ValueError, match=r"clips must be \[N, F, H, W, 3\], got \[8, 24, 24, 3\]"):
         moving_objects.tracks(STEADY)

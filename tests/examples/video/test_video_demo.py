@@ -207,8 +207,8 @@ def test_mistakes_are_named(tmp_path):
     config = load("video/drawings:tiny")
     video_demo.check(config)
     for changes, message in [
-        ({"data.source.side": 16}, r"config\.data\.source\.side = 16, and the judge reads clips of 32"),
-        ({"data.source.name": "drawings"}, "'drawings', and the judge reads moving_drawings"),
+        ({"data.source.side": 16}, r"config\.data\.source\.side = 16, but the judge reads clips of 32"),
+        ({"data.source.name": "drawings"}, "'drawings', but the judge reads only clips of 'moving_drawings'"),
         ({"sample.guidance.name": "adaptive_projected"}, "'adaptive_projected', .*this needs a plain denoiser"),
     ]:
         wrong = config.copy_and_resolve_references()
@@ -223,16 +223,16 @@ def test_a_demo_on_latents_is_checked_before_anything_is_trained(tmp_path):
     config = load("video/latents:tiny")
     video_demo.check(config)
     for changes, message in [
-        ({"data.source.frames": 10}, "each 2 after the first. Valid: 1 and a multiple of 2"),
-        ({"denoiser.objective.density.patterns": ("........",)}, "clips of 9 frames have 5 of the latent"),
-        ({"data.source.span": 9}, r"config\.data\.source\.span = 9, and the judge reads clips of 8"),
+        ({"data.source.frames": 10}, "every 2 frames after the first one into .*Valid: 1 plus a multiple of 2"),
+        ({"denoiser.objective.density.patterns": ("........",)}, "the latent of a clip of 9 frames has 5 frames"),
+        ({"data.source.span": 9}, r"config\.data\.source\.span = 9, but the judge reads clips of 8"),
         ({"denoiser.sample.guidance.name": "adaptive_projected"}, "this needs a plain denoiser"),
     ]:
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict(changes)
         with pytest.raises(ConfigError, match=message):
             video_demo.check(wrong)
-    with pytest.raises(ConfigError, match="--until=autoencoder: this config's denoiser works on pixels"):
+    with pytest.raises(ConfigError, match="--until=autoencoder: this config trains no autoencoder"):
         video_demo.run(load("video/drawings:tiny"), tmp_path, until="autoencoder")
 
 
@@ -284,8 +284,8 @@ def test_clips_of_one_or_two_shapes_are_checked_before_anything_is_trained():
     config = load("video/pairs:tiny")
     video_demo.check(config)
     for field, value, message in (
-        ("data.source.frames", 24, "frames = 24, and the report is of clips of 16"),
-        ("data.source.side", 32, "side = 32, and the report is of clips of 48"),
+        ("data.source.frames", 24, "frames = 24, but the report is of clips of 16"),
+        ("data.source.side", 32, "side = 32, but the report is of clips of 48"),
     ):
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict({field: value})
