@@ -56,13 +56,12 @@ def begun(
 
     Args:
         folder: the arena's folder.
-        names: the competitors; none to go on with what is there.
-        settings: settings of `USUAL` that differ from the usual values; for an arena that exists they must equal its
-            own.
-        data_dir: folder of prepared datasets.
+        names: the competitors' names; empty to continue the arena in the folder.
+        settings: the settings of `USUAL` that the command line sets; they must equal those of an existing arena.
+        data_dir: the folder of prepared datasets.
 
     Raises:
-        ConfigError, WorkdirError: if they cannot compete, or differ from the competitors of this folder.
+        ConfigError, WorkdirError: if the competitors cannot be compared, or differ from those of the folder's arena.
     """
     known = (folder / comparisons.FILE).is_file()
     arena = comparisons.read(folder) if known or not names else None
@@ -74,11 +73,14 @@ def begun(
         return arena, opened
     comparisons.require_same(arena, opened, folder)
     existing = {"number": len(arena.comparisons), "question": arena.question, "seed": arena.seed}
-    if "number" in settings:  # an arena of fewer pictures has all comparisons that they allow
+    if "number" in settings:  # an arena with few pictures has fewer comparisons than were requested
         settings = {**settings, "number": min(settings["number"], comparisons.possible(opened))}
     for name, value in settings.items():
         if value != existing[name]:
-            raise ConfigError(f"--{name}={value}: the arena in {folder} has {existing[name]!r}. Choose another --out.")
+            raise ConfigError(
+                f"--{name}={value}: the arena in {folder} has {existing[name]!r}. Leave --{name} out to continue this "
+                "arena, or choose another --out."
+            )
     return arena, opened
 
 
@@ -117,7 +119,7 @@ def main(argv: list[str]) -> None:
             page = server.serve(voting, values.port)
         except OSError as error:
             raise ConfigError(
-                f"--port={values.port}: {error.strerror}. Choose another, or 0 for a free one."
+                f"--port={values.port}: {error.strerror}. Choose another port, or 0 for any free one."
             ) from error
         pairs = f"{len(arena.comparisons)} pairs of {len(opened)} runs, {len(voting.votes())} votes so far"
         print(f"{pairs}: open http://127.0.0.1:{page.server_port} (Ctrl-C ends it)", flush=True)
@@ -128,7 +130,7 @@ def main(argv: list[str]) -> None:
         finally:
             page.server_close()
         conclude(arena, voting.votes(), folder)
-        print(f"Go on by: {next_command(folder, values.data_dir)}")
+        print(f"Continue with: {next_command(folder, values.data_dir)}")
 
 
 if __name__ == "__main__":

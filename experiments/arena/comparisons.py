@@ -28,8 +28,8 @@ class Comparison(NamedTuple):
     """Two pictures, of two competitors.
 
     Attributes:
-        first: the number of a competitor.
-        second: the number of another.
+        first: the index of the first competitor.
+        second: the index of the second competitor.
         pictures: the index of the picture in each of the two sets.
         request: the class or prompt that both were made for; "" if that is not known.
     """
@@ -46,8 +46,8 @@ class Arena(NamedTuple):
     Attributes:
         question: the question that voters answer.
         seed: the seed of the draw, and of the voters' orders.
-        competitors: the fingerprint of each by its name.
-        comparisons: all of them; a vote names one by its number.
+        competitors: the fingerprints of the competitors by their names.
+        comparisons: all comparisons; a vote refers to one by its index.
     """
 
     question: str
@@ -57,11 +57,11 @@ class Arena(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The competitors' names, by number."""
+        """The competitors' names, in the order of their indices."""
         return list(self.competitors)
 
     def turns(self, voter: str) -> list[tuple[int, bool]]:
-        """A voter's own order: (number of the comparison, whether its first picture is on the left), at random."""
+        """A voter's random order: (index of the comparison, whether its first picture is on the left)."""
         digest = hashlib.sha256(f"{self.seed} {voter}".encode()).digest()
         rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
         order = rng.permutation(len(self.comparisons))
@@ -69,7 +69,7 @@ class Arena(NamedTuple):
 
 
 def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: int) -> Arena:
-    """Draws comparisons, equally many of each pair of competitors while the pictures last.
+    """Draws comparisons, with equal numbers for all pairs of competitors as long as there are pictures.
 
     Args:
         competitors: the competitors, at least two.
@@ -78,7 +78,7 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
         seed: the seed of the draw.
 
     Raises:
-        ConfigError: for fewer than two competitors, one that comes twice, or two without a request in common.
+        ConfigError: if there are fewer than two competitors, one is named twice, or two have no common request.
     """
     names = [competitor.name for competitor in competitors]
     if len(set(names)) < max(2, len(names)):
@@ -100,7 +100,7 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
 
 
 def possible(competitors: Sequence[Competitor]) -> int:
-    """How many comparisons some competitors allow at most."""
+    """The largest number of comparisons of some competitors."""
     return sum(len(matched(first, second)) for first, second in itertools.combinations(competitors, 2))
 
 
@@ -110,7 +110,7 @@ def _some(competitor: Competitor) -> str:
 
 
 def write(arena: Arena, folder: pathlib.Path) -> None:
-    """Keeps an arena in its folder."""
+    """Writes an arena into its folder."""
     content = {"version": VERSION, **arena._asdict()}
     json_files.write(folder / FILE, content)
 
@@ -119,11 +119,11 @@ def read(folder: pathlib.Path) -> Arena:
     """The arena in a folder.
 
     Raises:
-        WorkdirError: if there is none, or its file is damaged.
+        WorkdirError: if there is no arena, or its file is damaged.
     """
     path = folder / FILE
     if not path.is_file():
-        raise WorkdirError(f"{folder} holds no arena: {path} does not exist. Begin one by --runs=runs/a,runs/b.")
+        raise WorkdirError(f"{folder} holds no arena: {path} does not exist. Start one by --runs=runs/a,runs/b.")
     try:
         content = opener.read_table(path)
         rows = content.pop("comparisons", None)
@@ -143,17 +143,17 @@ def require_same(arena: Arena, competitors: Sequence[Competitor], folder: pathli
     """Refuses to continue an arena whose competitors, or their pictures, have changed.
 
     Raises:
-        ConfigError: if one differs; the message names the first.
+        ConfigError: if one differs; the message names the first such competitor.
     """
     names = [competitor.name for competitor in competitors]
     if names != arena.names:
         raise ConfigError(
-            f"--runs={','.join(names)}: the arena in {folder} compares {','.join(arena.names)}. To continue it, leave "
-            "--runs out; otherwise choose another --out."
+            f"--runs={','.join(names)}: the arena in {folder} compares {','.join(arena.names)}. Leave --runs out to "
+            "continue this arena, or choose another --out."
         )
     for competitor in competitors:
         if competitor.fingerprint != arena.competitors[competitor.name]:
             raise ConfigError(
-                f"{competitor.name} has other pictures than those on which votes were cast in {folder}. Choose "
-                "another --out."
+                f"{competitor.name} has other pictures than when the arena in {folder} was started. Choose another "
+                "--out to compare the new pictures."
             )

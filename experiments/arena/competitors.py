@@ -17,9 +17,9 @@ class Competitor(NamedTuple):
     """A set of pictures that votes compare with others.
 
     Attributes:
-        name: a run folder, or what names another set of images, as the user typed it.
+        name: the run folder, or the name of another set of images, as the user typed it.
         images: the pictures.
-        requests: the request of each picture, "class 3" or a prompt; None where they are not known.
+        requests: the request of each picture, "class 3" or a prompt; None if they are not known.
         fingerprint: a sha256 that changes with any picture or request.
     """
 
@@ -37,12 +37,12 @@ def opened(name: str, data_dir: str = "") -> Competitor:
     """Opens a competitor.
 
     Args:
-        name: a run folder, whose samples compete; or any set of images of `image_sets.open_set`. If it is a folder of
-            PNG files that text to image wrote, their prompts are read.
-        data_dir: folder of prepared datasets; "" for TFDS's default.
+        name: a run folder with samples, or any set of images of `image_sets.open_set`. If it is a folder of PNG files
+            of a text-to-image model, their prompts are read.
+        data_dir: the folder of prepared datasets; "" for TFDS's default.
 
     Raises:
-        ConfigError: if there are no pictures of bytes.
+        ConfigError: if there are no pictures of type uint8.
         WorkdirError: if the samples of a run are missing or damaged.
     """
     path = pathlib.Path(name)
@@ -56,7 +56,7 @@ def opened(name: str, data_dir: str = "") -> Competitor:
         if path.is_dir():
             requests = _prompts(path)
     if images.record["dtype"] != "uint8":
-        raise ConfigError(f"--runs={name}: its images are {images.record['dtype']}. Valid: bytes, uint8.")
+        raise ConfigError(f"--runs={name}: its images have the type {images.record['dtype']}. Valid: uint8.")
     content = "\n".join([images.fingerprint, *(requests or ())])
     return Competitor(name, images, requests, hashlib.sha256(content.encode()).hexdigest())
 
@@ -69,7 +69,7 @@ def _set(open_set: Callable[[], image_sets.ImageSet]) -> image_sets.ImageSet:
 
 
 def _prompts(folder: pathlib.Path) -> list[str] | None:
-    """The prompts in the files of a folder, in the order in which `image_sets` reads them; None where one lacks it."""
+    """The prompts in the files of a folder, in the order of `image_sets`; None if a file has no prompt."""
     prompts = []
     for path in image_sets.files_of(folder):
         try:
@@ -80,10 +80,10 @@ def _prompts(folder: pathlib.Path) -> list[str] | None:
 
 
 def matched(first: Competitor, second: Competitor) -> list[tuple[int, int, str]]:
-    """The pictures of two competitors that were made for the same request: (index, index, request), in order.
+    """The pairs of two competitors' pictures for the same request, as (index, index, request) in order.
 
-    The k-th picture of the first for a request meets the k-th of the second. Where a competitor's requests are not
-    known, pictures of equal index meet, without a request.
+    The k-th picture of the first competitor for a request is paired with the k-th of the second. If the requests of a
+    competitor are not known, pictures of equal index are paired, without a request.
     """
     if first.requests is None or second.requests is None:
         return [(index, index, "") for index in range(min(first.images.count, second.images.count))]

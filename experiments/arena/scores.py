@@ -22,10 +22,10 @@ from diffusion.metrics.voter_agreement import NO_VOTE, krippendorff_alpha
 DRAWS = 1000  # draws of the bootstrap
 CATEGORIES = (FIRST, SECOND, TIE)
 HOW_TO_READ = (
-    "The score is 400 / ln 10 times the log-strength of Bradley and Terry's model, 0 on average: 400 points ahead is "
-    "preferred ten times out of eleven. A tie counts half for both; each run is taken to have won half a comparison "
-    "against each other one beforehand, so that every score is finite. Brackets hold 95 % bootstrap intervals over the "
-    "comparisons, with all votes on each."
+    "The score is 400 / ln 10 times the log-strength of Bradley and Terry's model, and 0 on average. A run that is 400 "
+    "points ahead is preferred ten times out of eleven. A tie counts as half a win for both. Half a win of each run "
+    "against every other one is added, so that all scores are finite. Brackets contain 95 % bootstrap intervals over "
+    "the comparisons, each with all its votes."
 )
 
 
@@ -34,12 +34,12 @@ class Score(NamedTuple):
 
     Attributes:
         name: the competitor's name.
-        score: its score in Elo's points.
-        low: the lower end of its 95 % interval; nan with votes on fewer than two comparisons.
-        high: the upper end.
-        wins: the number of votes that chose it.
-        ties: the number of votes that chose neither.
-        losses: the number of votes that chose the other.
+        score: the score in Elo's points.
+        low: the lower end of its 95 % interval; NaN if there are votes on fewer than two comparisons.
+        high: the upper end of the interval.
+        wins: the number of votes for the competitor.
+        ties: the number of its comparisons' votes for neither.
+        losses: the number of votes for its opponents.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Score(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval; None where there is none."""
+        """The 95 % interval; None if there is none."""
         return None if np.isnan(self.low) else (self.low, self.high)
 
 
 def wins(arena: Arena, votes: Sequence[Vote]) -> np.ndarray:
-    """How often each competitor was preferred to each other one, float64 [K, K]; a tie counts half for both."""
+    """How often each competitor was preferred to each other one, float64 [K, K]; a tie counts as half for both."""
     matrix = np.zeros((len(arena.names),) * 2)
     for vote in votes:
         comparison = arena.comparisons[vote.comparison]
@@ -179,9 +179,11 @@ def agreement_line(arena: Arena, votes: Sequence[Vote]) -> str:
     """A sentence on how far the voters agree."""
     alpha, shared = agreement(arena, votes)
     if not shared:
-        return "No comparison has votes of two voters, so that their agreement is not known."
-    value = "not defined, for all votes are equal" if np.isnan(alpha) else f"{alpha:.2f} (1: full, 0: by chance)"
-    return f"Agreement of the voters on the {shared} comparisons that two or more saw, Krippendorff's alpha: {value}."
+        return "No comparison has votes of two voters, so the agreement of the voters is not known."
+    value = "not defined, as all votes are equal" if np.isnan(alpha) else f"{alpha:.2f} (1: full, 0: by chance)"
+    return (
+        f"Agreement of the voters on the {shared} comparisons with votes of two or more, Krippendorff's alpha: {value}."
+    )
 
 
 def _csv(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:

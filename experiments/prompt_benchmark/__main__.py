@@ -93,26 +93,27 @@ def run(
     """Judges the pictures of a benchmark, and writes benchmark.json; returns its content.
 
     Args:
-        benchmark: the benchmark, one of `benchmarks.BENCHMARKS` or one of your own.
+        benchmark: the benchmark, one of `benchmarks.BENCHMARKS` or your own.
         prompts: the published file of its prompts.
         images: the folder of pictures.
         out: the folder of the results.
-        named: the readers that see the pictures.
+        named: the readers of the pictures.
         about: the description of the readers for the record, a JSON value.
-        per_prompt: pictures of a prompt; 0 for the published number.
+        per_prompt: the number of pictures per prompt; 0 for the published number.
         batch_size: the number of files that are read at once.
-        model: folder of a text-to-image model that makes what is missing; "" for none.
-        seed: the seed of the first picture that is made.
-        settings: the settings of the pictures that are made: steps, guidance.
+        model: the folder of a text-to-image model that generates missing pictures; "" for none.
+        seed: the seed of the first picture.
+        settings: the settings of generated pictures: steps, guidance.
 
     Raises:
-        ConfigError: for prompts, pictures or results that do not fit.
-        ReaderError: if a reader answers in another form.
+        ConfigError: if the prompts, pictures or earlier results do not fit the benchmark.
+        ReaderError: if a reader returns another form.
     """
     per_prompt = per_prompt or benchmark.per_prompt
     if 0 < benchmark.most < per_prompt:
         raise ConfigError(
-            f"--per_prompt={per_prompt}: {benchmark.name} has at most {benchmark.most} pictures a prompt."
+            f"--per_prompt={per_prompt}: {benchmark.name} has at most {benchmark.most} pictures per prompt. Valid: 1 "
+            f"to {benchmark.most}."
         )
     items, digest = benchmarks.opened(benchmark, prompts)
     files = judging.files_of(benchmark, items, per_prompt)
@@ -147,7 +148,7 @@ def run(
 
 
 def named_readers() -> tuple[Readers, dict[str, Any]]:
-    """The readers that the flags name, and what the record says of them."""
+    """The readers that the flags name, and their description for the record."""
     values = flags.FLAGS
     chosen: dict[str, Any] = {}
     record: dict[str, Any] = {}
@@ -159,7 +160,7 @@ def named_readers() -> tuple[Readers, dict[str, Any]]:
             record[field] = name
     if values.clip:
         if values.embedder:
-            raise ConfigError("--clip and --embedder both name the embedder; leave one of them out.")
+            raise ConfigError("--clip and --embedder both name an embedder. Leave one of them out.")
         chosen["embedder"], digest = clip_embedder.opened(values.clip)
         record["embedder"] = {"clip": pathlib.Path(values.clip).name, "sha256": digest}
     code = [user_code.described(extension) for extension in extensions.loaded.values()]
@@ -174,13 +175,13 @@ def main(argv: list[str]) -> None:
     if values.protocol not in benchmarks.BENCHMARKS:
         raise unknown("--protocol", values.protocol, benchmarks.BENCHMARKS, "protocol")
     if values.model and values.workdir:
-        raise ConfigError("--model and --workdir both name a model; leave one of them out.")
+        raise ConfigError("--model and --workdir both name a model. Leave one of them out.")
     if not (values.model or values.workdir):
         flag_errors.refuse(
             ("seed", "steps", "guidance"), "is only for generated pictures. Name a model by --model or --workdir."
         )
     benchmark = benchmarks.BENCHMARKS[values.protocol]
-    benchmarks.opened(benchmark, pathlib.Path(values.prompts))  # before a reader is loaded, which takes minutes
+    benchmarks.opened(benchmark, pathlib.Path(values.prompts))  # refuses bad prompts before readers load for minutes
     named, record = named_readers()
     model = str(workdir.text_model(values.workdir)) if values.workdir else values.model or ""
     settings = {name: values[name].value for name in ("steps", "guidance") if values[name].value is not None}

@@ -1,4 +1,4 @@
-"""The benchmarks as values. To add one: a function that returns a Benchmark, and a line in BENCHMARKS."""
+"""The benchmarks as values. To add one, write a function that returns a Benchmark, and a line in BENCHMARKS."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ class Item(NamedTuple):
     """A prompt.
 
     Attributes:
-        key: the prompt's key, which no other has.
-        number: its number among the prompts of its group, which names its files.
-        text: the prompt itself, from which pictures are made.
-        group: its task or category; "" where there is only one.
-        content: the benchmark's own value.
+        key: the unique key of the prompt.
+        number: the index among the prompts of the same group, which names the prompt's files.
+        text: the text from which pictures are generated.
+        group: the task or category; "" if there is only one.
+        content: further data for the benchmark.
     """
 
     key: str
@@ -47,10 +47,10 @@ Reader = TypeVar("Reader")
 
 
 def named(reader: Reader | None, kind: str) -> Reader:
-    """A reader that is needed.
+    """The reader, if there is one.
 
     Raises:
-        ReaderError: where it is None.
+        ReaderError: if it is None.
     """
     if reader is None:
         raise readers.ReaderError(f"these prompts need a {kind}, but none is named")
@@ -58,7 +58,7 @@ def named(reader: Reader | None, kind: str) -> Reader:
 
 
 class Picture(NamedTuple):
-    """A picture of a prompt: uint8 `[H, W, 3]`, and which of its pictures it is."""
+    """A picture of a prompt, uint8 `[H, W, 3]`, and its index among the prompt's pictures."""
 
     item: Item
     index: int
@@ -72,16 +72,16 @@ class Benchmark(NamedTuple):
         name: the benchmark's name in BENCHMARKS.
         source: the publication and the code that its rules come from.
         per_prompt: pictures of each prompt in the published figures.
-        rules: its numbers, for the record.
-        read: path of its prompts -> (the prompts, sha256 of its files).
-        needs: prompts -> the fields of Readers that judge their pictures.
-        files: (prompt, number of its pictures) -> their paths in the folder of pictures.
-        cells: (content of a file, number of a prompt's pictures) -> its pictures.
-        joined: pictures of a prompt -> the contents of its files.
-        beside: prompt -> {path in the folder: text} that lies beside its pictures.
-        judged: (readers, pictures) -> for each {"score", ..} in a form that JSON holds.
-        figures: (prompts, lines of results) -> the table.
-        most: the most pictures of a prompt; 0 for any number.
+        rules: the thresholds and rules, for the record.
+        read: a function path of the prompts -> (the prompts, sha256 of the files).
+        needs: a function prompts -> the fields of Readers that judge their pictures.
+        files: a function (prompt, number of its pictures) -> their paths in the folder of pictures.
+        cells: a function (content of a file, number of a prompt's pictures) -> the pictures in the file.
+        joined: a function pictures of a prompt -> the contents of its files.
+        beside: a function prompt -> {path in the folder: text} of further files with the prompt's pictures.
+        judged: a function (readers, pictures) -> {"score", ..} for each picture, a JSON value.
+        figures: a function (prompts, lines of results) -> the table.
+        most: the largest number of pictures per prompt; 0 for any number.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Benchmark(NamedTuple):
 
 
 def _digest(paths: Sequence[pathlib.Path]) -> str:
-    """sha256 of a file as sha256sum prints it; of several, of their names and contents."""
+    """The sha256 of a file, as sha256sum prints it, or of the names and contents of several files."""
     if len(paths) == 1:
         return hashlib.sha256(opener.read(paths[0])).hexdigest()
     return hashlib.sha256(b"".join(path.name.encode() + b"\n" + opener.read(path) for path in paths)).hexdigest()
@@ -128,7 +128,7 @@ def _geneval_figures(items: Sequence[Item], rows: Sequence[Mapping]) -> dict[str
 
 
 def build_geneval() -> Benchmark:
-    """GenEval: the share of pictures that are right, of each task, and the mean over tasks."""
+    """GenEval: the share of right pictures for each task, and the mean over tasks."""
     rules = geneval.PUBLISHED
 
     def read(path: pathlib.Path) -> tuple[list[Item], str]:
@@ -178,7 +178,7 @@ def build_geneval() -> Benchmark:
 
 
 def _grid(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """One picture, or two by two; black ones stand for missing pictures."""
+    """One picture, or a grid of two by two, with black in place of missing pictures."""
     if len(pictures) == 1:
         return list(pictures)
     blank = np.zeros_like(pictures[0])
@@ -203,7 +203,7 @@ def _dpg_figures(items: Sequence[Item], rows: Sequence[Mapping]) -> dict[str, Me
 
 
 def build_dpg_bench() -> Benchmark:
-    """DPG-Bench: the share of questions whose answer is yes, and of each category of questions, in percent."""
+    """DPG-Bench: the share of questions with the answer yes in percent, for all questions and for each category."""
 
     def read(path: pathlib.Path) -> tuple[list[Item], str]:
         prompts = dpg_bench.read(path)
@@ -249,11 +249,11 @@ def build_dpg_bench() -> Benchmark:
 
 
 class Measured(NamedTuple):
-    """How a prompt of T2I-CompBench is measured.
+    """The metrics of a prompt of T2I-CompBench.
 
     Attributes:
-        by: names in _NEEDED of the metrics that measure it.
-        objects: the objects that it counts, with their numbers.
+        by: the metrics' names in _NEEDED.
+        objects: the objects that the prompt counts, with their numbers.
     """
 
     by: tuple[str, ...]
@@ -265,7 +265,7 @@ def _compbench_items(path: pathlib.Path, categories: Sequence[str]) -> tuple[lis
     files = [path] if path.is_file() else [path / f"{category}_val.txt" for category in categories]
     files = [file for file in files if file.is_file()]
     if not files:
-        raise PromptsError(f"{path} holds no file CATEGORY_val.txt. Categories: {', '.join(categories)}.")
+        raise PromptsError(f"{path} holds no file CATEGORY_val.txt. Valid categories: {', '.join(categories)}.")
     items = []
     used = list(files)
     for file in files:
@@ -295,7 +295,7 @@ def _counted(file: pathlib.Path, prompts: Sequence[str], plurals: Mapping[str, s
     """The objects that each prompt counts.
 
     Raises:
-        PromptsError: for one that counts none of those in the table.
+        PromptsError: if a prompt counts no object of the table.
     """
     counted = [tuple(t2i_compbench_plus.objects_and_numbers(prompt, plurals)) for prompt in prompts]
     for prompt, objects in zip(prompts, counted):
@@ -374,7 +374,7 @@ def build_t2i_compbench(plus: bool = False) -> Benchmark:
     """T2I-CompBench: the mean score of each category, each by its own published metric.
 
     Args:
-        plus: T2I-CompBench++, which has places in depth and numbers of objects too.
+        plus: whether to build T2I-CompBench++, which also has positions in depth and numbers of objects.
     """
     rules = {"phrases": t2i_compbench.PHRASES, "overlap": t2i_compbench.OVERLAP, "distance": t2i_compbench.DISTANCE}
     source = "Huang et al. 2023; Karine-Huang/T2I-CompBench, BLIPvqa_eval, UniDet_eval, CLIPScore_eval, 3_in_1_eval"
@@ -414,7 +414,7 @@ def opened(benchmark: Benchmark, path: pathlib.Path) -> tuple[list[Item], str]:
     """The prompts of a benchmark, and the sha256 of their file.
 
     Raises:
-        ConfigError: if they cannot be read, or have another form.
+        ConfigError: if the prompts cannot be read, or have another form.
     """
     try:
         items, digest = benchmark.read(path)

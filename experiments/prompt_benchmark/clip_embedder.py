@@ -1,4 +1,4 @@
-"""A CLIP model from a folder, as the network of a benchmark that embeds pictures and texts."""
+"""Opens a CLIP model as the embedder of a benchmark's pictures and texts."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from diffusion.models.image_encoders import picture_fitting
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_index
 
-BATCH = 8  # rows at once, so that one program of each tower serves all
+BATCH = 8  # rows of every call, so that each tower is compiled once
 
 
 def opened(folder: str) -> tuple[Embedder, str]:
-    """The network of a CLIPModel's folder, and the sha256 of that folder.
+    """The embedder of a CLIPModel's folder, and the sha256 of the folder.
 
     Raises:
-        ConfigError: if it holds another network.
+        ConfigError: if the folder does not hold a CLIPModel.
     """
     try:
         towers = picture_scores.clip_towers(folder)

@@ -16,7 +16,7 @@ from diffusion.training.runtime import progress
 
 FILE = "results.jsonl"
 REQUEST = "request.json"
-TRIAL = np.full((64, 64, 3), 128, np.uint8)  # every reader is tried on it before pictures are made
+TRIAL = np.full((64, 64, 3), 128, np.uint8)  # picture that tests every reader before pictures are generated
 
 
 class File(NamedTuple):
@@ -64,7 +64,7 @@ def require_readers(benchmark: Benchmark, items: Sequence[Item], named: Readers)
 
 
 def begin(folder: pathlib.Path, request: Mapping[str, Any]) -> None:
-    """Writes down the request and its readers; or refuses to go on with the results of another request.
+    """Writes the request and its readers, or refuses a folder with the results of another request.
 
     Raises:
         ConfigError: names the first field that differs.
@@ -95,20 +95,20 @@ def judge(
     per_prompt: int,
     batch: int,
 ) -> list[dict]:
-    """Judges the pictures that have no line yet, or are others now, and returns the lines of all.
+    """Judges the pictures that are new or have changed, and returns the lines of all pictures.
 
     Args:
         benchmark: the benchmark whose rules are applied.
         files: the files of pictures, from `files_of`.
-        named: the readers that see the pictures.
+        named: the readers of the pictures.
         images: the folder of pictures.
         folder: the folder of the results.
-        per_prompt: pictures of a prompt.
+        per_prompt: the number of pictures per prompt.
         batch: the number of files that are read at once.
 
     Raises:
         ConfigError: if a file is no picture, or a grid of another form.
-        ReaderError: if a reader answers in another form.
+        ReaderError: if a reader returns another form.
     """
     done = {(row.get("file"), row.get("picture"), row.get("sha256")): row for row in json_lines.rows(folder / FILE)}
     rows = []
@@ -167,4 +167,7 @@ def require_pictures(benchmark: Benchmark, files: Sequence[File], images: pathli
             except limits.Refused as error:
                 raise ConfigError(f"--images: {error}") from error
             if content != json.loads(text):
-                raise ConfigError(f"--images={images}: {path} carries another prompt than {item.text!r}.")
+                raise ConfigError(
+                    f"--images={images}: {path} states another prompt than {item.text!r}. Name the folder that was "
+                    "made from the same --prompts, or remove this file and its pictures."
+                )

@@ -15,7 +15,7 @@ from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request
 from diffusion.training.runtime import progress
 
-SETTINGS = ("model", "checkpoint", "dtype", "sampler", "steps", "guidance")  # how a picture was made
+SETTINGS = ("model", "checkpoint", "dtype", "sampler", "steps", "guidance")  # settings that distinguish makers
 
 
 def make(
@@ -27,18 +27,21 @@ def make(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> int:
-    """Makes the pictures that are missing, and changes no other file; returns for how many prompts.
+    """Generates the missing pictures, and changes no other file.
 
-    Picture k of prompt i has the seed `seed` + i `per_prompt` + k, whatever is made before it.
+    Picture k of prompt i has the seed `seed` + i `per_prompt` + k, whichever pictures exist already.
 
     Args:
-        benchmark: the benchmark whose layout they have.
-        items: its prompts.
-        images: the folder.
-        model: folder of a text-to-image model.
-        per_prompt: pictures of a prompt.
+        benchmark: the benchmark, whose layout the pictures have.
+        items: the prompts.
+        images: the folder of pictures.
+        model: the folder of a text-to-image model.
+        per_prompt: the number of pictures per prompt.
         seed: the seed of the first picture.
         settings: other fields of a `Request`: steps, guidance.
+
+    Returns:
+        The number of prompts with new pictures.
 
     Raises:
         ConfigError: if there is no such model, or the settings do not fit it.
@@ -62,7 +65,7 @@ def make(
                 drawn = list(text_to_image.make(loaded, request))
                 records = png.records(request, described)
                 contents = benchmark.joined(drawn)
-                if len(contents) < len(drawn):  # a grid, which is not one of the pictures that a record describes
+                if len(contents) < len(drawn):  # the record of a grid must not describe one of its pictures
                     common = {name: value for name, value in records[0].items() if name not in ("seed", "at")}
                     records = [{**common, "seeds": list(range(first, first + per_prompt))}]
                 for path, content, record in zip(benchmark.files(item, per_prompt), contents, records):
@@ -80,13 +83,14 @@ def make(
 
 
 def makers(paths: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
-    """The makers of some pictures, by the settings in the pictures' own files, whenever they were made.
+    """The models and settings that made some pictures, from the settings in the pictures' files.
 
     Args:
-        paths: files of pictures; those without settings, which other programs made, are left out.
+        paths: the files of pictures; files of other programs, which have no settings, are left out.
 
     Returns:
-        {SETTINGS ..., "seeds": [lowest, highest], "files": number} of each maker, in the order of its first file.
+        [{SETTINGS ..., "seeds": [lowest, highest], "files": number}], an entry for each maker in the order of its first
+        file.
     """
     by_settings: dict[str, dict[str, Any]] = {}
     for path in paths:

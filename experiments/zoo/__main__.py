@@ -54,7 +54,7 @@ FAILURES = (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILUR
 
 
 def listed() -> None:
-    """Prints the rows, a line each."""
+    """Prints a line for each row."""
     lines = [
         (
             row.name,
@@ -76,14 +76,14 @@ def explained(row: Row) -> str:
 
 
 def measured(row: Row) -> None:
-    """Measures a row as the command line says, and prints its figure beside the published one."""
+    """Measures a row with the flags of the command, and prints its figure and the published one."""
     values = flags.FLAGS
     valid = f"--{row.network}" if row.network else "neither --inception nor --encoder"
     others = [flag for flag in ("inception", "encoder") if flag != row.network]
     flag_errors.refuse(others, f"has no effect on {row.name}. Valid: {valid}.")
     for name in ("reference", "out"):
         if not values[name].value:
-            raise ConfigError(f"--{name} is missing. The row's own command: {row.measure()}")
+            raise ConfigError(f"--{name} is missing. The command for this row: {row.measure()}")
     network = {"encoder": values.encoder, "inception": values.inception}.get(row.network, "")
     needs = measurement.Needs(values.weights, values.reference, network, values.autoencoder)
     out = workdir.output_folder(values.out)
@@ -115,14 +115,14 @@ def main(argv: list[str]) -> None:
     if not values.row:
         if values.weights:
             raise ConfigError(f"--row is missing: name the row to which --weights={values.weights} belongs.")
-        flag_errors.refuse(measures, "has no effect without --row and --weights, which are measured.")
+        flag_errors.refuse(measures, "has no effect without --row and --weights, which name what to measure.")
         listed()
         return
     row = published_rows.find(values.row)
     if values.weights:
         measured(row)
     else:
-        flag_errors.refuse(measures, "has no effect without --weights, which are measured.")
+        flag_errors.refuse(measures, "has no effect without --weights, the file to measure.")
         print(explained(row))
 
 

@@ -1,4 +1,4 @@
-"""The network of a row, read from its file after a check that the file is the row's."""
+"""Reads the network of a row from its file, after a check that the file belongs to the row."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -25,24 +25,24 @@ class Weights(NamedTuple):
 
 
 def find(row: Row, recipe: Recipe, path: str | pathlib.Path) -> Found:
-    """The tensors in the file of a row's network; a pickle is refused, and nothing of it is read.
+    """The tensors in the file of a row's network. Pickles are refused without reading them.
 
     Args:
-        row: the row of the network that the file holds.
+        row: the row.
         recipe: the row's recipe.
-        path: the file, or a folder that `diffusion convert` made of it.
+        path: the file, or a folder that `diffusion convert` made from it.
 
     Raises:
-        ConfigError: for a pickle, which the authors' environment writes as safetensors.
+        ConfigError: for a pickle; the message says how to write it as safetensors.
         FileNotFoundError: if there is no such file.
-        Mismatch: if it is of another network; names the first tensor that differs.
-        limits.Refused: for a file that is damaged or hostile.
+        Mismatch: if the file holds another network; the message names the first tensor that differs.
+        limits.Refused: if the file is damaged or hostile.
     """
     path = pathlib.Path(path).expanduser()
     if path.suffix in PICKLES:
         raise ConfigError(
-            f"--weights={path} is a pickle of its authors' classes, and this library unpickles nothing. Write it as "
-            f"safetensors in their environment: diffusion zoo --row={row.name} prints the program."
+            f"--weights={path} is a pickle of its authors' classes, which this library does not read. Write it as "
+            f"safetensors in the authors' environment: diffusion zoo --row={row.name} prints the program."
         )
     family = interchange.FAMILIES[row.checkpoint.family]
     module = row.checkpoint.stored(recipe.network)
@@ -65,19 +65,19 @@ def read(row: Row, recipe: Recipe, network: Found) -> Weights:
     """The parameters of the recipe's network.
 
     Raises:
-        Mismatch: if a tensor that is computed differs from what the network computes.
+        Mismatch: if a stored tensor, such as a table of positions, differs from the one that the network computes.
     """
     params = row.checkpoint.taken(recipe.network, folders.read(network))
     return Weights({"params": params}, sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
 def parameters(recipe: Recipe) -> int:
-    """The number of parameters of a recipe's network; computes nothing."""
+    """The number of parameters of a recipe's network, without computing them."""
     return sum(leaf.size for leaf in jax.tree.leaves(shapes(recipe)))
 
 
 def shapes(recipe: Recipe) -> Any:
-    """The variables of a recipe's network as a pytree of jax.ShapeDtypeStruct; computes nothing."""
+    """The variables of a recipe's network as a pytree of jax.ShapeDtypeStruct, without computing them."""
     return jax.eval_shape(recipe.network.init, jax.random.key(0), *arguments(recipe))
 
 

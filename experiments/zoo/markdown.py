@@ -18,17 +18,17 @@ from diffusion.recipe.values import plain
 HOURS = """\
 
 "Hours" is the time of one H100 for all samples of the row, computed from the network's operations at SHARE of the
-peak. The peak is bfloat16's, or half of it for a network that computes in float32, whose products are TensorFloat-32.
-The share is an assumption, and the decoder and the features come on top.
+peak. The peak is that of bfloat16, or half of it for a network in float32, whose products are TensorFloat-32. The share
+is an assumption. The time of the decoder and of the features is not included.
 
 ## Programs that write pickles as safetensors
 
 """
 
 OTHER_OUTPUT = (
-    "- The network in the file, and in a folder that `diffusion convert` makes of it, returns another output than the "
-    "config's: a velocity of the other sign. `diffusion zoo` adapts its last layer; whoever samples with the "
-    "folder in another way has to do the same."
+    "- The network in the file, and in a folder that `diffusion convert` makes from it, returns a velocity with the "
+    "other sign than the network of the config. `diffusion zoo` adapts its last layer. If you sample with the folder "
+    "in another way, you must do the same."
 )
 
 
@@ -55,7 +55,7 @@ def facts(row: Row) -> Facts:
 
 
 def page(rows: Iterable[Row], known: Callable[[Row], Facts] = facts) -> str:
-    """The table of the rows, and all of them, in sections of level two.
+    """The page in Markdown: a table of the rows, and a section for each of them.
 
     Args:
         rows: the rows in their order.

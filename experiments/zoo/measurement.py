@@ -1,9 +1,9 @@
-"""Measures a row, from its file to its figure, in stages that resume after a kill at any point.
+"""Measures a row, from its file to its figure, in stages that resume after an interruption at any point.
 
-OUT holds samples.npz, samples.json (which describes the samples), record.json (the figures, which `diffusion evaluate
---verify` measures again) and row.json (the row's figure beside the published one). While samples are made, their
-batches lie in OUT/.samples-KEY; features are kept in the cache of `references.cache_folder`. Sample i depends on its
-seed, its class, and the parameters alone, so that an interrupted measurement ends with the same figures.
+OUT contains samples.npz, samples.json (which describes the samples), record.json (the figures, which `diffusion
+evaluate --verify` measures again) and row.json (which compares the row's figure with the published one). During
+sampling, OUT/.samples-KEY contains the batches. Features are kept in the cache of `references.cache_folder`. Sample i
+depends only on its seed, its class and the parameters, so an interrupted measurement ends with the same figures.
 """
 
 import json
@@ -37,8 +37,9 @@ class Needs(NamedTuple):
     """The files of a measurement, as a user names them.
 
     Attributes:
-        weights: the network's weights: the published file, what its export wrote, or a folder of `diffusion convert`.
-        reference: statistics, or images, that the samples are compared with.
+        weights: the network's weights: the published file, the file that its export wrote, or a folder of `diffusion
+            convert`.
+        reference: the statistics or images that the samples are compared with.
         network: the network of the protocol's features: FID's Inception, or the folder of an encoder; "" for pixels.
         autoencoder: the autoencoder's folder or file, for a row on latents.
     """
@@ -50,13 +51,13 @@ class Needs(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A measurement whose files have been looked at, before anything is compiled."""
+    """A measurement whose files have been checked."""
 
     row: Row
     recipe: Recipe
     files: Found
     request: Request
-    decoder: str  # sha256 of the parameters that decode its samples; "" on pixels
+    decoder: str  # sha256 of the parameters of the samples' decoder; "" on pixels
 
 
 def recipe_of(row: Row, autoencoder: str = "", number: int = 0, batch_size: int = 0, seed: int = 0) -> Recipe:
@@ -64,10 +65,10 @@ def recipe_of(row: Row, autoencoder: str = "", number: int = 0, batch_size: int 
 
     Args:
         row: the row.
-        autoencoder: the folder or file that decodes its latents.
-        number: how many samples to make; 0: the row's number.
-        batch_size: samples made at once; 0: the recipe's.
-        seed: the seed of the samples; samples of different seeds have none in common.
+        autoencoder: the folder or file of the autoencoder that decodes latents.
+        number: the number of samples; 0 for the row's number.
+        batch_size: the number of samples at once; 0 for the recipe's number.
+        seed: the seed of the samples; different seeds share no samples.
 
     Raises:
         ConfigError: if the row's changes do not fit its recipe.
@@ -75,7 +76,9 @@ def recipe_of(row: Row, autoencoder: str = "", number: int = 0, batch_size: int 
     config = row.config()
     config.data.latents.autoencoder = autoencoder
     if autoencoder:
-        config.data.latents.dir = f"zoo/{row.name}"  # no cache lies there: none has to fit the autoencoder
+        config.data.latents.dir = (
+            f"zoo/{row.name}"  # a folder that does not exist, so no cache is compared with the VAE
+        )
     config.sample.seed = seed
     if number:
         config.sample.number = number
@@ -85,18 +88,20 @@ def recipe_of(row: Row, autoencoder: str = "", number: int = 0, batch_size: int 
 
 
 def check(row: Row, needs: Needs, out: pathlib.Path, number: int = 0, batch_size: int = 0, seed: int = 0) -> Checked:
-    """Looks at all files of a measurement; arguments as `recipe_of`.
+    """Checks all files of a measurement, before anything is compiled; the arguments are those of `recipe_of`.
 
     Raises:
-        ConfigError: for an argument that is missing, or that the row does not take.
-        Mismatch: for weights of another network; names the first tensor that differs.
+        ConfigError: for a missing argument, or one that the row does not use.
+        Mismatch: for weights of another network; the message names the first tensor that differs.
         StatisticsError: for statistics of another protocol.
-        WeightsError: for another network of the protocol's features.
+        WeightsError: if the network of the features is not the protocol's.
     """
     recipe = recipe_of(row, needs.autoencoder, number, batch_size, seed)
     if bool(row.autoencoder) != bool(needs.autoencoder):
         valid = f"--autoencoder=FOLDER of {row.autoencoder}" if row.autoencoder else "no --autoencoder"
-        raise ConfigError(f"the network of {row.name} is on {'latents' if row.autoencoder else 'pixels'}: {valid}.")
+        raise ConfigError(
+            f"the network of {row.name} works on {'latents' if row.autoencoder else 'pixels'}. Valid: {valid}."
+        )
     _check_autoencoder(row, needs.autoencoder)
     network_file = checkpoint_file.find(row, recipe, needs.weights)
     decoder, decode = autoencoder_folders.decoding(recipe.config)
@@ -138,12 +143,12 @@ def request_of(row: Row, needs: Needs, out: pathlib.Path) -> Request:
 
 
 def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] = lambda done: None) -> dict:
-    """Measures a row; continues with what the folder already holds.
+    """Measures a row, and continues an interrupted measurement in the folder.
 
     Args:
         checked: the measurement, from `check`.
-        out: the folder; is made if missing.
-        advance: receives the number of samples done, after each batch.
+        out: the folder, made if missing.
+        advance: a function that receives the number of finished samples after each batch.
 
     Returns:
         The content of row.json.
@@ -181,16 +186,17 @@ def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] 
 
 
 def beside(row: Row, measurement: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """The measured figure beside the published one.
+    """Compares the measured figure with the published one.
 
     Returns:
-        {"value", "standard_error", "difference", "compares", "why"}: whether the two compare, and why not.
+        {"value", "standard_error", "difference", "compares": whether the two are comparable, "why": the reasons why
+        they are not}.
     """
     figures = measurement["figures"]
     figure = figures.get(row.published.metric) or next(iter(figures.values()))
     why = list(measurement["warnings"])
     if number != row.number:
-        why.insert(0, f"the figure is of {number:,} samples, and the published one of {row.number:,}")
+        why.insert(0, f"the figure is of {number:,} samples, but the published one of {row.number:,}")
     value = figure["value"]
     return {
         "value": value,
@@ -204,7 +210,7 @@ def beside(row: Row, measurement: Mapping[str, Any], number: int) -> dict[str, A
 def _samples(
     recipe: Recipe, params: Any, digest: str, decoder: str, out: pathlib.Path, advance: Callable[[int], None]
 ) -> str:
-    """Makes samples.npz, unless it holds these samples already; returns the key by which they are known."""
+    """Makes samples.npz, unless it holds these samples already; returns the samples' key."""
     config = recipe.config
     number = config.sample.number
     labels = generate.conditions_of(recipe, number)
@@ -233,7 +239,7 @@ def _samples(
     except ValueError as error:
         batches_on_disk.clear(out)
         raise ConfigError(str(error)) from error
-    (out / "samples.json").unlink(missing_ok=True)  # or one killed now would leave the old key beside new samples
+    (out / "samples.json").unlink(missing_ok=True)  # else a kill at this point would leave an old key with new samples
     with files.atomic(out / "samples.npz") as file:
         np.savez(file, images=images, labels=generate.classes_of(recipe, labels), seeds=seeds)
     record = {"key": key, "sample": plain(config.sample), "nfe": make.nfe, "config": config_hash(config)}
@@ -255,7 +261,7 @@ def _key_of_samples(out: pathlib.Path) -> str:
 
 @contextmanager
 def _stage(name: str, seconds: dict[str, float], summary: str) -> Iterator[None]:
-    """Says that a stage begins and how long it took, and notes the seconds."""
+    """Prints when a stage begins and how long it took, and records the seconds."""
     print(f"stage {STAGES.index(name) + 1} of {len(STAGES)}, {name}: {summary}", flush=True)
     began = time.perf_counter()
     yield

@@ -1,14 +1,14 @@
-"""The rows of the zoo by name: the TOML files beside this module, and the rows that a user adds in Python.
+"""The rows of the zoo by name: the TOML files in this folder, and the rows that a user adds in Python.
 
     [edm2_m_imagenet64]                      # a table is a row, and its fields are those of `row.Row`
-    like = "edm2_s_imagenet64"               # an earlier row of the file, from which it takes what it does not say
+    like = "edm2_s_imagenet64"               # an earlier row of the file, whose values are the defaults
     method = "EDM2-M, ImageNet 64"
     checkpoint.file = "edm2-img64-m-2147483-0.060.pkl"
     changes.model = {width = 256}            # other arguments of the entry; with a name it is another entry
     published.value = 1.43
 
-TOML has no None: "null" among the changes stands for it. `checkpoint.stored` holds the network's fields that differ in
-the file, `checkpoint.taken` names a function of `TAKEN`, and `checkpoint.export` a program of the file's table
+TOML has no None, so "null" among the changes means None. `checkpoint.stored` holds the network's fields that differ in
+the file. `checkpoint.taken` names a function of `TAKEN`, and `checkpoint.export` a program of the file's table
 `programs`. Reading a file executes no code.
 """
 
@@ -24,12 +24,12 @@ from diffusion.io import opener
 from diffusion.recipe import ConfigError, unknown
 
 TOPICS = ("transformers", "unets", "few_steps")  # the order of the page
-OF_ONE_ROW = {"measured": None, "loss": ""}  # no other row takes them from it
+OF_ONE_ROW = {"measured": None, "loss": ""}  # fields that a row never takes from another one
 TAKEN = {"negated": negated, "toward_noise": toward_noise}
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """The rows in a file of TOML, in its order.
+    """The rows in a TOML file, in their order.
 
     Raises:
         ConfigError: for an unknown field, row, function or program, a missing field, or text that is not TOML.
@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> list[Row]:
 
 
 def _merged(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the values of the table; a mapping with a name replaces the base's, one without adds to it."""
+    """The base with the values of the table. A mapping with a name replaces that of the base, others are merged."""
     nested = lambda name, value: isinstance(value, dict) and isinstance(base.get(name), dict) and "name" not in value
     return {
         **base,
@@ -89,7 +89,7 @@ def _record(kind: type, path: str, fields: Mapping[str, Any]) -> Any:
 
 
 def _value(value: Any) -> Any:
-    """A value as configs have it: tuples in place of arrays, and None in place of "null"."""
+    """A value in the form of configs: tuples in place of arrays, and None in place of "null"."""
     if isinstance(value, dict):
         return {name: _value(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -103,15 +103,15 @@ ROWS: dict[str, Row] = {
 
 
 def add(row: Row) -> None:
-    """Adds a row, so that the command lists and measures it: what a file that --extend names does.
+    """Adds a row, which the command then lists and measures. Call it in a file that --extend names.
 
     Raises:
-        ConfigError: if there is a row of that name, or it is no name.
+        ConfigError: if there is already a row of this name, or the name is invalid.
     """
     if not re.fullmatch(r"\w+", row.name):
         raise ConfigError(f"zoo: a row cannot be named {row.name!r}. Valid: letters, digits and underscores.")
     if row.name in ROWS:
-        raise ConfigError(f"zoo: there is already a row {row.name!r}. Valid: another name.")
+        raise ConfigError(f"zoo: there is already a row {row.name!r}. Choose another name.")
     ROWS[row.name] = row
 
 
@@ -119,7 +119,7 @@ def find(name: str) -> Row:
     """The row of that name.
 
     Raises:
-        ConfigError: for an unknown name; lists the valid ones.
+        ConfigError: for an unknown name; the message lists the valid ones.
     """
     if name not in ROWS:
         raise unknown("--row", name, ROWS, "row")

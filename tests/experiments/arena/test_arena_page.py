@@ -109,7 +109,7 @@ def test_a_voter_chooses_by_keyboard_goes_back_and_goes_on(command, tmp_path):
     ]  # fmt: skip
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and "wrote " in rest and "Go on by: diffusion arena" in rest, rest
+    assert process.returncode == 0 and "wrote " in rest and "Continue with: diffusion arena" in rest, rest
     assert len((tmp_path / "arena" / "votes.csv").read_text().splitlines()) == 1 + 4
 
 

@@ -112,7 +112,7 @@ def test_bad_input_ends_before_a_picture_is_read(geneval, monkeypatch):
     with pytest.raises(ConfigError, match=r"lacks 00000/samples/0002\.png, for the prompt 'a photo of a cat'; 3 of 9"):
         run(geneval, per_prompt=3)
     (geneval / "images" / "00001" / "metadata.jsonl").write_text(json.dumps(GENEVAL[0]))
-    with pytest.raises(ConfigError, match=r"00001/metadata\.jsonl carries another prompt than 'a photo of a dog'"):
+    with pytest.raises(ConfigError, match=r"00001/metadata\.jsonl states another prompt than 'a photo of a dog'"):
         run(geneval)
     (geneval / "images" / "00001" / "metadata.jsonl").write_text("{")
     with pytest.raises(ConfigError, match=r"--images: .*00001/metadata\.jsonl is not valid JSON"):
@@ -120,7 +120,7 @@ def test_bad_input_ends_before_a_picture_is_read(geneval, monkeypatch):
     (geneval / "prompts.jsonl").write_text(json.dumps({**GENEVAL[0], "tag": "none"}))
     with pytest.raises(ConfigError, match=r"--prompts: .*line 1: tag = 'none'"):
         run(geneval)
-    with pytest.raises(ConfigError, match="dpg-bench has at most 4 pictures a prompt"):
+    with pytest.raises(ConfigError, match="dpg-bench has at most 4 pictures per prompt"):
         run(geneval, "dpg-bench", per_prompt=5)
 
 
