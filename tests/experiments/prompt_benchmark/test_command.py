@@ -96,7 +96,7 @@ def test_flags_that_contradict_each_other_are_refused(geneval, named, monkeypatc
         (("--steps=7",), "--steps = 7 is only for generated pictures"),
         (("--guidance=0",), "--guidance = 0.0 is only for generated pictures"),
         (("--seed=5",), "--seed = 5 is only for generated pictures"),
-        (("--detector=made", "--clip=c", "--embedder=made"), "--clip and --embedder both name the"),
+        (("--detector=made", "--clip=c", "--embedder=made"), "--clip and --embedder both name an"),
         (("--detector=mad",), "--detector: unknown detector 'mad'. Did you mean 'made'"),
         (("--protocol=geneva",), "--protocol: unknown protocol 'geneva'. Did you mean 'geneval'"),
     ):

@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled(cache):
         refused(reference=str(cache / "other.safetensors"))
     with pytest.raises(ConfigError, match=r"is a pickle of its authors' classes.*--row=tiny_dit_xl_2_256 prints"):
         refused(weights="network.pkl")
-    with pytest.raises(ConfigError, match="works on pixels. Valid: no --autoencoder"):
+    with pytest.raises(ConfigError, match=r"works on pixels\. Valid: no --autoencoder"):
         measurement.check(row, needs._replace(autoencoder="vae"), cache / "out")
     with pytest.raises(FileNotFoundError, match=r"gone\.pt"):
         refused(weights=str(cache / "gone.pt"))
@@ -191,7 +191,7 @@ def test_a_row_on_latents_is_decoded_by_its_autoencoder(cache):
     weights = str(tiny_rows.authors_file(row, cache))
     vae = str(made(cache / "vae", levels=2, channels=3))
     needs = measurement.Needs(weights, str(cache / "real.npz"), autoencoder=vae)
-    with pytest.raises(ConfigError, match="works on latents. Valid: --autoencoder=FOLDER of made"):
+    with pytest.raises(ConfigError, match=r"works on latents\. Valid: --autoencoder=FOLDER of made"):
         measurement.check(row, needs._replace(autoencoder=""), cache / "out")
     other = str(made(cache / "other", levels=2, channels=3, latent_channels=8))
     with pytest.raises(ConfigError, match=r"other is not the autoencoder of tiny_sit_xl_2_256_ode: .*8"):
