@@ -199,6 +199,22 @@ def changeable(params: Any, adapter: Any, dtype: str) -> Any:
     return unmerge(params, {path: leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for path, leaf in changed.items()})
 
 
+def is_zero(adapter: Any, scale: Scale) -> bool:
+    """Whether an adapter changes no parameter, because a factor of each of its updates is zero, or the scale.
+
+    Args:
+        adapter: an adapter of any kind; one with whole tensors or magnitudes is taken to change some.
+        scale: the scale, as in `merge`.
+    """
+
+    def acts(place: str, factors: Mapping[str, Array]) -> bool:
+        if factors.keys() & {"whole", *MAGNITUDES}:
+            return True
+        return all(map(np.any, (*factors.values(), _scale_at(scale, place))))
+
+    return not any(acts(place, factors) for place, factors in places_of(adapter).items())
+
+
 def differences(params: Any, adapter: Any) -> dict[str, Any]:
     """The adapter with V - W of these parameters in place of each V, so that others can be merged into them before.
 

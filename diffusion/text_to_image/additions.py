@@ -110,6 +110,9 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
         raise ValueError(f"the kernels of {denoiser} are quantised, so they take no LoRA with an interval of t")
     timed = []
     for file, path, weight in files:
+        if all(lora.is_zero(one.adapter, one.weighted(1.0)) for one in file.values()):
+            why = "all its updates are zero, as those of a LoRA that was not trained"
+            warnings.warn(f"{path} has no effect: {why}", stacklevel=2)
         if weight.always:
             continue
         if len(file) > (denoiser in file):

@@ -99,3 +99,30 @@ def test_an_interval_without_a_step_is_said(sampler, low, high, is_said):
     words = f" has no effect: no step begins at a t from {low:g} to {high:g}. The steps begin at 1, 0.75, 0.5, 0.25"
     expected = [f"the control 'edges'{words}", f"a LoRA{words}"] if is_said else []
     assert [str(one.message) for one in said] == expected
+
+
+ONES = jnp.ones((5, 1))
+ZEROS, UP = jnp.zeros((1, 3)), jnp.ones((1, 3))
+
+
+@pytest.mark.parametrize(
+    "factors, scale, is_said",
+    [
+        ({"down": ONES, "up": ZEROS}, 1.0, True),  # as every adapter begins
+        ({"down": ONES, "up": UP}, 0.0, True),
+        ({"down": ONES, "up": UP, "down_2": ONES, "up_2": ZEROS}, 1.0, True),
+        ({"difference": jnp.zeros((5, 3))}, 1.0, True),
+        ({"down": ONES, "up": ZEROS, "magnitude": jnp.ones(3)}, 1.0, False),
+        ({"whole": jnp.zeros((5, 3))}, 1.0, False),
+        ({"down": ONES, "up": UP}, 1e-3, False),
+    ],
+)
+def test_a_file_that_changes_nothing_is_said(monkeypatch, factors, scale, is_said):
+    file = {"unet": lora_files.Lora({"kernel": factors}, {"kernel": scale})}
+    monkeypatch.setattr(additions.lora_files, "load", lambda path, modules: dict(file))
+    for weight in (0.0, 1.0, (1.0, (0.0, 0.5))):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            additions.with_loras(made_model(), {"a.safetensors": weight})
+        words = "a.safetensors has no effect: all its updates are zero, as those of a LoRA that was not trained"
+        assert [str(one.message) for one in said] == [words] * is_said
