@@ -84,6 +84,25 @@ def test_particles_of_leaves_without_a_reward_are_samples():
     np.testing.assert_allclose(*jax.jit(run, compiler_options=QUICK)(), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.extended
+def test_guided_particles_of_leaves_do_not_depend_on_their_number():
+    """Seven particles of seven numbers, and fourteen: the coefficients of a guidance belong to the numbers."""
+    schedule, keys = joint(), jax.random.split(jax.random.key(0), 14)
+    denoise, plan = round_denoiser(schedule), timesteps.plan([0.8, 0.5, 0.2])
+    reward = lambda x: -jnp.sum((x - 0.3) ** 2, axis=1)
+    pulled = guidance.posterior_sampling(denoise, schedule, reward)
+
+    def run(x, keys):
+        arguments = (samplers.ddpm(), denoise, schedule, x, plan, keys)
+        return steering.twisted(*arguments, steering.tilt(reward), number=7, proposal=pulled)
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((14, 7)), jnp.float32)
+    compiled = jax.jit(run, compiler_options=QUICK)
+    both, alone = compiled(x, keys), compiled(x[:7], keys[:7])
+    np.testing.assert_allclose(both.x[:7], alone.x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(both.log_weights[:1], alone.log_weights, rtol=1e-4, atol=1e-4)
+
+
 def test_what_has_one_variance_for_all_numbers_is_refused():
     schedule, keys, plan = joint(), jax.random.split(jax.random.key(0), 7), timesteps.plan([0.8, 0.5, 0.2])
     denoise, x = round_denoiser(schedule), jnp.ones((7, 7))

@@ -17,7 +17,7 @@ from diffusion.samplers.padded import reading_real
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.timesteps import Plan
 
 
@@ -78,7 +78,8 @@ def mixed(
     steps, count = plan.t.shape[0], len(shares)
 
     def look(x, t):
-        return evaluate(reading_real(branches, sampler.real), x, t, (count,), f"of the {count} shares")
+        at = at_each(schedule, t, x)
+        return evaluate(reading_real(branches, sampler.real), x, at, (count,), f"of the {count} shares")
 
     def move(carry, i, step_keys):
         x, predictions, log_kappa = carry

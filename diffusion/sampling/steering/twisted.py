@@ -17,7 +17,7 @@ from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
 from diffusion.sampling.steering.twists import Twist, rewards
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, at_each
 from diffusion.timesteps import Plan
 
 
@@ -111,7 +111,7 @@ def weighed_steps(
 
     def look(x, t, memory):
         """The quantities that the next step from x_t needs."""
-        prediction, hint = evaluate(x, t)
+        prediction, hint = evaluate(x, at_each(schedule, t, x))
         log_psi, memory = twist.apply(memory, x, t, prediction.x0)
         return x, prediction, hint, log_psi, memory
 
