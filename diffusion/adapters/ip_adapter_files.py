@@ -147,7 +147,7 @@ def load(path: str | pathlib.Path, denoiser: Any) -> tuple[IPAdapter | JointIPAd
         Mismatch: for a file that is no IP-Adapter, or one for another denoiser, with the first layer that does not fit.
         limits.Refused: for a file that is damaged or hostile.
     """
-    tensors = tensor_files.open_tensors(path)
+    tensors = tensor_files.open_only(path)
     layout = _layout(tensors)
     if not layout:
         raise Mismatch(

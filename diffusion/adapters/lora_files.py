@@ -81,11 +81,11 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        Mismatch: for a tensor that names nothing in these networks, one factor of two, a network's layers in two
-            spellings, or shapes that do not fit; the message names them.
+        Mismatch: for a folder with several files, a tensor that names nothing in these networks, one factor of two, a
+            network's layers in two spellings, or shapes that do not fit; the message names them.
         limits.Refused: for a file that is damaged or hostile.
     """
-    tensors = tensor_files.open_tensors(path)
+    tensors = tensor_files.open_only(path)
     denoiser = next((component for component in lora_names.DENOISER if component in modules), "")
     if denoiser and custom_diffusion_files.recognised(tensors.shapes):
         return {denoiser: Lora(*custom_diffusion_files.load(tensors, modules[denoiser]))}

@@ -143,7 +143,7 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
         Mismatch: for another kind of file, or a file for another model; names the first tensor that does not fit.
         limits.Refused: for a file that is damaged or hostile.
     """
-    tensors = tensor_files.open_tensors(path)
+    tensors = tensor_files.open_only(path)
     towers = encoders_of(model)
     names = list(tensors.shapes)
     if set(names) & set(PARTS):

@@ -263,6 +263,22 @@ def test_a_file_without_tensors_is_refused(tmp_path):
         lora_files.load(tmp_path / "a.safetensors", {"unet": modules()["unet"]})
 
 
+def test_a_folder_of_several_files_is_refused(tmp_path):
+    """The shortest name would be taken; a variant of it in half precision is the same adapter."""
+    factors = {"unet.down_blocks.0.attentions.0.proj_in.lora_A.weight": np.zeros((1, 32), np.float32)}
+    several = r"several files, style\.safetensors, style-000001\.safetensors.*\. Valid: the path of one of them"
+    names = {
+        "style": "has only down",
+        "style.fp16": "has only down",
+        "style-000001": several,
+        "style-again-000001": several,
+    }
+    for name, words in names.items():
+        save_file(factors, tmp_path / f"{name}.safetensors")
+        with pytest.raises(Mismatch, match=words):
+            lora_files.load(tmp_path, modules())
+
+
 def test_a_header_of_more_names_than_the_networks_have_is_refused_before_a_name_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(lora_names, "parsed", lambda *_: pytest.fail("a name was read"))
     unet = modules()["unet"]

@@ -22,6 +22,7 @@ from diffusion.io import files, limits, opener, safetensors_files, torch_files
 from diffusion.io.safetensors_files import SUFFIX
 from diffusion.models.interchange import flax_files, gguf_files, quantised_tensors
 from diffusion.models.interchange.quantised_tensors import Quantised
+from diffusion.models.interchange.rows import Mismatch
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 # Prefixes of the entries of a training's state.
@@ -29,6 +30,7 @@ DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", 
 INDEX = ".safetensors.index.json"
 # A variant's index is model.safetensors.index.fp16.json, or model.safetensors.fp16.index.json in older folders.
 VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
+SHARD_NAME = re.compile(r"-\d+-of-\d+\.")
 PART = 2**16  # values that are checked at once
 SHARD = 5 * 10**9  # bytes of a written file, after which the next begins
 
@@ -172,7 +174,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
         shortest = lambda paths: sorted(paths, key=lambda p: (len(p.name), p.name))
         candidates: list[pathlib.Path] = shortest(path.glob(f"*{INDEX}"))
         # Only the index leads to the shards.
-        candidates += shortest(p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name))
+        candidates += shortest(p for p in path.glob(f"*{SUFFIX}") if not SHARD_NAME.search(p.name))
         candidates += shortest(p for p in path.glob("*.json") if VARIANT.search(p.name))
         candidates += shortest(path.glob(f"*{gguf_files.SUFFIX}"))
         if not candidates:
@@ -200,6 +202,26 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
             if name not in stored:
                 raise limits.Refused(f"{path}: its index places {name} in {shard.name}, which does not contain it.")
     return _opened(path, quantised_tensors.scaled(stored))
+
+
+def open_only(path: str | pathlib.Path) -> Tensors:
+    """Opens a file, or the only one in a folder, as `open_tensors` does.
+
+    Half-precision variants and shards of a file are one file with it.
+
+    Raises:
+        Mismatch: for a folder with several .safetensors files, such as those of several adapters.
+        FileNotFoundError, limits.Refused: as `open_tensors`.
+    """
+    folder = pathlib.Path(path).expanduser()
+    names = [file.name for file in folder.glob(f"*{SUFFIX}") if not SHARD_NAME.search(file.name)]
+    first, *others = sorted(names, key=lambda name: (len(name), name)) or [""]
+    if apart := [name for name in others if not name.startswith(f"{first.removesuffix(SUFFIX)}.")]:
+        raise Mismatch(
+            f"{folder} holds several files, {', '.join([first, *apart][:5])}{', ..' if len(apart) > 4 else ''}. Valid: "
+            "the path of one of them."
+        )
+    return open_tensors(path)
 
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
