@@ -27,6 +27,7 @@ __all__ = [
     "slerp",
 ]
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -178,6 +179,12 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     if jump < 1 or resamplings < 1:
         raise ValueError(f"repaint: jump = {jump} and resamplings = {resamplings} must be at least 1")
     grid = times_of(grid, "repaint")
+    if resamplings > 1 and jump >= grid.size - 1:
+        warnings.warn(
+            f"repaint: a jump of {jump} levels in {grid.size - 1} steps is never made, so resamplings = {resamplings} "
+            f"has no effect. Valid: a jump below {grid.size - 1}",
+            stacklevel=2,
+        )
     last = grid.size - 2  # levels last .. 0 are noisy and -1 is the end of the grid, as in the authors' code
     left = dict.fromkeys(range(0, last + 1 - jump, jump), resamplings - 1)
     level = last

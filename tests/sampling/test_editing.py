@@ -1,5 +1,7 @@
 """Editing on exact Gaussians: what is known stays exact, what is not comes to follow its conditional law."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,21 @@ def test_the_plan_of_repaint_is_the_authors(steps, jump, resamplings):
     jumps = max(-(-(steps - jump) // jump), 0)
     assert len(plan.t) == steps + (resamplings - 1) * (jump + 1) * jumps
     assert np.sum(plan.renoise) == (resamplings - 1) * jumps
+
+
+def test_a_jump_that_no_level_allows_is_said():
+    """Of the default jump of 10 levels, for a grid of 10 steps or fewer."""
+    grid = np.linspace(1.0, 0.0, 11)
+    words = (
+        r"repaint: a jump of 10 levels in 10 steps is never made, so resamplings = 4 has no effect\. Valid: .*below 10"
+    )
+    with pytest.warns(UserWarning, match=words):
+        plan = editing.repaint(grid, resamplings=4)
+    assert not plan.renoise.any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert editing.repaint(grid, 9, resamplings=4).renoise.any()
+        editing.repaint(grid, resamplings=1)
 
 
 def _inpainted(plan, denoise=None, count=4000):
