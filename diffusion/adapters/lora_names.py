@@ -111,6 +111,11 @@ def is_lora(names: Iterable[str]) -> bool:
     return any(_ended(name)[1] not in ("", "alpha", "whole_weight", "whole_scale") for name in names)
 
 
+def has_magnitudes(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are a DoRA."""
+    return any(_ended(name)[1] in ("magnitude", "dora_scale") for name in names)
+
+
 def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str, str] | None:
     """(component, layer, part) of a tensor's name; None if there is no such layer.
 

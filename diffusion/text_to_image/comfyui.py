@@ -12,14 +12,16 @@ library.
 
 import dataclasses
 import math
+import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion.adapters import lora_names
 from diffusion.io import limits
-from diffusion.models.interchange import schedulers
+from diffusion.models.interchange import schedulers, tensor_files
 from diffusion.models.layers.choices import look_up
 from diffusion.text_to_image import comfyui_mask, comfyui_steps
 from diffusion.text_to_image.comfyui_graph import Link, Node, nodes
@@ -91,6 +93,7 @@ class Workflow(NamedTuple):
             FileNotFoundError: if there is no such mask.
             ValueError: for what the model reads otherwise than in ComfyUI, or a mask that paints nothing.
         """
+        check_loras(self.loras)
         request = self.request
         if self.mask and self.mask.keeps == model.sees_mask:
             valid = "InpaintModelConditioning with noise_mask = False" if model.sees_mask else "SetLatentNoiseMask"
@@ -113,6 +116,23 @@ class Workflow(NamedTuple):
                 "and a FluxGuidance"
             )
         return dataclasses.replace(request, guidance=STRENGTH if self.strength is None else self.strength)
+
+
+def check_loras(files: Iterable[str | pathlib.Path]) -> None:
+    """Refuses DoRAs, whose strength is in ComfyUI that of the change of a kernel, and here acts inside its norm.
+
+    Args:
+        files: LoRA files; one that does not exist is left to the loading of the model.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    for file in files:
+        path = pathlib.Path(file).expanduser()
+        if path.exists() and lora_names.has_magnitudes(tensor_files.open_only(path).shapes):
+            raise ValueError(
+                f"{file} is a DoRA, whose magnitudes ComfyUI applies otherwise. Valid: a LoRA without magnitudes"
+            )
 
 
 def check_reading(request: Request, model: TextToImage) -> None:

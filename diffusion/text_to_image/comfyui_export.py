@@ -99,6 +99,7 @@ def _loaded(graph: Graph, source: Mapping[str, Any]) -> tuple[list, list, list]:
     """The outputs of the nodes that load the network and the text encoder, with their LoRAs, and the autoencoder."""
     loader = graph.add("CheckpointLoaderSimple", ckpt_name=f"{_last(source['model'])}.safetensors")
     network, clip, vae = [loader, 0], [loader, 1], [loader, 2]
+    comfyui.check_loras(source.get("loras", {}))
     for file, weight in source.get("loras", {}).items():
         if not isinstance(weight, (int, float)):
             raise ValueError(f"loras: {file} acts in an interval of t, which none of the supported nodes can express")

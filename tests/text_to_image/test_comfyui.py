@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import types
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from safetensors.numpy import save_file
 
 from diffusion import samplers
 from diffusion.io import limits
@@ -410,3 +412,21 @@ def test_steps_of_no_scheduler_are_not_written():
     ):
         trailing = model_of(schedulers.read(SD | {"timestep_spacing": "trailing"}))
         comfyui_export.written(request, {"model": "a"}, trailing, (512, 512))
+
+
+@pytest.mark.parametrize("end", ["dora_scale", "lora_magnitude_vector.weight"])
+def test_a_dora_is_refused_both_ways(end, tmp_path):
+    """ComfyUI's strength multiplies the change of the kernel; here, as in peft, it acts inside the norm."""
+    zeros = np.zeros((1, 2), np.float32)
+    for name, ends in (("plain", ()), ("dora", (end,))):
+        tensors = {f"lora_unet_a.{one}": zeros for one in ("lora_down.weight", "lora_up.weight", *ends)}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    comfyui.check_loras([tmp_path / "plain.safetensors", tmp_path / "not there.safetensors"])
+    with pytest.raises(ValueError, match=r"dora\.safetensors is a DoRA, .* Valid: a LoRA without magnitudes"):
+        comfyui.check_loras([tmp_path / "plain.safetensors", tmp_path / "dora.safetensors"])
+    source = {"model": "models/sd15", "loras": {str(tmp_path / "dora.safetensors"): 1.0}}
+    with pytest.raises(ValueError, match=r"dora\.safetensors is a DoRA"):
+        comfyui_export._loaded(comfyui_export.Graph(), source)
+    flow = comfyui.read(changed(WIRED, LORA), "flow.json")._replace(loras=source["loras"])
+    with pytest.raises(ValueError, match=r"dora\.safetensors is a DoRA"):
+        flow.requested(types.SimpleNamespace())
