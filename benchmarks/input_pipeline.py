@@ -20,13 +20,13 @@ from absl import flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("dataset", "cifar10", "as TFDS names it")
-    flags.DEFINE_string("data_dir", "", "where it lies; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("images", 10_000, "read at each measurement", 1)
-    flags.DEFINE_integer("threads", 2, "that read", 0)
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
+    flags.DEFINE_string("dataset", "cifar10", "name of the dataset in TFDS")
+    flags.DEFINE_string("data_dir", "", "folder of the prepared dataset; by default TFDS_DATA_DIR")
+    flags.DEFINE_integer("images", 10_000, "number of images of each measurement", 1)
+    flags.DEFINE_integer("threads", 2, "number of reading threads", 0)
+    flags.DEFINE_integer("rounds", 3, "number of rounds, each of which measures everything in turn", 1)
     flags.DEFINE_string(
-        "torch_python", None, "python of an environment with PyTorch, to measure every source beside it"
+        "torch_python", None, "python of an environment with PyTorch, to compare every source with a DataLoader"
     )
     flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()

@@ -16,11 +16,11 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     NAMES = ["digits", "S/2"]  # of CASES
-    flags.DEFINE_multi_enum("cases", NAMES, NAMES, "what to measure")
-    flags.DEFINE_integer("steps", None, "of a stretch; by default 40 of the digits, 2 of DiT-S/2", 2)
-    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn; of DiT-S/2 at most twice", 1)
-    flags.DEFINE_integer("every", 500, "steps over which a save is spread", 1)
-    flags.DEFINE_string("data_dir", "", "of CIFAR-10; TFDS_DATA_DIR by default")
+    flags.DEFINE_multi_enum("cases", NAMES, NAMES, "case to measure; may be repeated")
+    flags.DEFINE_integer("steps", None, "number of steps of a stretch; by default 40 for the digits, 2 for DiT-S/2", 2)
+    flags.DEFINE_integer("rounds", 5, "number of rounds, each of which measures everything; at most 2 for DiT-S/2", 1)
+    flags.DEFINE_integer("every", 500, "number of steps over which the time of a save is spread", 1)
+    flags.DEFINE_string("data_dir", "", "folder of the prepared CIFAR-10; by default TFDS_DATA_DIR")
     flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 

@@ -1,4 +1,4 @@
-"""What the recipes for one card take of it at least, without a card: the table of docs/scale.md.
+"""Estimates the least memory and time of the recipes for one card, without a card: the table of docs/scale.md.
 
     python -m benchmarks.one_gpu
     python -m benchmarks.one_gpu --only=imagenet256_dit:b4
@@ -14,7 +14,7 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_list("only", [], "recipes of the table to print; all by default")
+    flags.DEFINE_list("only", [], "recipes of the table to print; by default all")
     command_line.begin()
 
 from typing import NamedTuple

@@ -1,11 +1,10 @@
-"""The same images under every protocol: how far a Frechet distance moves by resize, scaling and rounding alone.
+"""Measures the same images under every protocol, to show how resizing, scaling and rounding change a Frechet distance.
 
     python -m benchmarks.protocols --samples=cifar10@test[:5000] --reference=cifar10@train[:5000] \\
         --inception=inception.safetensors --out=protocols.md
 
-Writes a Markdown table. Both sides are prepared under the same protocol, as they should be. A row of its own says what
-happens where they are not: the samples under one protocol, against statistics under another, which the evaluation
-refuses.
+Writes a Markdown table. In each row, samples and reference are prepared under the same protocol. A sentence below the
+table states the distance for two different protocols, which the evaluation refuses.
 """
 
 from absl import flags
@@ -13,11 +12,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as diffusion evaluate takes them")
-    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
+    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as for diffusion evaluate")
+    flags.DEFINE_string("reference", "cifar10@train[:5000]", "reference images, as for diffusion evaluate")
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
-    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_string("out", "protocols.md", "the table")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; by default TFDS_DATA_DIR")
+    flags.DEFINE_string("out", "protocols.md", "file for the table")
     flags.mark_flag_as_required("inception")
     command_line.begin()
 
@@ -31,7 +30,7 @@ METRICS = ("fid", "kid")
 
 
 def main(argv: list[str]) -> None:
-    """Measures under one protocol after another; what has been gathered is kept, so that it may be interrupted."""
+    """Measures under one protocol after the other. Features are kept, so an interrupted command can be repeated."""
     args = flags.FLAGS
     lines = ["| protocol | resize to 299 | scaling of bytes b | FID | KID x 1,000 |", "|---|---|---|---|---|"]
     for name, protocol in protocols.PROTOCOLS.items():

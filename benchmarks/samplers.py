@@ -13,12 +13,12 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("samplers", ["dpmpp_2m", "euler", "heun", "ddpm", "unipc"], "functions of diffusion.samplers")
-    flags.DEFINE_integer("steps", 50, "of each sampler")
-    flags.DEFINE_integer("rounds", 15, "how often everything is measured in turn")
-    flags.DEFINE_integer("batch_size", 8, "images at once")
-    flags.DEFINE_integer("width", 256, "of the DiT")
-    flags.DEFINE_integer("depth", 6, "of the DiT")
-    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
+    flags.DEFINE_integer("steps", 50, "number of steps of each sampler")
+    flags.DEFINE_integer("rounds", 15, "number of rounds, each of which measures everything in turn")
+    flags.DEFINE_integer("batch_size", 8, "number of images at once")
+    flags.DEFINE_integer("width", 256, "width of the DiT")
+    flags.DEFINE_integer("depth", 6, "depth of the DiT")
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 
 import functools

@@ -14,11 +14,13 @@ from absl import flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_list("cases", ["dit", "unet"], "of dit, unet")
-    flags.DEFINE_integer("batch_size", 1, "samples at once")
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")
-    flags.DEFINE_string("torch_python", None, "python of the environment with diffusers; ours alone without")
-    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
+    flags.DEFINE_list("cases", ["dit", "unet"], "cases to measure: dit, unet")
+    flags.DEFINE_integer("batch_size", 1, "number of samples at once")
+    flags.DEFINE_integer("rounds", 3, "number of rounds, each of which measures everything in turn")
+    flags.DEFINE_string(
+        "torch_python", None, "python of the environment with diffusers; by default only ours is measured"
+    )
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 
 import functools

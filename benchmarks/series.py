@@ -1,14 +1,14 @@
-"""Conditioning an unconditional model of series without training, beside the exact conditional distribution.
+"""Conditions an unconditional model of series without training, and compares the exact conditional distribution.
 
     python -m benchmarks.series --hide=forecast
     python -m benchmarks.series --hide=gaps
     python -m benchmarks.series --hide=forecast --workdir=runs/series --number=25
 
-Draws the hidden part of test series by the ways of `diffusion.editing` and `diffusion.guidance`: replacement, RePaint,
-DPS, TSDiff's self-guidance by squares and by quantiles, and PiGDM. The denoiser is the exact one of the recipe's
-Gaussian process, so that only the error of the way is left; with --workdir it is the network of a run of and the
-marginal one; the figures are those of diffusion evaluate --metrics=crps, which scores a run that was trained with the
-condition.
+Draws the hidden part of test series by the methods of `diffusion.editing` and `diffusion.guidance`: replacement,
+RePaint, DPS, TSDiff's self-guidance by squares and by quantiles, and PiGDM. By default the denoiser is the exact one of
+the recipe's Gaussian process, so the error is that of the method alone. With --workdir it is the network of a run of
+series/unconditional. The table also has the exact conditional distribution and the marginal one. The figures are those
+of diffusion evaluate --metrics=crps, which scores a run that was trained with the condition.
 """
 
 from absl import flags
@@ -16,11 +16,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "a run of series/unconditional; the exact denoiser by default")
-    flags.DEFINE_enum("hide", "forecast", ["forecast", "gaps"], "what is hidden, as in the recipes of configs/series")
-    flags.DEFINE_integer("number", 100, "test series", lower_bound=1)
-    flags.DEFINE_integer("steps", 50, "of each way", lower_bound=6)
-    flags.DEFINE_string("out", "", "a .json to write the figures to; none by default")
+    flags.DEFINE_string("workdir", None, "run folder of series/unconditional; by default the exact denoiser is used")
+    flags.DEFINE_enum("hide", "forecast", ["forecast", "gaps"], "hidden part, as in the recipes of configs/series")
+    flags.DEFINE_integer("number", 100, "number of test series", lower_bound=1)
+    flags.DEFINE_integer("steps", 50, "number of sampling steps of each method", lower_bound=6)
+    flags.DEFINE_string("out", "", "file for the figures as JSON; by default they are only printed")
     command_line.begin()
 
 import json

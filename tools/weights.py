@@ -1,13 +1,13 @@
-"""Writes the folder of a model that travels with the project, from the run that trained it, and prints its line.
+"""Writes the folder of a model that ships with the project, from the run that trained it, and prints its line.
 
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
     python -m tools.weights drawings runs/counting/drawings_spelling "COMMAND"    # weights/drawings
     python -m tools.weights moving runs/pairs/denoiser "COMMAND"    # weights/moving, in 8 bits
 
-The line, with the digest, belongs into diffusion/recipe/class_folders.py; the command stands on the model's card. The
-second form is of a run that tuned a text-to-image model, or of a folder of examples.text; it writes the model in 16
-bits, and the card has the figures of its report.
+The printed line, which has the digest, belongs into diffusion/recipe/class_folders.py. The card of the model states the
+command. The second form is for a run that tuned a text-to-image model, or for a folder of examples.text. It writes the
+model in 16 bits, and its card has the figures of the run's report.
 """
 
 import hashlib
@@ -35,18 +35,18 @@ from examples.text import template_report
 from examples.video import pairs_report
 
 FOLDER = pathlib.Path(__file__).parents[1] / "weights"
-NUMBER = 100  # samples, unless the command says another number
+NUMBER = 100  # default number of samples
 LICENSE = "apache-2.0"
-LARGE = 2_000_000  # parameters, from which a model is stored in 8 bits
+LARGE = 2_000_000  # number of parameters from which a model is stored in 8 bits
 
 
 def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
     """Writes the folder of a model from its run: the moving average of the latest checkpoint, and a card.
 
-    The average is stored in float32, that of more than `LARGE` parameters as `in_eight_bits`.
+    The average is stored in float32, or as `in_eight_bits` if it has more than `LARGE` parameters.
 
     Args:
-        run: the run folder; of examples.video, whose report beside it gives the figures of the card.
+        run: the run folder; the card of a run of examples.video has the figures of RUN/../report.
         folder: the folder of the model, made if missing.
         made_by: the command that trained the run, for the card.
 
@@ -74,7 +74,7 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
 
 
 def in_eight_bits(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kernels as int8 and a scale for each of their columns in each layer, all else as it is.
+    """Stores kernels as int8 with a scale for each column in each layer, and keeps all other arrays.
 
         kernel = round(kernel / scale) scale,   scale = max |kernel| / 127
 
@@ -99,7 +99,7 @@ def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, ma
     """Writes the folder of a text-to-image model from the run that tuned it, or the folder of examples.text.
 
     Every network is stored in float16, whose rounding is 8 times finer than that of bfloat16. The card has the figures
-    of TRAINED/report, where that exists.
+    of TRAINED/report, if there is one.
 
     Args:
         trained: the run folder, whose folder "tuning" holds the model; or the folder of examples.text.
@@ -126,7 +126,7 @@ def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, ma
 
 
 def _figures(path: pathlib.Path, rows: Callable[[Any], list[report.Row]]) -> dict[str, str]:
-    """The section "Figures" of the report of an example, by the rows that it makes; nothing where there is none."""
+    """The section "Figures" of a card, from the rows of an example's report; {} if there is no report."""
     if not path.is_file():
         return {}
     content: dict[str, Any] = json.loads(path.read_text())

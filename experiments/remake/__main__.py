@@ -33,7 +33,7 @@ from diffusion.recipe import ConfigError
 
 
 def listed() -> None:
-    """Prints the remakes, a line each."""
+    """Prints a line for each remake."""
     lines = [
         (remake.name, remake.title, remake.paper.partition(' "')[0], remake.place, f"{remake.minutes:g}")
         for remake in remakes.REMAKES.values()
@@ -42,7 +42,7 @@ def listed() -> None:
 
 
 def write_page(path: pathlib.Path) -> None:
-    """Writes the page of the records in the folder beside it that has its name."""
+    """Writes the page of the records in the folder with the page's name, without the suffix."""
     files = [(remake, path.with_suffix("") / f"{name}.json") for name, remake in remakes.REMAKES.items()]
     entries = [(remake, measuring.read_record(file)) for remake, file in files if file.exists()]
     waiting = [remake for remake, file in files if not file.exists()]
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         flag_errors.refuse(["workdir", "quick"], "has no effect with --page, which measures nothing.")
         return write_page(pathlib.Path(values.page))
     if len(argv) != 2:
-        raise ConfigError(f"remake takes one name. Valid: {', '.join(remakes.REMAKES)}; --list says what they are.")
+        raise ConfigError(f"remake needs one name. Valid: {', '.join(remakes.REMAKES)}. --list describes them.")
     remake = remakes.find(argv[1])
     if values.workdir is None:
         raise ConfigError(f"--workdir is missing, e.g. --workdir=runs/remake/{remake.name}.")
@@ -68,7 +68,10 @@ def main(argv: list[str]) -> None:
     with workdir.lock(folder):
         record = measuring.remake_in(folder, remake, values.quick)
     if values.quick:
-        print(f"The code of {remake.name} runs. --quick gives no verdict; run it without, in another folder.")
+        print(
+            f"The code of {remake.name} runs. --quick gives no verdict. Run the command without --quick in another "
+            "--workdir for one."
+        )
         return None
     report.show(f"{remake.title}: {remake.paper}, {remake.place}", remakes_page.HEADER, remakes_page.rows(record))
     print(f"{remakes_page.summary(record)}; record: {folder / measuring.RECORD}")

@@ -1,4 +1,4 @@
-"""What a paper states, how it is measured again, and the rule by which the two agree."""
+"""The published figures of a paper, their measurements, and the rule for a verdict."""
 
 import math
 import statistics
@@ -25,7 +25,7 @@ class Published(NamedTuple):
 
 
 class Remake(NamedTuple):
-    """A published table or figure that is made again.
+    """A published table or figure that is reproduced.
 
     Attributes:
         name: the remake's name on the command line.
@@ -34,17 +34,17 @@ class Remake(NamedTuple):
         place: the table or figure of the paper.
         source: text in which the published values were read.
         published: the figures, in the order of the paper.
-        parts: names of the measurements. Each is kept as soon as it ends; several seeds are several parts.
-        measure: (part, quick) -> {figure: value}. A quick measurement shows that the code runs, and gives no verdict.
-            Values that the paper does not print, and arrays, are for the picture.
+        parts: names of the measurements. Each is stored as soon as it ends; every seed is a separate part.
+        measure: a function (part, quick) -> {figure: value}. A quick measurement shows that the code runs, and gives no
+            verdict. Values that the paper does not print, and arrays, are for the picture.
         minutes: the time of all parts on two cores, in minutes.
         cores: number of cores, 1 or 2, on which the record's parts were measured.
         unstated: the choices that the paper does not state, and what was chosen.
-        differs: explanation of the figures that lie outside; "" where none does.
-        left_out: the further content of the table or figure, and why it is not measured; "" where nothing is.
-        conclude: {name: value} of all parts -> figures that compare parts; None where each part measures its own.
-        beside: measured values without a published one, which stand below them in the table.
-        draw: {part: {name: value or array}} -> the picture; None for a remake without one.
+        differs: the explanation of figures outside the published interval; "" if there are none.
+        left_out: the further content of the table or figure, and why it is not measured; "" if nothing is left out.
+        conclude: a function {name: value} of all parts -> figures that compare parts; None if there are none.
+        beside: names of measured values without a published one, which are listed below the table's other rows.
+        draw: a function {part: {name: value or array}} -> the picture; None for a remake without one.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Remake(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A published figure beside the measured one.
+    """A published figure and its measurement.
 
     Attributes:
         published: the paper's figure.
-        value: mean over the parts that measured it.
-        standard_error: standard error of that mean; 0 for one part, whose value is taken as exact.
+        value: the mean over the parts that measured the figure.
+        standard_error: the standard error of this mean; 0 for a single part, whose value counts as exact.
         reproduced: whether the value lies in the published interval, widened by twice the standard error.
         distance: the distance of the value from the published one, in combined standard errors; for an exact value
             (half_width 0) infinite unless it is equal.
@@ -85,14 +85,14 @@ class Verdict(NamedTuple):
 
 
 def verdict(published: Published, values: Sequence[float]) -> Verdict:
-    """Compares a published figure with its measurements, by a rule that is the same for every remake.
+    """Compares a published figure with its measurements, by the same rule for every remake.
 
-    It is reproduced if |mean - published| <= half_width + 2 standard errors of the mean. The distance is |mean -
-    published| / sqrt(half_width^2 + standard_error^2).
+    The figure is reproduced if |mean - published| <= half_width + 2 standard errors of the mean. The distance is |mean
+    - published| / sqrt(half_width^2 + standard_error^2).
 
     Args:
         published: the paper's figure.
-        values: its measurements, one of each part, at least one.
+        values: the measurements, at least one, each of another part.
     """
     mean = statistics.fmean(values)
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0

@@ -1,7 +1,7 @@
-"""Measures a remake part by part in a folder, so that an interrupted one goes on, and records its verdicts.
+"""Measures a remake part by part in a folder, so that an interrupted one continues, and records its verdicts.
 
-The folder holds parts.jsonl, a line for each part that is measured, arrays/N.npz where part N has arrays, and at the
-end remake.json, the record, and picture.png of a remake that draws one.
+The folder contains parts.jsonl with a line for each measured part, and arrays/N.npz if part N has arrays. At the end it
+also contains the record remake.json, and picture.png if the remake draws one.
 """
 
 import math
@@ -26,14 +26,14 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
     """Measures the parts that a folder lacks, and writes and returns the record of them all.
 
     Args:
-        folder: the remake's folder, made where there is none; the caller holds its lock.
+        folder: the remake's folder, made if missing; the caller must hold its lock.
         remake: the table or figure to measure.
         quick: whether to run the code only on little data, without a verdict.
-        say: receives a line before each part.
+        say: a function that receives a line before each part.
 
     Returns:
-        {"remake", "quick", "git_commit", "versions", "device", "seconds", "figures", "beside"}: the content of
-        remake.json, whose "beside" is there if the remake has such values.
+        The content of remake.json: {"remake", "quick", "git_commit", "versions", "device", "seconds", "figures",
+        "beside"}; "beside" only if the remake has such values.
 
     Raises:
         ConfigError: if the folder holds another remake, or one that was measured with another `quick`.

@@ -13,7 +13,7 @@ def test_what_is_too_small_for_a_partial_sum_is_lost_and_sums_of_few_bits_are_ex
     assert gradient_sums.once(parts) == 1 + 63 * 2.0**-9
     whole = np.arange(64, dtype=np.float32)[:, None] % 4  # all partial sums are at most 96, which 7 bits hold
     assert gradient_sums.ring(whole) == gradient_sums.torus(whole) == whole.sum()
-    with pytest.raises(ValueError, match="no cube"):
+    with pytest.raises(ValueError, match="Valid: a cube"):
         gradient_sums.torus(whole[:60])
 
 

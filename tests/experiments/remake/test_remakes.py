@@ -246,7 +246,7 @@ def test_the_command_lists_and_says_what_is_missing():
     done = run("diffusion", "remake", "terminal_snr")
     assert done.returncode == 2 and "--workdir=runs/remake/terminal_snr" in done.stderr
     done = run("diffusion", "remake")
-    assert done.returncode == 2 and "remake takes one name. Valid: terminal_snr, dit_cost, jit_cost" in done.stderr
+    assert done.returncode == 2 and "remake needs one name. Valid: terminal_snr, dit_cost, jit_cost" in done.stderr
 
 
 def called(*argv):
@@ -267,8 +267,8 @@ def test_the_command_writes_the_page_of_the_records_beside_it(tmp_path, capsys):
 def test_the_command_measures_in_its_folder(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(remakes, "REMAKES", {"toy": toy()[0]})
     for words, message in (
-        ((), "remake takes one name. Valid: toy;"),
-        (("toy", "toy"), "remake takes one name"),
+        ((), "remake needs one name. Valid: toy."),
+        (("toy", "toy"), "remake needs one name"),
         (("toy",), "--workdir is missing, e.g. --workdir=runs/remake/toy"),
     ):
         with pytest.raises(ConfigError, match=re.escape(message)):
