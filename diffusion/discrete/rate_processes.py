@@ -22,6 +22,7 @@ from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.processes import Process
 from diffusion.schedules import left_broadcast
 
+DISTINCT = 1e-5  # smallest singular value of q(x_t | x_0) that is inverted, relative to the largest
 TERMS = 12  # terms of a Poisson distribution with mean 1; the others have a total probability of 1e-9
 
 
@@ -37,6 +38,7 @@ class RateProcess(NamedTuple):
         rates: `[K, K]` rates R of the jumps from each symbol (row) to each symbol (column); rows sum to 0.
         fastest: largest rate at which a symbol is left.
         slowest: smallest rate at which deviations from the prior decay.
+        quickest: largest rate at which deviations from the prior decay.
     """
 
     keeping: Keeping
@@ -44,6 +46,7 @@ class RateProcess(NamedTuple):
     rates: np.ndarray
     fastest: float
     slowest: float
+    quickest: float
 
     @property
     def size(self) -> int:
@@ -85,10 +88,13 @@ class RateProcess(NamedTuple):
         """The distribution of x_0 given x_t with these ratios, for t in (0, 1): float32 `[B, ..., K]`.
 
         It solves a linear system with the matrix q(x_t | x_0). Rounding errors grow as the rows of this matrix approach
-        the prior.
+        the prior. Deviations from the prior of which less than 1e-5 is left are not recovered.
         """
         matrix = self._at(t)
-        return self._product(ratios, jnp.linalg.inv(matrix)) * self._columns(matrix, x_t)
+        steep = jnp.any(self.keeping.alpha(t) ** self.quickest < 10 * DISTINCT)
+        truncated = lambda: jnp.linalg.pinv(matrix, rtol=DISTINCT)  # takes many times as long as an inverse
+        inverse = jax.lax.cond(steep, truncated, lambda: jnp.linalg.inv(matrix))
+        return self._product(ratios, inverse) * self._columns(matrix, x_t)
 
     def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
         """The rates at which the reversed process jumps from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`.
@@ -192,7 +198,7 @@ def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
     np.fill_diagonal(matrix, -matrix.sum(1))
     prior = _kept_law(matrix)
     decays = np.sort(-np.linalg.eigvals(matrix).real)
-    return RateProcess(keeping, prior, matrix, float(-matrix.diagonal().min()), float(decays[1]))
+    return RateProcess(keeping, prior, matrix, float(-matrix.diagonal().min()), float(decays[1]), float(decays[-1]))
 
 
 def banded_rates(size: int, band: int = 1) -> np.ndarray:

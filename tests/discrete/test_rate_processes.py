@@ -106,6 +106,20 @@ def test_the_posterior_is_bayes_rule(process, t, s):
             np.testing.assert_allclose(found, then[:, z] * first[a] / whole[a, z], atol=2e-5)
 
 
+def test_ratios_near_the_prior_are_read_as_far_as_float32_holds_them():
+    """Rates of which deviations decay as alpha^2.2 to alpha^3.3: 4e-5 at t = 0.99, and nothing in float32 later."""
+    rates = np.random.default_rng(0).uniform(0.1, 1, (5, 5)) * (1 - np.eye(5))
+    process = discrete.rate_process(discrete.linear(), rates)
+    p, x = np.array([0.1, 0.2, 0.3, 0.25, 0.15]), jnp.arange(5)[:, None]
+    q = expm(-np.log(0.01) * (rates - np.diag(rates.sum(1))))
+    at = p @ q
+    read = lambda ratios, t: np.exp(discrete.from_ratios(process, jnp.log(ratios), x, jnp.full(5, t)))[:, 0]
+    np.testing.assert_allclose(read(at / at[:, None, None], 0.99), (p[:, None] * q / at).T, atol=0.01)
+    anything = np.exp(np.random.default_rng(1).standard_normal((5, 1, 5)))
+    for t in (0.999, 0.9999, 0.99999, 1 - 2.0**-24):
+        np.testing.assert_allclose(read(anything, t).sum(1), 1, rtol=1e-5)
+
+
 @pytest.mark.extended
 @every_process
 def test_ratios_cycle_and_reverse_rates_move_the_marginal_backwards(process):
