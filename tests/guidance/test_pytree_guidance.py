@@ -64,7 +64,8 @@ def test_leaves_with_a_schedule_each(name):
         if name not in MASKED:
             return case.make(_denoisers(schedule), schedule, case.strong)
         measurement = guidance.measurements.masked(jnp.asarray(KNOWN[columns]))
-        return MASKED[name](_denoisers(schedule)[0], schedule, measurement, 1.0, 0.3, scale=0.5)
+        y = jnp.ones_like(X[:, columns])
+        return MASKED[name](_denoisers(schedule)[0], schedule, measurement, y, 0.3, scale=0.5)
 
     guided = make(_joint())
     at = jnp.broadcast_to(T[:, None], X.shape)
