@@ -6,7 +6,7 @@
 
 Draws the hidden part of test series by the methods of `diffusion.editing` and `diffusion.guidance`: replacement,
 RePaint, DPS, TSDiff's self-guidance by squares and by quantiles, and PiGDM. By default the denoiser is the exact one of
-the recipe's Gaussian process, so the error is that of the method alone. With --workdir it is the network of a run of
+the recipe's Gaussian process, so the method alone causes the error. With --workdir it is the network of a run of
 series/unconditional. The table also has the exact conditional distribution and the marginal one. The figures are those
 of diffusion evaluate --metrics=crps, which scores a run that was trained with the condition.
 """

@@ -132,10 +132,10 @@ def command(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("depth", DEPTH, "blocks of the network that is compiled", 1)
-    flags.DEFINE_integer("rounds", 1, "how often everything is measured in turn", 1)
+    flags.DEFINE_integer("depth", DEPTH, "number of blocks of the compiled network", 1)
+    flags.DEFINE_integer("rounds", 1, "number of rounds, each of which measures everything in turn", 1)
     flags.DEFINE_string("out", None, "file for the rows as JSON")
-    flags.DEFINE_bool("compile_only", False, "one compilation, which the benchmark starts by itself")
-    flags.DEFINE_integer("unroll", 1, "of --compile_only: blocks in one turn of the scan", 1)
+    flags.DEFINE_bool("compile_only", False, "compile once and exit; the benchmark starts itself with this flag")
+    flags.DEFINE_integer("unroll", 1, "number of blocks in one iteration of the scan, for --compile_only", 1)
     command_line.begin()
     command_line.run(command)

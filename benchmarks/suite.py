@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("only", [], "names of those to run; all by default")
-    flags.DEFINE_string("out", "runs/bench", "folder for the rows of each")
+    flags.DEFINE_list("only", [], "names of the benchmarks to run; by default all")
+    flags.DEFINE_string("out", "runs/bench", "folder for the rows of each benchmark")
     command_line.begin()
     command_line.run(main)

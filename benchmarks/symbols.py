@@ -13,10 +13,14 @@ from absl import flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
-    flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
-    flags.DEFINE_list("chunks", [], "positions of a chunk, 0 for all: prints the memory of the step, and times nothing")
-    flags.DEFINE_string("out", None, "file for the rows, as JSON")
+    flags.DEFINE_integer("rounds", 5, "number of rounds, each of which measures everything in turn")
+    flags.DEFINE_string(
+        "torch_python", None, "python of the environment of `make fixtures`; by default only ours is measured"
+    )
+    flags.DEFINE_list(
+        "chunks", [], "print only the memory of the step for these numbers of positions per chunk; 0 means all"
+    )
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 
 import tempfile

@@ -14,11 +14,11 @@ from absl import flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_list("kinds", ["transformer", "unet"], "of transformer, unet")
-    flags.DEFINE_integer("steps", 20, "of the sampler")
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")
+    flags.DEFINE_list("kinds", ["transformer", "unet"], "kinds of denoiser to measure: transformer, unet")
+    flags.DEFINE_integer("steps", 20, "number of sampling steps")
+    flags.DEFINE_integer("rounds", 3, "number of rounds, each of which measures everything in turn")
     flags.DEFINE_string("torch_python", None, "python of the environment with diffusers", required=True)
-    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 
 import functools

@@ -13,11 +13,13 @@ from absl import flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
-    flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
-    flags.DEFINE_integer("accumulate", 0, "micro-batches of the DiT-S/2; 0: as a run chooses them")
-    flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
-    flags.DEFINE_string("out", None, "file for the rows, as JSON")
+    flags.DEFINE_integer("rounds", 5, "number of rounds, each of which measures everything in turn")
+    flags.DEFINE_integer("batch_size", 16, "batch size of the DiT-S/2")
+    flags.DEFINE_integer("accumulate", 0, "number of micro-batches of the DiT-S/2; 0 for the number of a run")
+    flags.DEFINE_string(
+        "torch_python", None, "python of the environment of `make fixtures`; by default only ours is measured"
+    )
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 
 import jax

@@ -2,8 +2,8 @@
 
     diffusion train --config=digits_alpha_flow --workdir=runs/digits_alpha_flow
 
-The recipe is that of `configs/digits_mean_flow.py`, whose loss it has in the last three tenths of the training. Half of
-the examples have s = t, in place of three quarters.
+The recipe follows `configs/digits_mean_flow.py`, and has its loss in the last three tenths of the training. Half of the
+examples have s = t, in place of three quarters.
 
 Time and score (docs/students_digits.md): eight minutes of two cores that also ran other programs; in one evaluation
 1.26 times the Frechet distance of `configs/digits.py` in pixels, in four 1.15 times.

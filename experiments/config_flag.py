@@ -167,9 +167,11 @@ def _refuse_unread() -> None:
     for field, value in changed.items():
         unread = any(fnmatch.fnmatchcase(field, pattern) for pattern in _unread)
         if unread and (field not in _saved or _saved[field] != value):
+            # `reproduce` computes a training step, which does not depend on config.sample.
+            example = "those of config.sample" if "optimizer.*" in _unread else "those of config.optimizer"
             raise ConfigError(
                 f"--config.{field}={value} has no effect: `{program()}` does not read {', '.join(_unread)}. Valid: "
-                "other fields, such as those of config.sample."
+                f"other fields, such as {example}."
             )
 
 

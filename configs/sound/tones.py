@@ -5,8 +5,9 @@
     python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report
 
 A clip has 72 harmonics and 256 frequencies of the rest, its steps, at 64 times. The network receives the instrument,
-the fundamental and the vibrato, which the harmonics follow. It predicts the note, and its loss is that of the velocity
-that follows from it. `diffusion sample` writes WAV files of its samples. The demo measures them and plays a melody.
+the fundamental and the vibrato, which the harmonics follow. It predicts the note, and its loss is the loss of the
+velocity that follows from it. `diffusion sample` writes WAV files of its samples. The demo measures them and plays a
+melody.
 
 Presets: `tones:large` (15 M parameters, for a GPU: 40,000 notes, 3.4 GB of memory, and 8 minutes of an
 H200), `tones:tiny` (seconds; to see that everything works).

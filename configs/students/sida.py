@@ -3,8 +3,8 @@
     diffusion train --config=students/sida:runs/digits --workdir=runs/sida
     diffusion sample --workdir=runs/sida
 
-The recipe is that of `students/sid` with a discriminator. This is the first half of the second network, whose middle
-block tells noised data from noised samples.
+The recipe is `students/sid` with a discriminator. The discriminator is the first half of the second network, whose
+middle block tells noised data from noised samples.
 
 Time and score, on the digits: 5 minutes of a busy machine; 1.05 times the teacher's Frechet distance in pixels, 0.96 in
 classifier features, in one evaluation.

@@ -28,7 +28,7 @@ Make = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 
 
 def captions(number: dict[str, int] = CAPTIONS) -> list[str]:
-    """Captions of trained combinations, so many of each kind, in which every count of objects is equally frequent."""
+    """Captions of trained combinations, `number` of each kind, in which every count of objects is equally frequent."""
     left, texts, index = dict(number), [], 0
     while sum(left.values()):
         lot = Lot(SEED, 0, index)

@@ -260,6 +260,8 @@ def test_a_change_that_samples_do_not_read_is_refused_before_the_libraries_are_i
     for (command, change), words in zip(of_others.items(), refused_by_others, strict=True):
         name = command.split()[0]
         assert words.startswith(f"error: --config.{change} has no effect: `diffusion {name}` does not read")
+        example = "config.optimizer" if name == "reproduce" else "config.sample"
+        assert f"Valid: other fields, such as those of {example}." in words
     assert "imports" in read and "imports" in evaluated
     for change, words in zip(changes, refused, strict=True):
         expected = f"error: --config.{change} has no effect: `diffusion sample` does not read train.steps, train.batch"
