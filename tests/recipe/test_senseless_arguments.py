@@ -32,7 +32,7 @@ SENSIBLE = {
     "rate": 0.1, "ratio": 0.1, "ratios": (1.0,), "reg": 0.1, "restarts": ((2, 1, 0.3, 1.0),),
     "reward": {"name": "near_value", "value": 0.5}, "sampler": {"name": "ddim"}, "scale": 2.0,
     "schedule": {"name": "cosine"}, "sigma": 0.5, "sigma_max": 10.0, "sigma_min": 0.01, "size": 8, "stage": 9,
-    "steps": 4,
+    "steps": 4, "t_max": 0.9,
     "structure": 0.1, "student_density": DENSITY, "target": 0.5, "target_density": {"name": "dw4"}, "temperature": 0.1,
     "text_width": 8, "threshold": 0.1, "total": 9, "until": 10, "weighting": {"name": "constant"}, "width": 16,
     "widths": (8, 16),
