@@ -38,7 +38,7 @@ command computes FDr^k, the mean ratio of their Frechet distances. See docs/eval
 
 from absl import flags
 
-from diffusion.experiments import command_line, config_flag
+from diffusion.experiments import command_line, config_flag, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     unread = ("optimizer.*", *config_flag.RECORDING_FIELDS)
@@ -145,6 +145,9 @@ from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
 from diffusion.training.runtime import progress
 
+# The flags of a measurement; --verify and --ratio read them from records.
+MEASURED = ("workdir", "samples", "reference", "autoencoder", "protocol", "encoder", "inception", "inception_sha256")
+MEASURED += ("features", "metrics", "data_dir", "size", "seed")
 ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
 
@@ -483,17 +486,25 @@ def evaluate_run() -> None:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     if flags.FLAGS.verify:
+        flag_errors.refuse(
+            (*MEASURED, "out", "ratio", "floors"),
+            "has no effect with --verify, which measures what its record states. Valid with --verify: no other flag.",
+        )
         differences = records.verify(pathlib.Path(flags.FLAGS.verify))
         lines = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure agrees"]
         print("\n".join(lines))
         sys.exit(bool(differences))
     if flags.FLAGS.ratio:
+        flag_errors.refuse(
+            MEASURED, "has no effect with --ratio, which reads records. Valid with --ratio: --floors and --out."
+        )
         content = ratios.measure(
             *(list(map(pathlib.Path, names or ())) for names in (flags.FLAGS.ratio, flags.FLAGS.floors))
         )
         if flags.FLAGS.out:
             records.write(pathlib.Path(flags.FLAGS.out), content)
         return ratios.show(content)
+    flag_errors.refuse(("floors",), "is only for --ratio. Valid: no --floors, or --ratio=RECORDS.")
     if flags.FLAGS.workdir:
         return evaluate_run()
     if not flags.FLAGS.out:
