@@ -308,8 +308,8 @@ def test_command(tmp_path):
 def test_a_run_that_does_not_fit_is_told_what_to_change():
     done = run("--config=configs/imagenet256_dit.py:7b", "--devices=64", "--machine=h100", "--config.mesh.fsdp=1")
     assert done.returncode == 0, done.stderr
-    assert "h100: does not fit" in done.stdout
-    assert "What to change: --config.mesh.fsdp=64 brings it to" in done.stdout
+    assert "h100: the run does not fit" in done.stdout
+    assert "To make it fit: --config.mesh.fsdp=64 brings it to" in done.stdout
 
 
 def test_the_plan_replaces_no_device(tmp_path):

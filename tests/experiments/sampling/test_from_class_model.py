@@ -18,7 +18,7 @@ from tests.experiments.sampling.test_from_prompt import flags  # noqa: F401
 def made(monkeypatch, flags):  # noqa: F811
     """(config, calls): what `main` samples with, in place of a model."""
     calls = []
-    monkeypatch.setattr(from_class_model, "OF_RUNS", ())  # flags that the command defines beside these
+    monkeypatch.setattr(from_class_model, "RUN_FLAGS", ())  # flags that the command defines beside these
     sample = types.SimpleNamespace(steps=20, number=6, guidance=types.SimpleNamespace(scale=4.0))
     config = types.SimpleNamespace(sample=sample, train=types.SimpleNamespace(dtype="bfloat16"))
     recipe = types.SimpleNamespace(**sectioned({"num_classes": 3}))
@@ -76,7 +76,7 @@ def test_every_flag_of_runs_is_refused():
     defined = set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source))
     assert {"workdir", "step", "weights"} < defined
     taken = {"workdir", "out", "labels", "condition", "credentials", "n", "quantised", "watermark"}
-    assert defined - taken == set(from_class_model.OF_RUNS)
+    assert defined - taken == set(from_class_model.RUN_FLAGS)
 
 
 def test_defaults_of_a_request_are_one_picture_of_seed_0():

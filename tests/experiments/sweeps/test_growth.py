@@ -68,7 +68,7 @@ def test_what_a_sweep_loses_or_changes_is_refused_though_runs_are_added(tmp_path
     settled(tmp_path, product(RATES, each("seed", (0, 1))))
     with pytest.raises(ConfigError, match=r"no longer a run: learning_rate=0.001,seed=1\n(.*\n)*  a new run: .*seed=2"):
         settled(tmp_path, product(RATES, each("seed", (0, 2))))
-    with pytest.raises(ConfigError, match=r"other commands of .*: - -> --number=9\n(.*\n)*.*runs may be added"):
+    with pytest.raises(ConfigError, match=r"other commands of .*: - -> --number=9\n(.*\n)*.*Runs may be added"):
         settled(tmp_path, product(RATES, each("seed", (0, 1, 2))), (train(TINY), sample("--number=9"), evaluate()))
     record = definition.record(Sweep(product(RATES, each("seed", (0, 1, 2))), USUAL), "s.py", tmp_path)
     base = {TINY: {**record.bases[TINY], "seed": 5}}
