@@ -70,7 +70,7 @@ def early_prediction(
 def _is_bounded(parameterization: Parameterization) -> bool:
     """Whether an error of the output gives a bounded error of the velocity at both ends of the rectified flow."""
     schedule = rectified_flow()
-    ends = jnp.array([1e-4, 1 - 1e-4])
     with jax.ensure_compile_time_eval():
+        ends = jnp.array([1e-4, 1 - 1e-4])
         weight = error_scale(schedule, ends, parameterization) / error_scale(schedule, ends, velocity())
-    return not bool(jnp.any(weight > 1e4))
+        return not bool(jnp.any(weight > 1e4))

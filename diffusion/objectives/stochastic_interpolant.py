@@ -106,7 +106,8 @@ def _flow(network, schedule, condition, interpolant, predicts, outputs):
     """An Euler step of dx = b dt, as a flow map."""
     with jax.ensure_compile_time_eval():
         std = jnp.max(jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max)))
-    if not isinstance(std, Tracer) and (schedule.t_max != 1 or abs(std - 1) > 0.01):
+    # A float, since under jit even an operation on a known array is traced.
+    if not isinstance(std, Tracer) and (schedule.t_max != 1 or abs(float(std) - 1) > 0.01):
         raise ValueError(
             "a stochastic interpolant goes from N(0, I) at t = 1, but this schedule starts from noise of standard "
             f"deviation {std:g} at t = {schedule.t_max:g}. Valid: rectified_flow"

@@ -56,6 +56,20 @@ def test_interpolant_is_its_formula(name):
     np.testing.assert_allclose(losses, sum(metrics[part] for part in parts), rtol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [("velocity",), ("mean_velocity", "denoiser")])
+def test_a_compiled_step_of_sampling_is_that_of_euler(parts):
+    """Samples are generated inside a compiled function, where the schedule's prior is checked too."""
+    interpolant, path = PATHS["smooth_bridge"]
+    factors = jnp.array((0.3, -0.7)[: len(parts)])
+    network = lambda x, t, c: jnp.concatenate([factor * x for factor in factors], axis=-1)
+    objective = objectives.stochastic_interpolant(interpolant, DENSITY, parts)
+    t, s = jnp.full(len(X1), 0.6), jnp.full(len(X1), 0.5)
+    step = jax.jit(lambda x: objective.reads.flow_map(network, SCHEDULE, condition=None)(x, t, s))
+    gamma_dot = np.asarray(path(np.full((1, 1), 0.6))[3])
+    rate = 0.3 if parts == ("velocity",) else 0.3 - 0.7 * gamma_dot
+    np.testing.assert_allclose(step(X1), X1 - 0.1 * rate * X1, rtol=1e-5)
+
+
 def test_interpolants_begin_and_end_at_their_data():
     for interpolant, _ in PATHS.values():
         for t, x in ((0.0, X0), (1.0, X1)):
