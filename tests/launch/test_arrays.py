@@ -102,7 +102,7 @@ def test_a_run_that_saved_goes_back_into_the_queue_and_no_other(tmp_path, status
         (slurm_array.parse, [*SLURM, "--", "x", "--token=abc"], "looks like a secret"),
         (slurm_array.parse, ["--runs=2", "--time=1", "--", "x"], "--grace=120 takes up"),
         (kubernetes_array.parse, [*PODS, "--", "x", "--run=3"], "--run, which the launcher adds"),
-        (kubernetes_array.parse, [*PODS, "--env=DIFFUSION_RUN=1", "--", "x"], "the launcher sets"),
+        (kubernetes_array.parse, [*PODS, "--env=DIFFUSION_RUN=1", "--", "x"], "is set by the launcher itself"),
         (kubernetes_array.parse, [*PODS, "--", "x", "--token=abc"], "looks like a secret"),
         (kubernetes_array.parse, ["--name=" + "a" * 60, *PODS[1:], "--", "x"], "letters too long"),
     ],
