@@ -117,7 +117,7 @@ def hand_over(launcher: str, text: str, options: argparse.Namespace, tool: list[
         what: a noun for the text.
 
     Returns:
-        The exit status: that of the tool, 127 if it does not exist, or 1 if the file cannot be written.
+        The exit status of the tool; 127 if it does not exist, or 1 if the file cannot be written.
     """
     if options.dry_run:
         print(text, end="")

@@ -147,7 +147,7 @@ def preserves_variance(schedule: NoiseSchedule) -> bool:
 def prior_std(schedule: NoiseSchedule, t: ArrayLike) -> Array:
     """The standard deviation of the noise that sampling starts from at t, `[]` or one for each number of leaves `[D]`.
 
-    It is 1 where the variance is preserved, and otherwise sigma(t); at t_max it is that of `schedule.prior`.
+    It is 1 where the variance is preserved, and otherwise sigma(t). `schedule.prior` has it at t_max.
 
     Args:
         schedule: the process.

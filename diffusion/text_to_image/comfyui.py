@@ -119,7 +119,7 @@ class Workflow(NamedTuple):
 
 
 def check_loras(files: Iterable[str | pathlib.Path]) -> None:
-    """Refuses DoRAs, whose strength is in ComfyUI that of the change of a kernel, and here acts inside its norm.
+    """Refuses DoRAs. Their strength scales the change of a kernel in ComfyUI, and here it acts inside the norm.
 
     Args:
         files: LoRA files; one that does not exist is left to the loading of the model.

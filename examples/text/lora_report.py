@@ -76,7 +76,7 @@ def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **ho
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as Markdown; numbers in brackets are distances divided by that of the base model at its most steps."""
+    """The rows as Markdown; in brackets, distances are divided by the base model's distance at its most steps."""
     reference = max((row for row in rows if row["name"] == "base"), key=lambda row: row["steps"])
     cells = [
         [

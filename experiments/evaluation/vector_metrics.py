@@ -74,7 +74,7 @@ def check_features(config: Mapping, data: str, what: str, numbers: str) -> None:
     Args:
         config: the config of the run.
         data: the name of the data.
-        what: what its examples are, in words.
+        what: a description of its examples, in words.
         numbers: the numbers that the feature "pixels" compares, in words.
 
     Raises:

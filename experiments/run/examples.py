@@ -45,7 +45,8 @@ class Examples(NamedTuple):
         where: the folder that holds the records.
         stored: the examples from which batches are read before `complete` changes them; None without `complete`.
         complete: a function from a batch of `stored` to a batch of the run; None if batches are used as they are read.
-        beside: what the batches hold besides the examples, as text for the start of a run; "" for nothing.
+        beside: a description of what the batches hold besides the examples, which the start of a run prints; "" if
+            they hold nothing else.
     """
 
     source: sources.Source | Stream

@@ -27,7 +27,7 @@ from diffusion.training.runtime import agreement, progress
 
 
 class Pairs(ManyAtOnce):
-    """Records with the latents of a class picture beside their own; the number is that of the longer list."""
+    """Records with the latents of a class picture beside their own; there are as many as in the longer list."""
 
     def __init__(self, source: Any, prior: latent_cache.Latents):
         self._source, self._prior = source, prior

@@ -48,7 +48,7 @@ def tuned_network(recipe: Recipe) -> TunedNetwork:
 
 @every_record()
 def pictures(recipe: Recipe) -> Examples:
-    """The pictures of a run; their description is already that of the encoded records.
+    """The pictures of a run; their description already describes the encoded records.
 
     An encoded record has latents, and the network's inputs from a caption.
 

@@ -24,8 +24,8 @@ def post_hoc(
             stored (config.checkpoint.keep_every), the closer the average comes to the profile.
 
     Returns:
-        (the parameters, the step at which the average ends, a record of how it was made). The record's "distance" is
-        that of the profile, as a share of the wanted one's norm; a warning states it if it is above FAR.
+        (the parameters, the step at which the average ends, a record of how it was made). Its "distance" is
+        the distance of the profile from the wanted one, as a share of the wanted norm; a warning states it above FAR.
 
     Raises:
         ConfigError: if the run tracks no power function, has no checkpoint up to this step, or the width is out of

@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> list[Row]:
 
 
 def _merged(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the values of the table. A mapping with a name replaces that of the base, others are merged."""
+    """The base with the values of the table. A mapping with a name replaces the whole mapping; others are merged."""
     nested = lambda name, value: isinstance(value, dict) and isinstance(base.get(name), dict) and "name" not in value
     return {
         **base,
