@@ -375,8 +375,11 @@ def check_density(schedule: NoiseSchedule, density: Density) -> None:
     Raises:
         ValueError: if one of 1,024 draws lies outside of [0, t_max], or is NaN; the message names it.
     """
-    keys = jax.random.split(jax.random.key(0), DRAWS)
-    drawn = density.sample(density.init(), keys, jnp.arange(DRAWS))
+    def draws(seed: Array) -> Any:
+        keys = jax.random.split(jax.random.key(seed), DRAWS)
+        return density.sample(density.init(), keys, jnp.arange(DRAWS))
+
+    drawn = jax.jit(draws)(np.uint32(0))  # one program, where each operation by itself would be one
     try:
         check_times(schedule, drawn[0] if isinstance(drawn, tuple) else drawn)
     except ValueError as error:
