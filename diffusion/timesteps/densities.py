@@ -375,6 +375,7 @@ def check_density(schedule: NoiseSchedule, density: Density) -> None:
     Raises:
         ValueError: if one of 1,024 draws lies outside of [0, t_max], or is NaN; the message names it.
     """
+
     def draws(seed: Array) -> Any:
         keys = jax.random.split(jax.random.key(seed), DRAWS)
         return density.sample(density.init(), keys, jnp.arange(DRAWS))

@@ -209,6 +209,16 @@ def test_a_command_says_what_it_found_and_compiled(tmp_path):
 
 
 @pytest.mark.extended
+def test_a_run_needs_few_programs(tmp_path):
+    """Each is lowered and read again at every start; an operation outside of a compiled function is one by itself."""
+    words = ["train", "--config=digits:tiny", "--config.train.steps=1", f"--workdir={tmp_path / 'run'}"]
+    env = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    done = subprocess.run([sys.executable, "-m", "diffusion", *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(re.search(r"diffusion train: programs: (\d+) compiled", done.stderr)[1]) <= 12
+
+
+@pytest.mark.extended
 def test_a_command_that_has_no_cache_says_so_in_one_sentence_and_goes_on(tmp_path):
     (tmp_path / "jax").write_text("")
     said = programs(tmp_path / "jax").splitlines()
