@@ -45,16 +45,13 @@ def measure(
         )
     rng = np.random.default_rng(vector_metrics.SEED)
     flat = lambda x: x.reshape(len(x), -1).astype(np.int64)
-    count = min(len(samples), len(train.images), vector_metrics.MOST)
-    first = vector_metrics.rows_of_all_classes(labels, count)
-    chosen, reference = flat(samples[first]), flat(real.images)
+    compared_samples, strata = vector_metrics.selected(samples, train, labels)
+    chosen, reference = flat(compared_samples), flat(real.images)
     size = int(max(part.max() for part in (samples, train.images, real.images))) + 1
     noise = rng.integers(0, size, chosen.shape)
-    number, balanced = min(subsets, vector_metrics.SUBSETS), labels is not None
-    floors = [flat(rows) for rows in vector_metrics.real_subsets(train, count, number, balanced, rng)]
+    floors = list(map(flat, vector_metrics.real_subsets(train, len(chosen), subsets, strata is not None, rng)))
     names = ngrams.NAMES[: chosen.shape[1]]
     distances = {name: _divergence(reference, n, size) for n, name in enumerate(names, 1)}
-    strata = None if labels is None else labels[first]
     return vector_metrics.compared(distances, chosen, floors, noise, len(reference), draws, rng, HOW, strata)
 
 

@@ -133,36 +133,44 @@ def measure(
     rng = np.random.default_rng(SEED)
     flat = lambda x: (to_model(x) if x.dtype == np.uint8 else x).reshape(len(x), -1).astype(np.float64)
     some = lambda x, most: x if len(x) <= most else x[np.sort(rng.permutation(len(x))[:most])]
-    count = min(len(samples), len(train.images), MOST)
-    first = rows_of_all_classes(labels, count)
-    chosen, reference = flat(samples[first]), flat(some(real.images, REFERENCE))
+    compared_samples, strata = selected(samples, train, labels)
+    chosen, reference = flat(compared_samples), flat(some(real.images, REFERENCE))
     noise = reference.mean(0) + reference.std(0) * rng.normal(size=chosen.shape)
-    floors = [flat(rows) for rows in real_subsets(train, count, min(subsets, SUBSETS), labels is not None, rng)]
+    floors = list(map(flat, real_subsets(train, len(chosen), subsets, strata is not None, rng)))
     sigma = vector_distances.median_distance(some(reference, 1000))
     distances = {
         "energy_distance": _kernel(vector_distances.minus_distance, reference),
         "mmd": _kernel(kernel_distance.gaussian(sigma), reference),
         "sliced_wasserstein": _sliced(reference),
     }
-    if min(count, len(reference)) > chosen.shape[1]:  # otherwise a covariance is singular, and the fit means nothing
+    # Otherwise a covariance is singular, and the fit means nothing.
+    if min(len(chosen), len(reference)) > chosen.shape[1]:
         distances["frechet_distance"] = _frechet(reference)
-    strata = None if labels is None else labels[first]
     how = HOW if real.conditions is None else {name: f"{text}{MASKED}" for name, text in HOW.items()}
     return compared(distances, chosen, floors, noise, len(reference), draws, rng, how, strata) | {"sigma": sigma}
 
 
-def rows_of_all_classes(labels: np.ndarray | None, count: int) -> np.ndarray:
+def selected(samples: np.ndarray, train: Split, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """(the samples that are compared, `[N, ...]`, their classes, int `[N]`, or None without labels).
+
+    N is at most MOST, and at most the number of training examples, of which a floor has as many.
+    """
+    rows = _rows_of_all_classes(labels, min(len(samples), len(train.images), MOST))
+    return samples[rows], None if labels is None else labels[rows]
+
+
+def _rows_of_all_classes(labels: np.ndarray | None, count: int) -> np.ndarray:
     """Numbers of `count` rows in which the classes take turns; of the first rows where there are no labels."""
     return np.arange(count) if labels is None else balanced_order(labels)[:count]
 
 
 def real_subsets(
-    train: Split, count: int, number: int, balanced: bool, rng: np.random.Generator
+    train: Split, count: int, subsets: int, balanced: bool, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Random training examples for the floor, `number` times `count` of them, of every class alike if `balanced`."""
-    for _ in range(number):
+    """Random sets of `count` training examples for the floor, of every class alike if `balanced`; at most SUBSETS."""
+    for _ in range(min(subsets, SUBSETS)):
         shuffled = rng.permutation(len(train.images))
-        yield train.images[shuffled[rows_of_all_classes(train.labels[shuffled] if balanced else None, count)]]
+        yield train.images[shuffled[_rows_of_all_classes(train.labels[shuffled] if balanced else None, count)]]
 
 
 def compared(
