@@ -6,8 +6,8 @@
 Starting from the DiT of `benchmarks.growth`, one quantity is changed at a time. The step is compiled but never run. The
 figures come from XLA (`cost_analysis`, `memory_analysis`), so they do not depend on other programs on the machine. An
 exponent p is the slope of the least squares line through (log size, log cost). The formulas are those of
-`benchmarks.growth`. The sweep over devices splits the parameters over all devices, and each figure is that of one
-device, whose share of the work is 1 / devices.
+`benchmarks.growth`. The sweep over devices splits the parameters over all devices, and each figure is of one device,
+whose share of the work is 1 / devices.
 """
 
 from absl import flags

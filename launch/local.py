@@ -181,7 +181,7 @@ def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, gua
         signals: the signals that the launcher receives, which are passed on; the second one that is not in `NOTICES`
             kills the processes.
         grace: the seconds between SIGTERM and SIGKILL after a failure.
-        guard: the guard, which is told of each ended process.
+        guard: the guard, which forgets each ended process.
 
     Returns:
         The exit status of the process that failed first; 0 if none failed.
