@@ -1,11 +1,11 @@
-"""Searches the torsions of ideal folds, and prints them: the table diffusion/data/proteins/fold_torsions.txt.
+"""Searches for the torsions of ideal protein folds, and prints the table diffusion/data/proteins/fold_torsions.txt.
 
     python -m tools.protein_folds --starts=96 --steps=400
 
-Helices keep phi = -62 and psi = -43 degrees. The torsions of strands and turns are found by Adam from random starts in
-the basins of a Ramachandran plot, so that hydrogen bonds of a ladder, distances of parallel strands, or packed axes
-come out, without clashes. Those of the least energy that differ from one another are kept. Half a minute of CPU time
-a fold.
+Helices keep phi = -62 and psi = -43 degrees. Adam finds the torsions of strands and turns, from random starts in the
+basins of a Ramachandran plot. The energy that it minimises rewards the hydrogen bonds of a ladder, the distances of
+parallel strands, or the packing of axes, and penalises clashes. The search keeps the chains of least energy that differ
+from one another. A fold takes half a minute of CPU time.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from diffusion.metrics.backbone_geometry import rmsd
 
 HELIX, STRAND = (-62.0, -43.0), (-118.0, 132.0)
 BASINS = np.array([(-62, -43), (-118, 132), (-70, 150), (57, 45), (80, 5), (-90, 0)], float)
-TURNS = (((60, 30), (90, 0)), ((60, -120), (-80, 0)))  # of types I' and II', between strands
-KEPT = {"hairpin": 5, "helix_turn_helix": 6, "sheet": 4, "beta_alpha_beta": 6, "beta_beta_alpha": 6}
+TURNS = (((60, 30), (90, 0)), ((60, -120), (-80, 0)))  # turns of types I' and II' between strands, in degrees
+NUMBER = {"hairpin": 5, "helix_turn_helix": 6, "sheet": 4, "beta_alpha_beta": 6, "beta_beta_alpha": 6}
 PATTERNS = {  # H helix, E strand, L turn
     "hairpin": "E" * 15 + "L" * 2 + "E" * 15,
     "helix_turn_helix": "H" * 14 + "L" * 4 + "H" * 14,
@@ -43,12 +43,15 @@ def unit(v: Array) -> Array:
 
 
 def axis(ca: Array) -> Array:
-    """Points on the axis of a helix: means of four CA in a row."""
+    """Points on the axis of a helix: the means of four successive CA atoms."""
     return (ca[:-3] + ca[1:-2] + ca[2:-1] + ca[3:]) / 4
 
 
 def ladder(full: Array, i: int, j: int, count: int) -> Array:
-    """Antiparallel pairs (i - k, j + k): both hydrogen bonds N-O of 2.95 at even k, CA at 4.6 Angstrom at odd k."""
+    """The mean squared error of a ladder of `count` antiparallel pairs (i - k, j + k), in Angstrom.
+
+    For even k, both distances N-O should be 2.95, the length of a hydrogen bond; for odd k, the CA should be 4.6 apart.
+    """
     bonded, free = np.arange(0, count, 2), np.arange(1, count, 2)
     first = (distance(full[i - bonded, 0], full[j + bonded, 3]) - 2.95) ** 2
     second = (distance(full[i - bonded, 3], full[j + bonded, 0]) - 2.95) ** 2
@@ -57,7 +60,7 @@ def ladder(full: Array, i: int, j: int, count: int) -> Array:
 
 
 def energy(fold: str, full: Array) -> Array:
-    """How far a chain `[n, 4, 3]` is from its fold."""
+    """A measure of how far a chain `[n, 4, 3]` is from its fold, 0 at best."""
     ca = full[:, 1]
     if fold == "hairpin":
         return ladder(full, 14, 17, 15)
@@ -75,13 +78,17 @@ def energy(fold: str, full: Array) -> Array:
     along = unit(first[-1] - first[0])
     across = unit(last.mean(0) - first.mean(0))
     up = helix.mean(0) - (first.mean(0) + last.mean(0)) / 2
-    crossover = jnp.cross(across, along)  # the side of right-handed ones
+    crossover = jnp.cross(across, along)  # the side of the helix in a right-handed crossover
     packed = 0.3 * (up @ crossover - 9.8) ** 2 + 0.05 * (up @ along) ** 2 + 3 * (1 + unit(helix[-1] - helix[0]) @ along)
     return 1.5 * jnp.mean((distance(first, last) - 4.9) ** 2) + packed
 
 
 def crowding(full: Array) -> Array:
-    """Squares of what atoms of residues that are no neighbours lack to 3.3 Angstrom (N-O 2.8), and CA to 4.6."""
+    """The sum of squared clashes: the lengths by which distances are too small.
+
+    Atoms of residues that are no neighbours should be 3.3 Angstrom apart, N and O 2.8. CA atoms of residues that are
+    three or more apart in the chain should be 4.6 Angstrom apart.
+    """
     atoms = full.reshape(-1, 3)
     residue, kind = np.repeat(np.arange(RESIDUES), 4), np.tile(np.arange(4), RESIDUES)
     bond = np.abs(kind[:, None] - kind) == 3
@@ -94,7 +101,14 @@ def crowding(full: Array) -> Array:
 
 
 def search(fold: str, starts: int, steps: int, seed: int = 1) -> list[np.ndarray]:
-    """The best torsions `[32, 2]` in degrees, any two of which are 1 Angstrom apart or more."""
+    """The torsions int `[32, 2]`, in degrees, of the best chains; the CA of any two differ by an RMSD above 1 Angstrom.
+
+    Args:
+        fold: the name of a fold in `PATTERNS`.
+        starts: the number of random starts.
+        steps: the steps of Adam from each start.
+        seed: the seed of the starts.
+    """
     pattern = np.array(list(PATTERNS[fold]))
     turn, strand = pattern == "L", pattern == "E"
     rng = np.random.default_rng(seed)
@@ -131,12 +145,12 @@ def search(fold: str, starts: int, steps: int, seed: int = 1) -> list[np.ndarray
         return angles, jax.vmap(loss)(angles), jax.vmap(chain)(angles)[:, :, 1]
 
     angles, losses, ca = map(np.asarray, minimised(first))
-    kept: list[int] = []
+    best: list[int] = []
     for i in np.argsort(losses):
-        if len(kept) < KEPT[fold] and all(rmsd(ca[i], ca[j]) > 1 for j in kept):
-            kept.append(int(i))
-    print(f"# {fold}: energies {np.round(losses[kept], 3).tolist()}")
-    return [np.round(np.degrees(np.where(free, angles[i], base))).astype(int) for i in kept]
+        if len(best) < NUMBER[fold] and all(rmsd(ca[i], ca[j]) > 1 for j in best):
+            best.append(int(i))
+    print(f"# {fold}: energies {np.round(losses[best], 3).tolist()}")
+    return [np.round(np.degrees(np.where(free, angles[i], base))).astype(int) for i in best]
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""Writes the folder of a model that ships with the project, from the run that trained it, and prints its line.
+"""Writes the folder of a model that ships with the project from the run that trained it, and prints its digest.
 
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
     python -m tools.weights drawings runs/counting/drawings_spelling "COMMAND"    # weights/drawings
     python -m tools.weights moving runs/pairs/denoiser "COMMAND"    # weights/moving, in 8 bits
 
-The printed line, which has the digest, belongs into diffusion/recipe/class_folders.py. The card of the model states the
-command. The second form is for a run that tuned a text-to-image model, or for a folder of examples.text. It writes the
-model in 16 bits, and its card has the figures of the run's report.
+The printed line "NAME": "DIGEST" belongs into `SHIPPED` of diffusion/recipe/class_folders.py. The card of the model
+states COMMAND, the command that trained the run. A run that tuned a text-to-image model, or a folder of examples.text,
+is stored in 16 bits, and the card then has the figures of the run's report.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ LARGE = 2_000_000  # number of parameters from which a model is stored in 8 bits
 
 
 def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
-    """Writes the folder of a model from its run: the moving average of the latest checkpoint, and a card.
+    """Writes the folder of a model from its run: the latest moving average of the parameters, the config and a card.
 
     The average is stored in float32, or as `in_eight_bits` if it has more than `LARGE` parameters.
 
@@ -66,7 +66,7 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
     config.sample.update({"number": NUMBER, "batch_size": NUMBER})
     write_text(folder / "config.json", versions.write(config) + "\n")
     card = model_card.build_run_card(run, config.model.name, LICENSE, step=step)
-    pairs = config.data.source.to_dict().get("name") == "moving_pairs"  # their report stands beside the run
+    pairs = config.data.source.to_dict().get("name") == "moving_pairs"  # examples.video writes a report beside the run
     figures = _figures(pathlib.Path(run).parent / "report" / "report.json", pairs_report.rows) if pairs else {}
     card = card._replace(title=folder.name, recipe=f"Trained by `{made_by}`. {card.recipe}", **figures)
     model_card.write(folder, card)
@@ -74,7 +74,7 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
 
 
 def in_eight_bits(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Stores kernels as int8 with a scale for each column in each layer, and keeps all other arrays.
+    """Rounds kernels to int8 with a scale for each column of each layer; other arrays stay as they are.
 
         kernel = round(kernel / scale) scale,   scale = max |kernel| / 127
 
@@ -82,7 +82,7 @@ def in_eight_bits(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays: {name: float32 array}; the kernels of a stack of layers, below "blocks", begin with the axis of layers.
 
     Returns:
-        The same names, int8 for kernels, with {name + SCALE: float32} for each.
+        The arrays by their names; kernels are int8, and each has its scales, float32, as name + SCALE.
     """
     stored: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
@@ -137,6 +137,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit("usage: python -m tools.weights NAME RUN COMMAND")
     name, run, command = sys.argv[1:]
-    of_text = any((pathlib.Path(run) / part).is_dir() for part in (tuned_files.FOLDER, "model"))
-    written = write_text_model if of_text else write
-    print(f'    "{name}": "{written(run, FOLDER / name, command)}",')
+    text_to_image_run = any((pathlib.Path(run) / part).is_dir() for part in (tuned_files.FOLDER, "model"))
+    write_model = write_text_model if text_to_image_run else write
+    print(f'    "{name}": "{write_model(run, FOLDER / name, command)}",')

@@ -182,11 +182,11 @@ def test_a_child_that_does_not_end_is_killed_with_what_it_started(tmp_path):
     (tmp_path / "copy").mkdir()
     work, limits = ["answers", "raises", "waits", "turns"], {"waits": 0.2, "turns": 1.0}
     limit = lambda piece: limits.get(piece, 60)
-    found = {done.work: done for done in forks.run_all(work, do, [tmp_path / "copy"], limit)}
-    assert found["answers"].found == "answers in copy" and not found["answers"].late
-    assert found["raises"].found is None and "as it should" in found["raises"].said and not found["raises"].late
-    assert found["waits"].found is None and found["waits"].late
-    assert found["turns"].found is None and found["turns"].late  # by the processor's time
+    results = {done.work: done for done in forks.run_all(work, do, [tmp_path / "copy"], limit)}
+    assert results["answers"].answer == "answers in copy" and not results["answers"].late
+    assert results["raises"].answer is None and "as it should" in results["raises"].said and not results["raises"].late
+    assert results["waits"].answer is None and results["waits"].late
+    assert results["turns"].answer is None and results["turns"].late  # it exceeds its CPU time
     stat = pathlib.Path("/proc", (tmp_path / "process").read_text(), "stat")
     assert not stat.is_file() or stat.read_text().split()[2] == "Z"  # killed; no one has waited for it yet
 

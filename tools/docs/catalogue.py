@@ -1,11 +1,12 @@
-"""The tables in docs/: one page a family, from the **Facts:** sections of the docstrings, and the models' diagrams.
+"""Writes the tables in docs/ from the **Facts:** sections of docstrings, and the diagrams of the models.
 
     python -m tools.docs.catalogue
     python -m tools.docs.catalogue --check
 
-The first command rewrites the tables between their markers (people write the rest of a page). The second prints the
-outdated pages and ends with status 1. New members of a family need no entry here: they are the public functions of the
-family's module that return the family's type, or whose docstrings have its Facts.
+Each family of functions (schedules, samplers, ...) has one page. The first command rewrites the tables between their
+markers; people write the rest of a page. The second command prints the outdated pages, and ends with status 1 if there
+are any. A new member of a family needs no entry here: the members of a family are the public functions of its module
+that return the family's type, or whose docstrings have the family's Facts.
 """
 
 import importlib
@@ -28,10 +29,11 @@ class Section(NamedTuple):
     """One table.
 
     Attributes:
-        title: its heading.
-        module: where its members are public.
-        facts: the columns, keys of every member's Facts; the first also identifies members without the family's type.
-        returns: names of the return types whose functions are members.
+        title: the heading of the table.
+        module: the module where the listed functions are public.
+        facts: the columns, which are the keys of every function's Facts; a function that does not return one of the
+            types is listed if its Facts have the first key.
+        returns: the names of the return types; functions that return one of them are listed.
         summary: whether the first sentence of the docstring is a column.
     """
 
@@ -98,7 +100,7 @@ PAGES = {
         Section("Token merging", "diffusion.models.token_merging", ("skips", "number", "paper"), (), summary=True),
     ),
 }
-DIAGRAMS = {  # pages of diagrams: the first indented block of a module's docstring, by its heading
+DIAGRAMS = {  # {page: {heading: module of diffusion.models whose docstring's first indented block is the diagram}}
     "models": {
         "DiT, SiT": "dit",
         "PixArt": "pixart",
@@ -167,7 +169,7 @@ def _returns(function: Callable) -> str:
 
 
 def facts(function: Callable) -> dict[str, str]:
-    """The Facts of a docstring, by key, each in one line.
+    """The Facts of a docstring: {key: its text in one line}.
 
     Raises:
         ValueError: if the section is missing, or a line of it is neither "key: value" nor the continuation of one.
@@ -193,9 +195,9 @@ def facts(function: Callable) -> dict[str, str]:
 
 
 def summary(function: Callable) -> str:
-    """The first sentence of a docstring, without the stop."""
+    """The first sentence of a docstring, without its full stop."""
     paragraph = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
-    return re.split(r"(?<![A-Z.])\.\s|[.:,]?$", paragraph, maxsplit=1)[0]  # neither "J. Doe" nor "0 .. T" ends one
+    return re.split(r"(?<![A-Z.])\.\s|[.:,]?$", paragraph, maxsplit=1)[0]  # no sentence ends in "J. Doe" or "0 .. T"
 
 
 def mistakes(section: Section) -> list[str]:
@@ -218,7 +220,7 @@ def mistakes(section: Section) -> list[str]:
 
 
 def table(section: Section) -> str:
-    """The section in Markdown."""
+    """The table of a section in Markdown, below its heading."""
     titles = [*(["what it is"] if section.summary else []), *(TITLES.get(key, key) for key in section.facts)]
     lines = [f"## {section.title}", "", _row(["name", *titles]), _row(["---"] * (1 + len(titles)))]
     for name, function in members(section).items():
@@ -262,16 +264,16 @@ def written(page: str, text: str) -> str:
         raise ValueError(f"docs/{page}.md must hold the lines {BEGIN!r} and {END!r} once, in this order")
     before = text[: text.index(BEGIN)]
     after = text[text.index(END) :]
-    made = [table(section) for section in PAGES.get(page, ())]
-    made += [f"### {title}\n\n{diagram(module)}" for title, module in DIAGRAMS.get(page, {}).items()]
-    return "\n\n".join([before + BEGIN, *made, after])
+    parts = [table(section) for section in PAGES.get(page, ())]
+    parts += [f"### {title}\n\n{diagram(module)}" for title, module in DIAGRAMS.get(page, {}).items()]
+    return "\n\n".join([before + BEGIN, *parts, after])
 
 
 def stale(pages: Iterable[str] = (*PAGES, *DIAGRAMS), folder: pathlib.Path = DOCS) -> dict[str, str]:
-    """The outdated pages, each with its new text."""
+    """The outdated pages: {page: its new text}."""
     texts = {page: (folder / f"{page}.md").read_text() for page in pages}
-    made = {page: written(page, text) for page, text in texts.items()}
-    return {page: text for page, text in made.items() if text != texts[page]}
+    current = {page: written(page, text) for page, text in texts.items()}
+    return {page: text for page, text in current.items() if text != texts[page]}
 
 
 def main(argv: list[str]) -> None:

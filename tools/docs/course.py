@@ -1,12 +1,12 @@
-"""The notebooks of docs/learn, made from their sources.
+"""Executes the notebooks of docs/learn, and writes them beside their sources.
 
-    python -m tools.docs.course                  # all
-    python -m tools.docs.course --only=01,05     # by their numbers
+    python -m tools.docs.course                  # all notebooks
+    python -m tools.docs.course --only=01,05     # the notebooks with these numbers
 
-Each docs/learn/NN_name.py is a notebook in jupytext's percent format. It is executed from top to bottom in a fresh
-kernel; the executed notebook is written beside it, and the picture of its cell tagged "picture" goes to
-docs/learn/images/NN.png, for the index page. A cell tagged "solution" answers the exercise above it, and the site
-shows it folded.
+Each docs/learn/NN_name.py is a notebook in jupytext's percent format. The command executes it from top to bottom in a
+fresh kernel, writes the executed notebook beside it, and writes the picture of the cell with the tag "picture" to
+docs/learn/images/NN.png, for the index page. A cell with the tag "solution" answers the exercise above it; the site
+shows the solution folded.
 """
 
 import base64
@@ -21,16 +21,16 @@ from typing import NamedTuple
 from absl import app, flags, logging
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "learn"
-SECONDS = 300  # that a notebook may take on two cores
-LINK = re.compile(r"\[`([\w.]+)`\]\((\.\./\.\./diffusion/[\w/]+\.py)\)")  # of a formula to its function
+SECONDS = 300  # the most that one cell of a notebook may take
+LINK = re.compile(r"\[`([\w.]+)`\]\((\.\./\.\./diffusion/[\w/]+\.py)\)")  # a link from a formula to its function
 
 
 class Page(NamedTuple):
     """A notebook as a page of the site.
 
     Attributes:
-        markdown: its text, code and printed output.
-        pictures: name -> PNG, which the text shows.
+        markdown: the notebook's text, code and printed output.
+        pictures: {file name: PNG} of the pictures that the Markdown shows.
     """
 
     markdown: str
@@ -38,7 +38,7 @@ class Page(NamedTuple):
 
 
 def sources() -> list[pathlib.Path]:
-    """The sources in the order of the course."""
+    """The sources of the notebooks, in the order of the course."""
     return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 
 
@@ -46,15 +46,15 @@ def executed(source: pathlib.Path) -> dict:
     """Runs a source as a notebook.
 
     Args:
-        source: in the percent format.
+        source: the notebook in jupytext's percent format.
 
     Returns:
-        The notebook with its outputs, as its file has it.
+        The notebook with its outputs, as the content of an .ipynb file.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    import jupytext  # here: the site, which only reads what was executed, is built without them
+    import jupytext  # imported here, because the site reads executed notebooks, and is built without these packages
     import nbclient
     import nbformat
 
@@ -63,11 +63,11 @@ def executed(source: pathlib.Path) -> dict:
     client = nbclient.NotebookClient(
         notebook, timeout=SECONDS, record_timing=False, resources={"metadata": {"path": str(source.parent)}}
     )
-    kernel = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # it hides pictures
+    kernel = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # it would hide the pictures
     client.execute(env=kernel)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
-    notebook.metadata.pop("language_info", None)  # it names the version of Python
+    notebook.metadata.pop("language_info", None)  # it changes with the version of Python
     return json.loads(nbformat.writes(notebook))
 
 
@@ -79,22 +79,22 @@ def picture(notebook: dict) -> bytes:
 
 
 def reference(name: str, target: str) -> str:
-    """The API's path of a function or class, by the module that defines it.
+    """The path of a function or class in the API's pages, through the module that defines it.
 
     Args:
-        name: as the text has it, from `diffusion` on.
-        target: its file, from docs/learn.
+        name: the name in the text, e.g. "samplers.heun".
+        target: the path from docs/learn to the file that defines it.
     """
     module = target.removeprefix("../../").removesuffix(".py").replace("/", ".")
     return f"{module}.{name.rpartition('.')[2]}"
 
 
 def page(notebook: dict, name: str) -> Page:
-    """A notebook as Markdown; formulas link to the page of the public name instead of the file.
+    """A notebook as Markdown, in which formulas link to the API's pages in place of files.
 
     Args:
-        notebook: as its file has it.
-        name: of its pictures, before their number.
+        notebook: the content of an .ipynb file.
+        name: the beginning of the pictures' file names, before their number.
     """
     parts = []
     pictures: dict[str, bytes] = {}
@@ -137,5 +137,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("only", "", "numbers of notebooks, with commas between; all if empty")
+    flags.DEFINE_string("only", "", "numbers of the notebooks to execute, separated by commas; all if empty")
     app.run(main)

@@ -1,9 +1,9 @@
-"""The table on docs/families.md of how closely each family agrees with diffusers: variants, deviations and reasons.
+"""Writes the table on docs/families.md that says how closely each published family agrees with diffusers.
 
     python -m tools.docs.family_comparison
 
-The command rewrites the rows between the markers from what the tests compare: facts.py of each family, and the fixtures
-that diffusers made. A deviation is the bound that the test of that variant has.
+The command rewrites the rows between the markers. It reads what the tests compare: facts.py of each family, and the
+fixtures, which diffusers computed. The deviation in a row is the bound that the variant's test allows.
 """
 
 import importlib
@@ -20,8 +20,8 @@ BEGIN, END = "<!-- python -m tools.docs.family_comparison -->\n", "<!-- end of t
 HEAD = ("family", "variant", "class", "samplers and steps", "deviation", "what the test changes in the class")
 MEAN = "its picture is encoded by the mean of the distribution, where diffusers draws a sample"
 CLEAN = "prompts are not cleaned (clean_caption), and the size is the requested one (use_resolution_binning)"
-TOLD = "its text encoder receives the positions of the picture's tokens, and pictures have fewer pixels"
-FEW = "prompt_template counts nine tokens for a picture, which is what the small image tower outputs"
+POSITIONS = "its text encoder receives the positions of the picture's tokens, and pictures have fewer pixels"
+NINE_TOKENS = "prompt_template counts nine tokens for a picture, which is what the small image tower outputs"
 REASONS = {
     "chroma": "its attention mask is cast to booleans; diffusers adds it to the scores as numbers",
     "cogvideox_from_image": MEAN,
@@ -29,17 +29,17 @@ REASONS = {
     "hidream": "default_sample_size is made small, and pictures have that number of pixels",
     "hunyuan_image": "the pipeline is called with one prompt at a time",
     "hunyuan_image_distilled": "the pipeline is called with one prompt at a time",
-    "hunyuan_video_from_image": FEW,
-    "hunyuan_video_concat_from_image": FEW,
+    "hunyuan_video_from_image": NINE_TOKENS,
+    "hunyuan_video_concat_from_image": NINE_TOKENS,
     "ltx_from_image": MEAN,
     "ltx_conditions": MEAN,
     "ltx2_from_image": "its picture is not compressed by H.264 first (image_crf)",
     "pixart": CLEAN,
     "alpha": CLEAN,
     "qwen_image_21": "the pipeline is called with one prompt at a time",
-    "qwen_image_edit": TOLD,
+    "qwen_image_edit": POSITIONS,
     "qwen_image_layered": "pictures have fewer pixels, and the latents are those of the last step",
-    "qwen_image_edit_plus": TOLD,
+    "qwen_image_edit_plus": POSITIONS,
     "sana": CLEAN,
     "sprint": CLEAN,
     "stable_cascade": "stage B takes 12 steps",
@@ -49,11 +49,14 @@ REASONS = {
     "wan_vace_first_and_last": "prompts are not cleaned by ftfy",
     "wan_5b_from_image": "prompts are not cleaned by ftfy",
 }
-"""What a test changes in the class of a variant, by the fixture's name. The classes of other variants are unchanged."""
+"""{variant: what its test changes in diffusers' class}. The tests of the other variants change nothing."""
 
 
 def variants() -> dict[str, tuple[str, dict[str, float]]]:
-    """{variant: (family, {trajectory: the bound of its latents, as a part of the largest})} of all families."""
+    """All variants: {variant: (family, {trajectory: the bound on the error of its latents})}.
+
+    A bound is relative to the largest latent.
+    """
     table = {}
     for path in sorted(made_pipelines.FIXTURES.parents[1].glob("published/*/facts.py")):
         facts = importlib.import_module(f"tests.published.{path.parent.name}.facts")
@@ -67,25 +70,25 @@ def perturbed() -> Iterator[tuple[str, ...]]:
     """The rows of perturbed-attention guidance."""
     families = {variant: family for variant, (family, _) in variants().items()}
     with safe_open(made_pipelines.FIXTURES / "perturbed.safetensors", framework="numpy") as file:
-        about = file.metadata()
-    for case, (base, kind, _) in json.loads(about["cases"]).items():
+        metadata = file.metadata()
+    for case, (base, kind, _) in json.loads(metadata["cases"]).items():
         yield (
             families[base],
             f"{case}, perturbed",
             f"`{kind}`",
-            f"the default ({about['steps']})",
+            f"the default ({metadata['steps']})",
             "1e-4",
             REASONS.get(base, ""),
         )
 
 
 def rows() -> list[tuple[str, ...]]:
-    """The rows of the table, by families."""
+    """The rows of the table, grouped by family."""
     result = []
     for variant, (family, cases) in variants().items():
-        about = made_pipelines.fixture(variant)[0]
-        kind = json.loads(about["files"]["model_index.json"])["_class_name"]
-        steps = sorted({about["steps"][case] for case in cases})
+        metadata = made_pipelines.fixture(variant)[0]
+        kind = json.loads(metadata["files"]["model_index.json"])["_class_name"]
+        steps = sorted({metadata["steps"][case] for case in cases})
         names = dict.fromkeys(case.partition(",")[0].partition(" ")[0] for case in cases)
         samplers = f"{', '.join(names)} ({', '.join(map(str, steps))})"
         result.append((family, variant, f"`{kind}`", samplers, f"{max(cases.values()):.0e}", REASONS.get(variant, "")))
@@ -100,7 +103,7 @@ def table() -> str:
 
 
 def written(page: str) -> str:
-    """The page with the table of today."""
+    """The page with its table rewritten."""
     before, _, rest = page.partition(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
 

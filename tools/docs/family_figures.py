@@ -1,11 +1,11 @@
-"""Draws a picture for each family, of its effect on data in the plane with known denoisers.
+"""Draws a picture for each family of functions, which shows its effect on small data with known denoisers.
 
     python -m tools.docs.family_figures
     python -m tools.docs.family_figures --families=samplers,guidance --folder=/tmp/pictures
 
 The commands write schedules.png, objectives.png, samplers.png, guidance.png, steering.png, manifolds.png and
-symbols.png in docs/images. The data are mixtures of Gaussians and the denoisers exact (tests/oracles.py): without
-training, the pictures are the same each time.
+symbols.png in docs/images. The data of most pictures are mixtures of Gaussians in the plane, whose denoisers are exact
+(tests/oracles.py). Nothing is trained, so that the pictures are the same each time.
 """
 
 import pathlib
@@ -33,8 +33,8 @@ FLOW = schedules.rectified_flow()
 
 
 def schedules_picture() -> Figure:
-    """The coefficients and log-SNR of the schedules by t, and one mixture under three of them at six times."""
-    made = {
+    """Draws alpha, sigma and log-SNR of the schedules against t, and one mixture under three of them at six times."""
+    by_name = {
         "rectified_flow": FLOW,
         "cosine": schedules.cosine(),
         "linear_beta": schedules.linear_beta(),
@@ -49,7 +49,7 @@ def schedules_picture() -> Figure:
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1.9))
     panels = above.subplots(1, 3)
     t = np.linspace(1e-3, 1, 400)
-    for (name, schedule), color in zip(made.items(), COLORS):
+    for (name, schedule), color in zip(by_name.items(), COLORS):
         style = "--" if name in ("scaled_linear", "sub_vp", "sigmoid") else "-"
         for panel, curve in zip(panels, (schedule.alpha, schedule.sigma, schedule.log_snr)):
             panel.plot(t, np.asarray(curve(t)), style, color=color, linewidth=1.5, label=name + near.get(name, ""))
@@ -73,8 +73,8 @@ def schedules_picture() -> Figure:
     eps = random.standard_normal(x0.shape)
     for row, name in zip(below.subplots(len(shown), len(times)), shown):
         for panel, t in zip(row, times):
-            alpha = float(made[name].alpha(t))
-            sigma = float(made[name].sigma(t))
+            alpha = float(by_name[name].alpha(t))
+            sigma = float(by_name[name].sigma(t))
             x = (alpha * x0 + sigma * eps) / np.hypot(alpha, sigma)
             panel.scatter(*x.T, s=3, c=np.array([BLUE, ORANGE, GREEN])[component], linewidths=0, alpha=0.7)
             _square(panel, 3.0)
@@ -84,7 +84,7 @@ def schedules_picture() -> Figure:
 
 
 def samplers_picture() -> Figure:
-    """The trajectories of six samplers in eight evaluations, the exact flow in grey."""
+    """Draws trajectories of six samplers with at most eight network evaluations, over the exact flow in grey."""
     names = {
         "ddim": samplers.ddim(),
         "heun": samplers.heun(),
@@ -101,15 +101,15 @@ def samplers_picture() -> Figure:
     for panel, (name, sampler) in zip(figure.subplots(2, 3).ravel(), names.items()):
         steps = max(steps for steps in range(1, evaluations + 1) if sampler.nfe(steps) <= evaluations)
         grid = timesteps.uniform(FLOW, steps)
-        way = _trajectory(sampler, exact_denoiser(data, FLOW), x, grid)[:, : 4 if sampler.draws else None]
+        path = _trajectory(sampler, exact_denoiser(data, FLOW), x, grid)[:, : 4 if sampler.draws else None]
         _contours(panel, data)
         panel.add_collection(LineCollection(exact.swapaxes(0, 1), colors=GREY, linewidths=1.0))
-        panel.add_collection(LineCollection(way.swapaxes(0, 1), colors=BLUE, linewidths=1.0))
-        panel.scatter(*way[1:-1].reshape(-1, 2).T, s=7, color=BLUE, linewidths=0)
-        panel.scatter(*way[0].T, s=12, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3)
+        panel.add_collection(LineCollection(path.swapaxes(0, 1), colors=BLUE, linewidths=1.0))
+        panel.scatter(*path[1:-1].reshape(-1, 2).T, s=7, color=BLUE, linewidths=0)
+        panel.scatter(*path[0].T, s=12, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3)
         panel.scatter(*exact[-1].T, s=26, facecolors="none", edgecolors=GREY, linewidths=1.2, zorder=3)
-        panel.scatter(*way[-1].T, s=14, color=RED, linewidths=0, zorder=4)
-        error = np.sqrt(np.mean(np.sum((way[-1] - exact[-1, : way.shape[1]]) ** 2, axis=-1)))
+        panel.scatter(*path[-1].T, s=14, color=RED, linewidths=0, zorder=4)
+        error = np.sqrt(np.mean(np.sum((path[-1] - exact[-1, : path.shape[1]]) ** 2, axis=-1)))
         kind = "stochastic, four samples" if sampler.draws else f"{error:.3f} from the exact flow"
         panel.set_title(f"{name}: {steps} steps, {sampler.nfe(steps)} evaluations\n{kind}", fontsize=9.5)
         _square(panel, 2.5)
@@ -117,7 +117,7 @@ def samplers_picture() -> Figure:
 
 
 def objectives_picture() -> Figure:
-    """The exact targets of denoising, flow matching with two couplings, and flow maps."""
+    """Draws the exact targets of denoising, of flow matching with two couplings, and of flow maps."""
     near = oracles.three_gaussians()
     random = np.random.default_rng(1)
     data = near._replace(means=2 * near.means, variances=0.6 * near.variances)
@@ -145,15 +145,15 @@ def objectives_picture() -> Figure:
         panel.scatter(*data_points.T, s=8, color=BLUE, linewidths=0, zorder=3)
         panel.set_title(title, fontsize=9.5)
     start = jnp.asarray(scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=3).random(8)))
-    way = _trajectory(samplers.rk4(), exact_denoiser(data, FLOW), start, timesteps.uniform(FLOW, 100))
-    independent.add_collection(LineCollection(way.swapaxes(0, 1), colors=ORANGE, linewidths=1.6, zorder=4))
+    path = _trajectory(samplers.rk4(), exact_denoiser(data, FLOW), start, timesteps.uniform(FLOW, 100))
+    independent.add_collection(LineCollection(path.swapaxes(0, 1), colors=ORANGE, linewidths=1.6, zorder=4))
 
     _contours(jumps, data)
-    jumps.add_collection(LineCollection(way.swapaxes(0, 1), colors=GREY, linewidths=1.2))
+    jumps.add_collection(LineCollection(path.swapaxes(0, 1), colors=GREY, linewidths=1.2))
     for i in (0, 40, 70):
         jumps.quiver(
-            *way[i].T,
-            *(way[-1] - way[i]).T,
+            *path[i].T,
+            *(path[-1] - path[i]).T,
             color=BLUE,
             angles="xy",
             scale_units="xy",
@@ -161,7 +161,7 @@ def objectives_picture() -> Figure:
             width=0.005,
             alpha=0.35 + 0.6 * i / 100,
         )
-    jumps.scatter(*way[0].T, s=12, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3)
+    jumps.scatter(*path[0].T, s=12, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3)
     jumps.set_title("flow maps (consistency, MeanFlow):\nfrom any $x_t$ to where its flow ends", fontsize=9.5)
     for panel in (field, independent, transport, jumps):
         _square(panel, 3.2)
@@ -169,15 +169,15 @@ def objectives_picture() -> Figure:
 
 
 def guidance_picture() -> Figure:
-    """One class of two under each guidance."""
+    """Draws samples of one class out of two, with each kind of guidance."""
     means = np.array([[-1.3, 0.9], [-0.2, 1.5], [1.0, 0.9], [-1.0, -0.7], [0.2, -0.1], [1.3, -0.8]])
     axes = [[[0.10, 0.04], [0.04, 0.06]], [[0.05, -0.02], [-0.02, 0.09]], [[0.12, 0.0], [0.0, 0.05]]]
     class_of = lambda rows, spread=0.0: oracles.mixture(
         np.full(len(rows), 1 / len(rows)), means[rows], [np.add(axes[k % 3], spread * np.eye(2)) for k in rows]
     )
-    ours = class_of([0, 1, 2])
+    one = class_of([0, 1, 2])
     both = class_of([0, 1, 2, 3, 4, 5])
-    cond = exact_denoiser(ours, FLOW)
+    cond = exact_denoiser(one, FLOW)
     uncond = exact_denoiser(both, FLOW)
     worse = exact_denoiser(class_of([0, 1, 2], 0.25), FLOW)
     branches = guidance.separately(cond, uncond)
@@ -197,7 +197,7 @@ def guidance_picture() -> Figure:
     for panel, (name, denoise) in zip(figure.subplots(2, 4).ravel(), cases.items()):
         samples = _trajectory(samplers.ddim(), denoise, x, grid)[-1]
         _contours(panel, both, GREY)
-        _contours(panel, ours, BLUE)
+        _contours(panel, one, BLUE)
         panel.scatter(*samples.T, s=4, color=ORANGE, linewidths=0, alpha=0.8, zorder=3)
         _square(panel, 2.6)
         panel.set_title(name, fontsize=9.5)
@@ -205,7 +205,10 @@ def guidance_picture() -> Figure:
 
 
 def steering_picture() -> Figure:
-    """A mixture tilted by a reward; guidance and a product as sums of scores and as their densities say."""
+    """Draws samples of a mixture tilted by a reward, of a guided class and of a product of two mixtures.
+
+    The contours show the intended density. Sums of scores miss it, and the samplers of `steering` correct them.
+    """
     data = oracles.three_gaussians()
     left, right = (data._replace(weights=np.array(weights)) for weights in ([0.6, 0.35, 0.05], [0.05, 0.35, 0.6]))
     log_p = lambda mixture, x: oracles.log_density(mixture, 1.0, 0.0, x)
@@ -216,15 +219,15 @@ def steering_picture() -> Figure:
     branches = guidance.separately(a, b)
     added = lambda x_t, t: _sum_of_scores(branches(x_t, t), x_t, t)
     number, ancestral, euler = 16, samplers.ddpm(), samplers.euler_maruyama()
-    whole = timesteps.plan(timesteps.uniform(FLOW, 40))
-    finer = timesteps.plan(np.linspace(0.98, 0, 121))
+    coarse = timesteps.plan(timesteps.uniform(FLOW, 40))
+    fine = timesteps.plan(np.linspace(0.98, 0, 121))
     tilted = lambda x: log_p(data, x) + log_reward(x)
     guided = lambda x: 3 * log_p(left, x) - 2 * log_p(right, x)
     product = lambda x: log_p(left, x) + log_p(right, x)
-    plain = lambda denoise, plan=whole: lambda x, keys: samplers.sample(ancestral, denoise, FLOW, x, plan, keys)
+    plain = lambda denoise, plan=coarse: lambda x, keys: samplers.sample(ancestral, denoise, FLOW, x, plan, keys)
     twisted = lambda **more: (
         lambda x, keys: steering.twisted(
-            ancestral, denoise, FLOW, x, whole, keys, steering.tilt(log_reward), number=number, **more
+            ancestral, denoise, FLOW, x, coarse, keys, steering.tilt(log_reward), number=number, **more
         )
     )
     corrected = lambda exponents, plan, scale=1.0: (
@@ -236,14 +239,14 @@ def steering_picture() -> Figure:
         "a reward: twisted": (tilted, twisted()),
         "a reward: twisted, with the gradient": (tilted, twisted(proposal=pulled)),
         "w = 3: classifier_free": (guided, plain(guidance.classifier_free(branches, 3.0))),
-        "w = 3: corrected": (guided, corrected((3.0, -2.0), whole)),
-        "a product: sum of scores": (product, lambda x, keys: plain(added, finer)(0.98 * x / 2**0.5, keys)),
-        "a product: corrected": (product, corrected((1.0, 1.0), finer, 0.98 / 2**0.5)),
+        "w = 3: corrected": (guided, corrected((3.0, -2.0), coarse)),
+        "a product: sum of scores": (product, lambda x, keys: plain(added, fine)(0.98 * x / 2**0.5, keys)),
+        "a product: corrected": (product, corrected((1.0, 1.0), fine, 0.98 / 2**0.5)),
     }
     figure = Figure(figsize=(11, 5.9), dpi=110, layout="constrained")
     for panel, (name, (log_density, run)) in zip(figure.subplots(2, 4).ravel(), cases.items()):
-        start, walk, choice = jax.random.split(jax.random.key(0), (3, 512 * number))
-        samples = jax.jit(run)(jax.vmap(lambda key: jax.random.normal(key, (2,)))(start), walk)
+        start, sampling, choice = jax.random.split(jax.random.key(0), (3, 512 * number))
+        samples = jax.jit(run)(jax.vmap(lambda key: jax.random.normal(key, (2,)))(start), sampling)
         if isinstance(samples, steering.Particles):
             samples = steering.drawn(samples, choice[:512])
         _levels(panel, log_density, BLUE)
@@ -254,7 +257,7 @@ def steering_picture() -> Figure:
 
 
 def manifolds_picture() -> Figure:
-    """A wrapped normal's density and draws on the sphere, the torus and the Poincare ball."""
+    """Draws the density and samples of a wrapped normal on the sphere, the torus and the Poincare ball."""
     keys = jax.random.split(jax.random.key(0), 300)
     figure = Figure(figsize=(11, 3.9), dpi=110, layout="constrained")
     panels = figure.subplots(1, 3)
@@ -301,31 +304,32 @@ FAMILIES = {
 
 
 def _draw(data: oracles.Mixture, number: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of a mixture, `[number, 2]`, and the component of each, `[number]`."""
     component = random.choice(len(data.weights), number, p=data.weights)
     stretched = random.standard_normal((number, 2)) * np.sqrt(data.variances)[component]
     return data.means[component] + np.einsum("nij,nj->ni", np.asarray(data.axes)[component], stretched), component
 
 
 def _trajectory(sampler: samplers.Sampler, denoise, x, grid: np.ndarray) -> np.ndarray:
-    """`[N + 1, B, 2]`."""
+    """The samples before the first of N steps and after each step, `[N + 1, B, 2]`."""
     keys = jax.random.split(jax.random.key(0), len(x))
     run = jax.jit(lambda x: samplers.sample_trajectory(sampler, denoise, FLOW, x, timesteps.plan(grid), keys)[1])
     return np.asarray(run(x).x)
 
 
 def _sum_of_scores(predictions: tuple[Prediction, ...], x_t, t) -> Prediction:
-    """The prediction of the sum of the scores."""
+    """The prediction whose score is the sum of the predictions' scores."""
     eps = sum(prediction.eps for prediction in predictions)
     return Prediction((x_t - FLOW.sigma(t) * eps) / FLOW.alpha(t), eps)
 
 
 def _contours(panel: Axes, data: oracles.Mixture, color: str = GREY) -> None:
-    """Draws the contours around half of the data's mass and nine tenths."""
+    """Draws the contours that enclose half and nine tenths of the data's mass."""
     _levels(panel, lambda x: oracles.log_density(data, 1.0, 0.0, x), color)
 
 
 def _levels(panel: Axes, log_density, color: str) -> None:
-    """Draws the contours around half of a density's mass and nine tenths; the density need not be normalised."""
+    """Draws the contours that enclose half and nine tenths of a density's mass; it need not be normalised."""
     axis = np.linspace(-4, 4, 200)
     points = jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
     values = np.asarray(log_density(points))
@@ -342,8 +346,8 @@ def _square(panel: Axes, half: float) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Draws."""
-    logging.set_verbosity(logging.ERROR)  # JAX reports missing backends
+    """Draws the pictures that the flags name."""
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     folder = pathlib.Path(flags.FLAGS.folder)
     for family in flags.FLAGS.families:
         with jax.enable_x64(True):
@@ -353,6 +357,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("families", list(FAMILIES), f"which of {', '.join(FAMILIES)}")
-    flags.DEFINE_string("folder", "docs/images", "where to write")
+    flags.DEFINE_list("families", list(FAMILIES), f"families to draw, out of {', '.join(FAMILIES)}")
+    flags.DEFINE_string("folder", "docs/images", "folder for the pictures")
     app.run(main)

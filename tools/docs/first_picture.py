@@ -1,4 +1,4 @@
-"""Draws docs/images/first.png, the README's picture: what the drawings' model predicts, from noise to the last step.
+"""Draws docs/images/first.png, the README's picture: the predictions of the model of drawings, from noise to the end.
 
 python -m tools.docs.first_picture
 """
@@ -24,13 +24,13 @@ PROMPTS = (
     "a large pink moon",
 )
 SEEDS = (0, 1, 2, 8, 4, 5)
-SHOWN = (1, 4, 7, 20)  # steps
-LETTERS = 16  # of a line above a column
-SCALE = 2  # of the pictures' pixels
+SHOWN = (1, 4, 7, 20)  # the steps whose predictions are shown; the last is the number of steps
+LETTERS = 16  # the most letters of a line above a column
+SCALE = 2  # the pixels of the PNG for one pixel of the model, along each side
 
 
 def draw(path: pathlib.Path) -> None:
-    """Draws the predictions of x_0 after some of 20 steps, a column for each prompt, as a PNG file.
+    """Draws the predictions of x_0 after the steps `SHOWN`, with a column for each prompt, as a PNG file.
 
     Args:
         path: the file to write.

@@ -1,10 +1,11 @@
-"""Writes a page of pictures of a trained run's abilities, each with the lines that make it.
+"""Writes a page of pictures that show what a trained run can do, each with the lines that draw it.
 
-    python -m tools.docs.gallery --workdir=runs/digits                            # of a run of the recipe digits
+    python -m tools.docs.gallery --workdir=runs/digits                            # a run of the recipe digits
     python -m tools.docs.gallery --workdir=runs/digits --only=editing,samplers --out=/tmp/gallery
 
-Writes docs/gallery/all.md and its PNG files from a run that was trained, sampled and evaluated. The picture of a
-sweep is a screenshot of its report, which needs chromium and chromedriver; without them the existing picture stays.
+The command writes docs/gallery/all.md and its PNG files from a run that was trained, sampled and evaluated. The picture
+of the sweep is a screenshot of its report, which needs chromium and chromedriver; without them the existing picture
+stays.
 """
 
 import inspect
@@ -40,11 +41,11 @@ from tools.docs import gallery_reports
 SCALES = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
 STEPS = (1, 2, 4, 8, 16, 32)
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "unipc", "ddpm", "dpmpp_2m_sde")
-FINE = 50  # steps of the edits
+FINE = 50  # steps of a sampler that edits pictures
 STRENGTHS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = np.linspace(0, 1, 9)
-UNKNOWN = (206, 222, 242)  # colour of what is to be painted
-MEASURED = 360  # samples of a figure beside the pictures
+UNKNOWN = (206, 222, 242)  # colour of the part that the model paints
+MEASURED = 360  # number of samples behind each measured value of the page
 LEGEND = {
     "frameon": False,
     "fontsize": 7.5,
@@ -57,7 +58,7 @@ LEGEND = {
 SWEEP = "digits_steps"
 
 
-# ==== What is shown of editing: these functions are printed on the page ====
+# ==== Editing: the source of these functions is printed on the page ====
 
 
 def inpaint(run: Trained, images: Array, labels: np.ndarray, known: np.ndarray) -> Array:
@@ -104,20 +105,20 @@ def bytes_of(run: Trained, x: Array) -> np.ndarray:
 
 
 class Shown(NamedTuple):
-    """What the page says beside a picture: lines that make it, and text in Markdown."""
+    """What the page says beside a picture: the lines that draw it, and a text, both in Markdown."""
 
     lines: str
     text: str
 
 
 def samples(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """The run's own picture."""
+    """Copies samples.png, which `diffusion sample` wrote into the run folder."""
     _copy(folder / "samples.png", place / "samples.png")
     return Shown(_shell("sample", f"--workdir={folder}"), "One row for each class.")
 
 
 def trajectory(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """The run's own picture."""
+    """Copies trajectory.png, which `diffusion sample` wrote into the run folder."""
     _copy(folder / "trajectory.png", place / "trajectory.png")
     return Shown(
         _shell("sample", f"--workdir={folder}"),
@@ -126,25 +127,25 @@ def trajectory(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 
 def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """The same noise under growing scales, with figures."""
+    """Draws samples from the same noise with growing guidance scales, and measures them."""
     run = trained_run.load(folder)
     number = MEASURED
     labels = generate.balanced_labels(number, _classes(run))
     seeds = generate.seeds(run.config, number)
-    made, table = [], []
+    by_scale, table = [], []
     for scale in SCALES:
         at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
         make = generate.generator(Recipe.from_config(at.config, at.shape))
         with as_config_errors():
             images = generate.checked_images(make, at.config, at.params, labels, seeds)
         metrics = sample_metrics.evaluate_samples(images, labels, _evaluated(at.config))
-        made.append(images)
+        by_scale.append(images)
         table.append(
             f"| {scale:g} | {100 * metrics['asked_class']:.1f} % | {metrics['fd_classifier']:.3g} "
             f"({metrics['fd_classifier_over_floor']:.2f}) |"
         )
     rows = [row for row in (3, 5, 8, 9, 2) if row < _classes(run)]
-    shown = np.stack(made, axis=1)  # [number, scales, H, W, C]
+    shown = np.stack(by_scale, axis=1)  # [number, scales, H, W, C]
     blocks = [plots.coloured(shown[rows]), plots.coloured(shown[[row + _classes(run) for row in rows]])]
     texts = [f"w = {SCALES[0]:g}", *(f"{scale:g}" for scale in SCALES[1:])]
     plots.mosaic(
@@ -173,9 +174,9 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 
 def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """Samplers and steps from the same noise."""
+    """Draws samples of several samplers and numbers of steps, from the same noise."""
     blocks: list[list] = [[], []]
-    run = trained_run.load(folder, {"model.unroll": 1})  # many programs, each run once
+    run = trained_run.load(folder, {"model.unroll": 1})  # there are many programs, so that they must compile fast
     labels = np.array([0, 3], np.int32) % _classes(run)
     x, keys = run.noise(2)
     for name in SAMPLERS:
@@ -205,7 +206,7 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 
 def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """Inpainting and outpainting of test digits."""
+    """Draws test digits that are inpainted and outpainted."""
     run = trained_run.load(folder, {"sample.steps": FINE})
     images, labels = run.real("test", 10)
     height, width = run.shape[:2]
@@ -216,8 +217,8 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     around, canvas, known = outpaint(run, images[:, top : height - top, left : width - left], labels)
     tinted = lambda x, mask: np.where(mask, plots.coloured(to_uint8(x)), np.uint8(UNKNOWN))
     real = plots.coloured(to_uint8(images))
-    made = lambda x: plots.coloured(bytes_of(run, x))
-    rows = [real, tinted(images, upper), made(painted), tinted(canvas, np.asarray(known)), made(around)]
+    drawn = lambda x: plots.coloured(bytes_of(run, x))
+    rows = [real, tinted(images, upper), drawn(painted), tinted(canvas, np.asarray(known)), drawn(around)]
     plots.mosaic(
         [np.stack(rows)],
         ["real", "upper half", "inpainted", "middle", "outpainted"],
@@ -233,7 +234,7 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 
 def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """Test digits made others, by growing strengths."""
+    """Draws test digits that are turned into other digits, with growing strength."""
     run = trained_run.load(folder, {"sample.steps": FINE})
     images, labels = run.real("test", 10)
     wanted = {1: 7, 3: 8, 4: 9, 5: 6, 0: 8}
@@ -241,8 +242,8 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     others = np.array([wanted[row] % _classes(run) for row in rows], np.int32)
     grid = [plots.coloured(to_uint8(images))[rows]]
     for strength in STRENGTHS:
-        made = bytes_of(run, edit(run, images[rows], others, strength))
-        grid.append(plots.coloured(made))
+        edited = bytes_of(run, edit(run, images[rows], others, strength))
+        grid.append(plots.coloured(edited))
     names_of_rows = [f"{labels[row]} as {other}" for row, other in zip(rows, others)]
     texts = ["real", f"t = {STRENGTHS[0]:g}", *(f"{strength:g}" for strength in STRENGTHS[1:])]
     plots.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
@@ -254,7 +255,7 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 
 def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """Between the noise of two seeds."""
+    """Draws samples from interpolations between the noise of two seeds."""
     run = trained_run.load(folder)
     labels = np.array([row for row in (0, 2, 3, 4, 7) if row < _classes(run)], np.int32)
     grid = np.stack([bytes_of(run, between(run, labels, float(weight))) for weight in WEIGHTS], axis=1)
@@ -268,7 +269,7 @@ def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 
 def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
-    """The figures of report.json, drawn."""
+    """Draws the figures of report.json."""
     path = folder / "report.json"
     if not path.is_file():
         raise ConfigError(f"{path} is not there. Write it by: {printed('evaluate', f'--workdir={folder}')}")
@@ -288,7 +289,7 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 
 def draw_classes(axes, accuracy: dict) -> None:
-    """Share of each class that the classifier recognises."""
+    """Draws the share of each class's images in which the classifier recognises the class."""
     classes = list(accuracy["by_class"])
     axes.bar(
         np.arange(len(classes)) - 0.2,
@@ -311,7 +312,7 @@ def draw_classes(axes, accuracy: dict) -> None:
 
 
 def draw_distances(axes, frechet: dict) -> None:
-    """Frechet distances between the floor and noise."""
+    """Draws the Frechet distances of the samples, each on a line from the floor to the distance of noise."""
     for row, figure in enumerate(frechet.values()):
         at = figure["floor"]["mean"]
         axes.plot([at, figure["noise"]], [row, row], color=FAINT, linewidth=1.2, zorder=1)
@@ -336,7 +337,7 @@ def draw_distances(axes, frechet: dict) -> None:
 
 
 def draw_neighbours(axes, neighbours: dict) -> None:
-    """Quantiles of the distance to the nearest training image."""
+    """Draws the quantiles of the distance to the nearest training image."""
     for name, color, label in (("samples", BLUE, "samples"), ("held_out", INK, "real test images")):
         quantiles = {float(q): value for q, value in neighbours[name]["quantiles"].items()}
         known = sorted(quantiles)
@@ -360,7 +361,7 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
     where = folder.parent / f"{folder.name}_steps"
     words = (f"--sweep={SWEEP}", f"--workdir={where}")
-    subprocess.run(as_process(["diffusion", "sweep", *words]), check=True)  # what is done already is not done again
+    subprocess.run(as_process(["diffusion", "sweep", *words]), check=True)  # the sweep skips its finished runs
     if browser.installed():
         with browser.open(size=(1180, 1330)) as page:
             page.visit((where / "report.html").resolve().as_uri())
@@ -391,19 +392,24 @@ PICTURES: dict[str, tuple[str, Callable[[pathlib.Path, pathlib.Path], Shown]]] =
 
 
 def section(name: str, shown: Shown) -> str:
-    """A picture's part of the page."""
+    """The section of the page with a picture."""
     title = PICTURES[name][0]
     return f"## {title}\n\n![{title}]({name}.png)\n\n{shown.text}\n\n{shown.lines}\n"
 
 
 def sections_of(text: str) -> dict[str, str]:
-    """The sections of a page by their pictures' names."""
+    """The sections of a page, by the names of their pictures."""
     parts = {part.split("\n")[0]: f"## {part}" for part in text.split("\n## ")[1:]}
     return {name: parts[title] for name, (title, _) in PICTURES.items() if title in parts}
 
 
 def page(folder: pathlib.Path, sections: Iterable[str]) -> str:
-    """The whole page."""
+    """The page: an introduction, and the sections.
+
+    Args:
+        folder: the run folder, for the command in the introduction.
+        sections: the sections in their order.
+    """
     head = f"""# All pictures
 
 [One screen](README.md) shows the eight best results. This page shows the others, including weak ones. The pictures of
@@ -446,7 +452,7 @@ def _classes(run: Trained) -> int:
 
 
 def _evaluated(config):
-    """The config with the classifier's features alone, which the table is of."""
+    """The config with an evaluation that computes the classifier's features alone, since the table has no others."""
     config = config.copy_and_resolve_references()
     config.evaluate.features = ("classifier",)
     return config
@@ -458,7 +464,7 @@ def _plain(axes, title: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Draws, and writes the page."""
+    """Draws the pictures, and writes the page."""
     folder = pathlib.Path(flags.FLAGS.workdir)
     place = pathlib.Path(flags.FLAGS.out)
     wanted = flags.FLAGS.only or list(PICTURES)
@@ -478,7 +484,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "runs/digits", "a run folder, trained, sampled and evaluated")
-    flags.DEFINE_string("out", "docs/gallery", "where to write")
-    flags.DEFINE_list("only", None, f"some of {', '.join(PICTURES)}; the others stay as they are")
+    flags.DEFINE_string("workdir", "runs/digits", "folder of a run that was trained, sampled and evaluated")
+    flags.DEFINE_string("out", "docs/gallery", "folder for the page and its pictures")
+    flags.DEFINE_list("only", None, f"pictures to draw, out of {', '.join(PICTURES)}; the others stay as they are")
     command_line.run(main, workdir.FAILURES)

@@ -2,8 +2,8 @@
 
     python -m tools.docs.gallery_front
 
-A picture of the page is a part of a report's picture, and the report's record names the commit that made it. The page
-of all pictures is that of `tools.docs.gallery`.
+Each picture of the page is a part of a report's picture, and the report's record names the commit whose code drew it.
+`tools.docs.gallery` writes the page of all pictures.
 """
 
 __all__ = ["ITEMS", "Item", "commits", "draw", "page", "write"]
@@ -24,21 +24,22 @@ from diffusion.recipe import ConfigError
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 PLACE = "gallery/README.md"
 PARTS = "gallery/best"  # the folder of the page's pictures
-CLEAN = re.compile("[0-9a-f]{40}")
-COLUMNS = 2  # of the table; the site shows four items beside each other
+CLEAN = re.compile("[0-9a-f]{40}")  # the hash of a commit, without a mark for uncommitted changes
+COLUMNS = 2  # columns of the table in Markdown; the site shows four items beside each other
 
 
 class Item(NamedTuple):
     """What the page shows of a report; all paths start from docs/.
 
     Attributes:
-        title: a few words that name what it is.
+        title: a few words that name the result.
         picture: the report's picture.
-        boxes: the parts of it that stand beside each other, (left, top, right, bottom) in pixels, of one height.
-        look: what to look at, a sentence or two.
-        command: the command that makes it.
-        report: the page with its figures.
-        record: the JSON file of the report, whose git_commit is that of the code that made the picture.
+        boxes: the parts of the picture to show beside each other, (left, top, right, bottom) in pixels; all have the
+            same height.
+        look: a sentence or two on what the reader should look at.
+        command: the command that produces the result.
+        report: the page with the figures.
+        record: the JSON file of the report; its "git_commit" is the commit of the code that drew the picture.
     """
 
     title: str
@@ -132,11 +133,17 @@ ITEMS = {
         "gallery/sound/report.json",
     ),
 }
-"""The items by the names of their pictures, in the order of the page."""
+"""{name of the picture: item}, in the order of the page."""
 
 
 def draw(item: Item, docs: pathlib.Path, path: pathlib.Path) -> None:
-    """Writes the parts of a report's picture beside each other, as a PNG file."""
+    """Writes a PNG file with an item's parts of a report's picture beside each other.
+
+    Args:
+        item: the item.
+        docs: the folder from which the item's paths start.
+        path: the file to write.
+    """
     with Image.open(docs / item.picture) as picture:
         parts = [picture.convert("RGB").crop(box) for box in item.boxes]
     out = Image.new("RGB", (sum(part.width for part in parts), parts[0].height), "white")
@@ -169,10 +176,10 @@ def page(items: Mapping[str, Item]) -> str:
 
 
 def commits(record: Any) -> set[str]:
-    """All values of "git_commit" in a report's record."""
+    """All values of "git_commit" in a report's record, at any depth."""
     if isinstance(record, dict):
-        own = {str(record["git_commit"])} if "git_commit" in record else set()
-        return own.union(*(commits(value) for value in record.values()))
+        here = {str(record["git_commit"])} if "git_commit" in record else set()
+        return here.union(*(commits(value) for value in record.values()))
     return set().union(*(commits(value) for value in record)) if isinstance(record, list) else set()
 
 
@@ -180,16 +187,18 @@ def write(items: Mapping[str, Item], docs: pathlib.Path) -> None:
     """Writes the page and its pictures.
 
     Args:
-        items: the items by the names of their pictures.
-        docs: the folder that all paths start from.
+        items: {name of the picture: item}.
+        docs: the folder from which all paths start.
 
     Raises:
-        ConfigError: for a report that was not made from a clean commit.
+        ConfigError: if a report's record names no commit, or a state with uncommitted changes.
     """
     for name, item in items.items():
-        made = commits(opener.read_table(docs / item.record))
-        if not made or not all(CLEAN.fullmatch(commit) for commit in made):
-            raise ConfigError(f"{item.record} has git_commit {sorted(made)}. Valid: the 40 letters of a clean commit.")
+        hashes = commits(opener.read_table(docs / item.record))
+        if not hashes or not all(CLEAN.fullmatch(commit) for commit in hashes):
+            raise ConfigError(
+                f"{item.record} has git_commit {sorted(hashes)}. Valid: the 40 letters of a clean commit."
+            )
         draw(item, docs, docs / PARTS / f"{name}.png")
     write_text(docs / PLACE, page(items))
 

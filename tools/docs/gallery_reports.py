@@ -1,12 +1,14 @@
-"""Writes the sections of the gallery that show what lies in a folder of its own: docs/gallery/FOLDER/report.md.
+"""Writes those sections of the gallery that show a report, which has its own folder: docs/gallery/FOLDER/report.md.
 
     python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=docs/gallery/control
     python -m examples.control.report --reference=runs/reference --out=docs/gallery/image_prompt
     python -m tools.docs.gallery_reports
-    python -m tools.docs.gallery_reports video=runs/video/report     # those of examples.video, with their clips as WebP
+    python -m tools.docs.gallery_reports video=runs/video/report
     python -m tools.docs.gallery_reports moving=runs/moving/report
 
-`tools.docs.gallery` draws the rest of docs/gallery/all.md from another run, and writes these sections too.
+The first two commands write reports. The third command writes the sections of all reports in docs/gallery. With
+FOLDER=REPORT it first copies a report of examples.video into the gallery, and converts the report's clips to WebP.
+`tools.docs.gallery` draws the other sections of docs/gallery/all.md from a run, and writes these sections too.
 """
 
 import pathlib
@@ -18,11 +20,11 @@ from PIL import Image, ImageSequence
 from diffusion.io.files import write_text
 
 PLACE = pathlib.Path(__file__).parents[2] / "docs" / "gallery"
-PAGE = "all.md"  # of all pictures; `tools.docs.gallery_front` writes the page before it
+PAGE = "all.md"  # the page of all pictures; `tools.docs.gallery_front` writes the first page
 
 
 class Report(NamedTuple):
-    """What the gallery shows of a report: a title, files of pictures in its folder, a text, and the commands."""
+    """What the gallery shows of a report: a title, picture files (from its folder), a text, and the commands."""
 
     title: str
     pictures: tuple[str, ...]
@@ -160,20 +162,29 @@ def section(folder: str, report: Report) -> str:
 
 
 def page(text: str, place: pathlib.Path) -> str:
-    """The page with the sections of the reports that lie in `place`, each at its end; earlier ones are replaced."""
+    """The page with new sections of the reports at its end; it loses its former sections of reports.
+
+    Args:
+        text: the page, in Markdown.
+        place: the folder of the gallery; a report without a file there gets no section.
+    """
     head, *parts = text.split("\n## ")
     titles = [report.title for report in REPORTS.values()]
-    kept = [part.rstrip("\n") + "\n" for part in parts if part.split("\n")[0] not in titles]
-    there = {folder: report for folder, report in REPORTS.items() if (place / folder / "report.md").is_file()}
-    made = [section(folder, report).removeprefix("## ") for folder, report in there.items()]
-    return "\n## ".join([head, *kept, *made])
+    others = [part.rstrip("\n") + "\n" for part in parts if part.split("\n")[0] not in titles]
+    present = {folder: report for folder, report in REPORTS.items() if (place / folder / "report.md").is_file()}
+    sections = [section(folder, report).removeprefix("## ") for folder, report in present.items()]
+    return "\n## ".join([head, *others, *sections])
 
 
 def with_clips(report: pathlib.Path, place: pathlib.Path) -> None:
-    """Copies a report of clips, report.md and report.json, with its GIF animations as WebP of a tenth of their bytes.
+    """Copies report.md and report.json of a report of clips, and converts its GIF animations to WebP.
 
-    All frames stay, at their times. The frames of test.gif at the beginning, at a third, at two thirds and at the end
-    stand below each other in frames.png.
+    A WebP file has about a tenth of the bytes, all of the frames, and their durations. frames.png shows four frames of
+    test.gif below each other: the first, those at a third and at two thirds, and the last.
+
+    Args:
+        report: the folder of the report.
+        place: the folder of the copy, made if missing.
     """
     place.mkdir(parents=True, exist_ok=True)
     text = (report / "report.md").read_text()
@@ -191,7 +202,7 @@ def with_clips(report: pathlib.Path, place: pathlib.Path) -> None:
 
 
 def _below(frames: list[Image.Image]) -> Image.Image:
-    """Four frames, the first and the last among them, below each other."""
+    """A picture of four frames below each other: the first, those at a third and at two thirds, and the last."""
     shown = [frames[len(frames[:-1]) * number // 3] for number in range(4)]
     out = Image.new("RGB", (shown[0].width, 4 * shown[0].height))
     for number, frame in enumerate(shown):
@@ -200,7 +211,7 @@ def _below(frames: list[Image.Image]) -> Image.Image:
 
 
 def main(argv: list[str]) -> None:
-    """Writes the page, and before it the copy of a report of clips."""
+    """Copies the reports of clips that the words FOLDER=REPORT name, and writes the page."""
     for word in argv:
         folder, _, report = word.partition("=")
         with_clips(pathlib.Path(report), PLACE / folder)

@@ -1,11 +1,11 @@
-"""The plans on docs/scale.md: each as the command beside it prints it today.
+"""Rewrites or checks the plans on docs/scale.md, each of which is the output of the command beside it.
 
     python -m tools.docs.plan_tables
     python -m tools.docs.plan_tables --check
 
 The first command rewrites the text after each marker, `<!-- diffusion plan ARGUMENTS -->`, and two tables that compare
-the compiled steps of docs/programs.json with their plans: one of memory, one of time. The second command prints what is
-outdated, and ends with status 1 if anything is.
+the compiled training steps of docs/programs.json with their plans: a table of memory and a table of times. The second
+command prints what is outdated, and ends with status 1 if anything is.
 """
 
 import json
@@ -21,14 +21,14 @@ from absl import app, flags
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "scale.md"
 PROGRAMS = PAGE.with_name("programs.json")
-COMPILED = {  # cases of benchmarks.programs, and the same steps for the plan
+COMPILED = {  # {case of benchmarks.programs: the arguments of `diffusion plan` for the same step}
     "train_dit_xl2@h100": "--devices=1 --machine=h100",
     "train_dit_xl2@h100x8": "--devices=8 --config.mesh.fsdp=8 --machine=h100",
     "train_dit_xl2@v5px64": "--devices=64 --config.mesh.fsdp=64 --machine=v5p",
     "train_dit_xl2@v5px64-data": "--devices=64 --config.mesh.data=64 --config.mesh.fsdp=1 --machine=v5p",
     "train_dit_xl2@v5px64-4x16": "--devices=64 --config.mesh.data=4 --config.mesh.fsdp=16 --machine=v5p",
 }
-STATE = ("parameters", "optimizer", "average", "others")  # what a step leaves in memory
+STATE = ("parameters", "optimizer", "average", "others")  # what stays in memory between steps
 BEGIN, END = "<!-- memory of compiled steps -->\n", "<!-- end of the memory of compiled steps -->"
 PLANNED = "benchmarks.programs.planned"  # the command that prints the table of times
 STEPS, STEPS_END = f"<!-- python -m {PLANNED} -->\n", "<!-- end of the planned steps -->"
@@ -43,14 +43,14 @@ def printed(module: str) -> str:
 
 
 def memory(case: str) -> tuple[float, float, float, float]:
-    """Bytes of a compiled step on one device: temporaries by XLA and by the plan, the peak by XLA and by the plan."""
+    """The bytes of a compiled step on one device: temporaries by XLA, by the plan; peak by XLA, by the plan."""
     compiled = next(row["memory"] for row in json.loads(PROGRAMS.read_text()) if row["case"] == case)
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         printed(f"diffusion plan --config=imagenet256_dit {COMPILED[case]} --out={file.name}")
         (machine,) = json.loads(pathlib.Path(file.name).read_text())["machines"].values()
     parts = machine["memory"]
-    passing = sum(size for name, size in parts.items() if name not in STATE)
-    return compiled["temp"], passing, compiled["peak"], sum(parts.values())
+    temporaries = sum(size for name, size in parts.items() if name not in STATE)
+    return compiled["temp"], temporaries, compiled["peak"], sum(parts.values())
 
 
 def memory_table() -> str:
@@ -58,8 +58,8 @@ def memory_table() -> str:
     lines = ["| case | temporaries: XLA, plan | peak: XLA, plan |", "| --- | --- | --- |"]
     size = lambda value: f"{value / 1e9:.3g} GB"
     for case in COMPILED:
-        temporary, passing, peak, planned = map(size, memory(case))
-        lines.append(f"| `{case}` | {temporary}, {passing} | {peak}, {planned} |")
+        temporaries, planned_temporaries, peak, planned_peak = map(size, memory(case))
+        lines.append(f"| `{case}` | {temporaries}, {planned_temporaries} | {peak}, {planned_peak} |")
     return "\n".join(lines) + "\n"
 
 
@@ -69,7 +69,7 @@ def plans(page: str) -> Iterator[tuple[str, str]]:
 
 
 def renewed(page: str) -> str:
-    """The page with the plans of today."""
+    """The page with its plans and tables rewritten."""
 
     def renew(block: re.Match[str]) -> str:
         command = f"diffusion plan {block['arguments']}"
@@ -97,5 +97,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("check", False, "only say which plans are outdated")
+    flags.DEFINE_bool("check", False, "write nothing; print what is outdated, and end with status 1 if anything is")
     app.run(main)

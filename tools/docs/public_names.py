@@ -1,8 +1,9 @@
-"""Reads the public names of the library from its source: the module of each, its kind, and its sentence.
+"""Reads the public names of the library from its source: for each name its module, its kind, and its first sentence.
 
-The names of a module's `__all__`, and those that a package imports as themselves, are public. A module without such a
-list makes its functions, classes and types public, and its constants that have a docstring, unless the name or the
-module begins with an underscore. A name that a package imports from one of its modules is public only in the package.
+The names in a module's `__all__` are public, and so are the names that a package imports as themselves (`from a import
+b as b`). A module without either makes its functions, classes and types public, and those constants that have a
+docstring. Names and modules that begin with an underscore are not public. A name that a package imports from one of
+its modules is public only in the package.
 """
 
 import ast
@@ -20,11 +21,11 @@ class Name(NamedTuple):
     """A public name.
 
     Attributes:
-        module: where it is public, e.g. "diffusion.samplers".
-        name: e.g. "heun".
+        module: the module where the name is public, e.g. "diffusion.samplers".
+        name: the name in that module, e.g. "heun".
         kind: "function", "class", "type" or "constant".
-        sentence: the first one of its docstring, without the stop; "" where it has none.
-        path: where it is defined, e.g. "diffusion.samplers.runge_kutta.heun".
+        sentence: the first sentence of its docstring, without the full stop; "" if there is no docstring.
+        path: the path of its definition, e.g. "diffusion.samplers.runge_kutta.heun".
     """
 
     module: str
@@ -37,12 +38,12 @@ class Name(NamedTuple):
 class _Module(NamedTuple):
     name: str
     sentence: str
-    defined: dict[str, Name]  # at its top level, whether public or not
-    taken: dict[str, tuple[str, str]]  # what `__all__` lists and another module defines: that, and its name there
-    listed: tuple[str, ...] | None  # `__all__`
+    defined: dict[str, Name]  # all names that the module defines at its top level, public or not
+    taken: dict[str, tuple[str, str]]  # {public name that is imported: (module that defines it, its name there)}
+    listed: tuple[str, ...] | None  # the names of `__all__`, and those that a package imports as themselves
 
     def public(self) -> set[str]:
-        """The names that the module lists, or those that are public without a list."""
+        """The names that the module lists; without a list, those without an underscore that are no bare constants."""
         if self.listed is not None:
             return set(self.listed)
         known = {name for name, what in self.defined.items() if what.kind != "constant" or what.sentence}
@@ -53,11 +54,11 @@ def public_names(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[
     """All public names of a package, by the module where they are public.
 
     Args:
-        root: folder of the package's folder.
-        package: its name.
+        root: the folder that contains the package.
+        package: the package's name.
 
     Returns:
-        {module: its names}, sorted; modules that have none of their own are left out.
+        {module: its public names}, sorted; modules without public names are left out.
     """
     every = _modules(root, package)
     taken = {
@@ -86,7 +87,7 @@ def module_sentences() -> dict[str, str]:
 
 
 def sentence(docstring: str | None) -> str:
-    """The first sentence of a docstring, without the stop."""
+    """The first sentence of a docstring, without its full stop."""
     paragraph = " ".join((docstring or "").strip().split("\n\n")[0].split())
     return re.split(r"(?<![A-Z.])\.\s|[.:,]?$", paragraph, maxsplit=1)[0]
 
@@ -115,21 +116,27 @@ def _read(path: pathlib.Path, relative: pathlib.Path) -> _Module:
         for target, kind, docstring in _definitions(statement, after):
             if target == "__all__":
                 listed = (*(listed or ()), *ast.literal_eval(statement.value))  # type: ignore[attr-defined]
-            elif target not in defined or docstring:  # of overloads, the one that says what it does
+            elif target not in defined or docstring:  # of the overloads of a function, the one with a docstring counts
                 defined[target] = Name(name, target, kind, sentence(docstring), f"{name}.{target}")
     taken = {name: place for name, place in taken.items() if name in (listed or ())}
     return _Module(name, sentence(ast.get_docstring(tree)), defined, taken, listed)
 
 
 def _for_type_checkers(tree: ast.Module) -> Iterator[ast.stmt]:
-    """The imports of a package that imports its names when they are first used, see `diffusion.public`."""
+    """The imports of a package that imports its names on their first use; type checkers alone read them.
+
+    `diffusion.public` explains such packages.
+    """
     for statement in tree.body:
         if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
             yield from statement.body
 
 
 def _definitions(statement: ast.stmt, after: ast.stmt | None) -> Iterator[tuple[str, str, str | None]]:
-    """What a statement defines: name, kind and docstring; that of an assignment is the text that follows it."""
+    """The (name, kind, docstring) of everything that a statement defines.
+
+    The docstring of an assignment is the text that follows it.
+    """
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         kind = "class" if isinstance(statement, ast.ClassDef) else "function"
         yield statement.name, kind, ast.get_docstring(statement)

@@ -1,10 +1,10 @@
-"""What the documentation site has beside docs/: the front page, the course's notebooks, the rows of the zoo, the API.
+"""Adds to the documentation site what docs/ lacks: the front page, the course's notebooks, the zoo's rows, the API.
 
     make site
 
-builds the site (mkdocs.yml), and mkdocs calls the functions `on_...` below. A page of the API shows the public names of
-one module (`tools.docs.public_names`) from their docstrings. A page of a topic lists the names of its modules, each
-with its sentence, and the first page lists the topics.
+`make site` builds the site (mkdocs.yml), and mkdocs calls the functions `on_...` below. A page of the API shows the
+public names of one module (`tools.docs.public_names`) with their docstrings. A page of a topic lists the names of its
+modules, each with the first sentence of its docstring. The first page of the API lists the topics.
 """
 
 import json
@@ -28,7 +28,7 @@ SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
 CALL = re.compile(r"(\])(?=[(\[])")
 ZOO = "zoo.md"
 COURSE = "Learn"  # the heading in the navigation
-TOPICS = {  # of the API: title -> modules and packages; a module belongs to the longest name that it begins with
+TOPICS = {  # the API's topics, {title: modules and packages}; a module belongs to the longest name that it begins with
     "Processes and times": ("schedules", "parameterizations", "timesteps", "arrays"),
     "Objectives": ("objectives",),
     "Samplers and likelihoods": ("samplers", "flows", "sampling"),
@@ -47,16 +47,16 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     "Watermarks": ("sampling.watermarks",),
     "Files and commands": ("io", "package"),
 }
-TASKS = "tasks/"  # the pages that a search for a task leads to, before the galleries that show the same words
-BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # in a search the pages for readers come first
+TASKS = "tasks/"  # the folder of pages that a search shows first, before galleries with the same words
+BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # a search shows pages of the API after the pages that people wrote
 
 
 class Group(NamedTuple):
-    """The modules of the API under one topic.
+    """One topic of the API.
 
     Attributes:
-        title: the topic.
-        modules: whose public names it has, in the order of `TOPICS`.
+        title: the topic's title.
+        modules: the modules of the topic, in the order of `TOPICS`.
     """
 
     title: str
@@ -64,44 +64,44 @@ class Group(NamedTuple):
 
 
 def groups(public: Mapping[str, Sequence[Name]]) -> list[Group]:
-    """The modules by their topic.
+    """The topics with their modules.
 
     Args:
-        public: from `public_names.public_names`.
+        public: the result of `public_names.public_names`.
 
     Raises:
-        ValueError: for a module without a topic.
+        ValueError: if a module has no topic.
     """
     prefixes = {f"diffusion.{prefix}": title for title, names in TOPICS.items() for prefix in names}
     inside = {title: [] for title in TOPICS}
     for module in public:
         if module == "diffusion":
             continue
-        found = [prefix for prefix in prefixes if module == prefix or module.startswith(f"{prefix}.")]
-        if not found:
+        matches = [prefix for prefix in prefixes if module == prefix or module.startswith(f"{prefix}.")]
+        if not matches:
             raise ValueError(f"{module} has no topic: add it to TOPICS in tools/docs/site_pages.py")
-        prefix = max(found, key=len)
+        prefix = max(matches, key=len)
         inside[prefixes[prefix]].append((list(prefixes).index(prefix), module))
     return [Group(title, [module for _, module in sorted(modules)]) for title, modules in inside.items()]
 
 
 def topic_place(title: str) -> str:
-    """The page of a topic, by its path in the site."""
+    """The path of a topic's page in the site."""
     return f"api/topics/{re.sub('[^a-z]+', '_', title.lower())}.md"
 
 
 def place(module: str) -> str:
-    """The page of a module, by its path in the site."""
+    """The path of a module's page in the site."""
     return f"api/{module.removeprefix('diffusion.')}.md"
 
 
 def page(module: str, names: Sequence[Name], elsewhere: Collection[str] = ()) -> str:
-    """The page of a module, in Markdown: of each name the place of its docstring, which mkdocstrings shows there.
+    """The page of a module, in Markdown: for each name a directive that mkdocstrings replaces by the docstring.
 
     Args:
         module: the module.
-        names: its public names.
-        elsewhere: the paths of the names that another page shows too, to which links lead.
+        names: the module's public names.
+        elsewhere: the paths of names that an earlier page shows too; links lead to that page.
     """
     shown = [f"::: {module}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}"]
     for name in names:
@@ -111,7 +111,7 @@ def page(module: str, names: Sequence[Name], elsewhere: Collection[str] = ()) ->
 
 
 def module_pages(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]]) -> dict[str, str]:
-    """The pages of all modules by their paths; of a name that several modules have, links lead to the first page."""
+    """The pages of all modules, by their paths; if several pages show a name, links to it lead to the first one."""
     pages: dict[str, str] = {}
     shown: set[str] = set()
     for module in (module for group in grouped for module in group.modules):
@@ -121,11 +121,11 @@ def module_pages(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]])
 
 
 def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]]) -> str:
-    """The first page of the API: its topics, and the modules of each.
+    """The first page of the API, which lists the topics and their modules.
 
     Args:
-        grouped: from `groups`.
-        public: from `public_names.public_names`.
+        grouped: the result of `groups`.
+        public: the result of `public_names.public_names`.
     """
     count = sum(len(public[module]) for group in grouped for module in group.modules)
     lines = [
@@ -151,12 +151,12 @@ def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]]) -> str
 
 
 def topic_page(group: Group, public: Mapping[str, Sequence[Name]], about: Mapping[str, str]) -> str:
-    """The page of a topic: the names of its modules, each with its sentence.
+    """The page of a topic: the names of its modules, each with the first sentence of its docstring.
 
     Args:
-        group: of `groups`.
-        public: from `public_names.public_names`.
-        about: the sentence of each module.
+        group: the topic.
+        public: the result of `public_names.public_names`.
+        about: {module: the first sentence of its docstring}.
     """
     lines = [f"# {group.title}"]
     for module in group.modules:
@@ -168,15 +168,15 @@ def topic_page(group: Group, public: Mapping[str, Sequence[Name]], about: Mappin
 
 
 def escaped(text: str) -> str:
-    """A sentence as Markdown's own text, apart from what it has in backticks."""
+    """A sentence for a cell of a Markdown table: its signs are escaped, except those in backticks."""
     parts = re.split(r"(`[^`]*`)", text.replace("|", "\\|"))
     return "".join(part if part.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts)
 
 
 def front(readme: str) -> str:
-    """The README as a page of docs/, with pictures of what the project makes before its second heading.
+    """The README as the front page of the site, with pictures from the gallery before its first second-level heading.
 
-    Its links, which start from the folder above, lead to the same places.
+    The README's links start from the folder above docs/; here they lead to the same targets from docs/.
     """
     moved = _relinked(readme, lambda target: target.removeprefix("docs/") if target.startswith("docs/") else None)
     cards = [f"[![]({picture}) {title}]({page})" for picture, title, page in made()]
@@ -185,18 +185,21 @@ def front(readme: str) -> str:
 
 
 def made() -> list[tuple[str, str, str]]:
-    """What the front page shows: the pictures, titles and pages of the gallery's items, from docs/."""
+    """The (picture, title, page) of each item of the gallery's first page; paths start from docs/."""
     return [
         (f"{gallery_front.PARTS}/{name}.png", item.title, item.report) for name, item in gallery_front.ITEMS.items()
     ]
 
 
 def inward(markdown: str, path: str) -> str:
-    """A page of docs/, with links to the README made to lead to the front page.
+    """A page of docs/ with links that work in the site.
+
+    A link to the README leads to the front page, and a link to a notebook leads to the notebook's page. A link to a
+    file outside of docs/ becomes the file's path.
 
     Args:
-        markdown: its text.
-        path: its own, in docs/.
+        markdown: the text of the page.
+        path: the path of the page in docs/.
     """
     folder = posixpath.dirname(path)
 
@@ -213,7 +216,12 @@ def inward(markdown: str, path: str) -> str:
 
 
 def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
-    """A page whose links lead elsewhere; those to files outside of the site become the path of the file."""
+    """A page with changed links, except in blocks of code.
+
+    Args:
+        markdown: the text of the page.
+        moved: target of a link -> its new target; None for a file outside of the site, whose path replaces the link.
+    """
 
     def mended(link):
         if ":" in link[3] or link[3].startswith("#"):
@@ -222,7 +230,7 @@ def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
         if target is not None:
             return f"{link[1]}[{link[2]}]({target})"
         path, words = link[3].lstrip("./"), link[2].strip("`")
-        if f"{path}/".startswith(f"{words.rstrip('/')}/"):  # the path itself, or its folder
+        if f"{path}/".startswith(f"{words.rstrip('/')}/"):  # the link's text is the path, or a folder of it
             return f"`{words}`"
         in_brackets = link.string[: link.start()].endswith("(") and link.string[link.end() :].startswith(")")
         return f"{link[2]}: `{path}`" if in_brackets else f"{link[2]} (`{path}`)"
@@ -236,9 +244,9 @@ def zoo(markdown: str, known: Callable | None = None) -> str:
 
     Args:
         markdown: the text of docs/zoo.md.
-        known: a function from a row to its facts; None for those that are computed, a second for each row.
+        known: a function from a row to its facts; None computes them, which takes about a second for a row.
     """
-    from diffusion.experiments.zoo import markdown as rows  # takes seconds
+    from diffusion.experiments.zoo import markdown as rows  # imported here, since the import takes seconds
     from diffusion.experiments.zoo.published_rows import ROWS
 
     return f"{markdown}\n{rows.page(ROWS.values(), known or rows.facts)}"
@@ -272,20 +280,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     public = public_names.public_names()
     grouped = groups(public)
     about = public_names.module_sentences()
-    made: dict[str, str | bytes] = {"index.md": front(readme), "api/index.md": index(grouped, public)}
-    made |= {topic_place(group.title): topic_page(group, public, about) for group in grouped}
-    made |= module_pages(grouped, public)
+    contents: dict[str, str | bytes] = {"index.md": front(readme), "api/index.md": index(grouped, public)}
+    contents |= {topic_place(group.title): topic_page(group, public, about) for group in grouped}
+    contents |= module_pages(grouped, public)
     for path, notebook in notebooks().items():
         lesson = course.page(notebook, pathlib.PurePath(path).stem)
-        made[path] = lesson.markdown
-        made |= {f"learn/{name}": png for name, png in lesson.pictures.items()}
-    for path, content in made.items():
+        contents[path] = lesson.markdown
+        contents |= {f"learn/{name}": png for name, png in lesson.pictures.items()}
+    for path, content in contents.items():
         files.append(File.generated(config, path, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Mends the links that lead out of docs/, adds the rows of the zoo, and puts tasks first in a search."""
+    """Changes the links that lead out of docs/, adds the rows of the zoo, and lets a search show tasks first."""
     if page.file.src_uri.startswith(TASKS):
         page.meta["search"] = {"boost": 3}
     if page.file.src_uri == gallery_front.PLACE:
@@ -295,7 +303,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 class Docstrings(griffe.Extension):
-    """Docstrings, which are written to be read as they stand, as Markdown."""
+    """Converts docstrings, which are plain text, to Markdown."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
         """Changes the docstring of a module, class, function or type."""
@@ -304,7 +312,7 @@ class Docstrings(griffe.Extension):
 
 
 def as_markdown(docstring: str) -> str:
-    """A docstring with its Facts as a list, and with no links where it has a call, `networks["model"](x, t)`."""
+    """A docstring as Markdown: its Facts become a list, and a call such as `networks["model"](x, t)` no link."""
     lines, within = [], False
     for line in _with_listed_facts(docstring).splitlines():
         within = bool(SECTION.fullmatch(line)) or (within and (not line or line.startswith(" ")))
@@ -316,7 +324,7 @@ def as_markdown(docstring: str) -> str:
 
 def _with_listed_facts(docstring: str) -> str:
     def listed(section):
-        entries = re.sub(r"\n {5,}", " ", section[1]).splitlines()  # an entry may go on in a line that is further in
+        entries = re.sub(r"\n {5,}", " ", section[1]).splitlines()  # a line with more indentation continues an entry
         pairs = [entry.strip().partition(":") for entry in entries]
         return "".join(f"- **{key}**: {value.strip()}\n" for key, _, value in pairs)
 

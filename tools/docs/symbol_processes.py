@@ -1,7 +1,7 @@
-"""The picture of the processes of symbols: what each does to one symbol and to a sequence, and how it is reversed.
+"""Draws the processes of symbols: how each process changes one symbol and a sequence, and how a sampler reverses it.
 
-`python -m tools.docs.family_figures --families=symbols` draws it. The data are the rotations of one staircase of eight
-symbols, so that the exact predictor is a sum over 24 sequences, and nothing is trained.
+`python -m tools.docs.family_figures --families=symbols` writes the picture. The data are the 24 rotations of one
+staircase of eight symbols, so that the exact predictor is a sum over 24 sequences. Nothing is trained.
 """
 
 __all__ = ["picture"]
@@ -22,31 +22,31 @@ from diffusion.discrete.metric_paths import AnyPath
 SYMBOLS, LENGTH, STEPS = 8, 24, 48
 STAIRCASE = np.repeat(np.arange(SYMBOLS), LENGTH // SYMBOLS)
 DATA = np.stack([np.roll(STAIRCASE, shift) for shift in range(LENGTH)])
-SYMBOL = 2  # the one whose law is drawn
+SYMBOL = 2  # the symbol whose law is drawn
 MASK = "#e4e6ea"
 
 
 def processes() -> dict[str, AnyPath]:
-    """The processes of the page by their names there."""
-    keeping = discrete.linear()
+    """The processes to draw, by their labels in the picture."""
+    schedule = discrete.linear()
     return {
-        "absorbing": discrete.absorbing(keeping, SYMBOLS + 1),
+        "absorbing": discrete.absorbing(schedule, SYMBOLS + 1),
         "token_masks": discrete.token_masks(np.geomspace(0.3, 4.0, SYMBOLS)),
-        "uniform": discrete.uniform(keeping, SYMBOLS),
-        "mixture": discrete.mixture(keeping, np.array([8, 4, 2, 1, 1, 2, 4, 8]) / 30),
-        "rate_process,\nneighbours": discrete.rate_process(keeping, 12 * discrete.banded_rates(SYMBOLS)),
-        "rate_process,\nGaussian": discrete.rate_process(keeping, 4 * discrete.gaussian_rates(SYMBOLS, 0.3)),
+        "uniform": discrete.uniform(schedule, SYMBOLS),
+        "mixture": discrete.mixture(schedule, np.array([8, 4, 2, 1, 1, 2, 4, 8]) / 30),
+        "rate_process,\nneighbours": discrete.rate_process(schedule, 12 * discrete.banded_rates(SYMBOLS)),
+        "rate_process,\nGaussian": discrete.rate_process(schedule, 4 * discrete.gaussian_rates(SYMBOLS, 0.3)),
         "metric_path": discrete.metric_path(discrete.line_distances(SYMBOLS), scale=40.0),
     }
 
 
 def picture() -> Figure:
-    """The law of one symbol, one sequence as it is noised, and a sample as it is made; a row for each process."""
-    made = processes()
+    """Draws a row for each process: the law of one symbol, a sequence that is noised, and a sample from noise."""
+    named = processes()
     figure = Figure(figsize=(9.6, 11.2), dpi=100, layout="constrained")
-    panels = figure.subplots(len(made), 3, width_ratios=(1.1, 1, 1))
+    panels = figure.subplots(len(named), 3, width_ratios=(1.1, 1, 1))
     titles = (f"$q(x_t \\mid x_0 = {SYMBOL})$", "a sequence, noised", "a sample of the exact predictor")
-    for row, (name, process) in zip(panels, made.items()):
+    for row, (name, process) in zip(panels, named.items()):
         row[0].set_ylabel(name, fontsize=10)
         _law(row[0], process)
         _sequences(row[1], process, noised(process), (0, 1))
@@ -60,7 +60,7 @@ def picture() -> Figure:
 
 
 def noised(process: AnyPath) -> np.ndarray:
-    """One sequence at the times of a grid from 0 to 1, each from the same random numbers: int `[STEPS + 1, LENGTH]`."""
+    """One sequence, noised to the times of a grid from 0 to 1 with the same random numbers: `[STEPS + 1, LENGTH]`."""
     keys = jax.random.split(jax.random.key(1), 1)
     at = lambda t: discrete.noised(process, keys, jnp.asarray(DATA[:1], jnp.int32), t[None])[0]
     return np.asarray(jax.lax.map(at, jnp.linspace(0, 1, STEPS + 1, dtype=jnp.float32)))
@@ -81,7 +81,7 @@ def predictor(process: AnyPath) -> discrete.Predictor:
 
 
 def sampled(process: AnyPath) -> np.ndarray:
-    """A sample at the times of a grid from 1 to 0: int `[STEPS + 1, LENGTH]`."""
+    """A sample at the times of a grid from 1 to 0, which are the sampler's steps: int `[STEPS + 1, LENGTH]`."""
     sampler = discrete.metric_flow() if isinstance(process, discrete.MetricPath) else discrete.ancestral()
     keys_of = lambda i: jax.random.split(jax.random.fold_in(jax.random.key(2), i), 1)
     x = discrete.prior(process, jax.random.split(jax.random.key(3), 1), (LENGTH,))
@@ -97,6 +97,7 @@ def sampled(process: AnyPath) -> np.ndarray:
 
 
 def _law(panel: Axes, process: AnyPath) -> None:
+    """Draws q(x_t | x_0 = SYMBOL) against t."""
     t = jnp.linspace(0, 1, 120, dtype=jnp.float32)
     law = np.asarray(process.marginal(jnp.full(len(t), SYMBOL), t))
     panel.imshow(
@@ -116,7 +117,7 @@ def _law(panel: Axes, process: AnyPath) -> None:
 
 
 def _sequences(panel: Axes, process: AnyPath, rows: np.ndarray, ends: tuple[int, int]) -> None:
-    """Sequences from above to below, whose symbols are colours and whose mask is grey."""
+    """Draws sequences below each other; symbols are colours, and the mask is grey."""
     colours = ListedColormap([*colormaps["viridis"](np.linspace(0, 1, SYMBOLS)), MASK][: process.size])
     panel.imshow(rows, aspect="auto", interpolation="nearest", cmap=colours, vmin=-0.5, vmax=process.size - 0.5)
     panel.set(xticks=[], yticks=[0, STEPS])

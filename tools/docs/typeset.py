@@ -1,36 +1,36 @@
-"""Formulas of docstrings as TeX: `alpha / norm(alpha, f sigma)` becomes a formula, and words stay words."""
+"""Converts formulas in docstrings to TeX: `alpha / norm(alpha, f sigma)` becomes a formula, and words stay words."""
 
 import re
 
 GREEK = ("alpha", "beta", "gamma", "sigma", "eta", "theta", "lambda", "mu", "pi", "rho", "phi", "kappa")
-OPERATORS = ("cos", "sin", "exp", "log", "ln", "max", "min")  # that TeX has
+OPERATORS = ("cos", "sin", "exp", "log", "ln", "max", "min")  # operators with a command in TeX
 FUNCTIONS = ("sigmoid", "norm", "mean", "stop", "solver", "heun", "project", "softplus")
 WORDS = tuple(
     "SNR factor first last start end target output weight scale loss concept temperature structure adversarial".split()
 )
-BETWEEN = ("and", "or", "in", "uniform", "another")  # words of a sentence, inside of a formula
+BETWEEN = ("and", "or", "in", "uniform", "another")  # words of a sentence that may stand inside a formula
 TOKEN = re.compile(
     r"log-SNR|[A-Za-z]+\d?(?:_(?:\{[^}]*\}|[A-Za-z0-9]+))*'*|\d+(?:\.\d+)?|<=|>=|\.\.|\s+|[-+*/^(),=|\[\]<>~]"
 )
 NAME = re.compile(r"([A-Za-z]+?)(\d?)((?:_(?:\{[^}]*\}|[A-Za-z0-9]+))*)('*)")
-ARGUMENT = re.compile(rf"(?!(?:{'|'.join(GREEK)}|prod)_)[a-z]{{2,}}(?:_[a-z]{{3,}})+")  # such as noise_scale
+ARGUMENT = re.compile(rf"(?!(?:{'|'.join(GREEK)}|prod)_)[a-z]{{2,}}(?:_[a-z]{{3,}})+")  # a name such as noise_scale
 SYMBOLS = {"<=": r"\le ", ">=": r"\ge ", "..": r"\cdot ", "*": r"\,", "~": r"\sim "}
 
 
 def typeset(text: str) -> str:
     """A line of a docstring with its formulas between dollars.
 
-    The line is divided at the commas and semicolons that stand in no bracket. A part, or its beginning, is a formula
-    if all of it is known: letters, Greek letters, the names above, numbers and signs.
+    The line is divided at the commas and semicolons outside of brackets. A part of the line, or the beginning of a
+    part, becomes a formula if it consists of letters, Greek letters, the names above, numbers and signs.
 
     Args:
-        text: in one line, such as "sqrt(1 - alpha^2), as in the paper".
+        text: a line such as "sqrt(1 - alpha^2), as in the paper".
     """
     return "".join(part if mark else _part(part) for part, mark in _parts(text))
 
 
 def _parts(text: str) -> list[tuple[str, bool]]:
-    """The parts of a line and the marks between them, with whether each is a mark."""
+    """The parts of a line and the commas and semicolons between them, each as (text, whether it is such a mark)."""
     parts, depth, start = [], 0, 0
     for mark in re.finditer(r"[(\[]|[)\]]|[,;] ", text):
         depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(mark[0], 0)
@@ -47,14 +47,14 @@ def _part(text: str) -> str:
     known = 0
     while known < len(tokens) and _known(tokens[known]):
         known += 1
-    if "".join(tokens[:known]) != text:  # up to the last space before the first word
+    if "".join(tokens[:known]) != text:  # the formula ends at the last space before the first unknown word
         known = max((i for i in range(known) if tokens[i].isspace()), default=0)
         while known and (tokens[known - 1].isspace() or tokens[known - 1] in BETWEEN):
             known -= 1
     formula = "".join(tokens[:known])
-    whole = formula.count("(") == formula.count(")") and formula.count("[") == formula.count("]")
+    balanced = formula.count("(") == formula.count(")") and formula.count("[") == formula.count("]")
     if (
-        not whole
+        not balanced
         or not re.search(rf"[=^/|(_\d]|{'|'.join(GREEK)}", formula)
         or re.search(r"[a-z][+-][ )]|[-+=/]$", formula)
     ):
@@ -77,28 +77,28 @@ def _known(token: str) -> bool:
 
 def _row(tokens: list[str]) -> str:
     """Tokens as TeX, with a thin space between factors."""
-    made: list[str] = []
+    parts: list[str] = []
     i = 0
     while i < len(tokens):
         token = tokens[i]
         if token in ("sqrt", "^") and tokens[i + 1 : i + 2] == ["("]:
             end = _closing(tokens, i + 1)
-            made.append(("\\sqrt" if token == "sqrt" else "^") + "{" + _row(tokens[i + 2 : end]) + "}")
+            parts.append(("\\sqrt" if token == "sqrt" else "^") + "{" + _row(tokens[i + 2 : end]) + "}")
             i = end
         elif token == "^":
-            made.append(f"^{_braced(_name(tokens[i + 1]))}")
+            parts.append(f"^{_braced(_name(tokens[i + 1]))}")
             i += 1
         elif token == "|":
-            opens = not made or tokens[i - 1].isspace() or tokens[i - 1] in ("(", "-", "/")
-            made.append(r"\lvert " if opens else r"\rvert ")
+            opens = not parts or tokens[i - 1].isspace() or tokens[i - 1] in ("(", "-", "/")
+            parts.append(r"\lvert " if opens else r"\rvert ")
         elif token.isspace():
             before, after = tokens[i - 1 : i], tokens[i + 1 : i + 2]
             factors = before and after and re.match(r"[\w)\]|']", before[0][-1]) and re.match(r"[\w(]|\|", after[0])
-            made.append(r"\," if factors and not {*before, *after} & {*BETWEEN} else " ")
+            parts.append(r"\," if factors and not {*before, *after} & {*BETWEEN} else " ")
         else:
-            made.append(_name(token))
+            parts.append(_name(token))
         i += 1
-    return "".join(made)
+    return "".join(parts)
 
 
 def _closing(tokens: list[str], start: int) -> int:

@@ -1,17 +1,18 @@
-"""Mutation testing: makes one small wrong change at a time, runs its tests, and reports the changes that none finds.
+"""Mutation testing: makes one small wrong change at a time, runs the tests of that code, and reports unnoticed changes.
 
     python -m tools.mutate diffusion/guidance diffusion/objectives/weightings.py --per-file 5 --seed 0
     python -m tools.mutate diffusion/adapters --per-folder 20 --seed 7    20 mutants of a folder, in minutes
     python -m tools.mutate --again runs/mutate/report.json          the survivors of a report, after new tests
     python -m tools.mutate diffusion/flows/flow_maps.py --per-file 1000   every mutant of a file
 
-The first run executes once the fast tests that import a changed folder, to record the lines that each runs (some
-minutes; the record in runs/mutate is updated for changed files). Each mutant is then made in a scratch copy, in a
-process forked from one that has imported JAX, and its tests run until the first failure, the likeliest and fastest
-first. The working tree is only read.
+A mutant is a source file with one such change. The first run executes all fast tests that import a mutant's folder, and
+records which lines each test runs. This takes some minutes; later runs update the record, which is in OUT, for changed
+files. Each mutant is then written into a scratch copy, in a process forked from one that has imported JAX. Its tests
+run until the first failure, and those that probably fail, and are fast, come first. The working tree is only read.
 
-A survivor is a missing test, or equivalent: then it gets an entry in tools/mutate/equivalent.toml with the reason, and
-counts as explained. The score is killed / (mutants - explained). Reports: OUT/report.txt and OUT/report.json.
+If no test fails, the mutant survives. Then a test is missing, or the mutant is equivalent: it computes the same. An
+equivalent mutant gets an entry with the reason in tools/mutate/equivalent.toml, and counts as explained. The score is
+killed / (mutants - explained). The command writes OUT/report.txt and OUT/report.json.
 """
 
 import argparse
@@ -74,7 +75,7 @@ FILES = (
     *sorted(str(path.relative_to(ROOT / LIBRARY)) for path in (ROOT / LIBRARY / "published").glob("*/pipeline.py")),
 )
 SOURCES = (*FOLDERS, *FILES)
-START = 30.0  # seconds of a child in addition to its tests
+START = 30.0  # seconds that a child may take in addition to its tests
 
 
 def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
@@ -82,8 +83,8 @@ def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
     arguments = _arguments(words)
     out = pathlib.Path(arguments.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()  # as it is now, whatever changes meanwhile
-    root = forks.copy(root, out / "copy")
+    began = time.monotonic()
+    root = forks.copy(root, out / "copy")  # a copy, since the working tree may change during the run
     chosen = _chosen(arguments, root)
     tests = sorted(str(path.relative_to(root)) for path in _tests(arguments, root, chosen))
     forks.prepare()
@@ -109,32 +110,36 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         "sources",
         nargs="*",
         default=[f"diffusion/{name}" for name in SOURCES],
-        help="files and folders to change; those of `SOURCES` if none",
+        help="files and folders to change (`SOURCES` of tools/mutate)",
     )
-    parser.add_argument("--per-file", type=int, default=5, help="mutants of each file, on different lines (5)")
-    parser.add_argument("--per-folder", type=int, help="of these, so many of each folder (all)")
-    parser.add_argument("--seed", type=int, default=0, help="which of them (0)")
+    parser.add_argument("--per-file", type=int, default=5, help="number of mutants of a file, on different lines (5)")
+    parser.add_argument("--per-folder", type=int, help="number of mutants of a folder, chosen among these (all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of mutants (0)")
     parser.add_argument(
-        "--tests", nargs="+", help="test files and folders (those that import a folder with a mutant, or have its name)"
+        "--tests",
+        nargs="+",
+        help="test files and folders to run (those that import a folder with a mutant, or have its name)",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once (2)")
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes at once (2)")
     parser.add_argument(
         "--limit",
         type=float,
         default=60.0,
-        help="seconds of tests for one mutant, in the time they take without it (60)",
+        help="most seconds of tests for one mutant, counted by the times of the tests without it (60)",
     )
-    parser.add_argument("--again", help="a report.json: its survivors alone")
-    parser.add_argument("--out", default="runs/mutate", help="reports, map and scratch copies (runs/mutate)")
+    parser.add_argument("--again", help="a report.json, whose survivors alone are tried again")
+    parser.add_argument(
+        "--out", default="runs/mutate", help="folder for reports, the record of lines and scratch copies (runs/mutate)"
+    )
     return parser.parse_args(words)
 
 
 def _files(root: pathlib.Path, names: Iterable[str], pattern: str) -> Iterable[pathlib.Path]:
     for name in names:
-        found = sorted(root.glob(name))
-        if not found:
+        paths = sorted(root.glob(name))
+        if not paths:
             raise SystemExit(f"{name}: no such file or folder below {root}")
-        for path in found:
+        for path in paths:
             if path.is_dir():
                 yield from sorted(path.rglob(pattern))
             elif path.match(pattern):
@@ -155,21 +160,21 @@ def _chosen(arguments: argparse.Namespace, root: pathlib.Path) -> list[Mutant]:
         every = mutants(str(path.relative_to(root)), source)
         folders.setdefault(path.parent, []).extend(sample(every, source, arguments.per_file, arguments.seed))
     lot = lambda mutant: digest(arguments.seed, mutant.name)
-    return [mutant for own in folders.values() for mutant in sorted(own, key=lot)[: arguments.per_folder]]
+    return [mutant for group in folders.values() for mutant in sorted(group, key=lot)[: arguments.per_folder]]
 
 
 def _tests(arguments: argparse.Namespace, root: pathlib.Path, chosen: list[Mutant]) -> Iterable[pathlib.Path]:
-    """The test files to run: the named ones, or those that import what stands beside a mutant or have its name."""
+    """The test files to run: the named ones, or those that import a module of a mutant's folder, or share its path."""
     if arguments.tests:
         return _files(root, arguments.tests, "test_*.py")
     parents = {pathlib.PurePath(mutant.path).parent for mutant in chosen}
     beside = {".".join(parent.parts) for parent in parents} - {LIBRARY}
     beside |= {mutant.path.removesuffix(".py").replace("/", ".") for mutant in chosen}
     same = [root / "tests" / parent.relative_to(LIBRARY) for parent in parents if parent.name != LIBRARY]
-    of_all = [root / "tests" / name for name in reached.READERS]
-    near = lambda path: path in of_all or any(folder in path.parents for folder in same)
-    reads = lambda path: any(name == own or name.startswith(own + ".") for name in imported(path) for own in beside)
-    live = ("peers", "cluster")  # beside other libraries and programs, in environments of their own
+    readers = [root / "tests" / name for name in reached.READERS]
+    near = lambda path: path in readers or any(folder in path.parents for folder in same)
+    reads = lambda path: any(name == part or name.startswith(part + ".") for name in imported(path) for part in beside)
+    live = ("peers", "cluster")  # these tests need other libraries and programs, in separate environments
     files = (path for path in _files(root, ["tests"], "test_*.py") if path.parent.name not in live)
     return (path for path in files if near(path) or reads(path))
 
@@ -193,7 +198,7 @@ def _explained() -> dict[tuple[str, str, str], str]:
 def _outcomes(
     root: pathlib.Path, chosen: list[Mutant], cases: list[Case], out: pathlib.Path, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """The outcome of each mutant, in their order."""
+    """The outcome of each mutant, as a row of the report, in the order of the mutants."""
     explained = _explained()
     rows = {}
     work = []
@@ -212,15 +217,15 @@ def _outcomes(
             row |= {"outcome": "explained", "why": why}
             continue
         tests, seconds, left = [], 0.0, 0
-        for of_file in reached.order(cases, mutant):
-            kept = []
-            for case in of_file:
+        for cases_of_file in reached.order(cases, mutant):
+            names = []
+            for case in cases_of_file:
                 if seconds + case.seconds > arguments.limit and seconds:
                     left += 1
                 else:
                     seconds += case.seconds
-                    kept.append(case.name)
-            tests += [kept] if kept else []
+                    names.append(case.name)
+            tests += [names] if names else []
         row |= {"tests": sum(map(len, tests)), "left": left}
         if tests:
             work.append((mutant, tests, seconds))
@@ -235,10 +240,10 @@ def _outcomes(
         row["seconds"] = round(done.seconds, 1)
         if done.late:
             row |= {"outcome": "killed", "by": "time limit"}
-        elif done.found is None:
+        elif done.answer is None:
             row |= {"outcome": "killed", "by": "the end of the process", "said": done.said}
-        elif done.found["by"]:
-            row |= {"outcome": "killed", "by": done.found["by"]}
+        elif done.answer["by"]:
+            row |= {"outcome": "killed", "by": done.answer["by"]}
         else:
             row |= {"outcome": "survived", "why": f"{row['tests']} tests pass, {row['left']} were left out"}
         where = f"{mutant.path}:{mutant.line} {mutant.name}"
@@ -247,7 +252,7 @@ def _outcomes(
 
 
 def _try(mutant: Mutant, tests: list[list[str]], root: pathlib.Path, place: pathlib.Path) -> dict[str, str]:
-    """In a child: the first test that fails with the mutant, "" if none does."""
+    """Runs a mutant's tests in a child: {"by": the first test that fails}, or {"by": ""} if none fails."""
     failed: list[str] = []
 
     class Plugin:
@@ -259,17 +264,17 @@ def _try(mutant: Mutant, tests: list[list[str]], root: pathlib.Path, place: path
     source = (root / mutant.path).read_bytes()
     path.write_bytes(mutant.applied(source))
     try:
-        for of_file in tests:
-            code = forks.pytest_run(of_file, Plugin())
+        for names in tests:
+            code = forks.pytest_run(names, Plugin())
             if code:
-                return {"by": failed[0] if failed else f"pytest of {of_file[0]} ends with {code}"}
+                return {"by": failed[0] if failed else f"pytest of {names[0]} ends with {code}"}
         return {"by": ""}
     finally:
         path.write_bytes(source)
 
 
 def _report(rows: list[dict[str, Any]], heading: str) -> str:
-    """Counts by folder, and every survivor with its diff."""
+    """The text of report.txt: the counts by folder, and every survivor with its diff."""
     table: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for row in rows:
         parent = str(pathlib.PurePath(row["path"]).parent)

@@ -1,4 +1,4 @@
-"""Scratch copies of the repository, and children that run tests in them, forked from a process that has JAX."""
+"""Scratch copies of the repository, and child processes that run tests in them, forked from one that imported JAX."""
 
 import ast
 import contextlib
@@ -23,34 +23,36 @@ OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"
 
 
 class Finished(NamedTuple):
-    """What became of one piece of work.
+    """The result of one piece of work.
 
     Attributes:
-        work: as it was put in.
-        found: what the child returned; None if it ran out of time or died.
-        seconds: that it took.
-        late: whether it ran out of time.
-        said: the end of what it printed.
+        work: the piece of work.
+        answer: what the child returned; None if it ran out of time or died.
+        seconds: the time that the child took.
+        late: whether the child ran out of time.
+        said: the end of what the child printed, at most 4,000 letters.
     """
 
     work: Any
-    found: Any
+    answer: Any
     seconds: float
     late: bool
     said: str
 
 
 def prepare() -> None:
-    """Sets what JAX reads as it is imported, as tests/conftest.py does: the CPU."""
+    """Sets the variables that JAX reads at its import, so that it uses the CPU, as tests/conftest.py does."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def ask_for_flags(root: pathlib.Path) -> None:
-    """Asks once for the XLA flags of the fast tests, so that no child asks again, which takes a process and seconds.
+    """Finds out once which XLA flags of the fast tests are known, and sets them for all children.
+
+    Otherwise each child would start a process for it, which takes seconds.
 
     Args:
-        root: the repository. One without tests/xla_flags.py sets no flags.
+        root: the repository; without a file tests/xla_flags.py no flags are set.
     """
     if not (root / "tests" / "xla_flags.py").is_file():
         return
@@ -64,21 +66,21 @@ def ask_for_flags(root: pathlib.Path) -> None:
 
 
 def keep_compiled(folder: pathlib.Path) -> None:
-    """Keeps compiled programs for all children, most of whose programs no mutant changes."""
-    if "jax" in sys.modules:  # by the configuration: tests read the environment
+    """Stores compiled programs in a folder for all children, since a mutant changes few of their programs."""
+    if "jax" in sys.modules:  # through JAX's configuration, because tests read the environment's variables
         import jax
 
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # else the folder's name is in the hash
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # else hashes depend on the folder's name
 
 
 def preload(root: pathlib.Path, files: Iterable[pathlib.Path]) -> None:
-    """Imports what files import from other distributions, so that a forked child has it.
+    """Imports the packages of other projects that some files import, so that forked children have them.
 
     Raises:
-        RuntimeError: if JAX's backend was started by that: its threads would be missing in a child.
+        RuntimeError: if such an import has started JAX's backend, whose threads a child would lack.
     """
     ours = {path.stem for path in root.iterdir()}
     names = {"pytest"}
@@ -99,7 +101,7 @@ def preload(root: pathlib.Path, files: Iterable[pathlib.Path]) -> None:
 
 
 def copy(root: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
-    """A fresh copy of the working tree's files, those that git does not ignore."""
+    """Copies the files of the working tree that git does not ignore into an emptied folder, and returns the folder."""
     shutil.rmtree(to, ignore_errors=True)
     listed = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     if (root / ".git").exists():
@@ -121,13 +123,14 @@ def run_all(
     copies: list[pathlib.Path],
     limit: Callable[[Any], float],
 ) -> Iterator[Finished]:
-    """Does each piece of work in a forked child, as many at once as there are copies, and yields them as they end.
+    """Does each piece of work in a forked child, one at a time in each copy, and yields the results as they end.
 
     Args:
-        work: anything, in order.
-        do: (piece, copy) -> what JSON can hold; runs in the child, whose folder and first import path is the copy.
-        copies: scratch copies, one for each child at a time.
-        limit: seconds of a processor that a piece may take, and five times as many by the clock.
+        work: the pieces of work, in order.
+        do: (piece, copy) -> an answer that JSON can hold; it runs in the child, whose working directory and first
+            import path is the copy.
+        copies: scratch copies, each for one child at a time.
+        limit: piece -> the seconds of CPU time that it may take; by the clock it may take five times as long.
     """
     waiting = list(work)[::-1]
     free = list(copies)
@@ -154,8 +157,8 @@ def run_all(
                     free.append(place)
                     answer = place.with_suffix(".json")
                     said = place.with_suffix(".txt").read_text(errors="replace")
-                    found = json.loads(answer.read_text()) if answer.is_file() and not late else None
-                    yield Finished(piece, found, took, late, said[-4000:])
+                    content = json.loads(answer.read_text()) if answer.is_file() and not late else None
+                    yield Finished(piece, content, took, late, said[-4000:])
             time.sleep(0.02)
     finally:
         for child in running:
@@ -163,7 +166,7 @@ def run_all(
 
 
 def _kill(child: int, ended: bool = False) -> None:
-    """Ends what a child has started, and itself."""
+    """Ends a child, unless it has ended, and all processes that it has started."""
     if not ended:
         os.kill(child, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
@@ -173,12 +176,12 @@ def _kill(child: int, ended: bool = False) -> None:
 
 
 def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Path, seconds: int) -> None:
-    """In the forked child: never returns."""
+    """Does a piece of work in the forked child, writes the answer beside the copy, and ends the process."""
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.setsid()  # so that what it starts ends with it
+        os.setsid()  # a process group of its own, so that the parent can end all that the child starts
         answer = place.with_suffix(".json")
         out = os.open(place.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1), os.dup2(out, 2)
@@ -186,10 +189,10 @@ def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Pa
         os.chdir(place)
         sys.path.insert(0, str(place))
         os.environ["PYTHONPATH"] = str(place)
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # two sources of one second and one size share their bytecode
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # bytecode is reused for another source of the same second and size
         sys.dont_write_bytecode = True
-        found = json.dumps(do(piece, place))
-        answer.with_suffix(".part").write_text(found)
+        content = json.dumps(do(piece, place))
+        answer.with_suffix(".part").write_text(content)
         answer.with_suffix(".part").replace(answer)
         code = 0
     except BaseException:
@@ -199,7 +202,7 @@ def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Pa
 
 
 def pytest_run(words: Iterable[str], plugin: object) -> int:
-    """Runs pytest here, and returns its exit code."""
+    """Runs pytest in this process with a plugin, and returns its exit code."""
     import pytest
 
     return int(pytest.main([*OPTIONS, *words], plugins=[plugin]))

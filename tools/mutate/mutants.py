@@ -1,9 +1,9 @@
-"""Mutants: one small semantic change of a source file each, found in its syntax tree and spliced into its text.
+"""Makes the mutants of a source file: each changes the meaning of one expression, and is spliced into the text.
 
-Signs, factors, off-by-one constants, comparisons, `min` for `max`, `sin` for `cos`, a dropped `stop_gradient`, swapped
-arguments, dropped keywords (`axis=`, `keepdims=`), swapped branches. What only speaks is left alone: docstrings,
-annotations, imports, decorators, assertions, texts, and all of a `raise`; so is how thick and how large a chart's lines
-and letters are, and the 1 of -1 in the arguments of `reshape`.
+The changes are signs, factors, off-by-one constants, comparisons, `min` for `max`, `sin` for `cos`, a dropped
+`stop_gradient`, swapped arguments, dropped keywords (`axis=`, `keepdims=`) and swapped branches. Code that computes
+nothing is not changed: docstrings, annotations, imports, decorators, assertions, texts, `raise` statements, and the
+widths and sizes of lines and letters in a chart. Neither is the 1 of -1 in the arguments of `reshape`.
 """
 
 import ast
@@ -18,14 +18,17 @@ class Mutant(NamedTuple):
     """One change of one file.
 
     Attributes:
-        path: of the file, from the repository's root.
-        kind: of the change, as "sign".
-        line: at which it stands, from 1.
-        lines: (first, last) lines that run it: the statement around it, without the body of a compound one.
-        body: (first, last) lines of the body of the function whose default it changes; `lines` elsewhere.
-        was: the changed lines before, without indentation.
-        now: the changed lines after.
-        start, end, text: bytes start .. end of the source are replaced by text.
+        path: the file's path from the repository's root.
+        kind: the kind of the change, e.g. "sign".
+        line: the line of the change, from 1.
+        lines: (first, last) line of the statement around the change, without the body of a compound statement; a test
+            that runs them runs the change.
+        body: (first, last) line of the body of a function if the change is in a default of an argument; else `lines`.
+        was: the changed lines before the change, without indentation.
+        now: the changed lines after the change, without indentation.
+        start: the first byte of the source that is replaced.
+        end: the first byte after the replaced ones.
+        text: the replacement.
     """
 
     path: str
@@ -41,7 +44,7 @@ class Mutant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Eight hexadecimal digits that stay the same wherever in the file the line is."""
+        """Eight hexadecimal digits, which do not depend on where in the file the line is."""
         return digest(self.path, self.was, self.now)[:8]
 
     def applied(self, source: bytes) -> bytes:
@@ -49,13 +52,13 @@ class Mutant(NamedTuple):
         return source[: self.start] + self.text.encode() + source[self.end :]
 
     def diff(self, source: bytes) -> str:
-        """The change as a unified diff with one line around it."""
+        """The change as a unified diff with one line of context."""
         before, after = (text.decode().splitlines() for text in (source, self.applied(source)))
         return "\n".join(difflib.unified_diff(before, after, self.path, self.path, n=1, lineterm=""))
 
 
 def digest(*parts: object) -> str:
-    """A fingerprint of texts and numbers."""
+    """The SHA-256 of texts and numbers, as hexadecimal digits."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
@@ -97,14 +100,14 @@ SPEECH = {"warn", "print", "info", "warning", "isinstance", "issubclass", "getat
 
 
 def mutants(path: str, source: bytes) -> list[Mutant]:
-    """All mutants of a file, in its order, without doubles.
+    """All mutants of a file, in the order of the file, each once.
 
     Args:
-        path: as reports name the file.
-        source: its text.
+        path: the file's path, for reports.
+        source: the file's content.
     """
     text = _Text(source)
-    found = {}
+    by_change = {}
     for place in _places(ast.parse(source)):
         for kind, start, end, new in _changes(place.node, text):
             mutated = source[:start] + new.encode() + source[end:]
@@ -113,19 +116,19 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
             was = _squeezed(source, first, last)
             now = _squeezed(mutated, first, last + mutated.count(b"\n") - source.count(b"\n"))
             mutant = Mutant(path, kind, first + 1, place.lines, place.body, was, now, start, end, new)
-            found.setdefault((was, now, first), mutant)
-    return sorted(found.values(), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
+            by_change.setdefault((was, now, first), mutant)
+    return sorted(by_change.values(), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
 
 
-def sample(all_of_file: list[Mutant], source: bytes, number: int, seed: int) -> list[Mutant]:
-    """So many mutants of a file, on as many different lines as there are, without those that change nothing.
+def sample(candidates: list[Mutant], source: bytes, number: int, seed: int) -> list[Mutant]:
+    """A random choice of `number` mutants of a file, on as many different lines as possible.
 
-    The choice depends on the seed and on the changed lines alone, not on where in the file they are: a test or a line
-    that is added elsewhere leaves it as it was.
+    Mutants whose syntax tree equals the source's are left out. The choice depends on the seed and on the changed lines
+    alone, so that a line added elsewhere in the file does not change it.
     """
-    # Arguments in each other's place mostly differ in type and end in an error, which says little: they come last.
+    # Swapped arguments come last: they mostly differ in type, and the error that follows says little about the tests.
     key = lambda mutant: (mutant.kind == "order", digest(seed, mutant.path, mutant.was, mutant.now))
-    order = sorted(all_of_file, key=key)
+    order = sorted(candidates, key=key)
     seen: dict[str, int] = {}
     ranks = []
     for mutant in order:
@@ -174,7 +177,7 @@ def _squeezed(source: bytes, first: int, last: int) -> str:
 
 
 def _places(tree: ast.Module) -> Iterator[_Place]:
-    """Every node that may change, and the lines whose running runs it."""
+    """Every node that may change, with the lines that a test must run to run the node."""
 
     def statements(body: list[ast.stmt]) -> Iterator[_Place]:
         for statement in body:
@@ -235,12 +238,15 @@ def _body(node) -> tuple[int, int]:
 def _expressions(
     node: ast.AST, of_lambda: tuple[int, int] | None = None, sizes: bool = False
 ) -> Iterator[tuple[ast.AST, tuple[int, int] | None]]:
-    """A node and those within it, with the lines of the lambda around them; without texts, speech and looks.
+    """A node and the nodes within it, each with the (first, last) line of the innermost lambda around it.
+
+    Texts, calls of `SPEECH` and arguments of `LOOKS` are left out.
 
     Args:
         node: the expression.
-        of_lambda: the lines of the lambda around it.
-        sizes: whether it is an argument of `reshape`, where -1 is the rest, and numpy takes -2 for the same.
+        of_lambda: the (first, last) line of the lambda around the expression; None outside of lambdas.
+        sizes: whether the expression is an argument of `reshape`; there -1 is the remaining size, for which numpy also
+            takes -2.
     """
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _called(node) in SPEECH):
         return
@@ -262,7 +268,7 @@ def _is_look(call: ast.AST, keyword: ast.keyword) -> bool:
 
 
 def _is_type(node: ast.AST) -> bool:
-    """Whether it is a type that is written as a union, of which None or a subscript of a name is a part."""
+    """Whether a node is a union of types, such as `Array | None`: one part is None, a type or a subscript of a type."""
     parts = (node.left, node.right) if isinstance(node, ast.BinOp) else ()
     name = lambda part: getattr(part, "id", "")[:1].isupper() and not getattr(part, "id", "").isupper()
     return any(
@@ -279,8 +285,8 @@ def _called(node: ast.Call) -> str:
 
 
 def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
-    """(kind, start, end, new text) of each way to change one node."""
-    whole = lambda kind, new: (kind, text.start(node), text.end(node), new)
+    """The ways to change one node, each as (kind, start, end, new text)."""
+    instead = lambda kind, new: (kind, text.start(node), text.end(node), new)
 
     def between(left, right, operator):
         for kind, old, new in OPERATORS.get(type(operator), []):
@@ -300,15 +306,15 @@ def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
         yield from between(node.left, node.right, node.op)
         swapped = f"({ast.unparse(ast.BinOp(node.right, node.op, node.left))})"
         if isinstance(node.op, (ast.Sub, ast.Div, ast.MatMult)):
-            yield whole("swap", swapped)
+            yield instead("swap", swapped)
         if isinstance(node.op, (ast.Mult, ast.Div)):
-            yield whole("factor", f"({ast.unparse(node.left)})")
+            yield instead("factor", f"({ast.unparse(node.left)})")
         if isinstance(node.op, ast.Mult):
-            yield whole("factor", f"({ast.unparse(node.right)})")
+            yield instead("factor", f"({ast.unparse(node.right)})")
         if isinstance(node.op, ast.FloorDiv):
-            yield whole("off by one", f"({ast.unparse(node)} + 1)")
+            yield instead("off by one", f"({ast.unparse(node)} + 1)")
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not, ast.Invert)):
-        yield whole("sign" if isinstance(node.op, ast.USub) else "condition", f"({ast.unparse(node.operand)})")
+        yield instead("sign" if isinstance(node.op, ast.USub) else "condition", f"({ast.unparse(node.operand)})")
     elif isinstance(node, ast.Compare):
         for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators):
             yield from between(left, right, operator)
@@ -316,12 +322,12 @@ def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
         for left, right in zip(node.values, node.values[1:]):
             yield from between(left, right, node.op)
     elif isinstance(node, ast.Constant):
-        yield from (whole(kind, new) for kind, new in _constants(node.value))
+        yield from (instead(kind, new) for kind, new in _constants(node.value))
     elif isinstance(node, ast.IfExp):
-        yield whole("condition", f"({ast.unparse(ast.IfExp(node.test, node.orelse, node.body))})")
+        yield instead("condition", f"({ast.unparse(ast.IfExp(node.test, node.orelse, node.body))})")
     elif isinstance(node, ast.If):
         if isinstance(node.test, ast.UnaryOp) or len(getattr(node.test, "ops", ())) == 1:
-            return  # the negation of "not a" or "a == b" is made of that expression
+            return  # the mutants of the expression "not a" or "a == b" include its negation
         yield "condition", text.start(node.test), text.end(node.test), f"not ({text.code(node.test)})"
     elif isinstance(node, ast.AugAssign):
         yield from between(node.target, node.value, node.op)
@@ -330,27 +336,27 @@ def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
         if name in OTHER and isinstance(node, ast.Attribute):
             yield "name", text.end(node) - len(name.encode()), text.end(node), OTHER[name]
     elif isinstance(node, ast.Call):
-        yield from _calls(node, whole)
+        yield from _calls(node, instead)
 
 
-def _calls(node: ast.Call, whole) -> Iterator[tuple[str, int, int, str]]:
+def _calls(node: ast.Call, instead) -> Iterator[tuple[str, int, int, str]]:
     name = _called(node)
     arguments = node.args
     if isinstance(node.func, ast.Name) and name in OTHER:
-        yield whole("name", ast.unparse(ast.Call(ast.Name(OTHER[name]), arguments, node.keywords)))
+        yield instead("name", ast.unparse(ast.Call(ast.Name(OTHER[name]), arguments, node.keywords)))
     if name in DROPPED and arguments:
-        yield whole("dropped", f"({ast.unparse(arguments[0])})")
+        yield instead("dropped", f"({ast.unparse(arguments[0])})")
     if not any(isinstance(argument, ast.Starred) for argument in arguments) and name not in COMMUTE:
         for i in range(min(len(arguments), 3) - 1):
             if type(arguments[i]) is not type(arguments[i + 1]) and not (name == "where" and i == 1):
                 continue
             swapped = [*arguments[:i], arguments[i + 1], arguments[i], *arguments[i + 2 :]]
             kind = "swap" if name == "where" else "order"
-            yield whole(kind, ast.unparse(ast.Call(node.func, swapped, node.keywords)))
+            yield instead(kind, ast.unparse(ast.Call(node.func, swapped, node.keywords)))
     for i, keyword in enumerate(node.keywords):
         if keyword.arg is not None and not _is_look(node, keyword):
             rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
-            yield whole("dropped", ast.unparse(ast.Call(node.func, arguments, rest)))
+            yield instead("dropped", ast.unparse(ast.Call(node.func, arguments, rest)))
 
 
 def _constants(value: object) -> Iterator[tuple[str, str]]:

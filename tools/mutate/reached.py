@@ -1,4 +1,4 @@
-"""Which test runs which lines: found by a run of each test file on a library that records them, and kept."""
+"""Finds out which test runs which lines, by running each test file on a library that records them."""
 
 import ast
 import builtins
@@ -16,19 +16,19 @@ from tools.mutate.forks import copy, pytest_run, run_all
 from tools.mutate.mutants import Mutant, digest
 
 FORMAT = 1
-# Whose tests read what an import makes: signatures, old names, published figures.
+# The files whose tests read what the import of a module defines: signatures, old names, published figures.
 READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py")
 
 
 class Case(NamedTuple):
-    """One test that passes.
+    """One test that passes, and the lines of the library that it runs.
 
     Attributes:
-        name: pytest's, from the root.
-        file: in which it is.
-        seconds: that it took in that run.
-        lines: {path: lines} that it ran, fixtures and the import of its file left out.
-        around: {path: lines} that its fixtures and the import of its file ran.
+        name: pytest's name of the test, with the path from the root.
+        file: the path of the test file.
+        seconds: the time of the test in the recorded run.
+        lines: {path: lines} of the test itself, without its fixtures and the import of its file.
+        around: {path: lines} of its fixtures and of the import of its file.
     """
 
     name: str
@@ -70,16 +70,21 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def instrumented(path: str, source: str) -> str:
-    """The source of a module that says which of its lines run, to what `builtins.__reached__` is, if anything."""
+    """The source of a module that calls `builtins.__reached__`, if there is such a function, for each line that runs.
+
+    Args:
+        path: the path that the calls pass.
+        source: the source of the module.
+    """
     tree = ast.fix_missing_locations(_Hits(path).visit(ast.parse(source)))
-    there = "__reached__ = getattr(__import__('builtins'), '__reached__', lambda *_: None)"
+    definition = "__reached__ = getattr(__import__('builtins'), '__reached__', lambda *_: None)"
     first = 1 if tree.body and _is_text(tree.body[0]) else 0
-    tree.body[first:first] = ast.parse(there).body
+    tree.body[first:first] = ast.parse(definition).body
     return ast.unparse(tree)
 
 
 class _Lines:
-    """What was reached since the last time."""
+    """The lines that ran since the last call of `taken`."""
 
     def __init__(self):
         self.lines: set[tuple[str, int]] = set()
@@ -88,14 +93,14 @@ class _Lines:
     def taken(self) -> dict[str, list[int]]:
         lines = self.lines
         self.lines = set()
-        found: dict[str, list[int]] = {}
+        by_path: dict[str, list[int]] = {}
         for path, line in sorted(lines):
-            found.setdefault(path, []).append(line)
-        return found
+            by_path.setdefault(path, []).append(line)
+        return by_path
 
 
 class _Recorder:
-    """The pytest plugin that puts what was reached to the test or the fixture that ran."""
+    """The pytest plugin that assigns the recorded lines to the test or fixture that ran them."""
 
     def __init__(self, reached: _Lines):
         self.reached, self.collect, self.cases, self.fixtures = reached, {}, {}, {}
@@ -113,9 +118,9 @@ class _Recorder:
             return
 
         def merge() -> None:
-            kept = self.fixtures.setdefault(key, {})
+            lines = self.fixtures.setdefault(key, {})
             for path, numbers in self.reached.taken().items():
-                kept[path] = sorted({*kept.get(path, ()), *numbers})
+                lines[path] = sorted({*lines.get(path, ()), *numbers})
 
         def begun(*args, **kwargs):
             self.reached.taken()
@@ -153,7 +158,7 @@ class _Recorder:
 
 
 def _forget() -> None:
-    """Empties the caches and traces of our modules' functions, so that each test runs the lines that it needs."""
+    """Empties the caches and traces of our functions, so that a test runs all the lines that it would run alone."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in ("diffusion", "tests"):
             for value in vars(module).values():
@@ -177,16 +182,18 @@ def find(
     limit: float,
     say: Callable[[str], None],
 ) -> list[Case]:
-    """Every test that passes and what it runs; files that have changed since the last time are run again.
+    """Every test that passes, with the lines that it runs.
+
+    A test file runs only if there is no record of it, or if it or a file that it runs has changed since.
 
     Args:
-        root: of the repository.
+        root: the repository's folder.
         library: the folder in it whose lines are recorded.
-        tests: test files, from the root.
-        folder: keeps a file for each of them.
-        jobs: children at once.
-        limit: seconds for one test file.
-        say: prints a line.
+        tests: the test files, as paths from the root.
+        folder: the folder of the records, one file for each test file.
+        jobs: the number of children at once.
+        limit: the seconds that one test file may take.
+        say: a function that prints a line.
     """
     prints: dict[str, str] = {}
 
@@ -213,10 +220,10 @@ def find(
             for path in map(pathlib.Path, files):
                 path.write_text(instrumented(str(path.relative_to(place)), path.read_text()))
         for done in run_all(stale, _trace, copies, lambda _: limit):
-            if done.found is None:
+            if done.answer is None:
                 say(f"  {done.work}: {'late' if done.late else done.said[-300:]}: left out")
                 continue
-            record = done.found | {"format": FORMAT}
+            record = done.answer | {"format": FORMAT}
             parts = [record["collect"], *record["fixtures"].values()]
             parts += [case["lines"] for case in record["cases"].values()]
             touched = {done.work, *(path for part in parts for path in part)}
@@ -239,27 +246,27 @@ def _cases(test: str, record: dict[str, Any]) -> Iterable[Case]:
 
 
 def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
-    """The tests that run a mutant's lines, by test file, the likeliest and fastest first.
+    """The tests that run a mutant's lines, grouped by test file; those that probably fail, and are fast, come first.
 
-    A test that runs the changed lines itself comes before one whose fixtures or module do, and one of few lines before
-    one of many. Lines that run as a module is imported are tested by what runs anything else of their file. They
-    and those with defaults are tested by `READERS` too, which run no line of the function or the record.
+    Fast tests that run few lines come first. A test whose fixtures or imports alone run the changed lines comes later.
+    If some tests run lines of the mutant's file themselves, tests whose fixtures or imports alone do so are left out.
+    `READERS` test lines that an import runs, such as the defaults of arguments, although they call no function.
     """
     stem = pathlib.PurePath(mutant.path).stem
     header = range(mutant.lines[0], mutant.lines[1] + 1)
     within = range(mutant.body[0], mutant.body[1] + 1)
     ranked: list[tuple[bool, float, str, Case]] = []
     for case in cases:
-        own, around = (part.get(mutant.path, frozenset()) for part in (case.lines, case.around))
+        lines, around = (part.get(mutant.path, frozenset()) for part in (case.lines, case.around))
         reads = pathlib.PurePath(case.file).name in READERS and any(line in around for line in header)
-        direct = reads or any(line in own for line in within)
+        direct = reads or any(line in lines for line in within)
         if not direct and not any(line in around for line in within):
             continue
         size = sum(map(len, case.lines.values())) + 20
         cost = (case.seconds + 0.05) * size * (1.0 if direct else 3.0)
         if stem in case.file or stem in case.name:
             cost /= 4
-        ranked.append((not own and not reads, cost, case.name, case))
+        ranked.append((not lines and not reads, cost, case.name, case))
     ranked.sort(key=lambda entry: entry[:3])
     files: dict[str, list[Case]] = {}
     for unlikely, _, _, case in ranked:
