@@ -234,11 +234,9 @@ def _without_results(fact: Any) -> Any:
 
 def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) -> Run:
     """A run in the form of a sweep's run; `fields` are the fields that vary."""
-    measured = figures.read_run(folder)
     flat = flattened(config)
     overrides = {field: flat.get(field, MISSING) for field in fields}
-    content = (measured.figures, measured.curves, "", 0.0, {}, "", 1, measured.records)
-    return Run(str(folder), overrides, folder, DONE, *content)
+    return Run(str(folder), overrides, folder, DONE, figures.read_run(folder), "", 0.0, "", 1)
 
 
 def _named(group: Group, paths: Sequence[pathlib.Path], shown: Sequence[str]) -> Group:
@@ -335,7 +333,7 @@ def write(compared: Compared, out: pathlib.Path) -> list[pathlib.Path]:
     losses: dict[str, list[pathlib.Path]] = {}
     for group in compared.groups:
         for run in group.runs:
-            if "loss" in run.curves:
+            if "loss" in run.measured.curves:
                 losses.setdefault(group.name, []).append(run.workdir / "metrics.jsonl")
     if losses:
         paths.append(out / "comparison.png")

@@ -61,9 +61,9 @@ class Measured(NamedTuple):
     """
 
     figures: dict[str, Figure]
-    curves: dict[str, list[tuple[int, float]]]
-    images: dict[str, pathlib.Path]
-    records: dict[str, str]
+    curves: dict[str, list[tuple[int, float]]] = {}  # noqa: RUF012
+    images: dict[str, pathlib.Path] = {}  # noqa: RUF012
+    records: dict[str, str] = {}  # noqa: RUF012
     better: dict[str, str] = {}  # noqa: RUF012
     usual: tuple[str, ...] = ()
 

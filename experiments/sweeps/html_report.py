@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diffusion.experiments.evaluation.figures import LOWER, Figure
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.embedded_pictures import embedded
@@ -63,7 +62,7 @@ def content(results: Results) -> dict[str, Any]:
     figures = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
     known = [name for name in figures if any(name in run.figures for run in runs)]
     shown = usual(runs, known, USUAL) or known[:4]
-    ways = {name: way for run in runs for name, way in run.better.items()}
+    ways = {name: way for run in runs for name, way in run.measured.better.items()}
     return {
         "name": results.name,
         "file": results.file,
@@ -93,23 +92,23 @@ def _with_total(run: Run) -> Run:
     seconds = [figure.value for name, figure in run.figures.items() if name.startswith("seconds/")]
     if len(seconds) < 2:
         return run
-    total = {"seconds/total": Figure(math.fsum(seconds))}
-    return run._replace(figures=run.figures | total, better=run.better | dict.fromkeys(total, LOWER))
+    return run.with_seconds({"seconds/total": math.fsum(seconds)})
 
 
 def _run(run: Run, group: int, results: Results) -> dict[str, Any]:
     curve = lambda points: [[step for step, _ in points], [float(f"{value:.5g}") for _, value in points]]
-    content = run._asdict()
-    overrides = content.pop("overrides")
+    measured = run.measured
+    content = run._asdict() | measured._asdict()
+    del content["measured"], content["overrides"]
     return content | {
         "group": group,
-        "values": naming.texts(overrides, results.fields),
-        "seeds": naming.texts(overrides, results.seeds),
-        "sample_seed": overrides.get("sample.seed"),
+        "values": naming.texts(run.overrides, results.fields),
+        "seeds": naming.texts(run.overrides, results.seeds),
+        "sample_seed": run.overrides.get("sample.seed"),
         "seconds": round(run.seconds, 1),
         "workdir": str(run.workdir),
-        "curves": {name: curve(points) for name, points in run.curves.items()},
-        "images": {kind: str(path) for kind, path in run.images.items()},
+        "curves": {name: curve(points) for name, points in measured.curves.items()},
+        "images": {kind: str(path) for kind, path in measured.images.items()},
     }
 
 

@@ -3,49 +3,52 @@
 import json
 import pathlib
 import shlex
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from diffusion.experiments.evaluation import figures
-from diffusion.experiments.evaluation.figures import Figure
+from diffusion.experiments.evaluation.figures import Figure, Measured
 from diffusion.experiments.sweeps import naming, sweep_folder
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan
 from diffusion.package import commands
 
 
 class Run(NamedTuple):
-    """A run of the sweep; curves and images are as in `figures.Measured`.
+    """A run of the sweep.
 
     Attributes:
         name: its name, unique in the sweep, e.g. "parameterization=v,weighting=min_snr,seed=0".
         overrides: its overrides, {dotted field: value}, with values that JSON can hold.
         workdir: its folder, DIR/name.
         status: one of "queued", "running", "done", "failed" and "stopped".
-        figures: the figures of `figures.Measured`, and "seconds/train", "seconds/sample", ... for commands that are
-            done.
+        measured: the content of its folder, with the figures "seconds/train", "seconds/sample", ... for commands that
+            are done.
         command: a command line that repeats the run, with its commands joined by " && ".
         seconds: the time that all its commands have taken so far.
         reason: the last lines of its error if it failed, otherwise "".
         attempts: the number of times that it was begun.
-        records: {figure: the records that it was measured on}, see `figures.Measured`.
-        better: {figure: "lower" or "higher"}, see `figures.Measured`, and "lower" for seconds.
-        usual: names of the figures that tables show by default, see `figures.Measured`.
     """
 
     name: str
     overrides: dict[str, Any]
     workdir: pathlib.Path
     status: str
-    figures: dict[str, Figure]
-    curves: dict[str, list[tuple[int, float]]]
+    measured: Measured
     command: str
     seconds: float
-    images: dict[str, pathlib.Path]
     reason: str
     attempts: int
-    records: dict[str, str] = {}  # noqa: RUF012
-    better: dict[str, str] = {}  # noqa: RUF012
-    usual: tuple[str, ...] = ()
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The figures by name."""
+        return self.measured.figures
+
+    def with_seconds(self, seconds: Mapping[str, float]) -> Self:
+        """The run with further figures in seconds, {name: value}, of which the lower is the better."""
+        timed = {name: Figure(value) for name, value in seconds.items()}
+        better = self.measured.better | dict.fromkeys(seconds, figures.LOWER)
+        return self._replace(measured=self.measured._replace(figures=self.figures | timed, better=better))
 
 
 class Results(NamedTuple):
@@ -83,28 +86,23 @@ def _run(directory: pathlib.Path, plan: Plan) -> Run:
     """The measurements of one run so far."""
     folder = directory / plan.name
     now = sweep_folder.status(folder, len(plan.commands))
-    measured = figures.read_run(folder)
     seconds: dict[str, float] = {}
     for index in range(now.done):
         if index in now.seconds:
             name = f"seconds/{_kind(plan.commands[index])}"
             seconds[name] = seconds.get(name, 0.0) + now.seconds[index]
-    return Run(
+    run = Run(
         plan.name,
         plan.overrides,
         folder,
         now.status,
-        measured.figures | {name: Figure(value) for name, value in seconds.items()},
-        measured.curves,
+        figures.read_run(folder),
         " && ".join(shlex.join(words) for words in sweep_folder.commands(directory, plan)),
         sum(now.seconds.values()),
-        measured.images,
         now.reason if now.status == FAILED else "",
         now.attempts,
-        measured.records,
-        measured.better | dict.fromkeys(seconds, figures.LOWER),
-        measured.usual,
     )
+    return run.with_seconds(seconds)
 
 
 def _kind(words: list[str]) -> str:
@@ -115,13 +113,13 @@ def _kind(words: list[str]) -> str:
 
 def usual(runs: Iterable[Run], known: Sequence[str], names: Sequence[str]) -> list[str]:
     """The names among `known` that a table shows by default: distances, `names`, and metrics of the model."""
-    own_metrics = dict.fromkeys(name for run in runs for name in run.usual)
+    own_metrics = dict.fromkeys(name for run in runs for name in run.measured.usual)
     return [name for name in dict.fromkeys((*figures.distances(known), *names, *own_metrics)) if name in known]
 
 
 def records_of(runs: Iterable[Run], figure: str) -> str:
     """The records behind a figure of some runs, joined if they differ; "" if none are known."""
-    texts = (run.records.get(figure, "") for run in runs)
+    texts = (run.measured.records.get(figure, "") for run in runs)
     return "; or ".join(dict.fromkeys(filter(None, texts)))
 
 

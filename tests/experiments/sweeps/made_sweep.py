@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from diffusion.experiments.evaluation import plots
-from diffusion.experiments.evaluation.figures import Figure
+from diffusion.experiments.evaluation.figures import Figure, Measured
 from diffusion.experiments.sweeps import html_report, naming
 from diffusion.experiments.sweeps.results import Results, Run
 
@@ -68,9 +68,8 @@ def run(
     }
     for module in ("sample", "evaluate"):
         command += f" && diffusion {module} --workdir={folder / name}"
-    return Run(
-        name, overrides, folder / name, "done", measured, curves, command, 260.0 + index, shown, "", 1, {}, BETTER
-    )
+    content = Measured(measured, curves, shown, better=BETTER)
+    return Run(name, overrides, folder / name, "done", content, command, 260.0 + index, "", 1)
 
 
 def samplers(folder: pathlib.Path, images: bool = True) -> Results:
@@ -98,11 +97,14 @@ def weightings(folder: pathlib.Path) -> Results:
                 level = 0.4 + 0.3 * abs(i - 2) + 0.12 * (j - 2) ** 2
                 made.append(run(folder, overrides, level, None, seed == 0, 200, len(made)))
     reason = "error: the loss or the gradient was not finite in step 412 (counted from 0)."
-    made[4] = made[4]._replace(status="failed", figures={}, reason=reason, attempts=2, images={})
+    made[4] = made[4]._replace(
+        status="failed", measured=Measured({}, made[4].measured.curves), reason=reason, attempts=2
+    )
     for index, status in enumerate(("queued",) * 3 + ("running",) * 2 + ("stopped",), 1):
         begun = status != "queued"
-        part = {name: points[: len(points) // 3] for name, points in made[-index].curves.items()} if begun else {}
-        made[-index] = made[-index]._replace(status=status, figures={}, curves=part, images={}, seconds=71.0 * begun)
+        curves = made[-index].measured.curves if begun else {}
+        part = {name: points[: len(points) // 3] for name, points in curves.items()}
+        made[-index] = made[-index]._replace(status=status, measured=Measured({}, part), seconds=71.0 * begun)
     fields = ["parameterization.name", "objective.weighting.name"]
     return results("digits_weightings", fields, ["seed"], made, folder)
 

@@ -52,7 +52,7 @@ def test_figures_are_those_of_the_runs(small):
         np.testing.assert_allclose([mean, std], [np.mean(values), np.std(values, ddof=1)], rtol=1e-12)
         assert n == len(values) and low < mean < high
     steps, values = data["runs"][0]["curves"]["loss"]
-    np.testing.assert_allclose(list(zip(steps, values)), small.runs[0].curves["loss"], rtol=1e-4)
+    np.testing.assert_allclose(list(zip(steps, values)), small.runs[0].measured.curves["loss"], rtol=1e-4)
     of = small.runs[0].figures
     assert data["runs"][0]["figures"]["seconds/total"][0] == sum(of[f"seconds/{x}"].value for x in ("train", "sample"))
 
@@ -122,7 +122,8 @@ def test_pictures_are_embedded_once_and_a_torn_one_is_left_out(small, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(good)
     torn.write_bytes(good.read_bytes()[:40])
     images = [{"samples": good, "trajectory": torn}, {"samples": gone}, {"samples": good}]
-    runs = [run._replace(images=some) for run, some in zip(small.runs, images)]
+    with_images = lambda run, some: run._replace(measured=run.measured._replace(images=some))
+    runs = [with_images(run, some) for run, some in zip(small.runs, images)]
     html_report.write(small._replace(runs=runs))
     assert [run["images"] for run in embedded(small)["runs"]] == [{"samples": 0}, {}, {"samples": 0}]
     (address,) = embedded(small, "pictures")

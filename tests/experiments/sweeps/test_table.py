@@ -62,10 +62,11 @@ def test_a_run_has_its_figures_curves_and_pictures(tmp_path):
     assert run.figures["nfe"].value == 19 and run.figures["nearest_over_held_out"].value == 1.5
     assert (run.figures["seconds/train"].value, run.figures["seconds/evaluate"].value) == (10, 11)
     assert run.figures["loss"].value == 1 / 2000 and "kid" not in run.figures
-    loss = run.curves["loss"]
+    loss = run.measured.curves["loss"]
     assert len(loss) == figures.POINTS and loss[0] == (1, 1.0) and loss[-1] == (2000, 1 / 2000)
-    assert run.curves["evaluate/fd_pixels"] == [(1000, 9.0)] and "evaluate/asked_class" not in run.curves
-    assert run.images == {"samples": run.workdir / "samples.png"}
+    curves = run.measured.curves
+    assert curves["evaluate/fd_pixels"] == [(1000, 9.0)] and "evaluate/asked_class" not in curves
+    assert run.measured.images == {"samples": run.workdir / "samples.png"}
     assert run.command == f"diffusion train --workdir={run.workdir} && diffusion evaluate"
     assert [run.status for run in result.runs] == ["done"] * 4 + ["failed", "stopped"]
     assert result.runs[4].reason == "error: no" and result.fields == ["parameterization.name"]
@@ -127,7 +128,7 @@ def test_distances_of_any_data_are_shown_by_themselves(tmp_path):
     """Symbols, points and series have distances of their own names; beside each stands its ratio to a floor."""
     result = made(tmp_path)
     more = {name: figures.Figure(0.5) for name in ("trigram_divergence", "trigram_divergence_over_floor", "crps")}
-    runs = [run._replace(figures=run.figures | more) for run in result.runs]
+    runs = [run._replace(measured=run.measured._replace(figures=run.figures | more)) for run in result.runs]
     assert table.table(result._replace(runs=runs)).figures == [
         "fd_pixels", "trigram_divergence", "asked_class", "fid", "nfe"
     ]  # fmt: skip
@@ -144,9 +145,8 @@ def test_a_folder_without_a_sweep(tmp_path):
 def a_run(name, **fields):
     """A run that is done, of which nothing but these fields is known."""
     known = {"overrides": {}, "status": DONE, "figures": {}, "seconds": 0.0} | fields
-    return results.Run(
-        name, known["overrides"], None, known["status"], known["figures"], {}, "", known["seconds"], {}, "", 1
-    )
+    measured = figures.Measured(known["figures"])
+    return results.Run(name, known["overrides"], None, known["status"], measured, "", known["seconds"], "", 1)
 
 
 def test_seconds_are_of_all_commands_and_by_kind_of_those_that_are_done(tmp_path, monkeypatch):
