@@ -75,25 +75,35 @@ def their_layers(
                 updates_of_layer.setdefault(layer, []).append(Update(tuple(pairs), magnitude, scale))
         if not covered:
             raise ValueError(f"{name} is not a layer of {family.name}, so it cannot be written.")
-    layers = {}
-    for layer, updates in updates_of_layer.items():
-        if len(updates) > 1 and any(len(update.pairs) > 1 or update.magnitude is not None for update in updates):
+    return {
+        layer: _as_one(updates, table[layer][0].theirs, f"{layer} of {family.name}")
+        for layer, updates in updates_of_layer.items()
+    }
+
+
+def _as_one(updates: Sequence[Update], shape: tuple[int, ...], name: str) -> Update:
+    """The updates of a layer as one, whose factors have the form of the layer's kernel in the file.
+
+    Args:
+        updates: the updates, at least one.
+        shape: shape of the layer's kernel in the file, [out, in, ..].
+        name: the layer's name in messages.
+
+    Raises:
+        ValueError: for several updates of which one is no plain LoRA.
+    """
+    pairs, magnitude, scale = updates[0]
+    if len(updates) > 1:
+        if any(len(update.pairs) > 1 or update.magnitude is not None for update in updates):
             raise ValueError(
-                f"{layer} of {family.name} holds several DoRA or LoHa updates, which cannot be written as one. Valid: "
-                'layout = "peft"'
+                f'{name} holds several DoRA or LoHa updates, which cannot be written as one. Valid: layout = "peft"'
             )
-        pairs = updates[0].pairs
-        scale = updates[0].scale
-        if len(updates) > 1:
-            down, up, scale = _joined([(*update.pairs[0], update.scale) for update in updates])
-            pairs = ((down, up),)
-        theirs = table[layer][0].theirs
-        # B of a convolution is a convolution of one pixel.
-        shaped = tuple(
-            (down.reshape(-1, *theirs[1:]), up.reshape(*up.shape, *[1] * (len(theirs) - 2))) for down, up in pairs
-        )
-        layers[layer] = Update(shaped, updates[0].magnitude, scale)
-    return layers
+        down, up, scale = _joined([(*update.pairs[0], update.scale) for update in updates])
+        pairs = ((down, up),)
+    # B of a convolution is a convolution of one pixel.
+    ones = [1] * (len(shape) - 2)
+    shaped = tuple((down.reshape(-1, *shape[1:]), up.reshape(*up.shape, *ones)) for down, up in pairs)
+    return Update(shaped, magnitude, scale)
 
 
 def _among_rows(up: np.ndarray, place: Place) -> np.ndarray:

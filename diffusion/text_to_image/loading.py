@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,20 +108,13 @@ def _described(folder: pathlib.Path, dtype: str, prediction: str, weights: bool)
     student = bool(index.get("is_distilled"))
     changed = kind.students.schedule if student else {}
     process = _process(kind.files.place(folder, "scheduler"), changed, prediction, *kind.flow)
-    modules, params = {}, {}
     boundary, second = _two_denoisers(kind, index)
     begins = kind.video is not None and kind.video.first.begins
     eyes = (EYES,) if begins and model_index.has_part(index, EYES, True) else ()
     stage = kind.second_stage
     finer = () if stage is None else (stage.network,)
-    for part in (kind.denoiser.folder, *second, *finer, *kind.decoders, *encoders, *kind.prompts.connectors, *eyes):
-        wanted = "float32" if part in kind.decoders else dtype
-        opened_as = readers[part].family if part in readers else ""
-        family, module = (folders.find if weights else folders.described)(kind.files.place(folder, part), opened_as)[:2]
-        params[part] = jax.tree.map(
-            lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
-        )
-        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
+    parts = (kind.denoiser.folder, *second, *finer, *kind.decoders, *encoders, *kind.prompts.connectors, *eyes)
+    modules, params = _networks(folder, kind, parts, dtype, weights)
     tokenizers = {part: _tokenizer(folder, kind, readers[part], modules[part]) for part in encoders}
     denoiser = modules[kind.denoiser.folder]
     denoiser_checks.check_denoiser(folder, name, kind, denoiser, modules["vae"])
@@ -157,6 +150,23 @@ def _described(folder: pathlib.Path, dtype: str, prediction: str, weights: bool)
         sight = pictured.sight(folder, modules[encoders[0]])
     more = {"boundary": boundary, "sight": sight, "second_process": second_process}
     return TextToImage(name, kind, modules, params, tokenizers, process, side, zeros, usual, dtype, **more)
+
+
+def _networks(
+    folder: pathlib.Path, kind: Kind, parts: Sequence[str], dtype: str, weights: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The networks of a folder and the shapes of their parameters, by the names of their parts; see `described`."""
+    families = {reader.folder: reader.family for reader in kind.prompts.readers}
+    find = folders.find if weights else folders.described
+    modules, params = {}, {}
+    for part in parts:
+        wanted = "float32" if part in kind.decoders else dtype
+        family, module = find(kind.files.place(folder, part), families.get(part, ""))[:2]
+        params[part] = jax.tree.map(
+            lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
+        )
+        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
+    return modules, params
 
 
 def _process(folder: pathlib.Path, student: Mapping[str, Any] = {}, *options: Any) -> schedulers.Process:

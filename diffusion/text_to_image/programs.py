@@ -222,25 +222,10 @@ def begin(
     if reference is not None:
         other = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, REFERENCE), shape))(encoding)
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
-    if course.frames and model.kind.video.fills:
-        control = video_models.filled(vae, encode, course.size, course.frames, image, *images)
-        return Start(x, keys, beside=beside | {"control": jnp.repeat(control, keys.size, axis=0)})
+    if course.frames:
+        return _begin_clip(model, course, encode, Start(x, keys, beside=beside), image, images)
     if image is None:
         return Start(x, keys, beside=beside)
-    if course.frames and model.kind.video.first.clean:
-        first = jnp.repeat(video_models.first_latent(vae, encode, image), keys.size, axis=0)
-        if model.kind.sound is not None:  # x keeps the place of the first frame, which the guidance sees
-            beside["clean"] = jnp.tile(np.arange(shape[0]) == 0, (keys.size, 1))
-            return Start(x, keys, first, beside=beside)
-        return Start(video_models.hinted(x, first, model.kind.video.first.hint)[:, 1:], keys, first, beside=beside)
-    if course.frames:
-        video = model.kind.video
-        if video.first.masked:
-            frames = video_models.given(vae, encode, image, course.frames, *images)
-        else:
-            frames = video_models.padded(vae, encode, image, shape[0], video.first.one_mask)
-            x = video_models.hinted(x, frames[:, :1, ..., : model.channels], video.first.hint)
-        return Start(x, keys, beside=beside | {"beside": jnp.repeat(frames, keys.size, axis=0)})
     if model.sees_picture:  # encoded by the mean; a U-Net sees it beside x_t without the latents' scale
         z = mean(image)
         z = (
@@ -266,6 +251,33 @@ def begin(
         beside["beside"] = jnp.concatenate(parts, axis=-1)
         return Start(x, keys, beside=beside)
     return Start(x, keys, Kept(known, noise) if course.one_noise else known, painted, beside)
+
+
+def _begin_clip(
+    model: Any, course: Course, encode: Callable, start: Start, image: Array | None, images: Sequence[Array]
+) -> Start:
+    """The start of a trajectory of clips, from the noise and the images of the request, as in `begin`."""
+    vae, video = model.modules["vae"], model.kind.video
+    x, keys, beside = start.x, start.keys, start.beside
+    length = course.latents(model)[0]
+    for_all = lambda z: jnp.repeat(z, keys.size, axis=0)
+    if video.fills:
+        control = video_models.filled(vae, encode, course.size, course.frames, image, *images)
+        return start._replace(beside={**beside, "control": for_all(control)})
+    if image is None:
+        return start
+    if video.first.clean:
+        first = for_all(video_models.first_latent(vae, encode, image))
+        if model.kind.sound is not None:  # x keeps the place of the first frame, which the guidance sees
+            clean = jnp.tile(np.arange(length) == 0, (keys.size, 1))
+            return start._replace(known=first, beside={**beside, "clean": clean})
+        return start._replace(x=video_models.hinted(x, first, video.first.hint)[:, 1:], known=first)
+    if video.first.masked:
+        frames = video_models.given(vae, encode, image, course.frames, *images)
+    else:
+        frames = video_models.padded(vae, encode, image, length, video.first.one_mask)
+        x = video_models.hinted(x, frames[:, :1, ..., : model.channels], video.first.hint)
+    return start._replace(x=x, beside={**beside, "beside": for_all(frames)})
 
 
 def with_clock(model: Any, trajectory: Trajectory) -> Any:

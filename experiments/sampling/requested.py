@@ -13,6 +13,8 @@ from diffusion.io import npy, npz
 from diffusion.recipe import ConfigError, as_config_errors, data
 from diffusion.recipe.recipe import Recipe
 
+FILES = (".npy", ".npz")
+
 
 def labels(names: Sequence[str], recipe: Recipe, number: int, words: Mapping[str, int] | None = None) -> np.ndarray:
     """The requested classes in turn, int32 `[number]`.
@@ -73,36 +75,58 @@ def conditions(text: str, recipe: Recipe) -> Any:
         raise ConfigError(
             f"--condition={text}: the data of this run have no conditions. Valid: no --condition, or --labels."
         )
-    leaves, structure = jax.tree.flatten(null)
+    path = pathlib.Path(text).expanduser()
+    vector = None if path.suffix in FILES else _vector(text)
+    if vector is None and path.suffix not in FILES:
+        condition_of = getattr(data.open_recipe(recipe), "condition_of", None)
+        if condition_of is not None:
+            return _caption_condition(text, condition_of, recipe.config.sample.number)
     form = ", ".join(
         f"{''.join(map(str, path)) or 'an array'} [K{''.join(f', {side}' for side in np.shape(leaf))}]"
         for path, leaf in jax.tree_util.tree_flatten_with_path(null)[0]
     )
-    path = pathlib.Path(text).expanduser()
-    is_file = path.suffix in (".npy", ".npz")
-    vector = None if is_file else _vector(text)
-    if vector is None and not is_file:
-        condition_of = getattr(data.open_recipe(recipe), "condition_of", None)
-        if condition_of is not None:
-            return _caption_condition(text, condition_of, recipe.config.sample.number)
     try:
-        if path.suffix == ".npz":
-            names = tuple(null) if isinstance(null, dict) else ("condition",)
-            stored = npz.headers(path).keys()
-            if missing := [name for name in names if name not in stored]:
-                raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(stored)}")
-            entries = npz.load(path, names)
-            rows = entries if isinstance(null, dict) else entries["condition"]
-        elif path.suffix == ".npy":
-            rows = structure.unflatten([np.array(npy.mapped(path))])
-        elif vector is None:
-            raise ValueError("it is neither numbers nor a file")
-        else:
-            rows = structure.unflatten([vector])
+        rows = _read(path, vector, null)
         arrays = jax.tree.leaves(rows)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"--condition={text}: {error}. Valid: numbers, a .npy or a .npz file with {form}.") from error
-    lengths = {len(leaf) for leaf in arrays if leaf.ndim}
+    _check(text, arrays, jax.tree.leaves(null), form)
+    num_classes = recipe.examples.num_classes
+    if num_classes and not all(0 <= label < num_classes for label in rows["label"]):
+        raise ConfigError(
+            f"--condition={text} has the classes {sorted(set(rows['label'].tolist()))}. Valid: integers in 0 .. "
+            f"{num_classes - 1}."
+        )
+    if isinstance(rows, dict) and "given" in rows:
+        with as_config_errors():
+            series_masks.check(rows)
+        rows["given"] = np.where(rows["mask"], rows["given"], 0)  # hidden values may be NaN
+    number, length = recipe.config.sample.number, len(arrays[0])
+    if number < length:
+        print(f"--condition: the first {number} of {length} conditions are sampled (config.sample.number)")
+    return _in_turn(rows, recipe, np.arange(number) % length)
+
+
+def _read(path: pathlib.Path, vector: np.ndarray | None, null: Any) -> Any:
+    """The conditions of a file, or the vector, as a pytree of the structure of `null`; errors name what is wrong."""
+    structure = jax.tree.structure(null)
+    if path.suffix == ".npz":
+        names = tuple(null) if isinstance(null, dict) else ("condition",)
+        stored = npz.headers(path).keys()
+        if missing := [name for name in names if name not in stored]:
+            raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(stored)}")
+        entries = npz.load(path, names)
+        return entries if isinstance(null, dict) else entries["condition"]
+    if path.suffix == ".npy":
+        return structure.unflatten([np.array(npy.mapped(path))])
+    if vector is None:
+        raise ValueError("it is neither numbers nor a file")
+    return structure.unflatten([vector])
+
+
+def _check(text: str, arrays: Sequence[np.ndarray], leaves: Sequence[Any], form: str) -> None:
+    """Refuses arrays [K, ...] whose shapes, numbers or values are not those of the data's conditions `leaves`."""
+    lengths = {len(leaf) if leaf.ndim else 0 for leaf in arrays}
     fits = [np.shape(leaf)[1:] == np.shape(one) and leaf.dtype.kind in "fiub" for leaf, one in zip(arrays, leaves)]
     if not all(fits) or len(lengths) != 1 or not max(lengths):
         shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in arrays)
@@ -115,26 +139,20 @@ def conditions(text: str, recipe: Recipe) -> Any:
                 f"--condition={text} has the value {leaf[changes][0]} where the data have {one.dtype}. Valid: "
                 + ("0 and 1." if one.dtype == bool else "whole numbers.")
             )
-    if recipe.examples.num_classes and not all(0 <= label < recipe.examples.num_classes for label in rows["label"]):
-        raise ConfigError(
-            f"--condition={text} has the classes {sorted(set(rows['label'].tolist()))}. Valid: integers in 0 .. "
-            f"{recipe.examples.num_classes - 1}."
-        )
-    if isinstance(rows, dict) and "given" in rows:
-        with as_config_errors():
-            series_masks.check(rows)
-        rows["given"] = np.where(rows["mask"], rows["given"], 0)  # hidden values may be NaN
-    number = recipe.config.sample.number
-    if number < max(lengths):
-        print(f"--condition: the first {number} of {max(lengths)} conditions are sampled (config.sample.number)")
-    turns = np.arange(number) % max(lengths)
+
+
+def _in_turn(rows: Any, recipe: Recipe, turns: np.ndarray) -> Any:
+    """These rows of the conditions, in the types of the data's.
+
+    The network scales bytes itself. If the data hold numbers, the bytes of a file are meant as numbers too.
+    """
+    leaves, structure = jax.tree.flatten(recipe.examples.null)
+    arrays = jax.tree.leaves(rows)
     are_bytes = _bytes_of_data(recipe) if any(leaf.dtype == np.uint8 for leaf in arrays) else [False] * len(leaves)
-    # The network scales bytes itself. If the data hold numbers, the bytes of the file are meant as numbers too.
-    in_turn = [
+    return structure.unflatten(
         leaf[turns] if leaf.dtype == np.uint8 and scaled else leaf[turns].astype(one.dtype)
-        for leaf, one, scaled in zip(jax.tree.leaves(rows), leaves, are_bytes)
-    ]
-    return structure.unflatten(in_turn)
+        for leaf, one, scaled in zip(arrays, leaves, are_bytes)
+    )
 
 
 def _bytes_of_data(recipe: Recipe) -> list[bool]:

@@ -230,5 +230,8 @@ def test_requested_conditions_hold_classes_of_the_network(tmp_path):
     np.savez(tmp_path / "c.npz", label=[0, 3], vector=[[0.5], [1.5]])
     with pytest.raises(ConfigError, match=r"has the classes \[0, 3\]\. Valid: integers in 0 \.\. 2\."):
         requested.conditions(str(tmp_path / "c.npz"), recipe)
+    np.savez(tmp_path / "c.npz", label=1, vector=[[0.5], [1.5]])
+    with pytest.raises(ConfigError, match=r"is int64 \[\], float64 \[2, 1\]\. Valid: .*\['label'\] \[K\]"):
+        requested.conditions(str(tmp_path / "c.npz"), recipe)
     with pytest.raises(ConfigError, match=r"--labels=2,0: in this run the class is one entry.*each of label, vector"):
         requested.labels(["2", "0"], recipe, 3)
