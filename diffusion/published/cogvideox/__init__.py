@@ -7,7 +7,6 @@ from diffusion.package import public
 if TYPE_CHECKING:
     from diffusion.published.cogvideox import (
         autoencoder_table as autoencoder_table,
-        dynamic_guidance as dynamic_guidance,
         network as network,
         pipeline as pipeline,
         table as table,

@@ -7,7 +7,7 @@ from typing import Any
 from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.hunyuan_image import guidance
 from diffusion.published.hunyuan_image.network import HunyuanImage
-from diffusion.published.hunyuan_video_15.quoted_words import glyphs
+from diffusion.published.hunyuan_video_15.pipeline import glyphs
 from diffusion.published.qwen_image.pipeline import OF_TASK, TASK
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import USER

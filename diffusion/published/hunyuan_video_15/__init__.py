@@ -7,10 +7,8 @@ from diffusion.package import public
 if TYPE_CHECKING:
     from diffusion.published.hunyuan_video_15 import (
         autoencoder_table as autoencoder_table,
-        clip_sizes as clip_sizes,
         network as network,
         pipeline as pipeline,
-        quoted_words as quoted_words,
         table as table,
     )
     from diffusion.published.hunyuan_video_15.network import HunyuanVideo15 as HunyuanVideo15

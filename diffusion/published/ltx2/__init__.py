@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         pipeline as pipeline,
         sound_autoencoder as sound_autoencoder,
         sound_autoencoder_table as sound_autoencoder_table,
-        sound_latents as sound_latents,
         table as table,
         vocoder as vocoder,
         vocoder_table as vocoder_table,

@@ -1,15 +1,15 @@
 """The pipelines of LTX-2, whose clips have a sound, and the condition of their prompts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.models.layers import layer_masks
 from diffusion.published import pipeline_kinds as kinds
-from diffusion.published.ltx2 import sound_latents
 from diffusion.published.ltx2.guidance import SCALES, guided
-from diffusion.published.ltx2.network import LTX2
+from diffusion.published.ltx2.network import LTX2, SOUND_CELL, SPECTRA
 from diffusion.text.encoding import Encoder, encode
 
 PERTURBED = 28
@@ -30,6 +30,28 @@ def ltx2(prompts: Sequence[str], gemma: Encoder, connect: Callable[..., tuple], 
     return {"text": text, "sound_text": sound_text}
 
 
+def sound_shape(modules: Mapping[str, Any], frames: int, rate: float) -> tuple[int, int]:
+    """The shape (L, C) of the latents of a clip's sound: one for each 40 ms, at least one.
+
+    Args:
+        modules: the modules of a model, by the names of their folders.
+        frames: number of frames of the clip.
+        rate: frames a second.
+    """
+    return max(round(frames / rate * SPECTRA / SOUND_CELL), 1), modules["transformer"].sound_channels
+
+
+def waveforms(modules: Mapping[str, Any], params: Mapping[str, Any], z: Array) -> Array:
+    """The waveforms [B, L', 2] in [-1, 1] of the denoiser's latents [B, L, C]."""
+    apply = lambda part, x, **how: modules[part].apply({"params": params[part]}, x, **how)
+    return apply("vocoder", apply("audio_vae", modules["audio_vae"].latents(z), method="decode"))
+
+
+def sound_rate(modules: Mapping[str, Any]) -> int:
+    """Samples of a waveform in a second."""
+    return modules["vocoder"].sample_rate
+
+
 def _variant(kind: kinds.Kind, denoiser: LTX2) -> kinds.Kind:
     """The kind without perturbed layers, where the denoiser's config does not say `perturbed_attn`."""
     return kind if denoiser.perturbed else kind._replace(guidance=kinds.Guidance())
@@ -48,9 +70,9 @@ LTX_2 = kinds.Kind(
     video=kinds.Video(121, (512, 768), 24.0, first=kinds.FirstImage(clean=True), rated=True),
     sound=kinds.Sound(
         ("audio_vae", "vocoder"),
-        sound_latents.shape,
-        sound_latents.waveforms,
-        sound_latents.sample_rate,
+        sound_shape,
+        waveforms,
+        sound_rate,
         guided,
         guidance=SCALES["sound"].text,
         modality_guidance=SCALES["video"].apart,

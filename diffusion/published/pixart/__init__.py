@@ -9,7 +9,6 @@ if TYPE_CHECKING:
         control_net as control_net,
         control_net_table as control_net_table,
         network as network,
-        perturbed_layers as perturbed_layers,
         pipeline as pipeline,
         table as table,
     )

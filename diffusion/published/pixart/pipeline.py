@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from diffusion.models.layers import layer_masks
 from diffusion.published import pipeline_kinds as kinds
-from diffusion.published.pixart.perturbed_layers import perturbed_layers
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -18,6 +20,17 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     """
     embeddings = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
     return {"text": embeddings.tokens, "text_mask": embeddings.mask}
+
+
+def perturbed_layers(denoiser: Any) -> np.ndarray:
+    """The layer mask [1, depth] of perturbed-attention guidance: layers whose number begins with 1, as 1 and 10 to 19.
+
+    diffusers takes its default, "blocks.1", for the beginning of a name.
+
+    Args:
+        denoiser: a network with `depth` layers.
+    """
+    return layer_masks.mask(1, denoiser.depth, [i for i in range(denoiser.depth) if str(i).startswith("1")])
 
 
 PIXART_ALPHA = kinds.Kind(

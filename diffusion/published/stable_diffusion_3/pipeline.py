@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.published import pipeline_kinds as kinds
-from diffusion.published.pixart.perturbed_layers import perturbed_layers
+from diffusion.published.pixart.pipeline import perturbed_layers
 from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, pooled, side_by_side
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diffusion.published.cogvideox.dynamic_guidance import dynamic_scales
+from diffusion.published.cogvideox.pipeline import dynamic_scales
 from tests.text_to_image import made_pipelines
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from diffusion.published.hunyuan_video_15 import HunyuanVideo15, pipeline
-from diffusion.published.hunyuan_video_15.clip_sizes import nearest_size
-from diffusion.published.hunyuan_video_15.quoted_words import in_quotes
+from diffusion.published.hunyuan_video_15.pipeline import in_quotes, nearest_size
 
 
 @pytest.mark.parametrize("given, side, expected", [  # by diffusers 0.42's calculate_default_height_width

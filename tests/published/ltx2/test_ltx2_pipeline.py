@@ -11,7 +11,7 @@ import pytest
 from diffusion import samplers, text_to_image
 from diffusion.arrays import pytrees
 from diffusion.models.autoencoders import latent_space
-from diffusion.published.ltx2 import LTX2, pipeline, sound_latents
+from diffusion.published.ltx2 import LTX2, pipeline
 from diffusion.text_to_image import jobs, programs
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
@@ -97,7 +97,7 @@ def test_a_latent_of_the_sound_is_40_milliseconds():
     """Of its frames at 24 a second, rounded; never none."""
     modules = {"transformer": LTX2(sound_channels=8)}
     for frames, rate, length in ((121, 24.0, 126), (25, 25.0, 25), (9, 24.0, 9), (17, 24.0, 18), (1, 60.0, 1)):
-        assert sound_latents.shape(modules, frames, rate) == (length, 8)
+        assert pipeline.sound_shape(modules, frames, rate) == (length, 8)
 
 
 def test_layers_are_perturbed_where_the_denoiser_says_so():
