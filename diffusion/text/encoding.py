@@ -86,6 +86,19 @@ class Encoder(NamedTuple):
         apply = jax.jit(reading(module, masked=masked, **how))
         return cls(tokenizer, lambda ids, mask: apply(params, ids, mask))
 
+    def with_pictures(self, pictures: Sequence[Any], held: int = 0) -> tuple["Encoder", list[int]]:
+        """The encoder of texts that hold pictures, and the number of tokens of each picture.
+
+        Args:
+            pictures: the pictures, float32 [1, H, W, 3] in [-1, 1] each.
+            held: number of the pictures' tokens that the tokenizer's length has room for.
+        """
+        tokens = tuple(self.see(picture) for picture in pictures) if self.see else ()
+        counts = [height * width for height, width, _ in (picture.shape for picture in tokens)]
+        network: Any = self.network
+        seeing = (lambda ids, mask: network(ids, mask, pictures=tokens)) if tokens else network
+        return Encoder(self.tokenizer.longer(sum(counts) - held), seeing), counts
+
 
 def reading(module: Any, *, masked: bool = False, **how: Any) -> Callable[[Any, Any, Any], tuple]:
     """(parameters, ids, mask) -> (tokens, pooled) of a Linen module; arguments as `Encoder.from_module`.

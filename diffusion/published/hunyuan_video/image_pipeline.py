@@ -44,11 +44,8 @@ def hunyuan_video_from_image(
         **how: further arguments of `encode`, for Llava.
     """
     texts = [prompt.replace(PLACEHOLDER, "") for prompt in prompts]
-    tokens = tuple(llava.see(picture) for picture in pictures) if llava.see else ()
-    count = sum(height * width for height, width, _ in (picture.shape for picture in tokens))
-    network: Any = llava.network
-    seeing = (lambda ids, mask: network(ids, mask, pictures=tokens)) if tokens else network
-    reader = Encoder(llava.tokenizer.longer(count - 1), seeing)
+    reader, counts = llava.with_pictures(pictures, held=1)
+    count = sum(counts)
     read = encode(texts, reader, before=TASK.format(PLACEHOLDER * count), behind=ANSWER, **how)
     to_the_end = jnp.cumsum(read.mask[:, ::-1], axis=1)[:, ::-1]  # how many tokens there are from each one on
     shown = read.mask & ~((to_the_end > 1) & (to_the_end <= OF_ANSWER))

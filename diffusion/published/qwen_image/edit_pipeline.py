@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.qwen_image.pipeline import QWEN_IMAGE
 from diffusion.published.qwen_vl import picture_sizes
@@ -25,14 +23,10 @@ DIVISOR = 32  # of the sides of all pictures
 def _edits(prompts: Sequence[str], qwen: Encoder, pictures: Sequence[Any], names: str, **how: Any) -> dict[str, Any]:
     """The condition of texts after pictures; `names` precedes each picture, with its number in place of {}."""
     texts = [prompt.replace(PLACEHOLDER, "") for prompt in prompts]
-    tokens: tuple[jax.Array, ...] = tuple(qwen.see(picture) for picture in pictures) if qwen.see else ()
-    counts = [height * width for height, width, _ in (picture.shape for picture in tokens)]
+    reader, counts = qwen.with_pictures(pictures)
     shown = [f"<|vision_start|>{PLACEHOLDER * count}<|vision_end|>" for count in counts]
     before = TASK + USER + "".join(names.format(i + 1) + picture for i, picture in enumerate(shown))
-    room = qwen.tokenizer.longer(sum(counts))
-    network: Any = qwen.network
-    seeing = (lambda ids, mask: network(ids, mask, pictures=tokens)) if tokens else network
-    embeddings = encode(texts, Encoder(room, seeing), before=before, behind=ANSWER, **how)
+    embeddings = encode(texts, reader, before=before, behind=ANSWER, **how)
     return text_first(embeddings, OF_TASK)
 
 
