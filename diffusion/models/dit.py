@@ -134,8 +134,7 @@ class DiT(Layered, Backbone):
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` clocks if `times` is more than 1.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label", the
                 layer masks (`diffusion.models.layers.layer_masks`), and "strength" and "interval" if it receives them.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.

@@ -110,8 +110,7 @@ class JiT(Layered, Backbone):
             t: the network's clock [B] or [], float32 or wider; 0 .. 1 with 1 for clean pictures in the published ones.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label" and
                 the layer masks (`diffusion.models.layers.layer_masks`).
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

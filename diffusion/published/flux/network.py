@@ -132,8 +132,7 @@ class Flux(Layered, Backbone):
                 them are seen (Redux).
                 "picture": latents [B, h, w, channels] of a picture that is edited (FLUX.1 Kontext); h and w even.
                 Residuals and the weights [B, N] of image prompts are zero for its patches.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, out_channels].

@@ -90,8 +90,7 @@ class Flux2(Layered, Backbone):
                 [B], required where the network receives it, refused elsewhere. "pictures": a tuple of latents
                 [B, h, w, C], which may differ in h and w, of pictures that are edited or combined; they are further
                 tokens.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

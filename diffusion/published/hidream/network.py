@@ -278,8 +278,7 @@ class HiDream(Layered, Backbone):
             t: times in [0, 1000], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5 and Llama. "pooled": [B, pooled_width], of both CLIPs.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

@@ -87,8 +87,7 @@ class HunyuanImage(Layered, Backbone):
                 "glyphs": [B, K, glyph_width], of words in quotes. "glyph_mask": Bool [B, K]. A network with
                 `glyph_width` requires both.
                 "strength": [B], required where the network receives it, refused elsewhere.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

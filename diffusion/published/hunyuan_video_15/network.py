@@ -135,8 +135,7 @@ class HunyuanVideo15(Layered, Backbone):
                 "text": [B, M, text_width]. "text_mask": Bool [B, M].
                 "glyphs": [B, K, glyph_width], of words in quotes. "glyph_mask": Bool [B, K].
                 "patches": [B, L, patch_width], with `from_image`.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, F, H, W, channels].

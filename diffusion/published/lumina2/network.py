@@ -91,8 +91,7 @@ class Lumina2(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which come before
                 padding; without it True for all.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

@@ -101,8 +101,7 @@ class PixArt(Layered, Backbone):
                 "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": image prompts, see `extra_attention`.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.

@@ -88,8 +88,7 @@ class QwenImage(Layered, Backbone):
                 w even, of pictures that are edited or combined; they are further tokens. Layers need one.
                 "kind": integers [B], 0 or 1, for layers: the index of the vector that is added; without it 0, as in
                 the published pipeline.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             Numbers of the shape of x.

@@ -207,8 +207,7 @@ class Sana(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], with `strength`.
                 "identity": Bool [B, depth], see `diffusion.models.layers.layer_masks`.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].

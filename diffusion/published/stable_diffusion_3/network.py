@@ -105,8 +105,7 @@ class MMDiT(Layered, Backbone):
                 "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
                 to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
                 "extra", "extra_joint": image prompts, see `extra_attention`.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, out_channels].

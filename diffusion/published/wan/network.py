@@ -206,8 +206,7 @@ class Wan(Layered, Backbone):
                 "text": [B, M, text_width], all of whose tokens are attended to.
                 "patches": [B, K, picture_width], with `picture_width`.
                 "control": [B, F, H, W, control_channels], with `control_layers`.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, F, H, W, channels].

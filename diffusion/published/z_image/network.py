@@ -90,8 +90,7 @@ class ZImage(Layered, Backbone):
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which come before padding.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
-            through: function that evaluates the blocks in the network's place, see `network_bases.Backbone`.
+            features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, C].
