@@ -84,7 +84,7 @@ from diffusion.experiments.sampling import class_model_folders, representation_a
 from diffusion.experiments.text import assemble, model
 from diffusion.models import interchange
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
-from diffusion.models.interchange import FAMILIES, folders, stated
+from diffusion.models.interchange import FAMILIES, folders, stated_prediction
 from diffusion.recipe import ConfigError, class_folders
 from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
@@ -100,7 +100,7 @@ NOT_NETWORKS = (
     r"loss\..*",
     r"cond_stage_model\.logit_scale",
     r"conditioner\.embedders\..*\.logit_scale",
-    stated.MARKS,
+    stated_prediction.MARKS,
 )
 
 

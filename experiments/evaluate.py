@@ -126,9 +126,9 @@ from diffusion.experiments.evaluation import (
     model_metrics,
     plots,
     protocol_table,
-    ratios,
     real_images,
     records,
+    representation_ratios,
     run_report,
     sample_metrics,
     vector_metrics,
@@ -498,12 +498,12 @@ def main(argv: list[str]) -> None:
         flag_errors.refuse(
             MEASURED, "has no effect with --ratio, which reads records. Valid with --ratio: --floors and --out."
         )
-        content = ratios.measure(
+        content = representation_ratios.measure(
             *(list(map(pathlib.Path, names or ())) for names in (flags.FLAGS.ratio, flags.FLAGS.floors))
         )
         if flags.FLAGS.out:
             records.write(pathlib.Path(flags.FLAGS.out), content)
-        return ratios.show(content)
+        return representation_ratios.show(content)
     flag_errors.refuse(("floors",), "is only for --ratio. Valid: no --floors, or --ratio=RECORDS.")
     if flags.FLAGS.workdir:
         return evaluate_run()

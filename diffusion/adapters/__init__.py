@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         instruct_pix2pix as instruct_pix2pix,
         ip_adapter as ip_adapter,
         ip_adapter_files as ip_adapter_files,
+        layer_axes as layer_axes,
         lora as lora,
         lora_files as lora_files,
         lora_kinds as lora_kinds,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         lora_updates as lora_updates,
         low_rank as low_rank,
         module_folder as module_folder,
-        separation as separation,
         textual_inversion as textual_inversion,
         tuning as tuning,
         wider_unet as wider_unet,
@@ -37,5 +37,6 @@ public.moved(
     {
         f"{__name__}.prompt_features": "diffusion.models.image_encoders.prompt_features",
         f"{__name__}.redux_prompt": "diffusion.published.flux.redux_prompt",
+        f"{__name__}.separation": f"{__name__}.layer_axes",
     }
 )

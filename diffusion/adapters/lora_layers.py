@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.adapters import lora, lora_kinds
-from diffusion.adapters.separation import Separation, separation
+from diffusion.adapters.layer_axes import Separation, separation
 from diffusion.io.leaf_names import nested
 from diffusion.models.interchange import families, folders, rows
 from diffusion.models.interchange.rows import Mismatch, Row

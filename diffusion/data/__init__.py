@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from diffusion.data import (
         augmentation as augmentation,
         buckets as buckets,
-        builders as builders,
+        builder_checksums as builder_checksums,
         captions as captions,
         catalog as catalog,
         controls as controls,
@@ -57,4 +57,4 @@ if TYPE_CHECKING:
         transforms as transforms,
     )
 
-public.declare(__name__, renamed={"given_series": "series_masks"})
+public.declare(__name__, renamed={"builders": "builder_checksums", "given_series": "series_masks"})

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from diffusion.data import builders
+from diffusion.data import builder_checksums
 from diffusion.io import limits, opener
 from diffusion.io.files import cache
 from diffusion.package import public
@@ -176,7 +176,7 @@ def _prepared(name: str, root: Path) -> Path:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 builder.download_and_prepare()
             prepared = Path(scratch) / name / version
-            (prepared / MADE_BY).write_text(json.dumps({"code": builders.checksum(made_by)}) + "\n")
+            (prepared / MADE_BY).write_text(json.dumps({"code": builder_checksums.checksum(made_by)}) + "\n")
             try:
                 prepared.rename(folder)
             except OSError:  # the folder is not empty: another process was first, with the same content
@@ -196,7 +196,7 @@ def _check_made_by(builder: type, folder: Path) -> None:
     if builder.__module__.partition(".")[0] == __name__.partition(".")[0] or not (folder / MADE_BY).is_file():
         return
     content = opener.read_json(folder / MADE_BY)
-    now = builders.checksum(builder)
+    now = builder_checksums.checksum(builder)
     made_by = content.get("code") if isinstance(content, dict) else None
     if now and made_by and made_by != now:
         raise ValueError(

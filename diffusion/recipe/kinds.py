@@ -24,7 +24,7 @@ from diffusion.objectives.unnormalised_targets import Target
 from diffusion.recipe import names
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import call
-from diffusion.recipe.returned import NETWORK, Returned, array, either, function, values
+from diffusion.recipe.valid_results import NETWORK, Returned, array, either, function, values
 from diffusion.sampling import caching
 from diffusion.training import ema, optimizers
 

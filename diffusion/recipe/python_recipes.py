@@ -17,7 +17,7 @@ from diffusion.parameterizations import Parameterization
 from diffusion.recipe import fields, sections
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.defaults import defaults
-from diffusion.recipe.described import described
+from diffusion.recipe.part_descriptions import described
 from diffusion.recipe.parts import PARTS, Resolver
 from diffusion.recipe.sections import argument
 from diffusion.recipe.values import differences, put, refused

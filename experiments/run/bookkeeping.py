@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.evaluation import real_images
-from diffusion.experiments.run import failure, held_out_loss, hooks, networks, tracking
+from diffusion.experiments.run import failure, held_out_loss, networks, tracking, training_evaluation
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
@@ -119,7 +119,7 @@ class Bookkeeping:
         self._measured = 0 if loss is None else start.step
         if self._speaks:
             self._tracker = stack.enter_context(tracking.tracker(folder, start.step, config, project))
-        self._evaluate = hooks.evaluation(recipe, folder, mesh) if config.evaluate.every else None
+        self._evaluate = training_evaluation.evaluation(recipe, folder, mesh) if config.evaluate.every else None
         every = config.evaluate.loss.every
         self._loss = held_out_loss.build(recipe, program, mesh, data.source) if every else None
         self._watch = stack.enter_context(recompilation.Watch())
@@ -332,7 +332,9 @@ class Bookkeeping:
         self.display.pause(time.perf_counter() - began)
         self._keep_best(step, _average_loss(row))
 
-    def _evaluate_samples(self, evaluate: hooks.Evaluation, step: int, train_state: TrainState) -> int | None:
+    def _evaluate_samples(
+        self, evaluate: training_evaluation.Evaluation, step: int, train_state: TrainState
+    ) -> int | None:
         """Compares samples of the moving average with real images, and writes the figures to metrics.jsonl.
 
         The state is saved first, so that a failed evaluation costs no step.
@@ -351,7 +353,7 @@ class Bookkeeping:
         try:
             with self._watch.work("the evaluation", step):
                 figures = evaluate(train_state.ema, step, self.stop)
-        except hooks.EvaluationFailed as error:
+        except training_evaluation.EvaluationFailed as error:
             failed = str(error)
         except preemption.Interrupted:
             self.display.say(f"step {step}  the evaluation is left out for now, and made when the run goes on")
@@ -361,7 +363,7 @@ class Bookkeeping:
             row = {"evaluate": figures} if failed is None else {"evaluation_failed": failed}
             json_lines.append(self._metrics_file, {"step": step, **row})
             self._tracker.numbers(step, tracking.flat({"evaluate": figures}))
-            self._tracker.pictures(step, hooks.previews(self._folder, step))
+            self._tracker.pictures(step, training_evaluation.previews(self._folder, step))
             shown = "  ".join(f"{name} {x:.4g}" for name, x in figures.items() if x is not None)
             shown = shown if failed is None else f"WARNING: the evaluation failed: {failed}"
             self.display.say(f"step {step}  {shown}")

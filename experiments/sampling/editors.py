@@ -14,7 +14,7 @@ from jax import Array
 
 from diffusion import samplers, timesteps
 from diffusion.parameterizations import Denoiser
-from diffusion.recipe import returned
+from diffusion.recipe import valid_results
 from diffusion.samplers import Sampler
 from diffusion.sampling import editing
 from diffusion.schedules import NoiseSchedule
@@ -135,7 +135,7 @@ def prompt_to_prompt(
     return edit
 
 
-RETURNED = returned.function("of an editors.Task that returns the edited examples")
+RETURNED = valid_results.function("of an editors.Task that returns the edited examples")
 EDITORS: dict[str, Callable[..., Editor]] = {
     "ddim": ddim,
     "edict": edict,

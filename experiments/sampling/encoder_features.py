@@ -15,7 +15,7 @@ from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
 from diffusion.recipe import ConfigError, names
 from diffusion.recipe.companions import Encoder
-from diffusion.recipe.described import described
+from diffusion.recipe.part_descriptions import described
 from diffusion.training import warm_start
 
 HOW = ("attention", "dtype")  # fields of a module that change how its features are computed, but not the features

@@ -14,7 +14,7 @@ import flax.linen as nn
 
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files, opener
-from diffusion.models.interchange import FAMILIES, families, folders, schedulers, stated
+from diffusion.models.interchange import FAMILIES, families, folders, schedulers, stated_prediction
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.text_to_image import model_folder, model_index
@@ -48,7 +48,7 @@ def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
         Refusal: if the file states another prediction.
     """
     process = schedulers.read(opener.read_table(base / "scheduler" / "scheduler_config.json"))
-    said = stated.prediction(source)
+    said = stated_prediction.prediction(source)
     if said not in ("", process.prediction):
         raise Refusal(
             f"{source} states that it predicts {said!r}, but the scheduler of {base} has {process.prediction!r}; the "

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files, lora_layers, lora_names
+from diffusion.adapters.layer_axes import separation
 from diffusion.adapters.lora_files import Lora
-from diffusion.adapters.separation import separation
 from diffusion.io import limits
 from diffusion.io.leaf_names import nested
 from diffusion.models import interchange

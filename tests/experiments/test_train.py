@@ -18,7 +18,7 @@ import pytest
 from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.experiments import train
-from diffusion.experiments.run import bookkeeping, hooks
+from diffusion.experiments.run import bookkeeping, training_evaluation
 from diffusion.experiments.run_folder import workdir
 from diffusion.recipe import ConfigError, Recipe
 from diffusion.training import sharding, training_means
@@ -252,7 +252,7 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
 
 def scripted(monkeypatch, evaluate):
     """The evaluation of each step, without its samples."""
-    monkeypatch.setattr(hooks, "evaluation", lambda *_: evaluate)
+    monkeypatch.setattr(training_evaluation, "evaluation", lambda *_: evaluate)
 
 
 def rows_of(folder):
@@ -287,7 +287,7 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, f
         seen.append(step)
         assert checkpoints.latest(tmp_path) == step
         if step == 3:
-            raise hooks.EvaluationFailed("MemoryError: 8 GiB")
+            raise training_evaluation.EvaluationFailed("MemoryError: 8 GiB")
         return {"fd_pixels": 1.0}
 
     scripted(monkeypatch, evaluate)
@@ -351,11 +351,11 @@ def test_whatever_an_evaluation_raises_is_its_failure(tmp_path, monkeypatch, err
 
     config = tiny()
     recipe = Recipe.from_config(config, (8, 8, 1))
-    made = hooks.generate.Generator(images, None, 1)
-    monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
-    evaluate = hooks.evaluation(recipe, tmp_path, None)
+    made = training_evaluation.generate.Generator(images, None, 1)
+    monkeypatch.setattr(training_evaluation.generate, "generator", lambda *_: made)
+    evaluate = training_evaluation.evaluation(recipe, tmp_path, None)
     where = r"\(test_train.py, line \d+\)"
-    with pytest.raises(hooks.EvaluationFailed, match=rf"{type(error).__name__}: .* {where}"):
+    with pytest.raises(training_evaluation.EvaluationFailed, match=rf"{type(error).__name__}: .* {where}"):
         evaluate(None, 3, preemption.StopRequest())
     error = ConfigError("config.evaluate.split")
     with pytest.raises(ConfigError):
@@ -369,9 +369,9 @@ def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
 
     config = tiny()
     stop = preemption.StopRequest()
-    made = hooks.generate.Generator(images, None, 1)
-    monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
-    evaluate = hooks.evaluation(Recipe.from_config(config, (8, 8, 1)), tmp_path, None)
+    made = training_evaluation.generate.Generator(images, None, 1)
+    monkeypatch.setattr(training_evaluation.generate, "generator", lambda *_: made)
+    evaluate = training_evaluation.evaluation(Recipe.from_config(config, (8, 8, 1)), tmp_path, None)
     with stop, pytest.raises(preemption.Interrupted):
         signal.raise_signal(signal.SIGTERM)
         evaluate(None, 3, stop)
@@ -417,7 +417,8 @@ def test_a_checkpoint_of_earlier_versions_goes_on_in_its_order_of_records(straig
 def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
     """By the figures 5, 3, 4, 6 of steps 2, 4, 6, 8 that is step 4, also where the run is stopped after it."""
     scripted = {2: 5.0, 4: 3.0, 6: 4.0, 8: 6.0}
-    monkeypatch.setattr(hooks, "evaluation", lambda *_: lambda params, step, stop: {"fd_pixels": scripted[step]})
+    evaluate = lambda params, step, stop: {"fd_pixels": scripted[step]}
+    monkeypatch.setattr(training_evaluation, "evaluation", lambda *_: evaluate)
     config = tiny(
         **{
             "train.steps": 8,

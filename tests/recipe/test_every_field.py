@@ -20,7 +20,7 @@ from diffusion.parameterizations import Prediction, velocity
 from diffusion.recipe import ConfigError, names, python_recipes, settings_checks
 from diffusion.recipe.companions import Teacher
 from diffusion.recipe.defaults import defaults
-from diffusion.recipe.described import described
+from diffusion.recipe.part_descriptions import described
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.sections import Sampling, flat, section_of, sectioned
 from diffusion.recipe.values import flattened, plain, put

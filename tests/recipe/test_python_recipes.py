@@ -9,7 +9,7 @@ from diffusion.objectives import Denoises, Jumps, Moves, Restores
 from diffusion.recipe import ConfigError, python_recipes
 from diffusion.recipe.companions import Teacher
 from diffusion.recipe.defaults import defaults
-from diffusion.recipe.described import described
+from diffusion.recipe.part_descriptions import described
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.sections import sectioned
 

@@ -11,7 +11,7 @@ from configs import digits
 from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train
 from diffusion.experiments.evaluation import held_out, real_images, run_report, sample_metrics
-from diffusion.experiments.run import hooks
+from diffusion.experiments.run import training_evaluation
 from diffusion.io.files import write_text
 from diffusion.metrics import classifier
 from diffusion.recipe import ConfigError, Recipe, data
@@ -216,7 +216,7 @@ def test_an_overlap_that_only_the_content_shows_fails_the_evaluation_and_not_the
     def work():
         raise held_out.Overlap("9 of the 9 records")
 
-    assert hooks._attempt(work) == (None, "9 of the 9 records")
+    assert training_evaluation._attempt(work) == (None, "9 of the 9 records")
 
 
 def test_a_reference_of_the_training_says_so():

@@ -11,7 +11,7 @@ from diffusion import text_to_image
 from diffusion.experiments import convert
 from diffusion.experiments.text import assemble
 from diffusion.models import interchange
-from diffusion.models.interchange import FAMILIES, folder_writing, folders, stated
+from diffusion.models.interchange import FAMILIES, folder_writing, folders, stated_prediction
 from tests.text_to_image import made_pipelines
 
 PARTS = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
@@ -87,7 +87,7 @@ MARKED = {"metadata": {"metadata": V}, "tensor": {"v_pred": np.zeros(0, np.float
 def test_a_file_that_predicts_another_thing_than_the_folder_is_refused(base, tmp_path, marks):
     source = single(base, tmp_path / "tuned.safetensors", ("vae",), **marks)
     out = tmp_path / "tuned"
-    assert stated.prediction(source) == "v_prediction"
+    assert stated_prediction.prediction(source) == "v_prediction"
     words = "predicts 'v_prediction', but the scheduler of.*one with prediction_type = 'v_prediction'"
     with pytest.raises(interchange.Refusal, match=words):
         assemble.pipeline(source, convert.networks(source), base, out)
@@ -116,10 +116,10 @@ def test_what_a_file_says_of_itself(tmp_path):
         (V, {"v_pred": np.zeros(0, np.float32)}, "v_prediction"),
     ):
         save_file(array | more, place, metadata=metadata)
-        assert stated.prediction(place) == expected
+        assert stated_prediction.prediction(place) == expected
     save_file(array | {"v_pred": np.zeros(0, np.float32)}, place, metadata={"modelspec.prediction_type": "epsilon"})
     with pytest.raises(interchange.Refusal, match=r"contradicts itself: a tensor named v_pred .* and the metadata"):
-        stated.prediction(place)
+        stated_prediction.prediction(place)
     save_file(array, place, metadata={"modelspec.prediction_type": "velocity"})
     with pytest.raises(interchange.Refusal, match=r"'velocity'\. Valid: epsilon, v, v_prediction, sample"):
-        stated.prediction(place)
+        stated_prediction.prediction(place)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from diffusion.data import builders, catalog
+from diffusion.data import builder_checksums, catalog
 
 BUILDER = '''
 """Two classes of even pictures."""
@@ -85,16 +85,16 @@ def even(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_may_change_a_record_changes_the_checksum(even, change):
-    assert builders.checksum(even(*CHANGES[change])) != builders.checksum(even())
+    assert builder_checksums.checksum(even(*CHANGES[change])) != builder_checksums.checksum(even())
 
 
 @pytest.mark.parametrize("change", HARMLESS)
 def test_what_changes_no_record_does_not(even, change):
-    assert builders.checksum(even(*HARMLESS[change])) == builders.checksum(even()) != ""
+    assert builder_checksums.checksum(even(*HARMLESS[change])) == builder_checksums.checksum(even()) != ""
 
 
 def test_a_class_without_a_source_has_no_checksum():
-    assert builders.checksum(type("Made", (), {})) == ""
+    assert builder_checksums.checksum(type("Made", (), {})) == ""
 
 
 def test_records_of_other_code_are_refused_until_the_version_is_raised(even):

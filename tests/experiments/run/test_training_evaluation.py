@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion.experiments.run import hooks
+from diffusion.experiments.run import training_evaluation
+from diffusion.experiments.run.training_evaluation import EvaluationFailed, previews
 from diffusion.experiments.sampling import generate
 from diffusion.recipe import Recipe
 from diffusion.training.runtime import preemption
@@ -36,9 +37,9 @@ def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, c
         calls["evaluated"] = labels
         return {"fd": 1 / 3, "ratio": math.nan}
 
-    monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, trajectory, 1))
-    monkeypatch.setattr(hooks, "evaluate_samples", evaluated)
-    figures = hooks.evaluation(recipe, tmp_path, None)("params", 7, preemption.StopRequest())
+    monkeypatch.setattr(training_evaluation.generate, "generator", lambda *_: generate.Generator(images, trajectory, 1))
+    monkeypatch.setattr(training_evaluation, "evaluate_samples", evaluated)
+    figures = training_evaluation.evaluation(recipe, tmp_path, None)("params", 7, preemption.StopRequest())
     assert figures == {"fd": 0.33333333, "ratio": None}
     labels = np.arange(12) % 10 if classes else np.zeros(12)
     params, conditions, seeds = calls["images"]
@@ -47,10 +48,10 @@ def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, c
     followed = np.arange(5) if classes else np.arange(1)
     np.testing.assert_array_equal(calls["trajectory"][1], followed)
     np.testing.assert_array_equal(calls["trajectory"][2], 3_000_000 + followed)
-    assert set(hooks.previews(tmp_path, 7)) == {"samples", "trajectory"} and not hooks.previews(tmp_path, 6)
-    monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, None, None))
-    hooks.evaluation(recipe, tmp_path, None)("params", 8, preemption.StopRequest())
-    assert set(hooks.previews(tmp_path, 8)) == {"samples"}  # of a driver that does not show its steps
+    assert set(previews(tmp_path, 7)) == {"samples", "trajectory"} and not previews(tmp_path, 6)
+    monkeypatch.setattr(training_evaluation.generate, "generator", lambda *_: generate.Generator(images, None, None))
+    training_evaluation.evaluation(recipe, tmp_path, None)("params", 8, preemption.StopRequest())
+    assert set(previews(tmp_path, 8)) == {"samples"}  # of a driver that does not show its steps
 
 
 @pytest.mark.parametrize("infinite", [5, 12])
@@ -66,12 +67,14 @@ def test_figures_of_samples_that_are_not_finite_are_no_silent_ones(tmp_path, mon
         return np.zeros((12, 8, 8, 1), np.uint8)
 
     work = lambda: np.array([0, 0, infinite * made])
-    monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, None, None, work))
-    monkeypatch.setattr(hooks, "evaluate_samples", lambda *_: {"fd": 1.0})
-    evaluate = hooks.evaluation(Recipe.from_config(config, (8, 8, 1)), tmp_path, None)
+    monkeypatch.setattr(
+        training_evaluation.generate, "generator", lambda *_: generate.Generator(images, None, None, work)
+    )
+    monkeypatch.setattr(training_evaluation, "evaluate_samples", lambda *_: {"fd": 1.0})
+    evaluate = training_evaluation.evaluation(Recipe.from_config(config, (8, 8, 1)), tmp_path, None)
     for _ in range(2):
         if infinite == 12:
-            with pytest.raises(hooks.EvaluationFailed, match=r"ValueError: 12 of 12 samples are not finite.*Try"):
+            with pytest.raises(EvaluationFailed, match=r"ValueError: 12 of 12 samples are not finite.*Try"):
                 evaluate("params", 7, preemption.StopRequest())
         else:
             with pytest.warns(UserWarning, match=r"5 of 12 samples are not finite.*config\.sample\.steps ="):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from diffusion.experiments.evaluation import ratios, records
+from diffusion.experiments.evaluation import records, representation_ratios
 from diffusion.recipe import ConfigError
 from tests import commands
 
@@ -37,7 +37,7 @@ def four(tmp_path):
 
 def test_the_mean_of_the_ratios(four):
     samples, floors = four
-    content = ratios.measure(samples, floors[::-1])
+    content = representation_ratios.measure(samples, floors[::-1])
     figure = content["figures"]["fdr"]
     assert figure["value"] == pytest.approx((3 + 1.5) / 2) and (figure["k"], figure["samples"]) == (2, 400)
     first = 3 * np.hypot(0.6 / 12, 0.1 / 4)  # relative errors add in squares
@@ -50,11 +50,11 @@ def test_the_mean_of_the_ratios(four):
 def test_records_that_do_not_belong_together(four, tmp_path):
     samples, floors = four
     with pytest.raises(ConfigError, match=r"--ratio has records under adm, dgm-eval, but --floors under adm\. Valid"):
-        ratios.measure(samples, floors[:1])
+        representation_ratios.measure(samples, floors[:1])
     with pytest.raises(ConfigError, match=r"two records under adm\. Valid: one record for each space"):
-        ratios.measure([*samples, record(tmp_path / "a.2", "adm", 1.0)], floors)
+        representation_ratios.measure([*samples, record(tmp_path / "a.2", "adm", 1.0)], floors)
     with pytest.raises(ConfigError, match="the records under adm and dgm-eval differ in their samples"):
-        ratios.measure([samples[0], record(tmp_path / "c.fdd", "dgm-eval", 1.0)], floors)
+        representation_ratios.measure([samples[0], record(tmp_path / "c.fdd", "dgm-eval", 1.0)], floors)
     for changes, message in (
         ({"reference": {"fingerprint": "test"}}, r"dgm-eval:.*different reference \(train, test"),
         ({"weights": {"sha256": "x"}}, r"weights \(dgm-eval, x\)\. Measure"),
@@ -67,10 +67,10 @@ def test_records_that_do_not_belong_together(four, tmp_path):
     ):
         other = record(tmp_path / "b.other", "dgm-eval", 1.0, **changes)
         with pytest.raises(ConfigError, match=message):
-            ratios.measure(samples, [floors[0], other])
+            representation_ratios.measure(samples, [floors[0], other])
     floors[0].write_text(floors[0].read_text().replace("4.0", "9.0"))
     with pytest.raises(records.ResultError, match="was altered"):
-        ratios.measure(samples, floors)
+        representation_ratios.measure(samples, floors)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_the_table_shows_each_ratio_with_its_error_where_it_has_one(capsys):
     space = {"distance": 12.0, "floor": 4.0, "ratio": 3.0, "standard_error": 0.25}
     figure = {"value": 2.25, "standard_error": None, "samples": 4000, "k": 2}
     spaces = {"adm": space, "own": {**space, "standard_error": None}}
-    ratios.show({"spaces": spaces, "figures": {"fdr": figure}})
+    representation_ratios.show({"spaces": spaces, "figures": {"fdr": figure}})
     out = capsys.readouterr().out
     assert "FDr^2 of 4,000 samples" in out
     lines = [line.replace("│", " ").split() for line in out.splitlines()]
