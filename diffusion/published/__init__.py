@@ -35,3 +35,15 @@ if TYPE_CHECKING:
     )
 
 public.declare(__name__)
+public.moved(
+    {
+        f"{__name__}.{room}.{old}": f"{__name__}.{room}.pipeline"
+        for room, names in {
+            "cogvideox": ("dynamic_guidance",),
+            "hunyuan_video_15": ("clip_sizes", "quoted_words"),
+            "ltx2": ("sound_latents",),
+            "pixart": ("perturbed_layers",),
+        }.items()
+        for old in names
+    }
+)
