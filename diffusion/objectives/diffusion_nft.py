@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from diffusion.arrays.parameters import is_number, traced
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import condition_of_data, noised, output_weight, split, weigh, weighted_mean_square
@@ -14,6 +14,7 @@ from diffusion.objectives.rewards import (
     CaptionReward,
     Reward,
     advantages,
+    check_compared,
     metadata_of,
     repeat_in_groups,
     reward_of_pictures,
@@ -83,21 +84,12 @@ def diffusion_nft(
         ValueError: if an argument is out of range, or divergence > 0 without a teacher; when called, if group does not
             divide the batch, if the grid does not lead from t_max to 0, and under the conditions of `rewards.rewarded`.
     """
-    if group < 2:
-        raise ValueError(
-            f"diffusion_nft: group = {group} must be at least 2, because samples are compared within a group"
-        )
     if not traced(beta, limit, divergence) and not (beta > 0 and limit > 0 and divergence >= 0):
         raise ValueError(
             f"diffusion_nft: beta = {beta} and limit = {limit} must be positive, and divergence = {divergence} must "
             "not be negative"
         )
-    anchored = not is_number(divergence, 0)
-    if anchored and teacher is None:
-        raise ValueError(
-            f"diffusion_nft: divergence = {divergence} needs a reference model, the teacher. Valid: a teacher, or "
-            "divergence = 0"
-        )
+    anchored = check_compared("diffusion_nft", group, "divergence", divergence, teacher)
     sampler = sampler or ddim()
 
     @entry(parameterization, teacher if anchored else None)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.arrays.parameters import is_number, traced
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, sum_square
 from diffusion.objectives.inputs import condition_of_data
@@ -16,6 +16,7 @@ from diffusion.objectives.rewards import (
     CaptionReward,
     Reward,
     advantages,
+    check_compared,
     metadata_of,
     repeat_in_groups,
     reward_of_pictures,
@@ -85,19 +86,11 @@ def policy_gradient(
             group does not divide the batch, if the grid does not lead from t_max to 0, and under the conditions of
             `rewarded`.
     """
-    if group < 2:
-        raise ValueError(
-            f"policy_gradient: group = {group} must be at least 2, because samples are compared within a group"
-        )
     if not traced(clip, beta) and not (clip > 0 and beta >= 0):
         raise ValueError(f"policy_gradient: clip = {clip} must be positive, and beta = {beta} must not be negative")
     if policy not in POLICIES:
         raise ValueError(f"policy_gradient: policy = {policy!r}. Valid: {', '.join(POLICIES)}")
-    anchored = not is_number(beta, 0)
-    if anchored and teacher is None:
-        raise ValueError(
-            f"policy_gradient: beta = {beta} needs a reference model, the teacher. Valid: a teacher, or beta = 0"
-        )
+    anchored = check_compared("policy_gradient", group, "beta", beta, teacher)
     steps = plan(np.asarray(grid))
     if len(steps.t) == 1 and steps.s[0] == 0:
         raise ValueError(

@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.parameters import is_number
 from diffusion.objectives.inputs import in_blocks
 
 Reward = Callable[[Array, Any], Array]
@@ -90,6 +91,22 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
         raise ValueError(f"the reward of example {worst} is {float(rewards[worst])}. Valid: finite rewards")
     rewards = rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
     return jnp.where(jnp.isfinite(rewards), rewards, jnp.nan)  # exp(-inf) or a clipped advantage would hide it
+
+
+def check_compared(name: str, group: int, anchor: str, weight: Any, teacher: Any) -> bool:
+    """Whether an objective that compares samples within groups reads a reference model, whose weight is `anchor`.
+
+    Raises:
+        ValueError: for a group below 2, or a weight without a parameterization `teacher` of the reference.
+    """
+    if group < 2:
+        raise ValueError(f"{name}: group = {group} must be at least 2, because samples are compared within a group")
+    anchored = not is_number(weight, 0)
+    if anchored and teacher is None:
+        raise ValueError(
+            f"{name}: {anchor} = {weight} needs a reference model, the teacher. Valid: a teacher, or {anchor} = 0"
+        )
+    return anchored
 
 
 def repeat_in_groups(condition: Any, group: int) -> Any:
