@@ -1,21 +1,23 @@
-"""Optimal transport of large clouds to a stated precision: Bertsekas' auction, in memory that grows with the points.
+"""Optimal transport of large clouds of points to a stated precision, by Bertsekas' auction.
 
-The auction of 10,000 points takes twenty seconds, and SciPy's exact search minutes where the clouds lie apart.
+Its memory is proportional to the number of points. An auction of 10,000 points takes twenty seconds, while SciPy's
+exact search takes minutes if the clouds lie apart.
 """
 
 import numpy as np
 
-KEPT = 300  # columns that a row remembers
-FALL = 5.0  # factor between one raise of the prices and the next, smaller one
+REMEMBERED = 300  # columns that a row remembers
+FALL = 5.0  # factor between the epsilons of one auction and the next
 
 
 def pairing(x: np.ndarray, y: np.ndarray, precision: float = 1e-6) -> np.ndarray:
     """A permutation p whose mean of |x_i - y_p(i)|^2 is at most `precision` above the least.
 
-    Rows of x bid for rows of y. A row takes the y_j with the least |x_i - y_j|^2 + price_j from its holder, and raises
-    the price to where its second choice is as good, and by epsilon more. When all rows hold one, none could gain more
-    than epsilon. Auctions with smaller and smaller epsilon begin with the prices of the last. Prices only rise: a row
-    remembers its best columns and a bound on all others, which says when it must look at all of them again.
+    Rows of x bid for rows of y, which are called columns. A row takes the column with the least |x_i - y_j|^2 + price_j
+    from the row that holds it. It raises the price until its second choice is as good, and by epsilon more. When every
+    row holds a column, no row could gain more than epsilon by another one. The auction is repeated with smaller and
+    smaller epsilon, and starts each time from the last prices. Since prices only rise, a row remembers its best columns
+    and a bound on all others; it looks at all columns again only when the bound is reached.
 
     Args:
         x: `[N, D]` points, finite.
@@ -47,7 +49,7 @@ def pairing(x: np.ndarray, y: np.ndarray, precision: float = 1e-6) -> np.ndarray
 
 
 def _auction(choices: "Choices", prices: np.ndarray, epsilon: float) -> np.ndarray:
-    """`[N]` the row that holds each column; the prices `[N]` are raised in place."""
+    """The row that holds each column at the end of an auction, `[N]`; the prices `[N]` are raised in place."""
     holder = np.full(len(prices), -1)
     waiting = list(range(len(prices)))
     while waiting:
@@ -61,21 +63,21 @@ def _auction(choices: "Choices", prices: np.ndarray, epsilon: float) -> np.ndarr
 
 
 class Choices:
-    """The columns that are best for each row at prices that only rise."""
+    """The best columns of each row, at prices that only rise."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray):
         """Args:
         x: `[N, D]` rows, N of at least 2.
         y: `[N, D]` columns.
         """
-        number = min(KEPT, len(y))
+        number = min(REMEMBERED, len(y))
         self._x, self._coordinates = x, np.ascontiguousarray(y.T)
         self._columns = np.zeros((len(x), number), int)
         self._costs = np.zeros((len(x), number))
-        self._bound = np.full(len(x), -np.inf)  # no other column is better than this, at any later prices
+        self._bound = np.full(len(x), -np.inf)  # a column that is not remembered is never better than this
 
     def two(self, row: int, prices: np.ndarray) -> tuple[int, float, float]:
-        """The best column of a row, the sum of its cost and price, and the sum of the second best."""
+        """(the best column of a row, its cost + price, the cost + price of the second best column)."""
         while True:
             sums = self._costs[row] + prices[self._columns[row]]
             place = sums.argmin()
@@ -86,12 +88,12 @@ class Choices:
             self._look(row, prices)
 
     def _look(self, row: int, prices: np.ndarray) -> None:
-        """Takes the best columns of a row at the present prices."""
+        """Remembers the best columns of a row at the present prices, and the bound on the others."""
         costs = np.square(self._coordinates - self._x[row][:, None]).sum(0)
         sums, number = costs + prices, self._columns.shape[1]
         if number == len(sums):
             order, self._bound[row] = np.arange(number), np.inf
         else:
-            order = np.argpartition(sums, number)  # the column at `number` is the least of those behind
+            order = np.argpartition(sums, number)  # the column at `number` is the best one that is not remembered
             self._bound[row] = sums[order[number]]
         self._columns[row], self._costs[row] = order[:number], costs[order[:number]]

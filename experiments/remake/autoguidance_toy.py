@@ -1,8 +1,8 @@
-"""Karras et al.'s figure 1: two branching classes in the plane, a small network, and its guidance by two bad ones.
+"""Karras et al.'s figure 1: two branching classes in the plane, and a small network guided by two worse ones.
 
-The data is a mixture of 2,032 Gaussians along the branches of two trees, so that its density and its scores are exact.
-A network states a log-density, whose gradient is trained on the exact score. Data, networks and
-training follow the authors' toy_example.py.
+The data are a mixture of 2,032 Gaussians along the branches of two trees, so that densities and scores are exact. A
+network computes a log-density, and its gradient is trained to equal the exact score. Data, networks and training follow
+the authors' toy_example.py.
 """
 
 import functools
@@ -43,7 +43,7 @@ class Trees(NamedTuple):
     """The data.
 
     Attributes:
-        weights: weights of the components, `[K]`, of any sum.
+        weights: weights of the components, `[K]`, with any sum.
         means: means of the components, `[K, 2]`.
         covariances: covariances of the components, `[K, 2, 2]`.
         classes: the class of each component, `[K]`, 0 or 1.
@@ -64,7 +64,10 @@ class Trees(NamedTuple):
 
 @functools.cache
 def trees(seed: int = 2) -> Trees:
-    """The authors' two trees, of 127 branches of 8 Gaussians each, with their random numbers in their order."""
+    """The authors' two trees, each with 127 branches of 8 Gaussians.
+
+    The random numbers are the authors', since they are drawn from the same generator in the same order.
+    """
     random = np.random.RandomState(seed)
     rows = []
 
@@ -90,7 +93,7 @@ def trees(seed: int = 2) -> Trees:
 
 
 def init(key: jax.Array, width: int, layers: int = 4) -> dict[str, Any]:
-    """The parameters of a network: weights from N(0, 1), and a gain of 0."""
+    """The initial parameters of a network: weights from N(0, 1), and a gain of 0."""
     sizes = [4, *[width] * (layers + 1)]
     keys = jax.random.split(key, layers + 1)
     weights = [jax.random.normal(k, (n, m)) for k, n, m in zip(keys, sizes, sizes[1:])]
@@ -98,13 +101,13 @@ def init(key: jax.Array, width: int, layers: int = 4) -> dict[str, Any]:
 
 
 def normalized(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with weights whose columns have a root mean square of 1."""
+    """The parameters, with the columns of the weights scaled to a root mean square of 1."""
     unit = lambda w: w / (1e-4 + jnp.sqrt(jnp.mean(w**2, 0, keepdims=True)))
     return {"weights": [unit(w) for w in params["weights"]], "gain": params["gain"]}
 
 
 def log_density(params: dict[str, Any], x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """`[]` the log-density, less a constant, that a network states at one x `[2]` and sigma `[]`."""
+    """The log-density `[]` of a network at one x `[2]` and sigma `[]`, up to a constant."""
     x = x / jnp.sqrt(SIGMA_DATA**2 + sigma**2)
     y = jnp.concatenate([x, jnp.stack([jnp.log(sigma) / 4, jnp.ones_like(sigma)])])
     weights = normalized(params)["weights"]
@@ -114,7 +117,7 @@ def log_density(params: dict[str, Any], x: jax.Array, sigma: jax.Array) -> jax.A
 
 
 def score(params: dict[str, Any], x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """`[B, 2]` the gradient of the log-density at x `[B, 2]` and sigma `[B]`."""
+    """The gradient `[B, 2]` of a network's log-density at x `[B, 2]` and sigma `[B]`."""
     return jax.vmap(jax.grad(log_density, argnums=1), (None, 0, 0))(params, x, sigma)
 
 
@@ -126,7 +129,7 @@ def train(key: jax.Array, width: int, classes: tuple[int, ...], steps: int) -> d
     optimizer, average = optax.adam(rate, 0.9, 0.99), power_ema.power_function(0.010)
 
     def eps(x, sigma):
-        """The exact eps, 16 examples at a time: [16, 1016] stays in the processor's cache, [4096, 1016] does not."""
+        """The exact eps, computed for 16 examples at a time, whose [16, 1016] values fit the processor's cache."""
         parts = (x.reshape(-1, 16, 2), sigma.reshape(-1, 16))
         return jax.lax.map(lambda part: exact(part[0], part[1] / 1e4).eps, parts).reshape(x.shape)
 
@@ -151,7 +154,7 @@ def train(key: jax.Array, width: int, classes: tuple[int, ...], steps: int) -> d
 
 
 def denoiser(params: dict[str, Any], schedule: schedules.NoiseSchedule):
-    """The denoiser of a network's score."""
+    """The denoiser whose score is that of a network."""
 
     def denoise(x, t):
         sigma = jnp.broadcast_to(jnp.asarray(schedule.sigma(t), x.dtype), x.shape[:1])
@@ -162,14 +165,14 @@ def denoiser(params: dict[str, Any], schedule: schedules.NoiseSchedule):
 
 
 def contour(data: exact_mixtures.Mixture) -> float:
-    """The log-density at the contour: 2.12^2 below the largest on the grid of the authors' figure."""
+    """The log-density at the contour, which is 2.12^2 below the largest one on the grid of the authors' figure."""
     axis = jnp.linspace(-0.9, 1.5, 400)
     grid = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
     return float(jax.lax.map(lambda x: exact_mixtures.log_density(data, x), grid.reshape(400, 400, 2)).max()) - CONTOUR
 
 
 def coverage(data: exact_mixtures.Mixture, points: np.ndarray) -> float:
-    """The mass of the branches that receive at least half of the points that they should.
+    """The mass of those branches that receive at least half of their share of the points.
 
     A point belongs to the branch of its most probable component.
     """
@@ -181,7 +184,7 @@ def coverage(data: exact_mixtures.Mixture, points: np.ndarray) -> float:
 
 
 def statistics(points: np.ndarray) -> dict[str, float]:
-    """The share of points outside the contour, the coverage, and the mean log-density of the class's samples."""
+    """The share of samples outside the contour, their coverage, and their mean log-density under the class's data."""
     data = trees().chosen((0,))
     log_p = np.asarray(jax.lax.map(lambda x: exact_mixtures.log_density(data, x[None])[0], jnp.asarray(points)))
     return {
@@ -192,7 +195,7 @@ def statistics(points: np.ndarray) -> dict[str, float]:
 
 
 def claims(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The figures from {sampler: its statistics}."""
+    """The published figures, computed from {sampler: its statistics}."""
     truth, none, free, auto = (rows[name] for name in SAMPLERS)
     return {
         MASS: 1 - truth["outliers"],
@@ -206,7 +209,7 @@ def claims(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """The figures of one seed, the statistics of each sampler, and its first 4,096 samples."""
+    """The figures of one seed, and the statistics and the first 4,096 samples of each sampler."""
     key = jax.random.key(int(part.removeprefix("seed ")))
     keys = jax.random.split(key, 5)
     steps, number = (64, 256) if quick else (4096, SAMPLES)
@@ -233,7 +236,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """The samples of the first seed, with their outliers and coverage."""
+    """Draws the samples of the first seed, with their outliers and coverage."""
     figure = plots.blank(12, 3.9, "constrained")
     data = trees()
     for axes, name in zip(figure.subplots(1, 4), SAMPLERS):

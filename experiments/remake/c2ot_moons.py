@@ -1,7 +1,7 @@
 """Cheng and Schwing's figure 1: flows from eight Gaussians to two moons, by coupling and by condition.
 
-Data, network, training and measure follow the authors' moons.py. A block of 1,024 pairs is coupled and then gives four
-batches of 256 in its order.
+Data, network, training and measure follow the authors' moons.py. The pairs of a block of 1,024 are coupled; then the
+block is cut into four batches of 256.
 """
 
 import functools
@@ -23,7 +23,7 @@ from diffusion.experiments.remake.exact_pairing import Potentials, pairing, pote
 from diffusion.training.step import example_keys
 
 STEPS, BATCH, BLOCK, POINTS, RUNS = 20_000, 256, 1024, 10_000, 10
-RATE, TOGETHER = 3e-4, 25
+RATE, TOGETHER = 3e-4, 25  # learning rate; number of blocks that are prepared at once
 RATIO = 0.05  # ratio in the paper's search for the weight of continuous conditions
 TOLERANCE = 1e-4
 UNCONDITIONAL, CLASSES, COORDINATE = "unconditional", "discrete conditions", "continuous conditions"
@@ -31,7 +31,7 @@ EULER, ADAPTIVE = "one Euler step", "adaptive steps"
 PART = "{}, {}"
 FIGURE = "{}, {}: W2 squared"
 VELOCITY = parameterizations.velocity(parameterizations.reversed_time())
-PUBLISHED = {  # part: (mean, standard deviation over 10 runs) of one Euler step, and of adaptive steps
+PUBLISHED = {  # {part: (mean, standard deviation over 10 runs) with one Euler step, and with adaptive steps}
     PART.format("FM", UNCONDITIONAL): ((6.232, 0.186), (0.120, 0.045)),
     PART.format("OT", UNCONDITIONAL): ((0.072, 0.025), (0.050, 0.040)),
     PART.format("FM", CLASSES): ((2.573, 0.112), (0.059, 0.029)),
@@ -44,10 +44,10 @@ PUBLISHED = {  # part: (mean, standard deviation over 10 runs) of one Euler step
 
 
 class Residual(nn.Module):
-    """Dense layers with the uniform initial values of PyTorch: a sum of projections, three residual blocks, an output.
+    """A sum of projections, three residual blocks and an output layer, with PyTorch's uniform initial values.
 
     Attributes:
-        width: width of the blocks, which are four times as wide inside.
+        width: the width of the residual stream; the hidden layer of a block is four times as wide.
     """
 
     width: int = 128
@@ -64,14 +64,14 @@ class Residual(nn.Module):
 
 
 def dense(features: int, x: jax.Array) -> jax.Array:
-    """A dense layer whose weights and biases begin uniform in +-1 / sqrt(inputs)."""
+    """A dense layer whose weights and biases are initially uniform in +-1 / sqrt(number of inputs)."""
     bound = 1 / math.sqrt(x.shape[-1])
     init = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
     return nn.Dense(features, kernel_init=init, bias_init=init)(x)
 
 
 def eight_gaussians(key: jax.Array, number: int) -> jax.Array:
-    """`[number, 2]` points around eight centres at a distance of 5, with a variance of sqrt(0.1) a coordinate."""
+    """Points `[number, 2]` around eight centres at a distance of 5 from 0; each coordinate's variance is sqrt(0.1)."""
     which, noise = jax.random.split(key)
     angle = jax.random.randint(which, (number,), 0, 8) * (math.pi / 4)
     centres = 5 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
@@ -79,9 +79,9 @@ def eight_gaussians(key: jax.Array, number: int) -> jax.Array:
 
 
 def moons(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
-    """`[number, 2]` points on two half circles, in order along them, and their classes `[number]`.
+    """Points `[number, 2]` on two half circles, in their order along these, and their classes `[number]`.
 
-    One uniform number in [0, 0.2) moves both coordinates of a point, as in torchdyn's `generate_moons`.
+    The same uniform number in [0, 0.2) is added to both coordinates of a point, as in torchdyn's `generate_moons`.
     """
     outer, inner = jnp.linspace(0, math.pi, number // 2), jnp.linspace(0, math.pi, number - number // 2)
     x = jnp.concatenate([jnp.cos(outer), 1 - jnp.cos(inner)])
@@ -91,12 +91,12 @@ def moons(key: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 def condition_of(kind: str, x: jax.Array, classes: jax.Array) -> jax.Array | None:
-    """`[B]` the condition as couplings see it: the class, the first coordinate, or None."""
+    """The condition `[B]` that couplings use: the class, the first coordinate, or None."""
     return {UNCONDITIONAL: None, CLASSES: classes, COORDINATE: x[:, 0]}[kind]
 
 
 def received(kind: str, condition: jax.Array | None) -> jax.Array | None:
-    """`[B]` the condition as the network receives it: classes as -1 and 1."""
+    """The condition `[B]` that the network receives, in which classes are -1 and 1."""
     return condition if condition is None or kind != CLASSES else 2.0 * condition - 1
 
 
@@ -111,12 +111,12 @@ def condition_weight(x: np.ndarray, noise: np.ndarray, condition: np.ndarray) ->
 
 
 class Cloud(NamedTuple):
-    """Pairs of a block that exchange their noises for the least sum of squared distances.
+    """Pairs of a block whose noises are exchanged so that the sum of squared distances is least.
 
     Attributes:
-        rows: `[N]` their rows.
-        x: `[N, D]` their data.
-        noise: `[N, D]` their noises.
+        rows: the rows of the pairs in the block, `[N]`.
+        x: the data of the pairs, `[N, D]`.
+        noise: the noises of the pairs, `[N, D]`.
     """
 
     rows: np.ndarray
@@ -125,7 +125,11 @@ class Cloud(NamedTuple):
 
 
 def clouds_of(pairs: Mapping[str, np.ndarray], method: str, kind: str) -> list[Cloud]:
-    """The whole block, or each class; w (c_i - c_j)^2 is the squared distance in one more coordinate, sqrt(w) c."""
+    """The clouds of a block: the whole block, or one for each class.
+
+    For continuous conditions c, the points have one more coordinate, sqrt(w) c, which adds w (c_i - c_j)^2 to the
+    squared distances.
+    """
     x, noise, condition = (pairs[name] for name in ("x", "noise", "condition"))
     every = np.arange(len(x))
     if method == "OT" or kind == UNCONDITIONAL:
@@ -145,13 +149,13 @@ def _drawn(key: jax.Array, kind: str, block: int) -> dict[str, jax.Array | None]
 
 
 def draw_pairs(key: jax.Array, kind: str, block: int) -> dict[str, Any]:
-    """A block of independent pairs {"x", "noise", "condition"} in the order of the moons."""
+    """A block of independent pairs {"x", "noise", "condition"}, in the order of the points of `moons`."""
     return jax.tree.map(np.asarray, _drawn(key, kind, block))
 
 
 @functools.cache
 def alike(method: str, kind: str, block: int) -> list[Potentials]:
-    """Potentials of the pairing of one block; starting from them, other blocks are paired seven times as fast."""
+    """The potentials of the pairing of one block, with which other blocks are paired seven times as fast."""
     clouds = clouds_of(draw_pairs(jax.random.key(0), kind, block), method, kind)
     return [potentials(cloud.x, cloud.noise) for cloud in clouds]
 
@@ -164,17 +168,18 @@ def matched(rows: Mapping[str, np.ndarray], method: str, kind: str) -> np.ndarra
     return taken
 
 
-@functools.lru_cache(STEPS * BATCH // BLOCK)  # the blocks of a run, whose points do not depend on the condition
+@functools.lru_cache(STEPS * BATCH // BLOCK)  # OT's three kinds of condition have the same points in a run's blocks
 def matched_without_conditions(key_words: tuple[int, ...], block: int) -> np.ndarray:
-    """`matched` of OT for the block of a key."""
+    """The result of `matched` for the method OT and the block of a key."""
     key = jax.random.wrap_key_data(jnp.array(key_words, jnp.uint32))
     return matched(draw_pairs(key, UNCONDITIONAL, block), "OT", UNCONDITIONAL)
 
 
 def draw_block(key: jax.Array, method: str, kind: str, block: int) -> dict[str, Any]:
-    """A block of coupled pairs {"x", "noise", "condition"}, FM's in the order of the moons, others in random order.
+    """A block of coupled pairs {"x", "noise", "condition"}.
 
-    The authors' assignment leaves each noise at its position, and the noise is in random order.
+    The pairs of FM are in the order of the points of `moons`. Coupled pairs are in random order: the authors'
+    assignment leaves the noises at their positions, and noises are in random order.
     """
     pair_key, order_key = jax.random.split(key)
     rows = draw_pairs(pair_key, kind, block)
@@ -191,7 +196,7 @@ def draw_block(key: jax.Array, method: str, kind: str, block: int) -> dict[str, 
 
 @functools.cache
 def compiled_updates(batch: int):
-    """(carry, blocks of pairs, key) -> carry after a step on each batch of the blocks, compiled once."""
+    """A compiled function (carry, blocks of pairs, key) -> the carry after a step on each batch of the blocks."""
     schedule, network, optimizer = schedules.rectified_flow(), Residual(), optax.adam(RATE)
     objective = objectives.flow_matching(timesteps.uniform_density(schedule), clock=parameterizations.reversed_time())
 
@@ -215,7 +220,7 @@ def compiled_updates(batch: int):
 
 
 def train(key: jax.Array, method: str, kind: str, steps: int, batch: int, block: int) -> Any:
-    """The parameters after a training; blocks of pairs are drawn and matched a few at a time."""
+    """The parameters after a training, which draws and couples `TOGETHER` blocks of pairs at a time."""
     init_key, data_key, draw_key = jax.random.split(key, 3)
     some = None if kind == UNCONDITIONAL else jnp.zeros(1)
     params = Residual().init(init_key, jnp.zeros((1, 2)), jnp.zeros(1), some)
@@ -230,7 +235,7 @@ def train(key: jax.Array, method: str, kind: str, steps: int, batch: int, block:
 
 
 def samples(params: Any, kind: str, key: jax.Array, number: int) -> dict[str, jax.Array]:
-    """`[number, 2]` points of new data, "data", and of one Euler step and of adaptive steps on their conditions."""
+    """New data "data", and samples for their conditions with one Euler step and with adaptive steps, `[number, 2]`."""
     schedule = schedules.rectified_flow()
     data_key, noise_key, unused = jax.random.split(key, 3)
     start = eight_gaussians(noise_key, number)
@@ -245,7 +250,7 @@ def samples(params: Any, kind: str, key: jax.Array, number: int) -> dict[str, ja
 
 
 def measure(part: str, quick: bool) -> Mapping[str, float]:
-    """The squared distances of one run to new data."""
+    """The squared distances of one run's samples from new data."""
     method, kind, run = part.split(", ")
     steps, batch, block, points = (8, 16, 64, 64) if quick else (STEPS, BATCH, BLOCK, POINTS)
     train_key, sample_key = jax.random.split(jax.random.key(int(run.removeprefix("run "))))
@@ -259,7 +264,7 @@ def measure(part: str, quick: bool) -> Mapping[str, float]:
 
 
 def squared_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """The squared 2-Wasserstein distance of two clouds `[N, 2]`, at most 1e-6 above its value."""
+    """The squared 2-Wasserstein distance of two clouds `[N, 2]`, with an error between 0 and 1e-6."""
     return float(np.sum((x - y[auction.pairing(x, y)]) ** 2, -1).mean())
 
 

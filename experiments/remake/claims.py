@@ -29,7 +29,7 @@ class Remake(NamedTuple):
 
     Attributes:
         name: the remake's name on the command line.
-        title: name of the table or figure in plain words, one line.
+        title: what the table or figure shows, in one line of plain words.
         paper: authors, year, title and arXiv number.
         place: the table or figure of the paper.
         source: text in which the published values were read.
@@ -92,7 +92,7 @@ def verdict(published: Published, values: Sequence[float]) -> Verdict:
 
     Args:
         published: the paper's figure.
-        values: the measurements, at least one, each of another part.
+        values: the measurements, at least one; each is from a different part.
     """
     mean = statistics.fmean(values)
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0

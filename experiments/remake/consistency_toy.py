@@ -1,4 +1,7 @@
-"""Consistency training in the plane, and without each change of Song and Dhariwal; four seeds at once."""
+"""Consistency training in the plane with all improvements of Song and Dhariwal (iCT), and without each of them.
+
+Four seeds are trained at once.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS, STEPS, BATCH, POINTS, WIDTH = 4, 6000, 256, 1000, 128
-SCALE = 0.3  # scale of the moons, whose deviation is then about 0.5, as the method's constants assume
-TWO_STEPS = 0.821  # noise of the second step; the published one for CIFAR-10
+SCALE = 0.3  # scale of the moons, which gives them a standard deviation of about 0.5, as the method's constants assume
+TWO_STEPS = 0.821  # sigma at the start of the second step, as published for CIFAR-10
 SIGMA_MIN = 0.002
 IMPROVED = "iCT"
 AVERAGE = "a moving average as the teacher"
@@ -37,11 +40,11 @@ SECOND = "iCT: smaller distance in two steps than in one (1: yes)"
 
 
 class Setting(NamedTuple):
-    """A training.
+    """A variant of the training.
 
     Attributes:
-        objective: its objective.
-        rate: step -> the rate of the teacher's moving average; None where the network is its own teacher.
+        objective: the objective.
+        rate: a function step -> the rate of the teacher's moving average; None if the network is its own teacher.
     """
 
     objective: objectives.Objective
@@ -49,7 +52,7 @@ class Setting(NamedTuple):
 
 
 def setting(name: str, steps: int) -> Setting:
-    """iCT, or iCT without one of its changes."""
+    """The setting of iCT, or of iCT without one of its improvements."""
     schedule, curriculum = schedules.edm(), times.doubling_curriculum(steps)
     density = times.ramp_density(schedule) if name == UNIFORM else timesteps.log_normal(schedule, -1.1, 2.0)
     pairs = times.discretised(times.constant_curriculum(18) if name == FIXED else curriculum)
@@ -94,7 +97,7 @@ def train(key: jax.Array, chosen: Setting, steps: int) -> Any:
 
 
 def draws(params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`[POINTS, 2]` samples of one step, and of two."""
+    """Samples `[POINTS, 2]` with one step, and with two steps."""
     schedule = schedules.edm()
     model = lambda x, clock, condition: ReLUNet(2, WIDTH).apply(params, x, clock)
     to_end = flow_maps.consistency(model, schedule, flow_maps.consistency_boundary(sigma_min=SIGMA_MIN))
@@ -107,7 +110,7 @@ def draws(params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """The squared distances of one and of two steps to new data, of each seed, and the first seed's samples."""
+    """The squared distances of samples with one and with two steps from new data, and samples of the first seed."""
     steps = 20 if quick else STEPS
     chosen, keys = setting(part, steps), jax.random.split(jax.random.key(0), 3 * SEEDS).reshape(SEEDS, 3)
     params = jax.jit(jax.vmap(lambda key: train(key, chosen, steps)))(keys[:, 0])
@@ -121,7 +124,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def conclude(values: Mapping[str, float]) -> dict[str, float]:
-    """The claims from the distances of all seeds."""
+    """The published statements, checked by the distances of all seeds."""
     distances = lambda part, name: np.array([values[VALUE.format(part, seed, name)] for seed in range(SEEDS)])
     best = distances(IMPROVED, "one step")
     claims = {WORSE.format(part): falls(best, distances(part, "one step")) for part in TAKEN_BACK}

@@ -1,8 +1,8 @@
-"""What Karras et al. state of solvers and steps around their figure 2, on a Gaussian whose flow is known exactly.
+"""Karras et al.'s statements on solvers and steps around their figure 2, on a Gaussian whose flow is known exactly.
 
-The paper's figure shows FID of trained networks. Its statements on the error of a step and on the steps themselves are
-measured here on a Gaussian with the spectrum of natural pictures, whose every flow line is
-x(sigma) = x(80) sqrt((lambda + sigma^2) / (lambda + 80^2)) along an eigenvector of variance lambda.
+The paper's figure shows the FID of trained networks. Its statements on the errors of steps, and on their lengths, are
+measured here on a Gaussian with the spectrum of natural pictures. Along an eigenvector of variance lambda, its flow is
+x(sigma) = x(80) sqrt((lambda + sigma^2) / (lambda + 80^2)).
 """
 
 from collections.abc import Mapping
@@ -32,19 +32,19 @@ LARGE_RHO = "rho = 5, 7 and 10: less error at the end than rho = 3, 35 NFE (1: y
 
 
 def picture_spectrum(side: int = 32, deviation: float = 0.5) -> np.ndarray:
-    """`[side^2]` variances that fall as 1 / frequency^2, whose mean is deviation^2."""
+    """Variances `[side^2]` that fall as 1 / frequency^2, with a mean of deviation^2."""
     cycles = np.fft.fftfreq(side, 1 / side)
     power = 1 / np.maximum(np.hypot(*np.meshgrid(cycles, cycles)), 1).ravel() ** 2
     return deviation**2 * power / power.mean()
 
 
 def variance_exploding(sigma_max: float) -> schedules.NoiseSchedule:
-    """Song et al.'s VE as the paper's table 1 has it, sigma^2 linear in t, with t scaled to [0, 1]."""
+    """Song et al.'s VE as in the paper's table 1: sigma^2 is linear in t, which is scaled to [0, 1]."""
     return schedules.from_alpha_sigma(jnp.ones_like, lambda t: sigma_max * jnp.sqrt(t))
 
 
 def own_steps(name: str, steps: int) -> tuple[schedules.NoiseSchedule, np.ndarray]:
-    """The ODE of "VP" or "VE" and its own `[steps + 1]` times of table 1, then 0."""
+    """The ODE of "VP" or "VE" and its times in table 1, `[steps + 1]`, of which the last is 0."""
     if name == "VP":
         return schedules.variance_preserving(), np.append(np.linspace(1, 1e-3, steps), 0)
     schedule = variance_exploding(100.0)
@@ -52,7 +52,7 @@ def own_steps(name: str, steps: int) -> tuple[schedules.NoiseSchedule, np.ndarra
 
 
 def end_error(solver: str, schedule: schedules.NoiseSchedule, grid: np.ndarray, variances: np.ndarray) -> float:
-    """Root mean square error at the end of the grid, for starts that are the noise at its first time."""
+    """The root mean square error at the end of the grid; at its first time, each coordinate equals sigma."""
     start = float(jnp.exp(-schedule.log_snr(grid[0]) / 2))
     x = jnp.full((1, len(variances)), start * schedule.alpha(grid[0]))
     exact = start * np.sqrt(variances / (variances + start**2))
@@ -60,9 +60,9 @@ def end_error(solver: str, schedule: schedules.NoiseSchedule, grid: np.ndarray, 
 
 
 def step_errors(solver: str, rho: float, steps: int, variances: np.ndarray) -> np.ndarray:
-    """`[steps - 1]` root mean square errors of single steps of eq. 5 with sigma(t) = t, from the exact flow.
+    """The root mean square errors `[steps - 1]` of single steps of eq. 5 with sigma(t) = t.
 
-    The step onto sigma = 0 is not among them.
+    Each step starts on a line of the exact flow. The last step, to sigma = 0, is left out.
     """
     schedule = schedules.edm(SIGMA_MIN, SIGMA_MAX)
     grid = timesteps.karras(schedule, steps, SIGMA_MIN, SIGMA_MAX, rho)[:-1]
@@ -73,7 +73,7 @@ def step_errors(solver: str, rho: float, steps: int, variances: np.ndarray) -> n
 
 
 def step_order(solver: str, variance: float = 0.25, sigma: float = 0.5, length: float = 1e-3) -> float:
-    """log2 of the error of a step of `length` in sigma, divided by the error of a step of half this length."""
+    """The order of a step's error: log2(error of a step of `length` in sigma / error of a step of half the length)."""
     schedule = schedules.edm(SIGMA_MIN, SIGMA_MAX)
     variances = np.array([variance])
 
@@ -122,7 +122,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """Error at the end against NFE from VP's and VE's ODE, against rho, and how unequal the steps' errors are."""
+    """Draws the final error against NFE for the ODEs of VP and VE and against rho, and the spread of step errors."""
     figure = plots.blank(12, 3.4, "constrained")
     panels = figure.subplots(1, 4)
     for axes, name in zip(panels, ("VP", "VE")):
@@ -154,7 +154,7 @@ def _step(solver, schedule, variances, x, t, s):
     data = Mixture(np.ones(1), np.zeros((1, len(variances))), variances[None])
     plan = timesteps.Plan(jnp.stack([jnp.asarray(t)]), jnp.stack([jnp.asarray(s)]), jnp.zeros(1, bool))
     sampler = SOLVERS[solver]()
-    noise = jnp.zeros((sampler.draws, *x.shape))  # none: these solvers are deterministic
+    noise = jnp.zeros((sampler.draws, *x.shape))  # an empty array, since these solvers are deterministic
     return sampler.step(sampler.init(x, schedule, plan), denoiser(data, schedule), schedule, plan, 0, noise).x
 
 

@@ -1,6 +1,6 @@
 """Mixtures of Gaussians as data: their densities, denoisers and samples are exact at every time of a process.
 
-Of x_t = alpha x_0 + sigma eps, component k has the mean alpha m_k and the covariance C_k = alpha^2 S_k + sigma^2.
+Component k of x_t = alpha x_0 + sigma eps has the mean alpha m_k and the covariance C_k = alpha^2 S_k + sigma^2 I.
 """
 
 from typing import NamedTuple
@@ -33,19 +33,19 @@ class Mixture(NamedTuple):
 
 
 def mixture(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> Mixture:
-    """The mixture of these weights, which are scaled to sum to 1, means and full covariances `[K, D, D]`."""
+    """The mixture of weights `[K]`, which are scaled to sum to 1, means `[K, D]` and covariances `[K, D, D]`."""
     variances, axes = np.linalg.eigh(np.asarray(covariances, np.float64))
     weights = np.asarray(weights, np.float64)
     return Mixture(weights / weights.sum(), np.asarray(means, np.float64), np.maximum(variances, 0), axes)
 
 
 def log_density(data: Mixture, x: Array, alpha: ArrayLike = 1.0, sigma: ArrayLike = 0.0) -> Array:
-    """`[B]` log-density of x_t = alpha x_0 + sigma eps at x `[B, D]`; alpha and sigma are `[]` or `[B]`."""
+    """The log-density `[B]` of x_t = alpha x_0 + sigma eps at x `[B, D]`; alpha and sigma are `[]` or `[B]`."""
     return logsumexp(_joint(data, x, _over_components(alpha, x), _over_components(sigma, x))[0], axis=1)
 
 
 def posterior(data: Mixture, x: Array, alpha: ArrayLike = 1.0, sigma: ArrayLike = 0.0) -> Array:
-    """`[B, K]` probability of each component given x_t at x `[B, D]`; alpha and sigma are `[]` or `[B]`."""
+    """The probability `[B, K]` of each component if x_t equals x `[B, D]`; alpha and sigma are `[]` or `[B]`."""
     return jax.nn.softmax(_joint(data, x, _over_components(alpha, x), _over_components(sigma, x))[0], axis=1)
 
 
@@ -64,7 +64,7 @@ def denoiser(data: Mixture, schedule: NoiseSchedule) -> Denoiser:
 
 
 def draw(data: Mixture, key: Array, number: int) -> Array:
-    """`[number, D]` samples of a mixture."""
+    """Samples `[number, D]` of a mixture."""
     choice, noise = jax.random.split(key)
     ends = jnp.cumsum(jnp.asarray(data.weights))
     k = jnp.searchsorted(ends[:-1], ends[-1] * jax.random.uniform(choice, (number,)), side="right")
@@ -74,7 +74,7 @@ def draw(data: Mixture, key: Array, number: int) -> Array:
 
 
 def _over_components(coefficient: ArrayLike, x: Array) -> Array:
-    """A coefficient `[]` or `[B]` as `[]` or `[B, 1]`, of x's type."""
+    """A coefficient `[]` or `[B]` as an array `[]` or `[B, 1]` with the type of x."""
     coefficient = jnp.asarray(coefficient, x.dtype)
     return coefficient[:, None] if coefficient.ndim else coefficient
 
@@ -95,7 +95,7 @@ def _joint(data: Mixture, x: Array, alpha: Array, sigma: Array) -> tuple[Array, 
 
 
 def _turned(data: Mixture, parts: Array) -> Array:
-    """`[B, D]` the sum over components of vectors `[D, B, K]` in their axes."""
+    """The sum `[B, D]` over components of vectors `[D, B, K]`, each in the axes of its component."""
     if data.axes is None:
         return parts.sum(2).T
     return jnp.einsum("jbk,kij->bi", parts, jnp.asarray(data.axes, parts.dtype))

@@ -1,4 +1,4 @@
-"""Exact optimal transport between clouds of as many points, made fast by the potentials of another pair of clouds."""
+"""Exact optimal transport between two clouds of equal size, which known potentials of similar clouds make faster."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,13 @@ from scipy.spatial.distance import cdist
 
 
 class Potentials(NamedTuple):
-    """Potentials of the pairing of two clouds x and y.
+    """Potentials of the pairing of two clouds x and y, which prove that it is the best.
+
+    With potentials u of x and v of y, u_i + v_j <= |x_i - y_j|^2 for all i and j, with equality for pairs.
 
     Attributes:
-        y: `[N, D]` the points that were paired with x.
-        values: `[N]` their potentials v: with those of x, u_i + v_j <= |x_i - y_j|^2, with equality for pairs.
+        y: the points that were paired with x, `[N, D]`.
+        values: their potentials v, `[N]`.
     """
 
     y: np.ndarray
@@ -22,16 +24,17 @@ class Potentials(NamedTuple):
 def pairing(x: np.ndarray, y: np.ndarray, alike: Potentials | None = None) -> np.ndarray:
     """The permutation p with the least sum_i |x_i - y_p(i)|^2.
 
-    Potentials change no optimum, since they take the same sum from every permutation. SciPy's search is short in costs
-    that good ones have reduced. Its rows are those of y: it is slower where its rows lie in order.
+    The costs are reduced by potentials before SciPy's search. This does not change the optimum, since it takes the same
+    sum from every permutation; with good potentials the search is short. The search's rows are the points of y: it is
+    slower if neighbouring rows are neighbouring points.
 
     Args:
-        x: `[N, D]` points.
-        y: `[N, D]` points, best in random order.
-        alike: potentials of two clouds that were drawn like these; without them the pairing starts from nothing.
+        x: points, `[N, D]`.
+        y: points, `[N, D]`, best in random order.
+        alike: potentials of two clouds from the same distributions; None starts the search without potentials.
 
     Returns:
-        `[N]` int p.
+        p, int `[N]`.
     """
     costs = cdist(y, x, "sqeuclidean")
     if alike is not None:
@@ -43,8 +46,12 @@ def pairing(x: np.ndarray, y: np.ndarray, alike: Potentials | None = None) -> np
 def potentials(x: np.ndarray, y: np.ndarray) -> Potentials:
     """The potentials of the pairing of two clouds.
 
-    They are shortest paths (Bellman and Ford) between the points of y, where a path from y_k to y_j costs what x_k,
-    which is paired with y_k, pays more for y_j.
+    They are the lengths of shortest paths between the points of y, by the algorithm of Bellman and Ford. The step from
+    y_k to y_j costs the difference that x_k, the partner of y_k, would pay for y_j instead.
+
+    Args:
+        x: points, `[N, D]`.
+        y: points, `[N, D]`.
     """
     y = y[pairing(x, y)]
     costs = cdist(x, y, "sqeuclidean")

@@ -1,7 +1,7 @@
-"""Boffi et al.'s flow maps on a checkerboard by three kinds of self-distillation; four seeds at once.
+"""Boffi et al.'s flow maps on a checkerboard by three kinds of self-distillation; four seeds are trained at once.
 
-Time runs from noise at 0 to data at 1, as in the paper. The network v gives the flow map X_{s,t}(x) =
-x + (t - s) v_{s,t}(x), and the velocity of the flow is v_{t,t}.
+Time runs from noise at 0 to data at 1, as in the paper. A network v defines the flow map
+X_{s,t}(x) = x + (t - s) v_{s,t}(x), and the velocity of the flow is v_{t,t}.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ Map = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class TwoTimeNet(nn.Module):
-    """Six dense layers with GELUs, of x and two times; the authors' has a width of 512."""
+    """Six dense layers with GELUs, which take x and two times; the authors' layers have a width of 512."""
 
     width: int = WIDTH
 
@@ -48,7 +48,7 @@ class TwoTimeNet(nn.Module):
 
 
 def board(key: jax.Array, number: int) -> jax.Array:
-    """`[number, 2]` points on the eight dark squares of a 4 x 4 board around 0."""
+    """Points `[number, 2]` on the eight dark squares of a 4 x 4 board around 0."""
     across, within, row = jax.random.split(key, 3)
     x = jax.random.uniform(across, (number,), minval=-2, maxval=2)
     y = jax.random.uniform(within, (number,)) - 2 * jax.random.randint(row, (number,), 0, 2) + jnp.floor(x) % 2
@@ -56,7 +56,7 @@ def board(key: jax.Array, number: int) -> jax.Array:
 
 
 def divergence(points: np.ndarray) -> float:
-    """KL(board || points) by a histogram of 32 x 32 cells; each cell, and the outside, has one point more."""
+    """KL(board || points) by a histogram of 32 x 32 cells; one point is added to each cell, and to the outside."""
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     counts = np.histogram2d(points[:, 0], points[:, 1], [edges, edges])[0] + 1
     column, row = np.indices(counts.shape) // (BINS // 4)
@@ -70,19 +70,19 @@ def carry(v: Map, s: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def lagrangian(v: Map, teacher: Map, s: jax.Array, t: jax.Array, h: jax.Array, x: jax.Array) -> jax.Array:
-    """d/dt X_{s,t}(x) - v_{t,t}(X_{s,t}(x)), the second term fixed."""
+    """The residual d/dt X_{s,t}(x) - v_{t,t}(X_{s,t}(x)), whose second term has no gradient."""
     end, rate = jax.jvp(lambda t: carry(v, s, t, x), (t,), (jnp.ones_like(t),))
     return rate - teacher(t, t, jax.lax.stop_gradient(end))
 
 
 def progressive(v: Map, teacher: Map, s: jax.Array, t: jax.Array, h: jax.Array, x: jax.Array) -> jax.Array:
-    """v_{s,t}(x) less the mean velocity of two fixed jumps, by u = h s + (1 - h) t."""
+    """v_{s,t}(x) minus the mean velocity of two jumps over u = h s + (1 - h) t, which has no gradient."""
     u = h * s + (1 - h) * t
     return v(s, t, x) - (1 - h) * teacher(s, u, x) - h * teacher(u, t, carry(teacher, s, u, x))
 
 
 def eulerian(v: Map, teacher: Map, s: jax.Array, t: jax.Array, h: jax.Array, x: jax.Array) -> jax.Array:
-    """d/ds X_{s,t}(x) + grad X_{s,t}(x) v_{s,s}(x), the second term fixed."""
+    """The residual d/ds X_{s,t}(x) + grad X_{s,t}(x) v_{s,s}(x), whose second term has no gradient."""
     rate = jax.jvp(lambda s: carry(v, s, t, x), (s,), (jnp.ones_like(s),))[1]
     return rate + jax.jvp(lambda x: carry(teacher, s, t, x), (x,), (teacher(s, s, x),))[1]
 
@@ -108,7 +108,7 @@ def loss(method: str, v: Map, teacher: Map, key: jax.Array, batch: int) -> jax.A
 
 
 def mean_velocity(params: Any) -> Map:
-    """The network with its parameters."""
+    """The network with given parameters, as a function."""
     return lambda *inputs: cast(jax.Array, TwoTimeNet().apply(params, *inputs))
 
 
@@ -139,7 +139,7 @@ def samples(v: Map, start: jax.Array, jumps: int) -> jax.Array:
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """The divergences by seed and number of jumps, and the first seed's samples of one jump and of the most."""
+    """The divergence for each seed and number of jumps, and the first seed's samples with 1 and with 16 jumps."""
     steps, points = (20, 256) if quick else (STEPS, POINTS)
     keys = jax.random.split(jax.random.key(0), (SEEDS, 2))
     params = jax.jit(jax.vmap(lambda key: train(key, part, steps)))(keys[:, 0])
@@ -155,7 +155,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def conclude(values: Mapping[str, float]) -> dict[str, float]:
-    """The statements from the divergences of all seeds."""
+    """The published statements, checked by the divergences of all seeds."""
     divergences = lambda part, jumps: np.array([values[VALUE.format(part, seed, jumps)] for seed in range(SEEDS)])
     return {
         BETTER.format(part, jumps): float(falls(divergences(LSD, jumps), divergences(part, jumps)))

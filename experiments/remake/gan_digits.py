@@ -1,4 +1,4 @@
-"""A GAN, diffusion and flow matching on handwritten digits of 8x8 pixels: equal networks, cost and figures."""
+"""A GAN, diffusion and flow matching on handwritten digits of 8x8 pixels, with equal networks, costs and figures."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ COVERS = "{}: larger recall than the best GAN (1: yes)"
 
 @functools.cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """1,300 digits for training and the 497 that are held out, `[number, 64]` in [-1, 1]."""
+    """The 1,300 digits for training and the 497 held-out ones, each `[number, 64]` in [-1, 1]."""
     from sklearn.datasets import load_digits
 
     pixels, _ = load_digits(return_X_y=True)
@@ -44,7 +44,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_batch(key: jax.Array) -> jax.Array:
-    """`[BATCH, 64]` digits of the training split."""
+    """A random batch `[BATCH, 64]` of the training digits."""
     data = jnp.asarray(digits()[0])
     return data[jax.random.randint(key, (BATCH,), 0, len(data))]
 
@@ -113,7 +113,7 @@ class Process(NamedTuple):
 
 
 def process(name: str) -> Process:
-    """Flow matching on straight paths, or EDM's diffusion for the deviation of the digits."""
+    """Flow matching on straight paths, or EDM's diffusion with the standard deviation of the digits."""
     if name == FLOW:
         schedule = schedules.rectified_flow()
         objective = objectives.flow_matching(timesteps.uniform_density(schedule))
@@ -136,7 +136,7 @@ def train_denoiser(key: jax.Array, steps: int, process: Process) -> Any:
 
 
 def step_cost(training: Callable[..., Any], *arguments: Any) -> float:
-    """The floating-point operations of a training step, by XLA's count: of one step, minus those of none."""
+    """The floating-point operations of a training step: XLA's count for one step minus its count for none."""
 
     def count(steps):
         compiled = jax.jit(lambda key: training(key, steps, *arguments)).lower(jax.random.key(0)).compile()
@@ -155,7 +155,7 @@ def denoised(params: Any, key: jax.Array, process: Process, number: int, solver_
 
 
 def figures(samples: np.ndarray) -> dict[str, float]:
-    """The figures of 497 samples `[497, 64]` against the digits that are held out.
+    """The figures of 497 samples `[497, 64]`, which compare them with the held-out digits.
 
     The Fréchet distance of pixels is divided by the distance of 497 training digits. The mean distance to the nearest
     training digit is divided by its mean over held-out digits; it is below 1 for samples that repeat training digits.
@@ -174,7 +174,7 @@ def figures(samples: np.ndarray) -> dict[str, float]:
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """The figures of each seed, and samples of the first one."""
+    """The figures of each seed, and samples of the first seed."""
     steps, solver_steps = (20, (2, 2)) if quick else (GAN_STEPS, (40, 13))
     number = len(digits()[1])
     seeds = jax.random.split(jax.random.key(0), 2 * SEEDS).reshape(SEEDS, 2)
@@ -198,7 +198,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def conclude(values: Mapping[str, float]) -> dict[str, float]:
-    """The claims, from the figures of all seeds."""
+    """The published statements, checked by the figures of all seeds."""
     over_seeds = lambda name, figure: np.array([values[VALUE.format(name, seed, figure)] for seed in range(SEEDS)])
     best = min(GANS, key=lambda name: over_seeds(name, DISTANCE).mean())
     claims = {}
@@ -211,7 +211,7 @@ def conclude(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """Ten samples of each, with the means of its figures over the seeds."""
+    """Draws ten samples of each method, with the means of its figures over the seeds."""
     figure = plots.blank(8, 6, "constrained")
     for axes, (name, values) in zip(figure.subplots(len(parts), 1), parts.items()):
         rows = np.clip(values["samples"].reshape(-1, 8, 8), -1, 1)

@@ -1,8 +1,8 @@
 """Bits per dimension by Song et al.'s probability flow, on a Gaussian whose density is known.
 
-Along an eigenvector of variance lambda the flow scales x by (v_T / v_0)^1/2, v_t = alpha_t^2 lambda + sigma_t^2. The
-matrix whose trace the probes estimate is therefore G = U diag(ln(v_T / v_0) / 2) U^T at every x, and the variance of
-the estimate by one probe of signs is 2 (sum_ij G_ij^2 - sum_i G_ii^2).
+Along an eigenvector of variance lambda, the flow scales x by (v_T / v_0)^1/2 with v_t = alpha_t^2 lambda + sigma_t^2.
+At every x, the probes therefore estimate the trace of the matrix G = U diag(ln(v_T / v_0) / 2) U^T. The estimate by one
+probe of random signs has the variance 2 (sum_ij G_ij^2 - sum_i G_ii^2).
 """
 
 import functools
@@ -39,7 +39,7 @@ def pictures(side: int) -> exact_mixtures.Mixture:
 
 
 def probe_deviation(data: exact_mixtures.Mixture, schedule: schedules.NoiseSchedule) -> float:
-    """The standard deviation of bits per dimension over one probe of signs."""
+    """The standard deviation of bits per dimension that are estimated by one probe of random signs."""
     ends = [
         float(schedule.alpha(t)) ** 2 * np.asarray(data.variances[0]) + float(schedule.sigma(t)) ** 2
         for t in (schedule.t_min, schedule.t_max)
@@ -50,7 +50,7 @@ def probe_deviation(data: exact_mixtures.Mixture, schedule: schedules.NoiseSched
 
 
 def errors(sde: str, key: jax.Array, data: exact_mixtures.Mixture, rows: int) -> jax.Array:
-    """`[rows]` bits per dimension of samples by one probe each, minus the exact ones."""
+    """Bits per dimension `[rows]` of samples, each estimated by one probe, minus the exact values."""
     schedule, dims = SDES[sde](), data.means.shape[1]
     x = exact_mixtures.draw(data, key, rows)
     probes = likelihood.rademacher(jax.random.split(jax.random.fold_in(key, 1), rows), (dims,))
@@ -82,7 +82,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """The errors of each SDE over all batches, with the exact distribution's bell."""
+    """Draws the errors of each SDE over all batches, and the normal density with the exact standard deviation."""
     figure = plots.blank(10, 3, "constrained")
     for axes, colour, sde in zip(figure.subplots(1, len(SDES)), plots.COLOURS, SDES):
         rows = [part for name, part in parts.items() if name.startswith(f"{sde},")]

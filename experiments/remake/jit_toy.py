@@ -36,7 +36,7 @@ FAILS = "{}-prediction, D = 512: W2 above 1, or no sample at all (1: yes)"
 
 
 class ReLUNet(nn.Module):
-    """Five dense layers with ReLUs, of x and the clock."""
+    """Five dense layers with ReLUs between them, which take x and the clock."""
 
     dims: int
     width: int = 256
@@ -51,25 +51,28 @@ class ReLUNet(nn.Module):
 
 
 def spiral(key: jax.Array, number: int) -> jax.Array:
-    """`[number, 2]` points of a spiral of 1.2 turns, whose coordinates have a mean square of about 1."""
+    """Points `[number, 2]` of a spiral with 1.2 turns, whose coordinates have a mean square of about 1."""
     angle = 3 * math.pi * jnp.sqrt(jax.random.uniform(key, (number,), minval=0.05))
     points = angle[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
     return points / (3 * math.pi * math.sqrt(1.05 / 4))  # the mean of r^2 = angle^2 is 9 pi^2 1.05 / 2
 
 
 def plane(dims: int) -> np.ndarray:
-    """`[dims, 2]` orthonormal columns: the random plane of the spiral."""
+    """Two orthonormal columns `[dims, 2]`, which span the random plane of the spiral."""
     return np.linalg.qr(np.random.default_rng(0).normal(size=(dims, 2)))[0].astype(np.float32)
 
 
 def process(predicts: str) -> schedules.NoiseSchedule:
-    """The straight paths of a prediction; there is no velocity of eps where no data is left."""
+    """The process for a prediction: straight paths, which end before pure noise for eps.
+
+    At pure noise, a prediction of eps determines no velocity.
+    """
     schedule = schedules.rectified_flow()
     return schedules.ending_at(schedule, 1 - 1e-3) if predicts == "eps" else schedule
 
 
 def drawn(network: Callable[..., Any], predicts: str, axes: np.ndarray, keys: jax.Array) -> np.ndarray:
-    """`[POINTS, 2]` samples of a network (x, clock, condition) -> output, in the plane of `axes` `[D, 2]`."""
+    """Samples `[POINTS, 2]` in the plane of `axes` `[D, 2]`, of a network (x, clock, condition) -> output."""
     schedule = process(predicts)
     denoise = parameterizations.denoiser(network, schedule, PREDICTIONS[predicts])
     start, noise = jax.random.normal(keys[0], (POINTS, len(axes))), jax.random.split(keys[1], POINTS)
@@ -79,7 +82,7 @@ def drawn(network: Callable[..., Any], predicts: str, axes: np.ndarray, keys: ja
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """W2 of one network's samples in the plane, and the samples."""
+    """The W2 of one network's samples in the plane, and the samples."""
     words = part.split(", ")
     dims, predicts, weighs = int(words[0].removeprefix("D = ")), *(word.split("-")[0] for word in words[1:])
     axes, parameterization = plane(dims), PREDICTIONS[predicts]
@@ -102,7 +105,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def conclude(values: Mapping[str, float]) -> dict[str, float]:
-    """The figures from the W2 of all networks, {"PART: W2": value}."""
+    """The published statements, checked by the W2 of all networks, {"PART: W2": value}."""
     w2 = lambda dims, predicts: values[PART.format(dims, predicts, "v") + ": W2"]
     return {
         **{X_WORKS.format(dims): w2(dims, "x") <= REASONABLE for dims in DIMENSIONS},
@@ -112,7 +115,7 @@ def conclude(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """The samples in the plane, by prediction and D."""
+    """Draws the samples in the plane, a row for each prediction and a column for each D."""
     figure = plots.blank(9, 7, "constrained")
     for row, predicts in zip(figure.subplots(3, len(DIMENSIONS)), PREDICTIONS):
         for axes, dims in zip(row, DIMENSIONS):

@@ -1,4 +1,4 @@
-"""Measures a remake part by part in a folder, so that an interrupted one continues, and records its verdicts.
+"""Measures a remake part by part, so that an interrupted measurement continues, and records the verdicts.
 
 The folder contains parts.jsonl with a line for each measured part, and arrays/N.npz if part N has arrays. At the end it
 also contains the record remake.json, and picture.png if the remake draws one.
@@ -98,7 +98,11 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _measured(folder: pathlib.Path, remake: Remake, quick: bool) -> dict[str, dict[str, Any]]:
-    """The lines of a folder's parts by part."""
+    """The lines of the folder's parts.jsonl, by the name of the part.
+
+    Raises:
+        ConfigError: if the folder holds parts of another remake, or with another `quick`.
+    """
     rows = {}
     for row in json_lines.rows(folder / PARTS, followed=True):
         if (row["remake"], row["quick"]) != (remake.name, quick):
@@ -115,7 +119,7 @@ def _write_arrays(folder: pathlib.Path, number: int, arrays: dict[str, np.ndarra
 
 
 def _arrays(folder: pathlib.Path, remake: Remake, part: str) -> dict[str, np.ndarray]:
-    """The arrays of a part, {} if it has none."""
+    """The arrays of a part; {} if it has none."""
     path = folder / ARRAYS / f"{remake.parts.index(part) + 1}.npz"
     if not path.exists():
         return {}

@@ -1,4 +1,4 @@
-"""The cost of a network: the multiply-adds of one forward pass, and its parameters; no array is made."""
+"""Counts the multiply-adds of a network's forward pass and its parameters, without computing any array."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def network_cost(network: Any, shape: tuple[int, ...]) -> tuple[float, float]:
         shape: the shape of one example.
 
     Returns:
-        (10^9 multiply-adds of products and convolutions, 10^6 parameters).
+        The number of multiply-adds in products and convolutions, in units of 10^9, and of parameters, in 10^6.
     """
     inputs, variables = _traced(network, shape)
     return counted_flops(network.apply, variables, *inputs) / 2e9, _millions(variables)
@@ -43,10 +43,10 @@ def cost_remake(
     Args:
         table: {network: (Gflops, millions of parameters)}, in the order of the paper; Gflops are 10^9 multiply-adds of
             a forward pass.
-        network: name of a network -> its module, and the shape of one example; no array is made.
-        half_widths: half a unit of the last digit of each network's Gflops; None: they are whole, as the millions of
-            parameters are.
-        count: function (module, shape) -> (Gflops, millions of parameters).
+        network: a function from a name in the table to (module, shape of one example).
+        half_widths: {network: half a unit of the last printed digit of its Gflops}; 0.5 for networks that are missing,
+            and for the parameters, which are printed in whole millions.
+        count: a function (module, shape) -> (Gflops, millions of parameters).
         unstated: the choice that the paper does not state.
         **fields: the name, title, paper and place, and other fields of `Remake`.
     """
@@ -76,10 +76,10 @@ def cost_remake(
 
 
 def xla_gflops(network: Any, shape: tuple[int, ...]) -> float:
-    """10^9 multiply-adds of one example's forward pass by XLA's count of the program.
+    """Half of XLA's count of the operations of one example's forward pass, in units of 10^9.
 
     XLA also counts additions and other elementwise operations, but no products of a convolution with its padding. It
-    counts the body of a scan once: here, one turn of the scan has all layers.
+    counts the body of a scan once; therefore the scans of layers are unrolled here.
     """
     inputs, variables = _traced(network, shape)
     with mock.patch.dict(scan.UNROLLED, dict.fromkeys(scan.UNROLLED, MOST_LAYERS)):
@@ -88,7 +88,7 @@ def xla_gflops(network: Any, shape: tuple[int, ...]) -> float:
 
 
 def parameters(network: Any, shape: tuple[int, ...]) -> float:
-    """10^6 parameters of a class-conditional network for examples of a shape."""
+    """The number of parameters of a class-conditional network for examples of a shape, in units of 10^6."""
     return _millions(_traced(network, shape)[1])
 
 

@@ -1,4 +1,4 @@
-"""Flows between pairs of clouds in the plane: flow matching, and conditional flow matching by two couplings.
+"""Flows between pairs of clouds in the plane: flow matching, and conditional flow matching with two couplings.
 
 Time runs from the source at 0 to the target at 1, as in the paper. Clouds, network and training follow the authors'
 runner.
@@ -22,16 +22,16 @@ from diffusion.experiments.remake.exact_pairing import pairing, potentials
 from diffusion.experiments.remake.point_training import squared_transport
 
 SEEDS, POINTS, EPOCHS, BATCH, SIGMA, SOLVER_STEPS = 5, 10_000, 1000, 512, 0.1, 100
-REUSES = 10  # epochs that share a coupling of their batches
+REUSES = 10  # number of epochs that use the coupling of one batch
 FM, I_CFM, OT_CFM = "FM", "I-CFM", "OT-CFM"
 W2, ENERGY = "{}, {}: W2", "{}, {}: normalised path energy"
 
 Cloud = Callable[[np.random.Generator, int], np.ndarray]
-"""(random numbers, how many) -> points `[N, 2]`."""
+"""(random numbers, N) -> points `[N, 2]`."""
 
 
 class VelocityNet(nn.Module):
-    """Three hidden layers of SELUs, of x and the time."""
+    """A network of x and the time with three hidden layers and SELUs."""
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
@@ -54,12 +54,12 @@ def ring(rng: np.random.Generator, number: int, radius: float = 5.0, deviation: 
 
 
 def moons(rng: np.random.Generator, number: int) -> np.ndarray:
-    """Two half circles with a noise of 0.05, twice as large, around the origin."""
+    """Two half circles with a noise of 0.05, doubled in size and then shifted by -1 along x."""
     return 2 * np.asarray(datasets.make_moons(number, noise=0.05, random_state=scikit_seed(rng))[0]) - np.array([1, 0])
 
 
 def scurve(rng: np.random.Generator, number: int) -> np.ndarray:
-    """The S of scikit-learn with a noise of 0.05, seen from the side, 1.5 times as large."""
+    """scikit-learn's S curve with a noise of 0.05, without its second coordinate, enlarged by 1.5."""
     return 1.5 * datasets.make_s_curve(number, noise=0.05, random_state=scikit_seed(rng))[0][:, [0, 2]]
 
 
@@ -70,12 +70,12 @@ def large_moons(rng: np.random.Generator, number: int) -> np.ndarray:
 
 
 def large_ring(rng: np.random.Generator, number: int) -> np.ndarray:
-    """Eight Gaussians at a distance of 12."""
+    """Eight Gaussians with a standard deviation of 1.5, at a distance of 12 from 0."""
     return ring(rng, number, 12.0, 1.5)
 
 
 def scikit_seed(rng: np.random.Generator) -> int:
-    """A seed of scikit-learn's clouds."""
+    """A random seed for a cloud of scikit-learn."""
     return int(rng.integers(2**31))
 
 
@@ -88,7 +88,7 @@ PAIRS: dict[str, tuple[Cloud, Cloud]] = {
 
 
 class Rows(NamedTuple):
-    """Rows `[steps, batch]` of the sources and of the targets that each step pairs."""
+    """The rows `[steps, batch]` of the source and of the target cloud that each training step pairs."""
 
     source: np.ndarray
     target: np.ndarray
@@ -100,7 +100,15 @@ def pair_rows(
     """The rows of both clouds that each training step takes.
 
     Both clouds are shuffled in every epoch, and cut into complete batches. If `coupled`, batches are paired by optimal
-    transport, and a step draws pairs of a batch's plan with replacement.
+    transport, each pairing is used in `REUSES` epochs, and a step draws pairs of its batch with replacement.
+
+    Args:
+        rng: the random numbers.
+        source: the source cloud, `[N, 2]`.
+        target: the target cloud, `[N, 2]`.
+        epochs: the number of epochs.
+        batch: the number of pairs of a step.
+        coupled: whether the pairs are coupled by optimal transport.
     """
     shuffled = lambda: rng.permutation(len(source))[: len(source) // batch * batch].reshape(-1, batch)
     if not coupled:
@@ -116,7 +124,8 @@ def pair_rows(
 def conditional(method: str, x_0: jax.Array, x_1: jax.Array, z: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The point x_t and its velocity for ends `[B, 2]`, noise z `[B, 2]` and times `[B, 1]`.
 
-    FM's path ends in N(x_1, 0.1^2), the others' stay within N(., 0.1^2) of the line.
+    The paths of FM end in N(x_1, 0.1^2). With the other methods, x_t is drawn from a Gaussian with standard deviation
+    0.1 around the line between the ends.
     """
     if method == FM:
         return t * x_1 + (1 - (1 - SIGMA) * t) * x_0, x_1 - (1 - SIGMA) * x_0
@@ -128,7 +137,7 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def velocity_of(params: Any) -> Velocity:
-    """The network with its parameters."""
+    """The network with given parameters, as a function."""
     return lambda x, t: cast(jax.Array, VelocityNet().apply(params, x, t))
 
 
@@ -164,7 +173,7 @@ def carry(velocity: Velocity, x: jax.Array, steps: int) -> tuple[jax.Array, jax.
 
 
 class Clouds(NamedTuple):
-    """The points `[N, 2]` of a seed, and the squared 2-Wasserstein distance of the two for tests."""
+    """The clouds of a seed, each `[N, 2]`, and `least`, the squared 2-Wasserstein distance of the two test clouds."""
 
     source: np.ndarray
     target: np.ndarray
@@ -180,7 +189,7 @@ def clouds_of(pair: str, seed: int, points: int) -> Clouds:
     draw = lambda number: [cloud(rng, number).astype(np.float32) for cloud in PAIRS[pair]]
     (source, target), (test_source, test_target) = draw(points), draw(points)
     some_source, some_target = draw(min(points, 2000))
-    alike = potentials(some_source, some_target)  # a distance of 10,000 points takes a minute with them, and 8 without
+    alike = potentials(some_source, some_target)  # they shorten the distance of 10,000 points from 8 minutes to 1
     least = squared_transport(test_source, test_target, alike)
     return Clouds(source, target, test_source, test_target, least)
 
@@ -200,7 +209,7 @@ def measure(part: str, quick: bool) -> Mapping[str, float]:
     }
 
 
-TABLE = {  # (pair, method): (mean, deviation over five seeds) of W2, and of the normalised path energy
+TABLE = {  # {(pair, method): (mean, standard deviation over five seeds) of W2, and of the normalised path energy}
     ("N to 8gaussians", FM): ((0.343, 0.058), (0.190, 0.054)),
     ("N to 8gaussians", I_CFM): ((0.373, 0.103), (0.202, 0.055)),
     ("N to 8gaussians", OT_CFM): ((0.303, 0.043), (0.031, 0.027)),

@@ -30,9 +30,9 @@ def train(
         objective: the objective.
         schedule: the process.
         apply: the network, (params, x_t, clock, condition) -> output.
-        params: its first parameters.
+        params: the initial parameters of the network.
         optimizer: the optimizer.
-        batch: key -> the batch of a step, which has "x" `[B, ...]`.
+        batch: a function key -> the batch of a step, a dictionary with "x" `[B, ...]`.
         steps: the number of steps.
         key: the training's key.
 

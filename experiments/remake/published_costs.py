@@ -1,4 +1,4 @@
-"""Published tables of networks' Gflops and parameters, each counted again from the network itself."""
+"""Published tables of Gflops and parameters, counted again from the networks themselves."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from diffusion.models.jit import PRESETS, JiT
 from diffusion.models.u_vit import SIZES, UViT
 
 Called = tuple[Any, tuple[int, ...]]
-"""(the network of a row, the shape of one example)."""
+"""(network, shape of one example)."""
 
 
 def _dit(part: str) -> Called:
@@ -18,7 +18,7 @@ def _dit(part: str) -> Called:
 
 
 def _budget(network: Any, shape: Any) -> tuple[float, float]:
-    """10^9 multiply-adds of the products of matrices, and 10^6 parameters."""
+    """The multiply-adds of the matrix products, in units of 10^9, and the parameters, in units of 10^6."""
     return flops(network, shape) / 2e9, parameters(network, shape)
 
 
@@ -63,7 +63,7 @@ def _jit(part: str) -> Called:
 
 
 JIT = cost_remake(
-    {  # a patch is a sixteenth of a side
+    {  # a picture's side has 16 patches
         "JiT-B/16": (25, 131),
         "JiT-L/16": (88, 459),
         "JiT-H/16": (182, 953),
@@ -83,7 +83,7 @@ JIT = cost_remake(
 )
 
 
-def _of_interval(part: str) -> Called:
+def _interval(part: str) -> Called:
     kind, _, size = part.partition("-")
     network = edm2_preset(f"{size}/512") if kind == "EDM2" else _dit(part)[0]
     return network, (64, 64, 4)
@@ -91,7 +91,7 @@ def _of_interval(part: str) -> Called:
 
 INTERVAL = cost_remake(
     {"EDM2-S": (102, 280), "EDM2-XXL": (552, 1523), "DiT-XL/2": (525, 675)},
-    _of_interval,
+    _interval,
     name="interval_cost",
     title="Gflops and parameters of EDM2-S, EDM2-XXL and DiT-XL/2 at 512 pixels",
     paper='Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality '
@@ -138,8 +138,8 @@ EDM2 = cost_remake(
 )
 
 
-def _of_latents(part: str) -> Called:
-    """SiT is DiT with the same outputs."""
+def _latent(part: str) -> Called:
+    """A network on latents; SiT has the network of DiT, with as many outputs."""
     shape = (32, 32, 4)
     if part == "SiT-XL/2":
         return dit_preset("XL/2", num_classes=1000, learn_sigma=True), shape
@@ -149,7 +149,7 @@ def _of_latents(part: str) -> Called:
 
 LATENT = cost_remake(
     {"U-ViT-L/2": (77, 287), "U-ViT-H/2": (133.3, 501), "SiT-XL/2": (118.7, 675)},
-    _of_latents,
+    _latent,
     {"U-ViT-H/2": 0.05, "SiT-XL/2": 0.05},
     name="latent_cost",
     title="Gflops and parameters of U-ViT-L and H and of SiT-XL",
@@ -164,4 +164,4 @@ LATENT = cost_remake(
     ),
 )
 COSTS = (DIT, JIT, INTERVAL, EDM2, LATENT)
-"""All of them, in the order of the page."""
+"""The remakes of costs, in the order of the page."""

@@ -1,4 +1,4 @@
-"""Liu et al.'s reflow from eight Gaussians to two moons: costs and straightness by iteration, of five seeds at once."""
+"""Liu et al.'s reflow from eight Gaussians to two moons: costs and straightness by iteration; five seeds at once."""
 
 import functools
 import itertools
@@ -29,10 +29,10 @@ NAMES = tuple(f"{k + 1}-rectified flow" for k in range(ITERATIONS))
 
 
 class Flow(NamedTuple):
-    """A trained flow and what it makes of new noise.
+    """The paths of a trained flow from new noise.
 
     Attributes:
-        path: its paths from the noise to the data, `[steps + 1, N, 2]`.
+        path: the paths from noise to data, `[steps + 1, N, 2]`.
         euler: the end of one Euler step from the same noise, `[N, 2]`.
     """
 
@@ -41,14 +41,14 @@ class Flow(NamedTuple):
 
 
 def straightness(path: jax.Array) -> jax.Array:
-    """`[]` S = int E|(Z_1 - Z_0) - dZ_t/dt|^2 dt of paths `[steps + 1, N, 2]`, equal steps; 0 of straight ones."""
+    """S = int E|(Z_1 - Z_0) - dZ_t/dt|^2 dt, `[]`, of paths `[steps + 1, N, 2]` in equal steps; 0 if straight."""
     steps = len(path) - 1
     velocity = steps * (path[1:] - path[:-1])
     return jnp.mean(jnp.sum((path[-1] - path[0] - velocity) ** 2, -1))
 
 
 def cost(noise: jax.Array, data: jax.Array, power: int) -> jax.Array:
-    """`[]` E|Z_1 - Z_0|^p of pairs `[N, 2]`."""
+    """E|Z_1 - Z_0|^power, `[]`, of pairs `[N, 2]`."""
     return jnp.mean(jnp.linalg.norm(data - noise, axis=-1) ** power)
 
 
@@ -76,7 +76,7 @@ def rectified(key: jax.Array, batch: Any, steps: int, number: int, solver_steps:
 
 
 def run(key: jax.Array, steps: int, batch: int, number: int, solver_steps: int) -> dict[str, jax.Array]:
-    """The costs, the straightness and the error of one Euler step in each iteration of reflow, for one seed."""
+    """The costs, the straightness and the error of one Euler step after each iteration of reflow, for one seed."""
     keys = jax.random.split(key, ITERATIONS + 1)
     first = independent_batch(keys[-1], 8 * number)
     costs = {"independent pairs": [cost(first["noise"], first["x"], power) for power in POWERS]}
@@ -94,13 +94,13 @@ def run(key: jax.Array, steps: int, batch: int, number: int, solver_steps: int) 
 
 
 def falls(after: np.ndarray, before: np.ndarray) -> bool:
-    """Whether values `[seeds]` lie below others of the same seeds, by two standard errors of the difference."""
+    """Whether the mean of `after` `[seeds]` lies more than two standard errors of the difference below `before`."""
     change = after - before
     return bool(change.mean() < -2 * change.std(ddof=1) / np.sqrt(len(change)))
 
 
 def claims(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The figures from the values of all seeds, `[seeds, ...]` each."""
+    """The published statements, checked by the values of all seeds; each array of values is `[seeds, ...]`."""
     figures = {}
     for before, name in zip(("independent pairs", *NAMES), NAMES):
         for column, power in enumerate(POWERS):
@@ -113,7 +113,7 @@ def claims(values: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """The claims, the means over the seeds, and the paths of the first one."""
+    """The published statements, the means over the seeds, and the paths of the first seed."""
     steps, batch, number, solver_steps = (20, 32, 64, 4) if quick else (STEPS, BATCH, PAIRS, 50)
     seeds = jax.random.split(jax.random.key(0), SEEDS)
     values = jax.jit(jax.vmap(lambda key: run(key, steps, batch, number, solver_steps)))(seeds)
@@ -128,7 +128,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """The paths of each iteration, with their straightness."""
+    """Draws the paths of each iteration, with their straightness."""
     figure = plots.blank(9, 3.4, "constrained")
     values = parts[PART]
     for axes, name in zip(figure.subplots(1, ITERATIONS), NAMES):

@@ -1,4 +1,4 @@
-"""The remakes by name, and how one of your own is added."""
+"""The remakes by name, and the function that adds one of your own."""
 
 from diffusion.experiments.remake import (
     autoguidance_toy,
@@ -40,10 +40,10 @@ REMAKES: dict[str, Remake] = {
 
 
 def add(remake: Remake) -> None:
-    """Adds a remake, so that the command lists and measures it: what a file that --extend names does.
+    """Adds a remake, so that the command lists and measures it; a file that --extend names calls this function.
 
     Raises:
-        ConfigError: if there is one of that name.
+        ConfigError: if a remake of that name exists.
     """
     if remake.name in REMAKES:
         raise ConfigError(f"the name {remake.name!r} is already taken by a remake. Choose another name.")
@@ -51,10 +51,10 @@ def add(remake: Remake) -> None:
 
 
 def find(name: str) -> Remake:
-    """The remake of a name.
+    """The remake with a name.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no such remake.
     """
     if name not in REMAKES:
         raise unknown("remake", name, REMAKES)

@@ -1,4 +1,4 @@
-"""docs/remakes.md, written from the records of the remakes."""
+"""The text of docs/remakes.md, from the records of the remakes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,7 +47,7 @@ def verdict_text(figure: Mapping[str, Any]) -> str:
 
 
 def rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The lines of the table of a record."""
+    """The rows of a record's table."""
     lines = []
     for figure in record["figures"]:
         interval = f" ± {figure['half_width']:.2g}" if figure["half_width"] else ""
@@ -58,7 +58,7 @@ def rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """How many figures of a record are reproduced."""
+    """A phrase that says how many figures of a record are reproduced."""
     count = sum(figure["reproduced"] for figure in record["figures"])
     return f"{count} of {len(record['figures'])} figures reproduced"
 

@@ -1,4 +1,4 @@
-"""C2ST of posteriors by flow matching and by EDM's diffusion, for three tasks of the benchmark of inference."""
+"""C2ST of posteriors by flow matching and by EDM's diffusion, for three tasks of simulation-based inference."""
 
 import functools
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ PUBLISHED = {  # scores of the authors' best configuration of Flux1 for 100,000 
 
 
 class ConditionalResidual(nn.Module):
-    """Three residual blocks on the sum of projections of x, the clock's waves and the observation.
+    """Three residual blocks on a sum of projections of x, of sines and cosines of the clock, and of the observation.
 
     Attributes:
-        width: width of the blocks, which are four times as wide inside.
+        width: the width of the residual stream; the hidden layer of a block is four times as wide.
     """
 
     width: int = 128
@@ -55,7 +55,7 @@ class ConditionalResidual(nn.Module):
 
 
 def method(name: str) -> tuple:
-    """The schedule, the parameterization, the objective and the times of the sampler."""
+    """The schedule, the parameterization, the objective and the sampler's times of a method."""
     if name == FLOW:
         schedule, parameterization = schedules.rectified_flow(), parameterizations.velocity()
         objective = objectives.flow_matching(timesteps.uniform_density(schedule))
@@ -70,7 +70,7 @@ def posterior_sampler(task: str, name: str, simulations: int, steps: int):
     """Trains one network on simulations.
 
     Returns:
-        (key, observation `[K]`, number) -> `[number, D]` parameters.
+        A function (key, observation `[K]`, number) -> parameters `[number, D]`, drawn from the network's posterior.
     """
     rng = np.random.default_rng(0)
     parameters = TASKS[task].prior(rng, simulations)
@@ -107,13 +107,16 @@ def posterior_sampler(task: str, name: str, simulations: int, steps: int):
 
 @functools.cache
 def observed(task: str, count: int) -> np.ndarray:
-    """`[count, K]` observations, drawn from prior and simulator."""
+    """Observations `[count, K]` of parameters from the prior."""
     rng = np.random.default_rng(1)
     return TASKS[task].simulate(rng, TASKS[task].prior(rng, count))
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """C2ST for one observation, and the first two parameters of some draws; a network is trained once for all ten."""
+    """The C2ST for one observation, and the first two parameters of some draws.
+
+    One network serves all ten observations of a task and method.
+    """
     task, name, observation = part.split(", ")
     number = int(observation.removeprefix("observation ")) - 1
     simulations, steps, draws = (500, 20, 100) if quick else (SIMULATIONS, STEPS, DRAWS)
@@ -126,7 +129,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """The first two parameters for the first observation, by the exact posterior and by each method."""
+    """Draws the first two parameters for the first observation, by the exact posterior and by each method."""
     figure = plots.blank(8, 8, "constrained")
     for row, task in zip(figure.subplots(3, 3), TASKS):
         firsts = {name: parts[PART.format(task, name, 1)] for name in (FLOW, DIFFUSION)}

@@ -1,6 +1,6 @@
-"""Three tasks of simulation-based inference with exact posteriors, and the two-sample test of a classifier.
+"""Three tasks of simulation-based inference with exact posteriors, and the two-sample test by a classifier.
 
-Simulators, priors and the classifier are those of Lueckmann et al. 2021, "Benchmarking Simulation-Based Inference".
+Simulators, priors and the classifier follow Lueckmann et al. 2021, "Benchmarking Simulation-Based Inference".
 """
 
 import math
@@ -16,9 +16,9 @@ class Task(NamedTuple):
     """A prior, a simulator and the exact posterior.
 
     Attributes:
-        prior: (rng, number) -> parameters `[number, D]`.
-        simulate: (rng, parameters) -> observations `[number, K]`.
-        posterior: (rng, observation `[K]`, number) -> independent draws of the parameters `[number, D]`.
+        prior: a function (rng, number) -> parameters `[number, D]`.
+        simulate: a function (rng, parameters `[number, D]`) -> observations `[number, K]`.
+        posterior: a function (rng, observation `[K]`, number) -> independent draws of the parameters `[number, D]`.
     """
 
     prior: Callable[[np.random.Generator, int], np.ndarray]
@@ -39,12 +39,12 @@ def _gaussian_simulator(rng: np.random.Generator, parameters: np.ndarray) -> np.
 
 
 def _gaussian_posterior(rng: np.random.Generator, observation: np.ndarray, number: int) -> np.ndarray:
-    """N(x / 2, 0.05 I): prior and noise have the same variance of 0.1."""
+    """Draws from N(x / 2, 0.05 I), since prior and noise have the same variance of 0.1."""
     return observation / 2 + math.sqrt(0.05) * rng.normal(size=(number, 10))
 
 
 def _crescent(rng: np.random.Generator, number: int) -> np.ndarray:
-    """`[number, 2]` points of the half circle around (0.25, 0) that the moons are made of."""
+    """Points `[number, 2]` near the half circle around (0.25, 0) from which the simulator starts."""
     angle, radius = rng.uniform(-math.pi / 2, math.pi / 2, number), rng.normal(0.1, 0.01, number)
     return np.stack([radius * np.cos(angle) + 0.25, radius * np.sin(angle)], -1)
 
@@ -55,10 +55,11 @@ def _moons_simulator(rng: np.random.Generator, parameters: np.ndarray) -> np.nda
 
 
 def _moons_posterior(rng: np.random.Generator, observation: np.ndarray, number: int) -> np.ndarray:
-    """The parameters that lead from points of the crescent to the observation; both signs of their sum do.
+    """Draws a point of the crescent, and solves for parameters that move it to the observation.
 
-    The map from a point to its parameters has a constant determinant, and the prior is flat, so that points without
-    such parameters are drawn again, and nothing else. A crescent that reaches across the fold has points without any.
+    The simulator reads the absolute value of the parameters' sum, so that both signs of the sum are solutions; one is
+    chosen at random. The map from a point to its parameters has a constant determinant, and the prior is flat.
+    Therefore a point is drawn again only if it has no solution, or if the chosen one lies outside of the prior.
     """
 
     def propose(size):
@@ -72,7 +73,10 @@ def _moons_posterior(rng: np.random.Generator, observation: np.ndarray, number: 
 
 
 def _slcp_simulator(rng: np.random.Generator, parameters: np.ndarray) -> np.ndarray:
-    """Four points of a Gaussian in the plane: means, roots of standard deviations, and atanh of their correlation."""
+    """Four points from a Gaussian in the plane.
+
+    The parameters are two means, two roots of the standard deviations, and the atanh of the correlation.
+    """
     scale, correlation = parameters[:, 2:4] ** 2, np.tanh(parameters[:, 4])
     noise = rng.normal(size=(len(parameters), 4, 2))
     second = correlation[:, None] * noise[..., 0] + np.sqrt(1 - correlation[:, None] ** 2) * noise[..., 1]
@@ -81,10 +85,11 @@ def _slcp_simulator(rng: np.random.Generator, parameters: np.ndarray) -> np.ndar
 
 
 def _slcp_posterior(rng: np.random.Generator, observation: np.ndarray, number: int) -> np.ndarray:
-    """Draws by rejection: with a flat prior of the mean, C has the density |C|^(-3/2) exp(-tr(C^-1 A) / 2).
+    """Draws from the posterior by rejection.
 
-    A is the scatter of the four points. The density is largest at C = A / 3; the mean then is N(points' mean, C / 4),
-    and what lies outside of the prior is drawn again.
+    With a flat prior of the mean, the covariance C has the density |C|^(-3/2) exp(-tr(C^-1 A) / 2), where A is the
+    scatter matrix of the four points; it is largest at C = A / 3. For a given C, the mean has the distribution
+    N(mean of the points, C / 4). Draws outside of the prior are rejected too.
     """
     points = observation.reshape(4, 2)
     centre = points.mean(0)
@@ -95,7 +100,7 @@ def _slcp_posterior(rng: np.random.Generator, observation: np.ndarray, number: i
         shape = rng.uniform(-3, 3, (size, 3))
         scale, correlation = shape[:, :2] ** 2, np.tanh(shape[:, 2])
         left = 1 - correlation**2
-        with np.errstate(divide="ignore", invalid="ignore"):  # a scale of 0 has no density, and is refused as NaN
+        with np.errstate(divide="ignore", invalid="ignore"):  # a scale of 0 gives NaN, which is rejected below
             squares = (np.diag(scatter) / scale**2).sum(1)
             trace = (squares - 2 * correlation * scatter[0, 1] / scale.prod(1)) / left
             density = -1.5 * (2 * np.log(scale.prod(1)) + np.log(left)) - trace / 2
@@ -126,9 +131,11 @@ TASKS = {
 
 
 def classifier_accuracy(truth: np.ndarray, samples: np.ndarray) -> float:
-    """How often a classifier tells samples from the truth, C2ST: 0.5 where it cannot, 1 where it always does.
+    """The classifier two-sample test, C2ST: the share of draws that a classifier assigns to the right set.
 
-    A perceptron of two layers of 10 D with ReLUs, over five folds, on clouds standardised by the truth.
+    The share is 0.5 if the sets cannot be distinguished, and 1 if they always can. The classifier is a perceptron with
+    two hidden layers of width 10 D and ReLUs. It is cross-validated over five folds, after both sets were standardised
+    by the mean and standard deviation of the exact draws.
 
     Args:
         truth: draws of the exact posterior, `[N, D]`.
@@ -149,5 +156,5 @@ def classifier_accuracy(truth: np.ndarray, samples: np.ndarray) -> float:
     width = 10 * truth.shape[1]
     classifier = MLPClassifier((width, width), activation="relu", solver="adam", max_iter=10_000, random_state=1)
     folds = KFold(n_splits=5, shuffle=True, random_state=1)
-    with frechet.one_thread():  # its products are small, and two threads wait for each other most of the time
+    with frechet.one_thread():  # the matrix products are small, so that two threads would mostly wait for each other
         return float(cross_val_score(classifier, rows, labels, cv=folds, scoring="accuracy").mean())

@@ -1,7 +1,8 @@
-"""SDDM's points of the plane in 32 bits: its reverse process, and the discrete probability flow, with exact ratios.
+"""Points of the plane in 32 bits, by SDDM's reverse process and by the discrete probability flow, with exact ratios.
 
-A coordinate is a sign and 15 bits of Gray code. The law of the sign and of the first seven bits is counted, and the
-other 16 bits of a point are even coins. So p_t(x with a bit flipped) / p_t(x) is a ratio of sums over 2^16 cells.
+A coordinate is a sign and 15 bits of Gray code. The joint law of the signs and of the first seven bits is counted. The
+other 16 bits of a point are taken as fair coins. So p_t(x with a bit flipped) / p_t(x) is a ratio of sums over 2^16
+cells.
 """
 
 import functools
@@ -22,18 +23,18 @@ from diffusion.experiments.remake.plane_pairs import ring, scikit_seed
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BITS, COUNTED = 16, 8  # of a coordinate, and those of them whose law is counted
+BITS, COUNTED = 16, 8  # the bits of a coordinate, and the number of them whose law is counted
 CELLS, COINS = 2**COUNTED, 2 * (BITS - COUNTED)
 FLIPS = 1 << np.arange(COUNTED)
 STEPS, SEEDS, BANDWIDTH = 1000, 3, 0.1
 SDDM, FLOW = "SDDM", "DPF"
 
 Points = Callable[[np.random.Generator, int], np.ndarray]
-"""(random numbers, how many) -> points `[N, 2]`."""
+"""(random numbers, N) -> points `[N, 2]`."""
 
 
 def spirals(rng: np.random.Generator, number: int) -> np.ndarray:
-    """Two arms of 1.5 turns, the second turned by half a turn."""
+    """Two spiral arms of 1.5 turns, of which the second is rotated by half a turn."""
     angle = np.sqrt(rng.random(number)) * 3 * np.pi
     arm = np.stack([-np.cos(angle), np.sin(angle)], 1) * angle[:, None] + 0.5 * rng.random((number, 2))
     return (arm * rng.choice([-1, 1], (number, 1))) / 3 + 0.1 * rng.standard_normal((number, 2))
@@ -86,18 +87,18 @@ CLOUDS: dict[str, Points] = {
 
 
 def scale(draw: Points) -> float:
-    """The integers of a unit of length: 2^15 over the largest coordinate of 5,000 points, and 2 more."""
+    """The number of integers in a unit of length, 2^15 / (m + 2); m is the largest |coordinate| of 5,000 points."""
     return 2 ** (BITS - 1) / (np.abs(draw(np.random.default_rng(1), 5000)).max() + 2)
 
 
 def encode(points: np.ndarray, unit: float) -> np.ndarray:
-    """The cells int32 `[N, 2]` of points `[N, 2]`: of each coordinate the sign and the first bits of the Gray code."""
+    """The cells int32 `[N, 2]` of points `[N, 2]`: each coordinate's sign and the first bits of its Gray code."""
     size = np.minimum(np.abs(points) * unit, 2 ** (BITS - 1) - 1).astype(np.int32) >> (BITS - COUNTED)
     return (points < 0) * np.int32(CELLS // 2) + (size ^ (size >> 1))
 
 
 def decode(cells: np.ndarray, unit: float) -> np.ndarray:
-    """The middles `[N, 2]` of cells `[N, 2]`."""
+    """The midpoints `[N, 2]` of cells `[N, 2]`."""
     gray = cells & (CELLS // 2 - 1)
     size = functools.reduce(np.bitwise_xor, [gray >> shift for shift in range(COUNTED)])
     return np.where(cells < CELLS // 2, 1, -1) * (size + 0.5) * 2 ** (BITS - COUNTED) / unit
@@ -105,7 +106,7 @@ def decode(cells: np.ndarray, unit: float) -> np.ndarray:
 
 @functools.cache
 def counted_law(name: str, million: int) -> np.ndarray:
-    """The law `[256, 256]` of the cells, from some million points."""
+    """The share `[256, 256]` of each cell among `million` million points of a cloud."""
     counts = np.zeros((CELLS, CELLS))
     for seed in range(million):
         points = CLOUDS[name](np.random.default_rng([2, seed]), 1_000_000)
@@ -114,18 +115,21 @@ def counted_law(name: str, million: int) -> np.ndarray:
 
 
 def counted(cells: np.ndarray) -> np.ndarray:
-    """How many of the cells `[N, 2]` are each, `[256, 256]`."""
+    """The number of times `[256, 256]` that each cell occurs among cells `[N, 2]`."""
     return np.bincount(CELLS * cells[:, 0] + cells[:, 1], minlength=CELLS**2).reshape(CELLS, CELLS).astype(np.float64)
 
 
 def apart() -> np.ndarray:
-    """In how many bits each two of the cells of a coordinate differ, `[256, 256]`."""
+    """The number of bits `[256, 256]` in which two cells of one coordinate differ."""
     number = np.arange(CELLS)
     return np.bitwise_count(number[:, None] ^ number).astype(np.float32)
 
 
 def noised(law: Array, t: Array) -> Array:
-    """p_t of the cells: each bit has jumped at rate 1 for the time t, and differs with (1 - exp(-2 t)) / 2."""
+    """The law p_t of the cells after each bit flipped at rate 1 for the time t.
+
+    A bit then differs from its start with the probability (1 - exp(-2 t)) / 2.
+    """
     flipped = -jnp.expm1(-2 * t) / 2
     kernel = flipped ** apart() * (1 - flipped) ** (COUNTED - apart())
     return kernel @ law @ kernel
@@ -138,11 +142,25 @@ def ratios(law: Array, cells: Array) -> Array:
 
 
 RATES: dict[str, Callable[[Array], Array]] = {SDDM: lambda ratio: ratio, FLOW: lambda ratio: jax.nn.relu(ratio - 1)}
-"""Rates of the reversed jumps by the ratios; the flow has their surplus over the forward jumps, whose rate is 1."""
+"""{method: a function from ratios to the rates of the reversed jumps}.
+
+The flow has only the surplus of these rates over the rate of the forward jumps, which is 1.
+"""
 
 
 def reverse(method: str, law: Array, start: Array, key: Array, steps: int) -> tuple[Array, Array]:
-    """Samples the reversed process in `steps` steps with constant rates: (cells `[N, 2]` at t = 0, jumps `[N]`)."""
+    """Samples the reversed process in `steps` steps with constant rates.
+
+    Args:
+        method: SDDM or FLOW.
+        law: the law of the cells at t = 0, `[256, 256]`.
+        start: the cells at t = 1, int32 `[N, 2]`.
+        key: the key of all draws.
+        steps: the number of steps.
+
+    Returns:
+        The cells at t = 0, int32 `[N, 2]`, and the number of jumps of each point, `[N]`.
+    """
 
     def step(carried: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         cells, jumps = carried
@@ -154,9 +172,9 @@ def reverse(method: str, law: Array, start: Array, key: Array, steps: int) -> tu
 
 
 def discrepancy(cells: np.ndarray, law: np.ndarray) -> float:
-    """The squared MMD of cells `[N, 2]` and the law, without bias, for the kernel exp(-0.1 differing bits).
+    """The unbiased squared MMD of cells `[N, 2]` and the law, for the kernel exp(-0.1 number of differing bits).
 
-    The coins of two points multiply each mean kernel by the same factor.
+    The fair coins multiply each mean of the kernel by the same factor.
     """
     kernel, counts, number = np.exp(-BANDWIDTH * apart().astype(np.float64)), counted(cells), len(cells)
     product = lambda one, other: float(np.sum(one * (kernel @ other @ kernel)))
@@ -166,12 +184,15 @@ def discrepancy(cells: np.ndarray, law: np.ndarray) -> float:
 
 
 def deviation(bits: np.ndarray) -> float:
-    """CSD of `[starts, repeats, bits]`: a bit's deviation over the repeats, summed over bits; the mean over starts."""
+    """The CSD of bits `[starts, repeats, bits]`: the sum of their deviations over repeats, averaged over starts."""
     return float(bits.std(1).sum(-1).mean())
 
 
 def coins(method: str, steps: int, repeats: int) -> tuple[float, float, float]:
-    """What the coins add to a sample's deviation, distance and jumps: a ratio of 1 is SDDM's rate, and no flow."""
+    """The contribution of the fair coins to a sample's deviation, distance and jumps.
+
+    The ratio of a coin's probabilities is 1. So SDDM flips it at rate 1, and the flow never flips it.
+    """
     if method == FLOW:
         return 0.0, 0.0, 0.0
     differs = (1 - (1 - 2 / steps) ** steps) / 2
@@ -185,7 +206,7 @@ FIGURE = "{}, {}: {}"
 
 
 def measure(part: str, quick: bool) -> Mapping[str, Any]:
-    """The figures of both methods on the cloud of a part, whose name ends with the seed."""
+    """The figures of both methods for one part, which is the name of a cloud and a seed."""
     name, seed = part.rsplit(" ", 1)
     steps, number, starts, repeats, million = (20, 200, 20, 4, 1) if quick else (STEPS, 10_000, 400, 10, 20)
     law, unit = counted_law(name, million), scale(CLOUDS[name])
@@ -220,7 +241,7 @@ def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
     return figure
 
 
-TABLES: dict[str, dict[str, tuple[float, ...]]] = {  # in the order of CLOUDS, as printed
+TABLES: dict[str, dict[str, tuple[float, ...]]] = {  # the printed values, in the order of CLOUDS
     SDDM: {
         "MMD": (2.18e-6, 4.28e-6, 1.33e-6, 6.22e-6, 5.62e-6, 2.10e-6, 4.27e-6),
         "CSD": (14.3053, 14.1882, 14.7433, 14.4327, 14.1739, 14.0450, 14.0548),

@@ -1,7 +1,8 @@
-"""Lin et al.'s table 1: what common schedules leave of the data at their last step; the correction leaves nothing.
+"""Lin et al.'s table 1: the share of the data that common schedules leave at their last step; the correction leaves 0.
 
-The paper's values are those of float32, which rounds the cosine's last beta, 0.999, to 0.99900001287 and so changes
-1 - beta by 1.3e-5. Both are here: the schedule in float64, and with betas that are rounded to float32.
+The paper's values come from float32, which rounds the cosine's last beta, 0.999, to 0.99900001287, and so changes
+1 - beta by 1.3e-5 of its value. The cosine schedule is therefore measured twice: in float64, and with betas that are
+rounded to float32.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ def cosine_betas() -> np.ndarray:
 
 
 def measure(part: str, quick: bool) -> Mapping[str, float]:
-    """{"...: SNR(T)", "...: sqrt(alpha_bar_T)", and the latter after the correction} of one schedule."""
+    """SNR(T) and sqrt(alpha_bar_T) of one schedule, and the latter also after the correction."""
     del quick
     make = {
         "linear": schedules.linear_beta,

@@ -24,7 +24,7 @@ def test_its_mean_is_the_least_to_the_precision(number, apart):
 
 
 def test_equal_points_and_one_point_are_paired(monkeypatch):
-    monkeypatch.setattr(auction, "KEPT", 3)
+    monkeypatch.setattr(auction, "REMEMBERED", 3)
     x = np.repeat([[0.0, 0.0], [1.0, 0.0]], 5, 0)
     p = auction.pairing(x, x[::-1])
     assert mean_square(x, x[::-1], p) == 0 and sorted(p) == list(range(10))
@@ -38,7 +38,7 @@ def test_a_coarse_precision_is_kept_and_few_remembered_columns_change_nothing(mo
     least = mean_square(x, y, exact_pairing.pairing(x, y))
     assert least < mean_square(x, y, auction.pairing(x, y, precision=0.3)) <= least + 0.3
     many = auction.pairing(x, y)
-    monkeypatch.setattr(auction, "KEPT", 2)
+    monkeypatch.setattr(auction, "REMEMBERED", 2)
     assert np.array_equal(auction.pairing(x, y), many)
 
 

@@ -173,9 +173,9 @@ def test_the_parameters_of_a_u_vit_by_hand():
         (published_costs.JIT, published_costs._jit, "JiT-B/64", (1024, 1024, 3)),
         (published_costs.EDM2, published_costs._edm2, "EDM2-S, 64", (64, 64, 3)),
         (published_costs.EDM2, published_costs._edm2, "EDM2-XS, 512", (64, 64, 4)),
-        (published_costs.INTERVAL, published_costs._of_interval, "DiT-XL/2", (64, 64, 4)),
-        (published_costs.LATENT, published_costs._of_latents, "SiT-XL/2", (32, 32, 4)),
-        (published_costs.LATENT, published_costs._of_latents, "U-ViT-H/2", (32, 32, 4)),
+        (published_costs.INTERVAL, published_costs._interval, "DiT-XL/2", (64, 64, 4)),
+        (published_costs.LATENT, published_costs._latent, "SiT-XL/2", (32, 32, 4)),
+        (published_costs.LATENT, published_costs._latent, "U-ViT-H/2", (32, 32, 4)),
     ],
 )
 def test_each_part_has_the_network_whose_parameters_are_published(remake, network_of, part, shape):
