@@ -3,15 +3,15 @@
     python -m benchmarks.caching --workdir=runs/demo --out=docs/images/inference_speed
     python -m benchmarks.caching --workdir=runs/unet --out=/tmp/unet
 
-Samples a run's guided network along one plan: without a cache, with each cache that the network offers at several
-thresholds, and without a cache in fewer steps, which a cache must beat. The ratios of MagCache and the polynomial of
-TeaCache are measured on the run first (`caching.measured`), and printed as entries of a config. The error is the root
-mean square distance from the pictures without a cache, in the data's units [-1, 1]. The Frechet distance is between the
-pixels of the samples and of the training pictures. The share of blocks is exact: the number of blocks that ran, divided
-by those of the whole trajectory. Seconds are CPU seconds of all threads, the least of some rounds of the compiled
-program, as wall-clock seconds depend on the other programs on the machine.
+The command samples a run's guided network along one plan: without a cache, with each cache that the network offers at
+several thresholds, and without a cache in fewer steps, which a cache must beat. It first measures the ratios of
+MagCache and the polynomial of TeaCache on the run (`caching.measured`), and prints them as entries of a config. The
+error is the root mean square distance from the pictures without a cache, in the data's units [-1, 1]. The Frechet
+distance is between the pixels of the samples and of the training pictures. The share of blocks is the number of blocks
+that ran, divided by their number in a trajectory without a cache. Seconds are CPU seconds of all threads, since
+wall-clock seconds depend on the other programs on the machine; the table shows the least of some rounds.
 
-Prints a table, and writes OUT.md, OUT.json and OUT.png.
+The command prints a table, and writes OUT.md, OUT.json and OUT.png.
 """
 
 from absl import flags
@@ -121,7 +121,7 @@ def ways(whole: Recipe, measures: caching.Measures | None) -> Iterator[Way]:
 
 
 def program(recipe: Recipe) -> Any:
-    """(params, labels, first keys, other keys) -> (samples, the last memory), compiled."""
+    """A compiled function (params, labels, keys of the noise, other keys) -> (samples, the last memory)."""
 
     def run(params, labels, first, rest):
         x = samplers.prior(recipe.schedule, first, recipe.examples.shape)
@@ -134,7 +134,7 @@ def program(recipe: Recipe) -> Any:
 
 
 def measure(way: Way, arguments: tuple, rounds: int) -> tuple[np.ndarray, float, float]:
-    """(samples, share of the blocks of its own plan that ran, seconds)."""
+    """(samples, the share of the plan's blocks that ran, seconds)."""
     run = program(way.recipe)
     x, memory = jax.block_until_ready(run(*arguments))
     seconds = []
@@ -150,7 +150,7 @@ def measure(way: Way, arguments: tuple, rounds: int) -> tuple[np.ndarray, float,
 
 
 def draw(rows: list[Measured], whole: Measured, path: str) -> None:
-    """Error and Frechet distance against seconds and against the share of blocks, a curve for each method."""
+    """Draws the error and the Frechet distance against seconds and the share of blocks, a curve for each method."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     methods = list(dict.fromkeys(row.method for row in rows))
     styles = dict(zip(methods, [*plt.get_cmap("tab10").colors, "black"]))

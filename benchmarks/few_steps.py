@@ -24,7 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "schedules", ["edm", "linear_beta", "rectified_flow"], "schedules of the mixture, from the conformance list"
     )
     flags.DEFINE_list("samplers", [], "samplers from the conformance list; by default all")
-    flags.DEFINE_list("counts", "1,2,3,4,6,8,12,16,24,32,48,64", "largest numbers of network evaluations")
+    flags.DEFINE_list("counts", "1,2,3,4,6,8,12,16,24,32,48,64", "limits on the number of network evaluations")
     flags.DEFINE_integer("number", 1024, "number of points of the mixture, a power of two")
     flags.DEFINE_integer("images", 500, "number of samples of the network")
     flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits; by default only the mixture is measured")
@@ -60,7 +60,7 @@ from tests import oracles
 from tests.conformance import SAMPLERS, SCHEDULES, exact_denoiser
 from tools.docs import catalogue
 
-NOISIEST, CLEANEST = 80.0, 0.002  # sigma / alpha where grids that ask for it start and end, if the schedule has it
+NOISIEST, CLEANEST = 80.0, 0.002  # sigma / alpha at the ends of grids that take it, if the schedule reaches so far
 REFERENCE_STEPS = 256
 
 
@@ -73,8 +73,8 @@ class Problem(NamedTuple):
         weights: the first argument of `denoise`, so that the program does not hold them as a constant.
         denoise: the denoiser, (weights, x_t, t) -> Prediction.
         start: the initial noise, a function t -> x_t `[N, ...]`, the same noise at every t.
-        exact: the end of the exact flow from there, a function t -> `[N, ...]`.
-        moments: the moments of the data, flat.
+        exact: the end of the exact flow from `start`, a function t -> `[N, ...]`.
+        moments: the moments of the data as vectors.
         scale: the standard deviation of the data.
     """
 
@@ -89,7 +89,7 @@ class Problem(NamedTuple):
 
 
 def mixture(schedule: NoiseSchedule, number: int) -> Problem:
-    """Three unequal, tilted Gaussians in the plane, from low-discrepancy noise."""
+    """The problem of three unequal, tilted Gaussians in the plane, with low-discrepancy noise."""
     data = oracles.three_gaussians()
     mean = data.weights @ data.means
     second = sum(
@@ -104,13 +104,13 @@ def mixture(schedule: NoiseSchedule, number: int) -> Problem:
     @functools.cache
     def exact(t):
         x, (alpha, sigma) = start(t), (float(schedule.alpha(t)), float(schedule.sigma(t)))
-        if sigma > 1e4 * alpha:  # nothing is known of x_0 there, and the flow keeps eps
+        if sigma > 1e4 * alpha:  # x_t says nothing about x_0, so that the flow changes alpha and sigma but not eps
             alpha, sigma = 1e-4, 1.0
             x = alpha * mean + sigma * eps
         arrived = oracles.flow_by_integration(data, (alpha, sigma), (1.0, 1e-5), x)
         return np.asarray(oracles.mean_x0(data, 1.0, 1e-5, jnp.asarray(arrived)))
 
-    count = 10**6  # the moments are exact
+    count = 10**6  # a large number of samples, since the moments are exact
     return Problem(
         "mixture",
         schedule,
@@ -124,7 +124,7 @@ def mixture(schedule: NoiseSchedule, number: int) -> Problem:
 
 
 def digits(folder: str, number: int) -> Problem:
-    """A run's network under its own guidance, one class after the other."""
+    """The problem of a run's network with the run's guidance, for balanced classes."""
     config = workdir.read_config(folder)
     schedule = Resolver(config).schedule
     shape = workdir.example_shape(config)
@@ -142,7 +142,7 @@ def digits(folder: str, number: int) -> Problem:
     def guided(params, x, t):
         return denoise(params, labels)(x, t)
 
-    jax.eval_shape(guided, params, eps, schedule.t_max)  # a config that does not fit says so here
+    jax.eval_shape(guided, params, eps, schedule.t_max)  # an unsuitable config fails here, before any measurement
 
     @functools.cache
     def exact(t):
@@ -153,7 +153,7 @@ def digits(folder: str, number: int) -> Problem:
 
 
 def follow(problem: Problem, sampler: Sampler) -> Callable[[np.ndarray], np.ndarray]:
-    """grid -> samples at its end; compiled once for each number of steps, whatever the grid."""
+    """A function grid -> samples at its end, compiled once for all grids with the same number of steps."""
 
     @jax.jit
     def solve(weights, x, t, s, keys):
@@ -175,7 +175,7 @@ def noise(schedule: NoiseSchedule, t: float) -> float:
 
 
 def grids(schedule: NoiseSchedule) -> dict[str, Callable[[int], np.ndarray]]:
-    """steps -> times, for every grid that needs to know no more than the range of sigma / alpha."""
+    """{name: a function steps -> times}, for all grids that need only the schedule and the range of sigma / alpha."""
     known = {
         "schedule": schedule,
         "sigma_min": max(CLEANEST, noise(schedule, schedule.t_min)),
@@ -192,7 +192,7 @@ def grids(schedule: NoiseSchedule) -> dict[str, Callable[[int], np.ndarray]]:
 
 
 def counts(sampler: Sampler, wanted: list[int]) -> dict[int, int]:
-    """NFE -> steps, for the most steps that stay within each number of evaluations that is wanted."""
+    """{NFE: steps}, for the largest number of steps within each limit on evaluations in `wanted`."""
     steps = [max((s for s in range(1, count + 1) if sampler.nfe(s) <= count), default=0) for count in wanted]
     return {sampler.nfe(s): s for s in steps if s}
 
@@ -230,7 +230,7 @@ def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable
 
 
 def compared(problem: Problem, x: np.ndarray, t: float, draws: int) -> dict:
-    """Distances from the exact flow (of a deterministic sampler), and between moments."""
+    """The error against the exact flow, None for a stochastic sampler, and the Frechet distance from the data."""
     if not np.isfinite(x).all():
         return {"error": None, "frechet": None}
     error = float(np.sqrt(np.mean((x - problem.exact(t)) ** 2)) / problem.scale) if not draws else None
@@ -239,14 +239,17 @@ def compared(problem: Problem, x: np.ndarray, t: float, draws: int) -> dict:
 
 
 def floor(problem: Problem) -> float:
-    """The Frechet distance of the exact flow's own samples, which are finitely many, or of an inexact network's."""
+    """The Frechet distance of the exact flow's samples from the data.
+
+    It is above 0, since the samples are finitely many, and since a network is not exact.
+    """
     return compared(problem, problem.exact(float(problem.schedule.t_max)), 0.0, draws=1)["frechet"]
 
 
 def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
     args = flags.FLAGS
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     console = Console()
     say = lambda line: console.print(line, style="dim", highlight=False)
     names = args.samplers or list(SAMPLERS)

@@ -11,8 +11,8 @@ from rich.table import Table
 from diffusion.experiments.evaluation import plots
 
 SHOWN = (4, 8, 16, 32, 64)  # columns of the tables
-AT = 16  # the number of evaluations at which a sampler's grid is chosen
-THEIR_GRID = "uniform_log_snr"  # uniform in the variable in which the multistep methods are polynomials
+AT = 16  # the number of evaluations for which a sampler's best grid is chosen
+THEIR_GRID = "uniform_log_snr"  # uniform in the variable in which multistep methods extrapolate polynomials
 SECOND_AND_THIRD = ("dpmpp_2m", "dpmpp_3m", "unipc", "deis")
 DRAWN = {  # the samplers in the picture, and their lines
     "euler": ("#9a9a9a", "-"),
@@ -34,11 +34,11 @@ GRIDS_DRAWN = {
     "kl_optimal": "#3a8a4d",
     "polynomial": "#8e5ea2",
 }
-TOP = 3.0  # errors beyond it are not drawn: the sample is nowhere near the data
+TOP = 3.0  # the largest error that is drawn; samples with larger errors are far from the data
 
 
 def by_nfe(rows: list[dict], sampler: str, grid: str | None, key: str = "error") -> dict[int, float]:
-    """NFE -> figure of a sampler on a grid, or the least of all grids."""
+    """{NFE: figure} of a sampler on a grid; without a grid, the least figure of all grids."""
     least: dict[int, float] = {}
     for row in rows:
         if row["sampler"] == sampler and grid in (None, row["grid"]) and row[key] is not None:
@@ -47,13 +47,13 @@ def by_nfe(rows: list[dict], sampler: str, grid: str | None, key: str = "error")
 
 
 def at(curve: dict[int, float], nfe: int) -> float | None:
-    """The figure with the most evaluations that do not exceed `nfe` (at least three quarters of them)."""
+    """The figure with the most evaluations in [0.75 nfe, nfe]; None if there is none."""
     known = [count for count in curve if 0.75 * nfe <= count <= nfe]
     return curve[max(known)] if known else None
 
 
 def best_grid(rows: list[dict], sampler: str, key: str) -> str | None:
-    """The grid on which a sampler's figure is least at AT evaluations, or at the most there are."""
+    """The grid with a sampler's least figure at `AT` evaluations, or at the largest number if that is smaller."""
     most = min(AT, max(row["nfe"] for row in rows))
     figures = {grid: at(by_nfe(rows, sampler, grid, key), most) for grid in {row["grid"] for row in rows}}
     known = {grid: value for grid, value in figures.items() if value is not None}
@@ -61,7 +61,7 @@ def best_grid(rows: list[dict], sampler: str, key: str) -> str | None:
 
 
 def lines(rows: list[dict], columns: list[int]) -> list[list[str]]:
-    """The cells of a table: sampler, its best grid, its error (deterministic ones) and its Frechet distance there."""
+    """The cells of a table: sampler, best grid, errors (of deterministic samplers) and Frechet distances there."""
     table_lines = []
     for sampler in dict.fromkeys(row["sampler"] for row in rows):
         deterministic = any(row["error"] is not None for row in rows if row["sampler"] == sampler)
@@ -158,13 +158,13 @@ def _verdict(expected: str, baseline: float | None, figures: dict[str, float | N
 
 
 def _of(rows: list[dict], stems: tuple[str, ...]) -> list[str]:
-    """The samplers that are one of these with any arguments and have an order above 1."""
+    """The samplers whose name, without arguments, is one of `stems`, and whose order is above 1."""
     names = dict.fromkeys(row["sampler"] for row in rows)
     return [name for name in names if name.split("(")[0] in stems and not name.split("(")[-1].startswith("1")]
 
 
 def draw(tables: dict[str, list[dict]], path: pathlib.Path) -> None:
-    """A panel of samplers for each table, and one of grids for the variance-exploding one."""
+    """Draws a panel of samplers for each table, and a panel of grids for the variance-exploding schedule."""
     exploding = next((title for title in tables if "edm" in title or "exploding" in title), None)
     panels = [*tables, *(["grids"] if exploding else [])]
     columns = min(len(panels), 3)
@@ -206,7 +206,7 @@ def _grids(panel: Axes, rows: list[dict], title: str) -> None:
 
 
 def _finish(panel: Axes, ends: list[tuple[float, str, str]], title: str) -> None:
-    """Names beside the ends of the lines, far enough from each other to be read."""
+    """Sets the scales of a panel, and writes names beside the ends of its lines, far enough apart to be read."""
     panel.set(xlabel="network evaluations", ylabel="error", xlim=(0.9, 64))
     panel.set_title(title, fontsize=10)
     ticks = [1, 2, 4, 8, 16, 32, 64]

@@ -1,10 +1,11 @@
-"""Measures the FID between real images and other real images by the number of samples N, which is bias alone.
+"""Measures the FID between two sets of real images by the number of samples N; this FID is bias alone.
 
     python -m benchmarks.fid_by_n --samples=cifar10@test[:5000] --reference=cifar10@train[:5000] \\
         --inception=inception.safetensors --out=docs/images/fid_by_n.png
 
-Draws subsets of N samples, computes their Frechet distance and KID to the reference, fits FID = FID_inf + slope / N,
-and plots all three. Writes the numbers next to the picture as .json. Features are kept in the cache.
+The command draws subsets of N samples, computes their Frechet distance and KID to the reference, fits
+FID = FID_inf + slope / N, and plots all three. It writes the numbers beside the picture as .json, and stores features
+in the cache.
 """
 
 from absl import flags
@@ -31,11 +32,11 @@ from diffusion.experiments.evaluation import comparison, report
 from diffusion.io import json_files
 from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
 
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the samples, in a subset
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # share of the samples in a subset
 
 
 def main(argv: list[str]) -> None:
-    """Gathers, fits and draws."""
+    """Computes the features and the distances, fits the line, and writes the picture and the numbers."""
     args = flags.FLAGS
     net = inception.load(args.inception)
     protocol = protocols.get(args.protocol)
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
     sizes = np.unique([int(share * len(rows)) for share in SHARES])
     fit = lambda chosen: extrapolation.extrapolate(rows, real.statistics.moments["2048"], chosen, args.seed)
     curve = fit(sizes)
-    large = sizes[sizes > rows.shape[1]]  # the line holds where N is large beside the features
+    large = sizes[sizes > rows.shape[1]]  # the line holds only if N is large compared with the number of features
     line = fit(large) if len(large) > 2 else None
     rng = np.random.default_rng(args.seed)
     kid = [
@@ -87,10 +88,10 @@ def main(argv: list[str]) -> None:
 
 
 def draw(numbers: dict, out: pathlib.Path) -> None:
-    """The picture: FID over N with its fitted line, and KID, which has no bias, over the same N.
+    """Draws the FID against N with the fitted line, and KID, which has no bias, against the same N.
 
     Args:
-        numbers: the numbers, as in the .json.
+        numbers: the content of the .json file.
         out: the file of the picture.
     """
     sizes = np.array(numbers["sizes"])

@@ -28,7 +28,7 @@ PRODUCTS = {"dtype": "bfloat16", "fp8": "fp8"}  # values of `config.train.produc
 
 
 def main(argv: list[str]) -> None:
-    """Trains both, one after the other, prints a table, and draws."""
+    """Trains both runs, one after the other, prints a table, and draws the figure."""
     args = flags.FLAGS
     with tempfile.TemporaryDirectory() as folder:
         curves = {name: trained(pathlib.Path(folder) / name, name, args.steps) for name in PRODUCTS}
@@ -56,7 +56,7 @@ def trained(workdir: pathlib.Path, products: str, steps: int, *changes: str) -> 
 
 
 def draw(curves: dict[str, tuple[list[int], list[float]]], path: pathlib.Path) -> None:
-    """Draws both losses over the steps."""
+    """Draws both losses against the steps."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -2,9 +2,10 @@
 
     python -m benchmarks.gradient_sums --chips=64
 
-Each of N chips has the gradient of its own examples. A ring adds them one after the other and rounds every partial sum
-to bfloat16, N - 1 times. A torus of 4 x 4 x 4 adds along one side after the other, with 9 roundings. The values are the
-gradients of a DiT without zero layers, for 4 examples per chip, and three kinds of random gradients.
+Each of N chips has the gradient of its examples. A ring adds the gradients one after the other, and rounds each of the
+N - 1 partial sums to bfloat16. A torus of 4 x 4 x 4 chips adds along one side after the other, with 9 roundings. The
+gradients are those of a DiT whose layers are not initially zero, for 4 examples per chip, and three kinds of random
+ones.
 
 Theory: rounding to the nearest number leaves an error of r |s| in a sum s, with r = 2^-7 / sqrt(12) 0.74 = 0.0017, for
 a spacing of 2^-7 in [1, 2) and numbers whose logarithms are spread evenly. If gradients are only noise, partial sums
@@ -28,17 +29,17 @@ from rich.console import Console
 from rich.table import Table
 
 ROUNDING = 2**-7 / 12**0.5 * ((1 - 1 / 4) / (2 * np.log(2))) ** 0.5  # r
-EXAMPLES = 4  # on each chip: a batch of 256 over 64
-VALUES = 50_000  # of a drawn gradient
+EXAMPLES = 4  # examples on each chip, as in a batch of 256 on 64 chips
+VALUES = 50_000  # numbers in a random gradient
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
-    """x in bfloat16, kept in float32."""
+    """The array x, rounded to bfloat16, as float32."""
     return x.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def ring(parts: np.ndarray) -> np.ndarray:
-    """The sum of parts [N, ...] over the first axis, one after the other, each partial sum rounded to bfloat16."""
+    """The sum of parts [N, ...] over the first axis, one after the other; each partial sum is rounded to bfloat16."""
     total = rounded(parts[0])
     for part in parts[1:]:
         total = rounded(total + rounded(part))
@@ -46,7 +47,7 @@ def ring(parts: np.ndarray) -> np.ndarray:
 
 
 def torus(parts: np.ndarray) -> np.ndarray:
-    """The same along the three sides of a cube of chips, one after the other."""
+    """The sum of parts [N, ...] by `ring` along the three sides of a cube of chips, one side after the other."""
     side = round(len(parts) ** (1 / 3))
     if side**3 != len(parts):
         raise ValueError(f"chips = {len(parts)}. Valid: a cube, such as 8, 27 or 64.")
@@ -55,25 +56,31 @@ def torus(parts: np.ndarray) -> np.ndarray:
 
 
 def once(parts: np.ndarray) -> np.ndarray:
-    """The sum in float32 of values that were rounded once each, to be sent."""
+    """The sum of parts that are each rounded to bfloat16 once, to be sent.
+
+    It is summed in float64; the difference from float32 is negligible beside the rounding.
+    """
     return rounded(parts).sum(0, dtype=np.float64)
 
 
-def error(found: np.ndarray, parts: np.ndarray) -> tuple[float, float]:
-    """(|found - sum| / |sum|, the part of it along the sum, as a share of the sum), the sum in float64."""
+def error(total: np.ndarray, parts: np.ndarray) -> tuple[float, float]:
+    """(|total - sum| / |sum|, the component of total - sum along the sum, divided by |sum|), for the exact sum."""
     exact = parts.sum(0, dtype=np.float64)
-    left = found - exact
+    left = total - exact
     return float(np.linalg.norm(left) / np.linalg.norm(exact)), float((left * exact).sum() / (exact**2).sum())
 
 
 def sampling(parts: np.ndarray) -> float:
-    """The standard error of the sum for its examples, |error| / |sum|: how far another batch's gradient is from it."""
+    """The standard error of the sum due to the choice of examples, |error| / |sum|.
+
+    It says how far the gradient of another batch is from this one.
+    """
     spread = parts.std(0, ddof=1, dtype=np.float64) * len(parts) ** 0.5
     return float(np.linalg.norm(spread) / np.linalg.norm(parts.sum(0, dtype=np.float64)))
 
 
 def drawn(chips: int) -> dict[str, np.ndarray]:
-    """Gradients of one kind each."""
+    """Random gradients [chips, VALUES] by their kind."""
     random = np.random.default_rng(0)
     noise = random.standard_normal((chips, VALUES), np.float32)
     signal = random.standard_normal(VALUES, np.float32)
@@ -93,7 +100,7 @@ def network_gradients(chips: int) -> np.ndarray:
     shape = (EXAMPLES, 8, 8, 1)
     inputs = (jnp.zeros(shape), jnp.zeros(EXAMPLES), jnp.zeros(EXAMPLES, jnp.int32))
     params = jax.jit(model.init)(keys[0], *inputs)
-    leaves, treedef = jax.tree.flatten(params)  # no gate at zero, which would leave a layer without a gradient
+    leaves, treedef = jax.tree.flatten(params)  # noise is added, since a gate of zero would hide a layer's gradient
     moved = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in
              zip(leaves, jax.random.split(keys[1], len(leaves)))]  # fmt: skip
     params = jax.tree.unflatten(treedef, moved)
@@ -112,7 +119,7 @@ def network_gradients(chips: int) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-    """Prints one table: errors of the sum, and how far the batch leaves it from the mean over all examples."""
+    """Prints one table: the errors of each kind of sum, and the error that is due to the choice of the batch."""
     chips = flags.FLAGS.chips
     table = Table("gradients", "ring", "torus", "rounded once, summed in float32", "along the sum: ring, torus",
                   "of the batch")  # fmt: skip

@@ -4,12 +4,12 @@
     python -m benchmarks.growth --figure=docs/images/growth.png --out=runs/growth.json
     python -m benchmarks.growth --sweeps=batch --rounds=2
 
-Starting from one DiT, one quantity is changed at a time. The time is the least of the rounds, each of which measures
-every size in turn. The memory is that which XLA reserves for the arguments and temporaries of the compiled step. An
-exponent p is the slope of the least squares line through (log size, log cost), so cost ~ size^p. The table also shows
-the slope of the formula at the same sizes: for the time the operations of `diffusion.models.budget.flops`, for the
-memory the estimate of `diffusion plan`. The formulas are no pure powers (width D costs D and D^2, tokens N cost N and
-N^2), so their slopes also depend on the sizes.
+Starting from one DiT, one quantity is changed at a time. Each round measures every size in turn, and the least time of
+all rounds counts. The memory is what XLA reserves for the arguments and temporaries of the compiled step. An exponent p
+is the slope of the least squares line through (log size, log cost), so cost ~ size^p. The table also shows the slope of
+a formula at the same sizes: the operations of `diffusion.models.budget.flops` for the time, and the estimate of
+`diffusion plan` for the memory. The formulas are no pure powers (they have terms in the width D and in D^2, in the
+tokens N and in N^2), so their slopes also depend on the sizes.
 """
 
 from absl import flags, logging
@@ -43,7 +43,7 @@ from diffusion.training import sharding
 
 
 class Size(NamedTuple):
-    """The size of what is trained: blocks, features, pixels of a side (in patches of 2), images of a step."""
+    """The size of the DiT and of its step: blocks, features, pixels along a side (patches have 2), images in a step."""
 
     depth: int = 4
     width: int = 256
@@ -57,7 +57,7 @@ class Size(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The cost of one step: seconds, one a round, and bytes; and by the formulas, in operations and bytes."""
+    """The cost of one step: its seconds in each round and its bytes, and the formulas' operations and bytes."""
 
     seconds: tuple[float, ...]
     bytes: float
@@ -75,8 +75,8 @@ HEAD, CHANNELS = 64, 4
 
 
 def main(argv: list[str]) -> None:
-    """Measures in turn, prints one table, and draws."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    """Measures in turn, prints one table, and draws the figure."""
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     args = flags.FLAGS
     sweeps = {name: SWEEPS[name] for name in args.sweeps}
     costs = measured(sorted({size for sizes in sweeps.values() for size in sizes}), args.rounds)
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 def measured(sizes: list[Size], rounds: int) -> dict[Size, Cost]:
-    """The cost of a step of each; all are compiled before the first is measured."""
+    """The cost of a step of each size; all steps are compiled before the first one is measured."""
     prepared_sizes = {size: prepared(size) for size in sizes}
     seconds = rows.interleaved({str(size): run for size, (run, *_) in prepared_sizes.items()}, rounds, rest=0.05)
     return {size: Cost(seconds[str(size)], *formulas) for size, (_, *formulas) in prepared_sizes.items()}
@@ -112,7 +112,7 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     step = built.step.lower(built.target, built.batch, built.seed).compile()
     memory = step.memory_analysis()
     rng = np.random.default_rng(0)
-    # Small numbers in place of `made.init`, which would be compiled too.
+    # Small numbers in place of `built.init`, which would have to be compiled too.
     random = lambda leaf: jax.device_put(rng.normal(0, 0.02, leaf.shape).astype(leaf.dtype), leaf.sharding)
     zeros = lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)
     state = jax.tree.map(zeros, built.target)
@@ -137,7 +137,7 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
 
 
 def least(run: Callable[[], object]) -> float:
-    """The seconds of the faster of two."""
+    """The seconds of the faster one of two runs."""
     return min(rows.seconds(run)() for _ in range(2))
 
 
@@ -147,7 +147,7 @@ def slope(x: list[float], y: list[float]) -> float:
 
 
 def exponents(name: str, sizes: list[Size], costs: dict[Size, Cost]) -> list[rows.Row]:
-    """The exponents of time, one a round, and of memory, each beside the formula's."""
+    """The exponents of the time, one for each round, and of the memory, each with the formula's exponent."""
     x = [getattr(size, name) for size in sizes]
     size_costs = [costs[size] for size in sizes]
     between = f"{name} {x[0]} to {x[-1]}"
@@ -171,13 +171,16 @@ def exponents(name: str, sizes: list[Size], costs: dict[Size, Cost]) -> list[row
     ]
 
 
-def best(x: list[float], found: list[Cost]) -> float:
+def best(x: list[float], costs: list[Cost]) -> float:
     """The exponent of the least times of all rounds."""
-    return slope(x, [min(cost.seconds) for cost in found])
+    return slope(x, [min(cost.seconds) for cost in costs])
 
 
 def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.Path) -> None:
-    """Draws time and memory over each quantity, and the formulas' curves through the smallest model's neighbourhood."""
+    """Draws time and memory against each quantity, and the formulas' values.
+
+    The operations are scaled so that their geometric mean equals that of the times.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -202,7 +205,7 @@ def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.P
         for (unit, (ours, formula, called)), axis in zip(kinds.items(), axes[:, column]):
             y = [ours(cost) for cost in size_costs]
             expected = np.array([formula(cost) for cost in size_costs])
-            if called == "operations":  # on the scale of milliseconds: by the rate that all sizes have in the middle
+            if called == "operations":  # the mean rate of all sizes turns operations into milliseconds
                 expected = expected * np.exp(np.mean(np.log(y) - np.log(expected)))
             axis.loglog(x, expected, "--", color="0.55", linewidth=1.2, label=f"{called}: {slope(x, expected):.2f}")
             axis.loglog(x, y, "o-", color="tab:blue", markersize=4, linewidth=1.2, label=f"measured: {slope(x, y):.2f}")

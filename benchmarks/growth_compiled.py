@@ -35,7 +35,7 @@ DEVICES = (1, 2, 4, 8)
 
 
 class Compiled(NamedTuple):
-    """Figures of one step on one device: FLOPs, bytes moved and reserved by XLA; the formulas' FLOPs and bytes."""
+    """Figures of one step on one device: XLA's FLOPs, moved and reserved bytes, and the formulas' FLOPs and bytes."""
 
     flops: float
     moved: float
@@ -69,7 +69,7 @@ def compiled(size: Size, devices: int = 1) -> Compiled:
         "num_classes": 10,
     }  # fmt: skip
     config.train.batch_size = size.batch
-    config.train.accumulate = 1  # XLA counts the body of a loop once
+    config.train.accumulate = 1  # without a loop over micro-batches, whose body XLA would count once
     shape = (size.side, size.side, CHANNELS)
     mesh = sharding.make_mesh({"data": 1, "fsdp": devices}, jax.devices()[:devices])
     work = plan.work_of(config, shape, mesh)

@@ -31,12 +31,12 @@ from benchmarks import rows
 from diffusion.metrics import inception
 from tests.peers.pictures import pictures, scaled
 
-REST = 0.5  # seconds between measurements, in which the threads of a program stop spinning for work
+REST = 0.5  # seconds between measurements, in which the idle threads of the last program stop spinning
 
 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     args = flags.FLAGS
     batch_size = args.batch_size or inception.BATCH
     cases = {"ours": ours(args.inception, batch_size)}
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def ours(file: str, batch_size: int):
-    """The seconds of one batch, as often as it is called."""
+    """A function that extracts the features of one batch, and returns the seconds."""
     params = inception.load(file).params
     x = np.repeat(scaled(pictures(1)), batch_size, 0)
     run = lambda: inception.extract(params, x, batch_size=batch_size)

@@ -1,18 +1,18 @@
-"""Images a second that training's own input pipeline gives, from CIFAR-10 as TFDS prepares it, with no model behind it.
+"""Measures the images per second of training's input pipeline alone, from CIFAR-10 as TFDS prepares it.
 
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --data_dir=/data/tfds --threads=8 --rounds=5
     python -m benchmarks.input_pipeline --dataset=digits --images=1000
     python -m benchmarks.input_pipeline --torch_python=.venv-peers/bin/python      # each source beside a DataLoader
 
-The first epoch decodes every PNG; from the second on a dataset of up to 1 GiB is in memory. Both are measured, for each
-augmentation, round after round. Beside them, as the limit: copying the same bytes into batches, with nothing decoded,
-drawn or shuffled.
+The first epoch decodes every PNG; from the second epoch on, a dataset of up to 1 GiB is in memory. Both epochs are
+measured for each augmentation, round after round. The limit is the rate of copying the same bytes into batches, without
+decoding, augmentation or shuffling.
 
-With --torch_python: every source of files on the same JPEG pictures, made squares, flipped and cropped, beside
-PyTorch's DataLoader with as many workers as we have threads, which decodes, flips and crops by the same calls of Pillow
-and NumPy (benchmarks/peers/input_pipeline.py). Of Parquet and ArrayRecord, whose readers PyTorch's environment has not,
-it reads the files.
+With --torch_python, every source of files reads the same JPEG pictures, which are cut to squares, flipped and cropped.
+Each source is compared with PyTorch's DataLoader, which has as many workers as we have threads, and decodes, flips and
+crops by the same calls of Pillow and NumPy (benchmarks/peers/input_pipeline.py). Since PyTorch's environment has no
+readers of Parquet and ArrayRecord, these sources are compared with a DataLoader that reads the JPEG files.
 """
 
 from absl import flags, logging
@@ -86,7 +86,7 @@ def beside_torch(args: flags.FlagValues) -> None:
         cases: dict[str, Callable[[], float]] = {}
         for form in ("files", "tar", "array"):
             cases[form] = lambda form=form: float(peer.ask(form))
-            cases[form]()  # starts its workers
+            cases[form]()  # the first epoch starts the workers
         for name, (open_source, _) in opened.items():
             for first in (True, False):
                 cases[f"{name}, {_epoch(first)}"] = functools.partial(from_source, open_source, args.threads, first)
@@ -111,7 +111,7 @@ def _epoch(first: bool) -> str:
 
 
 def from_source(open_source: Callable[[], sources.Source], threads: int, first: bool) -> float:
-    """Images a second of an epoch of training's batches, the first one or the second."""
+    """The images per second of training's batches in the first epoch of a source, or in the second one."""
     source = open_source()
     steps = len(source) // BATCH
     data = pipeline.batches(
@@ -128,14 +128,15 @@ def from_source(open_source: Callable[[], sources.Source], threads: int, first: 
 
 
 def read(name: str, folder: str, augment: Sequence[Augmentation], threads: int, steps: int, first: bool) -> float:
-    """Images a second of training's batches, from the start of an epoch.
+    """The images per second of training's batches, from the start of an epoch.
 
     Args:
-        name, folder: the name and the folder of the dataset.
+        name: the name of the dataset.
+        folder: the folder of the prepared dataset.
         augment: the augmentations of each image.
-        threads: how many threads read.
-        steps: how many batches are counted.
-        first: True where no image has been decoded before, False where all of them have.
+        threads: the number of threads that read.
+        steps: the number of batches that are timed.
+        first: whether this is the first epoch; otherwise all images are decoded before.
     """
     source, spec = sources.open_source(name, "train", folder)
     if not first:
@@ -143,7 +144,7 @@ def read(name: str, folder: str, augment: Sequence[Augmentation], threads: int, 
             if batch["index"][-1] >= (steps + 2 * threads) * BATCH:
                 break
     data = pipeline.batches(source, spec, seed=0, batch_size=BATCH, augment=augment, threads=threads)
-    began = time.perf_counter()  # nothing is read ahead yet
+    began = time.perf_counter()  # the threads start with the first batch, so that none has been read ahead
     for _ in range(steps):
         next(data)
     seconds = time.perf_counter() - began
@@ -152,7 +153,7 @@ def read(name: str, folder: str, augment: Sequence[Augmentation], threads: int, 
 
 
 def copied(name: str, folder: str, steps: int) -> float:
-    """Images a second of copying arrays of that shape into batches, by one thread."""
+    """The images per second that one thread copies into batches, for arrays of the dataset's shape."""
     spec = sources.describe(name, "train", folder)
     images = list(np.zeros((BATCH, *spec.shape), np.uint8))
     began = time.perf_counter()

@@ -1,13 +1,13 @@
-"""The loop of diffusion train (data, metrics, checkpoints) beside its bare step, in turn in one process.
+"""Measures the loop of `diffusion train` (data, metrics, checkpoints) and its bare step, in turn in one process.
 
     python -m benchmarks.loop
     python -m benchmarks.loop --cases=digits --rounds=6 --out=runs/loop.json
     python -m benchmarks.loop --data_dir=/data/tfds
 
-The real `train.run` works in a run folder of its own. Every few steps it is held where it asks for its next batch, and
-the same compiled step runs as often on one batch that stays on the device. Every other stretch of the loop holds a
-save: what that one takes longer, from the copy until the last file is on the disk, is spread over --every steps.
-DiT-S/2 reads CIFAR-10, as TFDS prepares it; where that is not there, it is left out.
+The real `train.run` works in a temporary run folder. After each stretch of a few steps it is held before its next
+batch; then the same compiled step runs as many times on one batch that stays on the device. Every other stretch of the
+loop contains a save. The time that a save adds, from the copy until the last file is on the disk, is spread over
+--every steps. DiT-S/2 reads CIFAR-10 as TFDS prepares it, and is left out if CIFAR-10 is missing.
 """
 
 from absl import flags, logging
@@ -43,20 +43,20 @@ from diffusion.recipe import recipes
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 
-CASES = {  # recipe, what is changed in it, and steps of a stretch
+CASES = {  # {name: (recipe, changes of its config, number of steps of a stretch)}
     "digits": ("configs/digits.py", {}, 40),
     "S/2": ("configs/cifar10_dit.py", {"train.batch_size": 16, "train.dtype": "float32", "data.threads": 2}, 2),
 }
 
 
 class Stretches(NamedTuple):
-    """Seconds of as many steps, one number a round.
+    """The seconds of stretches of equally many steps, by round.
 
     Attributes:
-        steps: the steps of each stretch.
-        loop: seconds of the loop, without a save.
-        saving: seconds of the loop, with one save in the middle, until it is on the disk.
-        bare: seconds of the step alone, twice a round: after each of the loop's.
+        steps: the number of steps of each stretch.
+        loop: the seconds of the loop, without a save.
+        saving: the seconds of the loop with one save in the middle, until the save is on the disk.
+        bare: the seconds of the step alone, twice for each round: after each stretch of the loop.
     """
 
     steps: int
@@ -84,16 +84,16 @@ def main(argv: list[str]) -> None:
     rows.report(lines, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
 
 
-def row(what: str, found: Stretches, every: int) -> rows.Row:
-    """The loop's milliseconds a step, with its share of a save, beside the bare step's as the limit."""
-    save = max(0.0, statistics.median(a - b for a, b in zip(found.saving, found.loop)))
-    pairs = list(zip(found.bare[::2], found.bare[1::2]))
+def row(what: str, stretches: Stretches, every: int) -> rows.Row:
+    """The loop's milliseconds per step, with a step's share of a save; the limit is the bare step."""
+    save = max(0.0, statistics.median(a - b for a, b in zip(stretches.saving, stretches.loop)))
+    pairs = list(zip(stretches.bare[::2], stretches.bare[1::2]))
     return rows.Row(
         what,
         "ms a step",
         False,
-        ours=tuple(1e3 * (seconds / found.steps + save / every) for seconds in found.loop),
-        limit=tuple(1e3 * sum(pair) / 2 / found.steps for pair in pairs),
+        ours=tuple(1e3 * (seconds / stretches.steps + save / every) for seconds in stretches.loop),
+        limit=tuple(1e3 * sum(pair) / 2 / stretches.steps for pair in pairs),
         note=f"limit: the bare step; a save costs {save:.2f} s, here once in {every} steps",
     )
 
@@ -119,10 +119,10 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
     """Runs the loop of a config with stretches of the bare step in between.
 
     Args:
-        config: the run's config; its numbers of steps, its checkpoints and its evaluation are set here.
-        steps: the steps of a stretch, at least 2.
-        rounds: how many rounds of two stretches of the loop, the second with a save, each followed by one of the bare
-            step.
+        config: the run's config; this function sets its numbers of steps, its checkpoints and its evaluation.
+        steps: the number of steps of a stretch, at least 2.
+        rounds: the number of rounds; a round has two stretches of the loop, of which the second contains a save, and a
+            stretch of the bare step after each.
     """
     # Stretches end between two multiples of `steps`, saves fall on every other multiple.
     bounds = [steps + steps // 2 + turn * steps for turn in range(2 * rounds + 1)]
@@ -143,7 +143,7 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
 
     def bare():
         state = last["state"] if last["state"] is not None else last["initial"]()
-        for _ in range(2):  # of the caches' own
+        for _ in range(2):  # two steps that are not timed, which fill the caches
             state, metrics = last["bare"](state, last["batch"], last["seed"])
         jax.block_until_ready(metrics)
         began = time.perf_counter()

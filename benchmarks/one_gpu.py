@@ -3,10 +3,11 @@
     python -m benchmarks.one_gpu
     python -m benchmarks.one_gpu --only=imagenet256_dit:b4
 
-The operations are the products and convolutions in the network's trace, three times the forward pass. The least hours
-are theirs at the bfloat16 peak of the data sheet, for all images of the run, without sampling. The memory is that of
-the state (weights, AdamW, average and gradients in float32, a copy of the weights in bfloat16) and of the residuals
-that the trace of the backward pass keeps of a micro-batch. XLA fuses, and needs room to work: it is an estimate.
+The operations are the products and convolutions in the network's trace, counted three times for a forward and backward
+pass. The least hours are the time of these operations at the bfloat16 peak of the data sheet, for all images of the
+run, without sampling. The memory holds the state (weights, AdamW's moments, average and gradients in float32, a copy of
+the weights in bfloat16) and the residuals of a micro-batch, which the backward pass needs. It is an estimate, since XLA
+fuses operations and needs memory for temporaries.
 """
 
 from absl import flags
@@ -28,7 +29,7 @@ from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.recipe import recipes, unknown
 from diffusion.recipe.parts import Resolver
 
-CARDS = {"24gb": "rtx4090", "80gb": "h100"}  # of that memory
+CARDS = {"24gb": "rtx4090", "80gb": "h100"}  # {memory: a card with this memory}
 RUNS = (  # (recipe and preset, card)
     ("cifar10_flow", "24gb"),
     ("cifar10_flow", "80gb"),
@@ -39,17 +40,17 @@ RUNS = (  # (recipe and preset, card)
     ("imagenet256_dit:b4", "24gb"),
     ("imagenet256_dit:b4", "80gb"),
 )
-STATE_BYTES = 4 * 5 + 2  # a parameter: weight, two moments, average, gradient; its copy in the compute type
+STATE_BYTES = 4 * 5 + 2  # bytes per parameter: weight, two moments, average and gradient; and a copy in bfloat16
 HEADER = ("recipe", "card", "batch", "memory, about", "training, GFLOP per image", "least hours")
 
 
 class Network(NamedTuple):
-    """What a network takes.
+    """The size of a network.
 
     Attributes:
-        parameters: number of parameters.
-        flops: operations of the forward pass of one image.
-        residuals: bytes that the backward pass keeps of one image.
+        parameters: the number of parameters.
+        flops: the operations of the forward pass of one image.
+        residuals: the bytes of one image that the forward pass stores for the backward pass.
     """
 
     parameters: int
@@ -78,12 +79,12 @@ def network_of(config) -> Network:
 
 
 def least_hours(flops: float, images: float, peak: float) -> float:
-    """Hours in which a device of that peak, in operations a second, trains on that many images at most as fast.
+    """The least hours in which a device can train on the images of a run.
 
     Args:
-        flops: operations of the forward pass of one image.
-        images: number of images of the run.
-        peak: operations a second.
+        flops: the operations of the forward pass of one image.
+        images: the number of images of the run.
+        peak: the operations per second of the device.
     """
     return 3 * flops * images / peak / 3600
 

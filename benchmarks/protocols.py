@@ -30,7 +30,7 @@ METRICS = ("fid", "kid")
 
 
 def main(argv: list[str]) -> None:
-    """Measures under one protocol after the other. Features are kept, so an interrupted command can be repeated."""
+    """Measures under one protocol after the other; stored features let an interrupted command continue."""
     args = flags.FLAGS
     lines = ["| protocol | resize to 299 | scaling of bytes b | FID | KID x 1,000 |", "|---|---|---|---|---|"]
     for name, protocol in protocols.PROTOCOLS.items():
@@ -62,7 +62,7 @@ def _figure(figure: dict) -> str:
 
 
 def _mixed(args, of_samples: str, of_reference: str) -> float:
-    """The distance between features that do not compare."""
+    """The distance between samples and a reference under different protocols, which cannot be compared."""
     net = inception.load(args.inception)
     moments = []
     for spec, name in ((args.samples, of_samples), (args.reference, of_reference)):

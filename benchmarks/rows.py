@@ -1,9 +1,8 @@
-"""The rows that every benchmark measures, prints and writes: (what, ours, peer, ratio, limit), taken in turn in one
-run.
+"""The rows that every benchmark measures, prints and writes: our figure, a peer's, the limit's, and their ratios.
 
 The same machine may give 200 and 500 GFLOP/s for the same matrix product within half an hour, so a time alone says
-little. Our time, the peer's and the limit's are therefore measured one after the other, round after round, and the
-ratio is the median of the rounds' ratios.
+little. Our time, the peer's and the limit's are therefore measured one after the other, round after round, and a ratio
+is the median of the rounds' ratios.
 """
 
 import json
@@ -17,21 +16,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-REST = 0.3  # seconds between measurements, in which the threads of one program stop to wait for work
+REST = 0.3  # seconds between measurements, in which the idle threads of the last program stop spinning
 
 
 class Row(NamedTuple):
-    """One line of the table: the same quantity of ours, of a peer and of the limit, round by round.
+    """One line of the table: one quantity, measured for us, for a peer and for the limit in each round.
 
     Attributes:
         what: a phrase for what was measured, with its sizes.
         unit: the unit, "ms", "images/s", "GFLOP/s", "s", "%", "MB" ...
-        more: True where more is better (rates), False where less is (times, bytes).
-        ours: our numbers, one a round.
-        peer: the peer that it is compared with, with its version; "" if with nothing.
-        theirs: the peer's numbers, one a round, or none.
-        limit: the most that the machine can do, in the same unit, one number a round, or none.
-        note: a remark that a reader has to know, e.g. which micro-batch was chosen; "" if nothing.
+        more: True if more is better (rates), False if less is better (times, bytes).
+        ours: our numbers, one for each round.
+        peer: the peer's name and version; "" without a peer.
+        theirs: the peer's numbers, one for each round; () without a peer.
+        limit: the best that the machine can do, in the same unit, one number for each round; () if not measured.
+        note: a remark for readers, e.g. which micro-batch was chosen; "" if there is none.
     """
 
     what: str
@@ -45,7 +44,7 @@ class Row(NamedTuple):
 
     @property
     def ratio(self) -> tuple[float, float, float] | None:
-        """How many times ours is better than the peer's: (median, least, greatest) of the rounds' ratios."""
+        """The factor by which ours is better than the peer's: (median, least, greatest) of the rounds' ratios."""
         return _spread(_better(self.more, self.ours, self.theirs)) if self.theirs else None
 
     @property
@@ -57,15 +56,15 @@ class Row(NamedTuple):
 def interleaved(
     cases: Mapping[str, Callable[[], float]], rounds: int, rest: float = REST
 ) -> dict[str, tuple[float, ...]]:
-    """Calls each in turn, round after round, in the opposite order every other round, after a rest each.
+    """Calls all cases in turn, round after round; every other round has the opposite order.
 
     Args:
-        cases: {name: a function that measures itself and returns a number}; warm already.
-        rounds: how often each is called.
-        rest: the seconds of rest before each.
+        cases: {name: a function that measures something and returns a number}, which has run before.
+        rounds: the number of rounds.
+        rest: the seconds of rest before each call.
 
     Returns:
-        {name: one number a round}.
+        {name: the numbers, one for each round}.
     """
     numbers_of = {name: [] for name in cases}
     for turn in range(rounds):
@@ -76,7 +75,7 @@ def interleaved(
 
 
 def seconds(run: Callable[[], object]) -> Callable[[], float]:
-    """The function that runs `run`, which waits for its result, and returns the seconds that it took."""
+    """A function that calls `run` and returns the seconds that it took; `run` must wait for its result."""
 
     def timed() -> float:
         began = time.perf_counter()
@@ -87,10 +86,10 @@ def seconds(run: Callable[[], object]) -> Callable[[], float]:
 
 
 def second(case: Callable[[], float]) -> Callable[[], float]:
-    """The case as it goes on: measured twice, and only the second counts.
+    """A function that measures a case twice, and returns the second number, as in a loop of the case.
 
-    After a rest, or another program's turn, the memory that a step gave back has gone back to the system, or to the
-    host of a virtual machine; in a loop, the next step finds it again.
+    After a rest, or after another program, the memory that a step has freed is back at the system, or at the host of a
+    virtual machine. In a loop, the next step can use it at once.
     """
 
     def measured() -> float:
@@ -101,12 +100,12 @@ def second(case: Callable[[], float]) -> Callable[[], float]:
 
 
 class Peer:
-    """Another library's program, in the environment of `make fixtures`, that answers each line by one line.
+    """A program of another library, in the environment of `make fixtures`, which answers each line with one line.
 
     Args:
         python: the Python of that environment.
-        module: the module to run with -m; its first line says its versions (`about`).
-        *words: its arguments.
+        module: the module to run with -m; its first line of output, `about`, says its versions.
+        *words: the arguments of the module.
     """
 
     def __init__(self, python: str, module: str, *words: str):
@@ -120,13 +119,13 @@ class Peer:
         self.about = self._said()
 
     def ask(self, line: str) -> str:
-        """Returns its answer; ends this program where it has none."""
+        """The program's answer to a line; without an answer, this process ends with an error."""
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return self._said()
 
     def close(self) -> None:
-        """Ends it, and gives its memory back."""
+        """Ends the program, which frees its memory."""
         self._process.stdin.close()
         self._process.wait()
 
@@ -140,7 +139,7 @@ class Peer:
 
 
 def table(rows: Iterable[Row], title: str = "") -> Table:
-    """The rows as people read them: medians with their range, how many times the peer, which share of the limit."""
+    """The rows as a table: medians with their ranges, the factor over the peer, and the share of the limit."""
     lines = Table("what", "ours", "peer's", "times the peer", "of the limit", "note", title=title)
     for row in rows:
         lines.add_row(
@@ -155,7 +154,7 @@ def table(rows: Iterable[Row], title: str = "") -> Table:
 
 
 def report(rows: list[Row], title: str, out: str | None) -> None:
-    """Prints the table and, where `out` names a file, writes the rows there as JSON, at once and whole."""
+    """Prints the table; if `out` names a file, also writes the rows there as JSON, in one atomic replacement."""
     Console(width=140).print(table(rows, title))
     if out:
         path = pathlib.Path(out)

@@ -1,10 +1,9 @@
-"""The cost of each sampler beyond the network's own calls: the sampler, and as many calls in one compiled loop, in
-turn.
+"""Measures the cost of each sampler beyond the calls of the network, which run in turn as a compiled loop alone.
 
     python -m benchmarks.samplers
     python -m benchmarks.samplers --steps=10 --rounds=2 --width=64 --depth=2 --out=runs/samplers.json
 
-The network's calls alone are the limit; 100 % of it is a sampler that costs nothing.
+The calls alone are the limit: a sampler that costs nothing reaches 100 % of it.
 """
 
 from absl import flags, logging
@@ -36,7 +35,7 @@ SHAPE, CLASSES = (16, 16, 4), 10
 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     args = flags.FLAGS
     lines = measured(args.samplers, args.steps, args.batch_size, args.width, args.depth, args.rounds)
     title = f"DiT of width {args.width} and depth {args.depth}, batch {args.batch_size}, {args.steps} steps"
@@ -81,11 +80,11 @@ def loop(sampler, model: DiT, plan):
 
 
 def calls(model: DiT, count: int):
-    """As many calls of the network, one after the other, compiled: (params, x, labels) -> the last output."""
+    """`count` compiled calls of the network, one after the other: (params, x, labels) -> the last output."""
 
     @jax.jit
     def several(params, x, labels):
-        # A time of its own for each call: of one time for all, XLA computes embedding and modulation once for the loop.
+        # Each call has another time, since XLA would compute embedding and modulation of a single time only once.
         one = lambda i, x: model.apply(params, x, jnp.full(len(x), 999.0 - i), labels)
         return jax.lax.fori_loop(0, count, one, x)
 

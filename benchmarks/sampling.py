@@ -1,12 +1,12 @@
-"""Sampling with a DiT under guidance and with a U-Net, beside diffusers' loop over its own network with torch.compile.
+"""Measures sampling with a guided DiT and with a U-Net, and diffusers' loop over its own network with torch.compile.
 
     make fixtures; python -m benchmarks.sampling --torch_python=.venv-peers/bin/python
     python -m benchmarks.sampling --cases=unet --rounds=5 --out=runs/sampling.json
 
-The weights are made here, written as diffusers' folders (diffusion.models.interchange) and loaded there; both programs
-start from the same noise, follow the same DPM-Solver++(2M) grid, and have to end in the same samples before anything is
-timed. The limit is the time that the network's matrix products and convolutions would take at the rate of a product of
-2048^3 of the same round.
+The weights are drawn here, written as a folder of diffusers (diffusion.models.interchange), and loaded by the other
+program. Both programs start from the same noise and follow the same DPM-Solver++(2M) grid; they must end in the same
+samples before anything is timed. The limit is the time that the network's matrix products and convolutions would take
+at the rate of a matrix product of 2048^3, which is measured in the same round.
 """
 
 from absl import flags, logging
@@ -42,19 +42,19 @@ from diffusion.models import interchange
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.models.unet import UNet, unet_preset
 
-SCALE = 4.0  # of the guidance
-AGREEMENT = 1e-3  # of the largest number in a sample, after all steps in float32
-SIDE = 2048  # of the matrices whose product is the limit
+SCALE = 4.0  # scale of the guidance
+AGREEMENT = 1e-3  # largest difference of both programs' samples, divided by the largest number in a sample
+SIDE = 2048  # side of the matrices whose product is the limit
 
 
 class Case(NamedTuple):
-    """What is sampled.
+    """A network to sample.
 
     Attributes:
-        what: a phrase for it, as the table says it.
+        what: a phrase for the network, for the table.
         network: the network's module.
         shape: the shape of one sample.
-        steps: the steps of the loops that are measured, the least first.
+        steps: the numbers of steps to measure, the least first.
     """
 
     what: str
@@ -76,7 +76,7 @@ CASES = {
 
 def main(argv: list[str]) -> None:
     """Measures each case, and prints one table."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     args = flags.FLAGS
     results = []
     for name in args.cases:
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
 
 
 def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None) -> list[rows.Row]:
-    """The rows of one case; without a peer's python, ours and the limit alone."""
+    """The rows of one case; without the peer's Python, they have only our times and the limit."""
     start = initial(case, batch_size)
     runs = {f"ours {steps}": functools.partial(_wait, ours(case, steps), *start) for steps in case.steps}
     square = jnp.ones((SIDE, SIDE))
@@ -98,7 +98,7 @@ def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None)
         with tempfile.TemporaryDirectory() as folder:
             peer = started(torch_python, case, start, pathlib.Path(folder))
             check(case, peer, runs[f"ours {case.steps[0]}"](), pathlib.Path(folder))
-        peer.ask(f"compiled {case.steps[0]}")  # which compiles it
+        peer.ask(f"compiled {case.steps[0]}")  # the first call compiles
         lines = (*(f"compiled {steps}" for steps in case.steps), f"eager {case.steps[0]}")
         timed |= {line: functools.partial(_answer, peer, line) for line in lines}
     times = rows.interleaved(timed, rounds)
@@ -107,27 +107,27 @@ def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None)
     return table(case, batch_size, times, operations(one_call(case), *start), peer.about if peer else "")
 
 
-def table(case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flops: float, about: str) -> list[rows.Row]:
-    """A row for each loop, and the shortest once more beside the peer's without torch.compile.
+def table(case: Case, batch_size: int, times: dict[str, tuple[float, ...]], flops: float, about: str) -> list[rows.Row]:
+    """A row for each number of steps beside the compiled peer, and one for the least number beside the eager peer.
 
     Args:
         case: the case that was sampled.
-        batch_size: how many samples at once.
-        found: the seconds of "ours STEPS", "compiled STEPS", "eager STEPS" and "product", one number a round.
+        batch_size: the number of samples at once.
+        times: the seconds of "ours STEPS", "compiled STEPS", "eager STEPS" and "product", one number for each round.
         flops: the operations of one call of the network.
         about: the peer's versions.
     """
-    least = [flops / (2 * SIDE**3) * seconds for seconds in found["product"]]  # of one call, round by round
+    least = [flops / (2 * SIDE**3) * seconds for seconds in times["product"]]  # seconds of one call, by round
     results = []
     for how, steps in (*(("compiled", steps) for steps in case.steps), ("eager", case.steps[0])):
-        theirs = found.get(f"{how} {steps}", ())
+        theirs = times.get(f"{how} {steps}", ())
         if theirs or how == "compiled":
             results.append(
                 rows.Row(
                     f"{case.what}, {steps} steps of {batch_size}",
                     "s",
                     False,
-                    found[f"ours {steps}"],
+                    times[f"ours {steps}"],
                     f"{about}, {how}" if theirs else "",
                     theirs,
                     tuple(steps * seconds for seconds in least),
@@ -137,7 +137,7 @@ def table(case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flop
 
 
 def initial(case: Case, batch_size: int) -> tuple[Any, jax.Array, jax.Array | None]:
-    """(parameters none of which is zero, noise, labels or None)."""
+    """(parameters, none of which is zero; noise; labels, None for a network without classes)."""
     x = jax.random.normal(jax.random.key(0), (batch_size, *case.shape))
     labels = jnp.arange(batch_size) if case.network.num_classes else None
     params = jax.jit(case.network.init)(jax.random.key(1), x[:1], jnp.zeros(1), None if labels is None else labels[:1])
@@ -151,7 +151,7 @@ def ours(case: Case, steps: int):
     """The compiled sampler, (params, x, labels) -> samples."""
     schedule = schedules.linear_beta()
     parameterization = parameterizations.epsilon(parameterizations.steps())
-    grid = timesteps.linspace(schedule, steps + 1)  # as diffusers: the last index is left out
+    grid = timesteps.linspace(schedule, steps + 1)  # diffusers too leaves the last index out
     plan = timesteps.plan(np.append(grid[:-2], 0.0))
 
     @jax.jit
@@ -170,7 +170,7 @@ def ours(case: Case, steps: int):
 
 
 def one_call(case: Case):
-    """The network as a step calls it, (params, x, labels) -> output: with guidance, on twice as many examples."""
+    """The call of the network in a step, (params, x, labels) -> output; with guidance, on twice as many examples."""
 
     def call(params, x, labels):
         if labels is not None:
@@ -183,9 +183,9 @@ def one_call(case: Case):
 
 
 def operations(function, *args) -> int:
-    """FLOPs of the matrix products and convolutions of a function, a multiply-add counted as two.
+    """The FLOPs of the matrix products and convolutions of a function; a multiply-add counts as two.
 
-    Products with one column are left out: that is how means are written.
+    Products with a single column are left out, since means are written as such products.
     """
 
     def counted(jaxpr) -> int:
@@ -206,7 +206,7 @@ def operations(function, *args) -> int:
 
 
 def started(python: str, case: Case, start: tuple, folder: pathlib.Path) -> rows.Peer:
-    """The peer's program, which has read the same network and noise from the folder."""
+    """Starts the peer's program, which reads the same network and noise from the folder."""
     params, x, labels = start
     interchange.save(folder, case.network, params)
     tensors = {"x": np.ascontiguousarray(np.moveaxis(np.asarray(x), -1, 1))}
@@ -217,7 +217,7 @@ def started(python: str, case: Case, start: tuple, folder: pathlib.Path) -> rows
 
 
 def check(case: Case, peer: rows.Peer, mine: jax.Array, folder: pathlib.Path) -> None:
-    """Both programs sample the same thing, or there is nothing to compare."""
+    """Ends this process if the samples of both programs differ, since their times then do not compare."""
     peer.ask(f"write {folder / 'samples.safetensors'} {case.steps[0]}")
     theirs = np.moveaxis(safetensors.numpy.load_file(folder / "samples.safetensors")["samples"], 1, -1)
     away = np.abs(np.asarray(mine) - theirs).max() / np.abs(theirs).max()

@@ -1,14 +1,14 @@
-"""Conditions an unconditional model of series without training, and compares the exact conditional distribution.
+"""Conditions an unconditional model of series without training, and compares with the exact conditional distribution.
 
     python -m benchmarks.series --hide=forecast
     python -m benchmarks.series --hide=gaps
     python -m benchmarks.series --hide=forecast --workdir=runs/series --number=25
 
-Draws the hidden part of test series by the methods of `diffusion.editing` and `diffusion.guidance`: replacement,
-RePaint, DPS, TSDiff's self-guidance by squares and by quantiles, and PiGDM. By default the denoiser is the exact one of
-the recipe's Gaussian process, so the method alone causes the error. With --workdir it is the network of a run of
-series/unconditional. The table also has the exact conditional distribution and the marginal one. The figures are those
-of diffusion evaluate --metrics=crps, which scores a run that was trained with the condition.
+The command draws the hidden part of test series by the methods of `diffusion.editing` and `diffusion.guidance`:
+replacement, RePaint, DPS, TSDiff's self-guidance by squares and by quantiles, and PiGDM. By default it uses the exact
+denoiser of the recipe's Gaussian process, so the method alone causes the error. With --workdir it uses the network of a
+run of series/unconditional. The table also has the exact conditional distribution and the marginal one. The figures are
+those of `diffusion evaluate --metrics=crps`, which scores a run that was trained with the condition.
 """
 
 from absl import flags
@@ -44,13 +44,13 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Plan
 
 HIDES = {"forecast": {"name": "forecast", "horizon": 16}, "gaps": {"name": "gaps"}}
-JUMP, RESAMPLINGS = 5, 5  # of RePaint
-RATE = 10.0  # of DPS
+JUMP, RESAMPLINGS = 5, 5  # settings of RePaint
+RATE = 10.0  # the rate of DPS
 SQUARES, QUANTILES = 3.0, 10.0  # scales of TSDiff's self-guidance
 
 
 def exact_denoiser(process: GaussianProcess, schedule: NoiseSchedule) -> Denoiser:
-    """E[x_0 | x_t] of a Gaussian process, alpha K (alpha^2 K + sigma^2 I)^-1 x_t."""
+    """The exact denoiser of a Gaussian process: E[x_0 | x_t] = alpha K (alpha^2 K + sigma^2 I)^-1 x_t."""
     values, axes = (jnp.asarray(part, jnp.float32) for part in np.linalg.eigh(process.covariance))
 
     def denoise(x_t, t):
@@ -66,7 +66,7 @@ def exact_denoiser(process: GaussianProcess, schedule: NoiseSchedule) -> Denoise
 
 
 def ways(schedule: NoiseSchedule, steps: int) -> dict[str, tuple[samplers.Sampler, Plan, Callable, Callable]]:
-    """The ways to condition: (sampler, plan, (denoise, given, mask) -> denoiser, (given, mask) -> hook)."""
+    """The methods by name: (sampler, plan, (denoise, given, mask) -> denoiser, (given, mask) -> hook after a step)."""
     plan = timesteps.plan(timesteps.uniform(schedule, steps=steps))
     resampled = editing.repaint(timesteps.uniform(schedule, steps=steps), JUMP, RESAMPLINGS)
     alone = lambda denoise, given, mask: denoise
@@ -102,7 +102,7 @@ def ways(schedule: NoiseSchedule, steps: int) -> dict[str, tuple[samplers.Sample
 
 
 def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[str, dict[str, Any]]:
-    """The scores of each way, of the exact distribution and of the marginal one."""
+    """The scores of each method, of the exact distribution and of the marginal one."""
     config = workdir_of.read_config(workdir) if workdir else recipes.load("series/unconditional")
     source = lambda split: data.open_settings({**config.data, "source": {**config.data.source, "hide": hide}}, split)
     test = source("test")
@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
 
 
 def text(figure: dict[str, Any]) -> str:
-    """A figure with its standard error, where it has one."""
+    """A figure with its standard error, if it has one."""
     error = figure.get("standard_error")
     return f"{figure['value']:.4g}" + (f" ± {error:.2g}" if error else "")
 

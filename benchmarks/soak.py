@@ -1,10 +1,10 @@
-"""Trains for half an hour with sampling, evaluation and saves in the loop, and shows whether anything grows.
+"""Trains for a given time with sampling, evaluation and saves in the loop, and shows whether anything grows.
 
     python -m benchmarks.soak --minutes=30 --workdir=/tmp/soak --figure=docs/images/soak.png
 
-The run is the digits recipe in a process of its own. Its resident memory, open files and threads are read from /proc
-every two seconds, its recompilations from timing.jsonl. The slope is the slope of the least squares line through the
-memory after the first fifth of the time, in which caches fill.
+The run is the digits recipe in a separate process. The command reads its resident memory, open files and threads from
+/proc every two seconds, and its recompilations from timing.jsonl. The slope is that of the least squares line through
+the memory, without the first fifth of the time, in which caches fill.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from typing import NamedTuple
 import numpy as np
 
 SECONDS = 2.0  # between two samples
-WARM_UP = 0.2  # share of the time that is left out
+WARM_UP = 0.2  # share of the time that is left out of the slope
 FLAGS = ("config.train.steps=100000000", "config.train.log_every=20", "config.evaluate.every=100",
          "config.evaluate.number=100", "config.sample.steps=5", "config.sample.batch_size=100",
          "config.checkpoint.every=100", "config.optimizer.decay=constant")  # fmt: skip
 
 
 class Sample(NamedTuple):
-    """The numbers of /proc for a process at one moment: seconds since its start, resident MiB, open files, threads."""
+    """The state of a process at one moment: seconds since the first sample, resident MiB, open files, threads."""
 
     seconds: float
     memory: float
@@ -38,12 +38,14 @@ class Report(NamedTuple):
     """The results of a soak.
 
     Attributes:
-        minutes, steps, evaluations: the length of the run, and how much it did.
-        slope: the slope of resident memory after the warm-up, MiB an hour.
-        memory: the resident MiB, the median of the first and of the last tenth after the warm-up.
-        files: the open files, the least number in the first and in the last tenth (a save holds some for a moment).
-        threads: the threads, likewise.
-        recompilations: the programs that were compiled after the first time that their work was done.
+        minutes: the length of the run.
+        steps: the number of training steps.
+        evaluations: the number of evaluations.
+        slope: the slope of the resident memory after the warm-up, in MiB per hour.
+        memory: the median resident MiB in the first and in the last tenth of the time after the warm-up.
+        files: the least number of open files in the first and in the last tenth; a save opens some for a moment.
+        threads: the least number of threads in the first and in the last tenth.
+        recompilations: the number of programs that were compiled again, after their first compilation.
     """
 
     minutes: float
@@ -57,7 +59,12 @@ class Report(NamedTuple):
 
 
 def sample(pid: int, began: float) -> Sample:
-    """Reads /proc/PID."""
+    """Reads the state of a process from /proc/PID.
+
+    Args:
+        pid: the id of the process.
+        began: the time of `time.monotonic` from which the seconds count.
+    """
     folder = pathlib.Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
     memory = int(status["VmRSS"].split()[0]) / 1024
@@ -68,13 +75,13 @@ def watch(command: list[str], seconds: float, begun: pathlib.Path | None = None)
     """Runs a command for `seconds` seconds, then stops it by SIGTERM.
 
     Args:
-        command: the command.
-        seconds: how long to take samples.
-        begun: a file that the command writes when it has started, which may take as long as the machine needs; None:
-            the seconds count at once.
+        command: the words of the command.
+        seconds: the time in which samples are taken.
+        begun: a file that the command writes when its work begins, from which the seconds count; None counts them from
+            the start of the process.
 
     Returns:
-        The samples.
+        The samples, one for each `SECONDS`.
 
     Raises:
         RuntimeError: if the command ends by itself, or does not end after SIGTERM.
@@ -99,7 +106,7 @@ def watch(command: list[str], seconds: float, begun: pathlib.Path | None = None)
 
 
 def summary(samples: list[Sample], workdir: pathlib.Path) -> Report:
-    """Reads the samples, and the lines that the run wrote."""
+    """The results of a soak, from its samples and from the files of the run."""
     warm = [moment for moment in samples if moment.seconds >= WARM_UP * samples[-1].seconds]
     columns = Sample(*map(np.array, zip(*warm)))
     tenth = max(1, len(warm) // 10)
@@ -119,7 +126,7 @@ def summary(samples: list[Sample], workdir: pathlib.Path) -> Report:
 
 
 def draw(samples: list[Sample], report: Report, path: pathlib.Path) -> None:
-    """Draws memory, files and threads over time."""
+    """Draws memory, files and threads against time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -151,9 +158,9 @@ def soak(minutes: float, workdir: pathlib.Path, flags: tuple[str, ...] = ()) -> 
     """Trains for `minutes` minutes in a new folder.
 
     Args:
-        minutes: how long to train.
-        workdir: the run folder; must not exist.
-        flags: "config.FIELD=value", beside FLAGS.
+        minutes: the time of the training.
+        workdir: the run folder, which must not exist.
+        flags: changes of the config in addition to `FLAGS`, each "config.FIELD=value".
 
     Returns:
         The report and the samples.
@@ -168,9 +175,9 @@ def soak(minutes: float, workdir: pathlib.Path, flags: tuple[str, ...] = ()) -> 
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="default: 30")
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a new folder")
-    parser.add_argument("--figure", type=pathlib.Path, help="where to draw the curves; nowhere by default")
+    parser.add_argument("--minutes", type=float, default=30.0, help="length of the training; default: 30")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="new folder for the run")
+    parser.add_argument("--figure", type=pathlib.Path, help="file for the figure; by default none is drawn")
     options = parser.parse_args()
     if options.workdir.exists():
         parser.error(f"--workdir={options.workdir} exists: name a new folder, so that the run starts from step 0")

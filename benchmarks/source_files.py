@@ -1,4 +1,4 @@
-"""The same JPEG pictures in every format of files, for benchmarks/input_pipeline.py."""
+"""Writes the same JPEG pictures in every file format that a source reads, for benchmarks/input_pipeline.py."""
 
 import functools
 import io
@@ -21,11 +21,11 @@ def written(folder: str, number: int) -> dict[str, tuple[Callable[[], sources.So
     """Writes the pictures.
 
     Args:
-        folder: the folder, an empty one.
-        number: how many pictures.
+        folder: an empty folder.
+        number: the number of pictures.
 
     Returns:
-        {source: (a function that opens it, the form that the peer reads beside it: "files", "tar" or "array")}.
+        {source: (a function that opens it, the format that the peer reads in comparison: "files", "tar" or "array")}.
     """
     root = pathlib.Path(folder)
     pictures = [_jpeg(k) for k in range(number)]
@@ -63,7 +63,7 @@ def written(folder: str, number: int) -> dict[str, tuple[Callable[[], sources.So
 
 
 def _jpeg(number: int) -> bytes:
-    """A picture of clouds: noise of a few pixels, enlarged, as compressible as a photograph is."""
+    """A JPEG file of enlarged noise, which is about as compressible as a photograph."""
     rng = np.random.default_rng(number)
     small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
     buffer = io.BytesIO()

@@ -1,13 +1,12 @@
-"""The time before the first step: compilation of DiT-XL/2, scanned and unrolled, and a run's start with a cold and a
-warm cache.
+"""Measures the time before the first step: DiT-XL/2's compilation, scanned and unrolled, and a run's start.
 
     python -m benchmarks.start_up
     python -m benchmarks.start_up --depth=4 --rounds=2 --out=runs/start_up.json
 
-The train step of configs/imagenet256_dit.py, in float32, is traced and compiled without being run, each time in a new
-process. Its blocks are in one scan, or written out one after the other. The compilation cache is empty at first; then
-the same is measured with the cache that the first compilation filled. Then `diffusion train` starts the digits recipe
-twice, in new run folders, with one cache: the seconds are printed by the run with its first step.
+The train step of configs/imagenet256_dit.py is traced and compiled in float32, each time in a new process, and never
+runs. Its blocks are in one scan, or unrolled. The compilation cache is empty for the first compilation of each kind;
+the scanned step is then compiled again with the cache that its first compilation filled. At last `diffusion train`
+starts the digits recipe twice, in new run folders with one cache. A run prints the seconds until its first step.
 """
 
 import json
@@ -78,11 +77,11 @@ def main(argv: list[str]) -> None:
 
 
 def compiled(depth: int, unroll: int, cache: pathlib.Path) -> float:
-    """Seconds that tracing and compiling the step takes in a new process.
+    """The seconds in which a new process traces and compiles the step.
 
     Args:
-        depth: the blocks of the network.
-        unroll: the blocks in one turn of the scan; `depth` leaves no scan.
+        depth: the number of blocks of the network.
+        unroll: the number of blocks in one iteration of the scan; with `depth` there is no scan.
         cache: the folder of the compilation cache, made if missing.
     """
     words = ["--compile_only", f"--depth={depth}", f"--unroll={unroll}"]
@@ -90,14 +89,14 @@ def compiled(depth: int, unroll: int, cache: pathlib.Path) -> float:
 
 
 def first_step(file: str, folder: pathlib.Path, cache: pathlib.Path) -> float:
-    """Seconds to the first step that a run of that recipe prints; it ends after two."""
+    """The seconds until the first step, as printed by a run of a recipe that ends after two steps."""
     steps = ["--config.train.steps=2", "--config.checkpoint.every=1000", "--config.optimizer.decay=constant"]
     printed = output(["diffusion", "train", f"--config={file}", f"--workdir={folder}", *steps], cache)
     return float(PRINTED.search(printed).group(1))
 
 
 def output(words: list[str], cache: pathlib.Path) -> str:
-    """The output of a command of this project, with a compilation cache of its own; ends this program if it fails."""
+    """The output of a command of this project, with a folder as compilation cache; ends this process if it fails."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     done = subprocess.run([sys.executable, "-m", *words], env=environment, text=True, stdout=subprocess.PIPE)
     if done.returncode:
@@ -124,7 +123,7 @@ def compile_only(depth: int, unroll: int) -> None:
 
 
 def command(argv: list[str]) -> None:
-    """The benchmark, or one compilation of it in a process of its own."""
+    """Runs the benchmark, or with --compile_only one of its compilations."""
     if flags.FLAGS.compile_only:
         compile_only(flags.FLAGS.depth, flags.FLAGS.unroll)
     else:

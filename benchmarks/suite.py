@@ -1,11 +1,11 @@
-"""All timings on this machine, one after the other, and one table: what `make bench` runs.
+"""Runs all timing benchmarks on this machine, one after the other, and prints one table; `make bench` runs it.
 
     python -m benchmarks.suite
     python -m benchmarks.suite --only=train_step,sampling --out=runs/bench
 
-Each is a benchmark of its own (`python -m benchmarks.NAME --help`) in a process of its own, which leaves its rows in
-OUT/NAME.json. One that fails is named at the end, and the others go on. With the environment of `make fixtures` they
-measure PyTorch and diffusers beside ours. `python -m benchmarks.programs`, in the environment of
+Each benchmark (`python -m benchmarks.NAME --help`) runs in a separate process, and writes its rows to OUT/NAME.json. If
+a benchmark fails, the others still run, and the command names it at the end. With the environment of `make fixtures`,
+the benchmarks also measure PyTorch and diffusers. `python -m benchmarks.programs`, in the environment of
 `make accelerators-env`, compiles our programs for GPUs and TPUs, and measures nothing.
 """
 
@@ -21,7 +21,7 @@ from benchmarks import rows
 from diffusion.experiments import command_line
 
 PEERS = pathlib.Path(".venv-peers/bin/python")
-BENCHMARKS = {  # name: further words; those with PEER measure another library too
+BENCHMARKS = {  # {name: its arguments}; PEER stands for the flag of the environment with the other library
     "train_step": ("PEER", "--rounds=3"),
     "sampling": ("PEER", "--rounds=2"),
     "text_to_image": ("PEER", "--rounds=2"),
@@ -31,11 +31,11 @@ BENCHMARKS = {  # name: further words; those with PEER measure another library t
     "start_up": (),
     "growth": ("--rounds=2", "--figure={out}/growth.png"),
 }
-COMPARED = ("text_to_image",)  # the other library makes what these measure
+COMPARED = ("text_to_image",)  # benchmarks that need the other library, which draws the weights
 
 
 def main(argv: list[str]) -> None:
-    """Runs them, and prints one table."""
+    """Runs the benchmarks, and prints one table."""
     args = flags.FLAGS
     out = pathlib.Path(args.out)
     unknown = set(args.only) - set(BENCHMARKS)

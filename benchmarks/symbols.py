@@ -1,11 +1,11 @@
-"""A train step and samples of masked diffusion of symbols, beside PyTorch, the same network and loss written plainly.
+"""Measures a train step and samples of masked diffusion of symbols, ours and those of a plain program in PyTorch.
 
     python -m benchmarks.symbols --torch_python=.venv-peers/bin/python --out=runs/bench/symbols.json
     python -m benchmarks.symbols --chunks=0,256,32     # memory at 50,000 symbols, of compiled programs that never run
 
-The network is MDLM's small one, cut to what two cores do. A step is the masked bound, AdamW and the moving
-average; a sample takes ancestral steps, each of one evaluation. PyTorch is eager, and under torch.compile. Before
-anything is timed it receives the weights of ours, and its logits must be the same to 1e-4.
+The network is that of MDLM, in a size for two cores. A train step computes the masked bound and its gradient, and
+applies AdamW and the moving average. A sample takes ancestral steps of one evaluation each. PyTorch runs eagerly and
+with torch.compile. Before anything is timed, it receives our weights, and its logits must agree with ours to 1e-4.
 """
 
 from absl import flags, logging
@@ -37,7 +37,7 @@ from diffusion.models import SymbolTransformer
 from diffusion.training import ema, optimizers, state
 from diffusion.training.step import make_train_step
 
-THREADS = 2  # of PyTorch: the cores
+THREADS = 2  # threads of PyTorch, as many as there are cores
 SIZE, LENGTH, WIDTH, DEPTH, HEADS, BATCH, STEPS = 8192, 128, 256, 4, 4, 8, 16
 MANY = 50_000  # symbols of the step whose memory is read
 SHAPE = f"{DEPTH} x {WIDTH}, {SIZE:,} symbols, {LENGTH} positions, batch {BATCH}"
@@ -48,7 +48,7 @@ NETWORK = SymbolTransformer(SIZE, WIDTH, DEPTH, HEADS, clock="none")
 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     args = flags.FLAGS
     for chunk in map(int, args.chunks):
         print(f"{MANY:,} symbols, {chunk or 'all'} positions at once: {step_memory(chunk) / 1e6:,.0f} MB")
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         for what in ("train", "sample"):
             for form in ("compiled", "eager"):
                 cases[f"{what} {form}"] = lambda line=f"{what} {form}": float(peer.ask(line))
-                cases[f"{what} {form}"]()  # compiles
+                cases[f"{what} {form}"]()  # the first call compiles
     taken = rows.interleaved({name: rows.second(case) for name, case in cases.items()}, args.rounds)
     milliseconds = {name: tuple(1000 * one for one in seconds) for name, seconds in taken.items()}
     phrases = {"train": f"train step, masks, {SHAPE}", "sample": f"{STEPS} ancestral steps, {SHAPE}"}
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def write_weights(path: str) -> None:
-    """Writes weights of the network, symbols and their logits; no weight is zero, so that each shows in the logits."""
+    """Writes weights, symbols and their logits; no weight is zero, so that the logits depend on all of them."""
     x = jax.random.randint(jax.random.key(1), (2, LENGTH), 0, SIZE - 1)
     moved = lambda leaf: leaf + 0.02 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
     variables = jax.tree.map(moved, NETWORK.init(jax.random.key(0), x))
@@ -90,7 +90,7 @@ def write_weights(path: str) -> None:
 
 
 def train_step() -> Callable[[], None]:
-    """One update by the masked bound."""
+    """A function that does one update by the masked bound."""
     schedule = schedules.rectified_flow()
     objective = discrete.masked_diffusion(PROCESS, timesteps.uniform_density(schedule))
     optimizer, average = optimizers.adamw(1e-4, steps=1000), ema.exponential_moving_average()
@@ -108,9 +108,9 @@ def train_step() -> Callable[[], None]:
 
 
 def step_memory(chunk: int) -> int:
-    """The temporary bytes of a compiled update at `MANY` symbols, whose logits are computed `chunk` positions at once.
+    """The temporary bytes of a compiled update with `MANY` symbols and logits of `chunk` positions at once.
 
-    The parameters, their moments and their average are no part of them; their gradients are.
+    They include the gradients, but not the parameters, their moments or their average.
     """
     schedule = schedules.rectified_flow()
     process, network = discrete.absorbing(discrete.linear(), MANY), NETWORK.clone(size=MANY)
@@ -123,7 +123,7 @@ def step_memory(chunk: int) -> int:
 
 
 def samples() -> Callable[[], None]:
-    """A batch of samples."""
+    """A function that draws a batch of samples."""
     masks = jnp.full((BATCH, LENGTH), PROCESS.mask)
     variables = NETWORK.init(jax.random.key(0), masks)
     plan = timesteps.plan(np.linspace(1, 0, STEPS + 1))

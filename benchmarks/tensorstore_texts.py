@@ -1,8 +1,8 @@
-"""Counts the objects that TensorStore leaves behind where it turns JSON into Python, as it does in every save.
+"""Counts the Python objects that TensorStore leaks when it converts JSON to Python, which happens in every save.
 
     python -m benchmarks.tensorstore_texts --calls=300
 
-Each text of a table stays in memory, so that a run grows with its saves; see docs/reliability.md.
+The strings of a converted table are never freed, so that a run grows with its saves; see docs/reliability.md.
 """
 
 import argparse
@@ -18,11 +18,11 @@ SPEC = {"driver": "ocdbt", "base": {"driver": "file", "path": "/tmp/nothing/"}, 
 
 
 def left_behind(call: Callable[[], Any], calls: int = 300) -> float:
-    """The number of Python's objects that a call leaves in memory, on average.
+    """The mean number of Python objects that a call leaves in memory.
 
     Args:
         call: the function.
-        calls: how often it is called, after a few first times that do not count.
+        calls: the number of calls that count; a few calls before them do not.
     """
     for _ in range(20):
         call()
@@ -35,7 +35,7 @@ def left_behind(call: Callable[[], Any], calls: int = 300) -> float:
 
 
 def calls() -> dict[str, Callable[[], Any]]:
-    """The calls that Orbax makes with every leaf, or every save, by their names."""
+    """The calls that Orbax makes for every leaf or every save, by name."""
     spec = tensorstore.KvStore.Spec(SPEC)
     return {
         "KvStore.Spec.to_json": spec.to_json,
@@ -48,7 +48,7 @@ def calls() -> dict[str, Callable[[], Any]]:
 def main() -> None:
     """Prints the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=300, help="how often each is called; default: 300")
+    parser.add_argument("--calls", type=int, default=300, help="number of calls of each function; default: 300")
     options = parser.parse_args()
     print(f"tensorstore {importlib.metadata.version('tensorstore')}")
     for name, call in calls().items():

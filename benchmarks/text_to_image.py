@@ -1,12 +1,13 @@
-"""From a prompt to a picture beside diffusers' pipelines with torch.compile: text encoder, denoiser, autoencoder.
+"""Measures the time from a prompt to a picture (text encoder, denoiser, autoencoder), ours and of diffusers' pipelines.
 
     make fixtures; python -m benchmarks.text_to_image --torch_python=.venv-peers/bin/python
     python -m benchmarks.text_to_image --torch_python=.venv-peers/bin/python --kinds=transformer --rounds=5
 
-The peer makes a small pipeline of 256 x 256 pixels and saves it as diffusers does. Both read that folder, start from
-the same noise and follow the same DPM-Solver++(2M) grid. They have to make the same picture before anything is timed. A
-time covers the whole call, from the prompt's text to bytes. The limit is the time that the matrix products and
-convolutions of the trajectory and the decoder would take at the rate of a product of 2048^3 of the same round.
+The peer runs diffusers with torch.compile and without it, and saves the folder of a small pipeline for 256 x 256
+pixels. Both programs use the weights of that folder, start from the same noise and follow the same DPM-Solver++(2M)
+grid. They must make the same picture before anything is timed. A time covers the whole call, from the prompt's text to
+bytes. The limit is the time that the matrix products and convolutions of the trajectory and the decoder would take at
+the rate of a matrix product of 2048^3, which is measured in the same round.
 """
 
 from absl import flags, logging
@@ -36,12 +37,12 @@ from diffusion import text_to_image
 
 WHAT = {"transformer": "PixArt's transformer, 8 x 256", "unet": "Stable Diffusion's U-Net, 64-128-256"}
 PROMPT, NEGATIVE, SCALE, SEED = "the red car on a hill", "bad", 4.5, 0
-AGREEMENT = 5  # of 255, between any two pixels: what float32 does in twenty steps and a decoder of drawn weights
+AGREEMENT = 5  # largest difference of two pixels, of 255; float32 causes it in 20 steps and a decoder of random weights
 
 
 def main(argv: list[str]) -> None:
     """Measures each kind, and prints one table."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     args = flags.FLAGS
     lines = []
     for kind in args.kinds:
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows.Row]:
-    """A row beside torch.compile, and one beside PyTorch as it is."""
+    """A row that compares with torch.compile, and one that compares with eager PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         peer = rows.Peer(torch_python, "benchmarks.peers.text_to_image", folder, kind, str(os.cpu_count()))
         model = text_to_image.load(folder)
@@ -92,7 +93,7 @@ def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows
 
 
 def start(model: text_to_image.TextToImage, folder: pathlib.Path) -> None:
-    """Writes the initial noise of `generate`, and the settings of both."""
+    """Writes the initial noise of `generate` and the settings, for the peer."""
     noise_key = jax.random.split(jax.random.key(SEED), 3)[0]
     side = model.side // model.modules["vae"].factor
     noise = np.asarray(jax.random.normal(noise_key, (side, side, model.channels)))
@@ -102,7 +103,7 @@ def start(model: text_to_image.TextToImage, folder: pathlib.Path) -> None:
 
 
 def check(kind: str, mine: np.ndarray, peer: rows.Peer, steps: int, folder: pathlib.Path) -> None:
-    """Both programs make the same picture, or there is nothing to compare."""
+    """Ends this process if the pictures of both programs differ, since their times then do not compare."""
     peer.ask(f"write {folder / 'pictures.safetensors'} {steps}")
     theirs = safetensors.numpy.load_file(folder / "pictures.safetensors")["pictures"]
     away = np.abs(mine.astype(float) - 255 * np.moveaxis(theirs, 1, -1)).max()
@@ -112,7 +113,7 @@ def check(kind: str, mine: np.ndarray, peer: rows.Peer, steps: int, folder: path
 
 
 def operations(model: text_to_image.TextToImage, steps: int) -> int:
-    """FLOPs of the matrix products and convolutions of the trajectory and the decoder."""
+    """The FLOPs of the matrix products and convolutions of the trajectory and the decoder."""
     conditional, unconditional = text_to_image.conditions(model, [PROMPT], NEGATIVE, SCALE, model.side, model.side)
     side = model.side // model.modules["vae"].factor
     x = jnp.zeros((1, side, side, model.channels))

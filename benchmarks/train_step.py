@@ -1,11 +1,11 @@
-"""The whole train step of two DiTs, beside PyTorch's and the machine's own limit, a large matrix product.
+"""Measures the whole train step of two DiTs, PyTorch's step, and the machine's limit, a large matrix product.
 
     python -m benchmarks.train_step
     python -m benchmarks.train_step --torch_python=.venv-peers/bin/python --out=runs/bench/train_step.json
 
-Flow matching, AdamW and the moving average, float32. Ours, PyTorch's (eager and under torch.compile, the same network,
-written plainly: benchmarks/peers/dit.py) and the limit are measured in turn. FLOPs count the forward and
-backward pass, three times the forward pass's, by the formula of diffusion.models.budget.flops.
+A step does flow matching, AdamW and the moving average in float32. Our step, PyTorch's (the same network in plain code,
+benchmarks/peers/dit.py, eager and with torch.compile) and the limit are measured in turn. The FLOPs of a step are three
+times those of the forward pass, by the formula of diffusion.models.budget.flops.
 """
 
 from absl import flags, logging
@@ -15,7 +15,7 @@ from diffusion.experiments import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("rounds", 5, "number of rounds, each of which measures everything in turn")
     flags.DEFINE_integer("batch_size", 16, "batch size of the DiT-S/2")
-    flags.DEFINE_integer("accumulate", 0, "number of micro-batches of the DiT-S/2; 0 for the number of a run")
+    flags.DEFINE_integer("accumulate", 0, "number of micro-batches of the DiT-S/2; 0 for the number that a run takes")
     flags.DEFINE_string(
         "torch_python", None, "python of the environment of `make fixtures`; by default only ours is measured"
     )
@@ -32,12 +32,12 @@ from diffusion.models.dit import DiT, dit_preset
 from diffusion.training import ema, micro_batches, optimizers, sharding, state
 from diffusion.training.step import make_train_step
 
-THREADS = 2  # of PyTorch: the cores
+THREADS = 2  # threads of PyTorch, as many as there are cores
 
 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX would warn about missing backends
     args = flags.FLAGS
     small = dit_preset("S/2", num_classes=1000)
     demo = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10)
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
                          str(small.heads), str(args.batch_size), str(THREADS))  # fmt: skip
         for form in ("compiled", "eager"):
             cases[form] = lambda form=form: float(peer.ask(form))
-            cases[form]()  # compiles
+            cases[form]()  # the first call compiles
     seconds = rows.interleaved({name: rows.second(case) for name, case in cases.items()}, args.rounds)
     rate = lambda name, amount: tuple(amount / taken for taken in seconds[name])
     images = [name for name in ("compiled", "eager") if name in seconds]
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 
 
 def chosen(batch_size: int) -> int:
-    """The micro-batches that a run on one device here takes."""
+    """The number of micro-batches that a run takes on one device of this machine."""
     return micro_batches.number(batch_size, sharding.make_mesh({"data": 1}, jax.devices()[:1]))
 
 
@@ -90,7 +90,7 @@ def matmul(size: int, count: int, dtype: str = "float32"):
 
 
 def products(count: int):
-    """The chain itself, under `jit`: a -> a^(count + 1)."""
+    """The compiled chain of `count` products, a -> a^(count + 1)."""
     return jax.jit(lambda a: jax.lax.fori_loop(0, count, lambda i, x: x @ a, a))
 
 

@@ -1,1 +1,1 @@
-"""What a GPU does with these networks, measured in stages that resume on a machine that is lent for minutes."""
+"""Measures our networks on a GPU, in stages that resume, for a machine that is lent for minutes at a time."""

@@ -1,12 +1,13 @@
 """Measures on a GPU, in stages that resume: correctness first, then every rate of docs/speed.md's GPU part.
 
     python -m benchmarks.gpu --out=results --minutes=9
-    python -m benchmarks.gpu --out=results --minutes=9 --done=earlier  # goes on from earlier/results.json
-    python -m benchmarks.gpu --out=/tmp/rehearsal --minutes=9 --tiny     # all of it, on a CPU
-    python -m benchmarks.gpu --out=results --minutes=0                   # the table of what was measured
+    python -m benchmarks.gpu --out=results --minutes=9 --done=earlier  # continues earlier/results.json
+    python -m benchmarks.gpu --out=/tmp/rehearsal --minutes=9 --tiny     # a rehearsal of all stages, on a CPU
+    python -m benchmarks.gpu --out=results --minutes=0                   # prints the table of the results so far
 
-Writes results.json and log.txt after each stage. Exit status: 0 all done; 75 the same command goes on; 1 a stage
-failed, and why stands below the table. README.md beside this file says how a lent machine is given all of it.
+The command writes results.json and log.txt after each stage. Exit status: 0 if all stages are done; 75 if the same
+command must run again; 1 if a stage failed, for the reason below the table. README.md beside this file says how the
+files reach a lent machine.
 """
 
 import importlib.util
@@ -22,9 +23,9 @@ from diffusion.experiments import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
     DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")
-    MINUTES = flags.DEFINE_float("minutes", 9.0, "that this call may take")
-    ONLY = flags.DEFINE_list("stages", None, "names of stages; all of them by default")
-    TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
+    MINUTES = flags.DEFINE_float("minutes", 9.0, "number of minutes that this call may take")
+    ONLY = flags.DEFINE_list("stages", None, "names of the stages to run; all of them by default")
+    TINY = flags.DEFINE_bool("tiny", False, "use sizes that a CPU measures in seconds, for a rehearsal")
     DATA = flags.DEFINE_string("data_dir", "", "folder of CIFAR-10 as TFDS prepares it, for the stage input_pipeline")
     TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
     command_line.begin()
@@ -34,11 +35,11 @@ from rich.console import Console
 from benchmarks import rows
 from benchmarks.gpu import plan, stages
 
-PIPELINE = ("grain", "tensorflow_datasets", "benchmarks.input_pipeline")  # what its stage needs
+PIPELINE = ("grain", "tensorflow_datasets", "benchmarks.input_pipeline")  # modules that the stage input_pipeline needs
 
 
 def all_stages() -> list[stages.Stage]:
-    """Every stage, in order; the stage of the input pipeline only where Grain is installed."""
+    """Every stage, in order; the stage of the input pipeline only if its modules are installed."""
     python = (sys.executable, "-m")
     tiny = ("--tiny",) if TINY.value else ()
     known_stages = [
@@ -58,13 +59,13 @@ def all_stages() -> list[stages.Stage]:
 
 
 def backend() -> str:
-    """The device of JAX, found in a process of its own, whose end frees the device's memory."""
+    """The kind of device that JAX uses, read in a separate process, whose end frees the device's memory."""
     words = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
 def main(argv: list[str]) -> None:
-    """Runs what is left, and prints the table of all that was ever measured."""
+    """Runs the stages that are left, and prints the table of all results."""
     stages.stoppable()
     known = all_stages()
     wanted = ONLY.value or [stage.name for stage in known]

@@ -1,11 +1,11 @@
-"""Carries files to a machine that takes some megabytes at a time: cut into pieces here, put together there.
+"""Transfers files to a machine that accepts some megabytes at a time: they are cut into pieces, and joined there.
 
     python -m benchmarks.gpu.carry cut --out=.carry --megabytes=48 data=/data/tfds/cifar10 inception.safetensors wheels
     python -m benchmarks.gpu.carry put .carry/0 --store=/root/store --into=/root/carried    # there, once for each piece
 
-The first packs files and folders (NAME=PATH renames one) into the files .carry/0, .carry/1, ... The second keeps a
-piece, in any order, and once the last is there unpacks them all. It ends with status 0 when everything lies in --into,
-and 75 while pieces are missing. The same two bring files back.
+The first command packs files and folders (NAME=PATH renames one) into the files .carry/0, .carry/1, ... The second
+command stores one piece, in any order, and unpacks all of them when the last one has arrived. It ends with status 0
+when everything is in --into, and with 75 while pieces are missing. The same commands bring files back.
 """
 
 import argparse
@@ -22,25 +22,25 @@ from typing import BinaryIO
 from benchmarks.gpu.stages import UNFINISHED
 
 MEGABYTE = 10**6
-# Debian 12's Python 3.11.2 has no filters of tarfile; a piece is of our own cutting, and its digest is checked.
+# Debian 12's Python 3.11.2 has no filters of tarfile; `cut` has made the archive, and the pieces' digests are checked.
 SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-HEADER = 1000  # bytes that a piece's first line may have; `size` counts them
+HEADER = 1000  # the most bytes of a piece's first line, which count as a part of its size
 
 
 def cut(paths: Mapping[str, pathlib.Path], out: pathlib.Path, size: int) -> list[pathlib.Path]:
-    """Packs files and folders into pieces, each a line of JSON about itself and then its part of a tar archive.
+    """Packs files and folders into pieces; a piece is a line of JSON about itself, and a part of a tar archive.
 
     Args:
-        paths: {name there: file or folder here}.
-        out: the folder of the pieces; what an earlier cut left there is removed.
+        paths: {name on the other machine: file or folder here}.
+        out: the folder of the pieces; the pieces of an earlier call are removed.
         size: the most bytes of a piece.
 
     Returns:
         The pieces, in order.
 
     Raises:
-        FileNotFoundError: if one of the paths is not there.
-        ValueError: if the size leaves no room.
+        FileNotFoundError: if one of the paths does not exist.
+        ValueError: if the size leaves no bytes beside the first line.
     """
     for path in paths.values():
         if not path.exists():
@@ -67,15 +67,15 @@ def cut(paths: Mapping[str, pathlib.Path], out: pathlib.Path, size: int) -> list
 
 
 def put(piece: pathlib.Path, store: pathlib.Path, into: pathlib.Path) -> list[int]:
-    """Keeps a piece, and unpacks all of them when it is the last.
+    """Stores a piece, and unpacks all pieces if none is missing then.
 
     Args:
-        piece: a file that `cut` made.
-        store: the folder that keeps the pieces from call to call; pieces of another cut are removed.
+        piece: a file that `cut` wrote.
+        store: the folder that holds the pieces between calls; pieces of another `cut` are removed.
         into: the folder to unpack into.
 
     Returns:
-        The numbers of the pieces that are missing; none when everything is unpacked.
+        The numbers of the pieces that are missing; [] if everything is unpacked.
 
     Raises:
         ValueError: if a piece is damaged.
@@ -91,7 +91,7 @@ def put(piece: pathlib.Path, store: pathlib.Path, into: pathlib.Path) -> list[in
             shutil.rmtree(other)
     place.mkdir(parents=True, exist_ok=True)
     (place / "part").write_bytes(part)
-    (place / "part").replace(place / str(header["number"]))  # whole, or not there
+    (place / "part").replace(place / str(header["number"]))  # an interrupted call leaves no incomplete piece
     missing = [number for number in range(header["count"]) if not (place / str(number)).is_file()]
     if not missing:
         with tempfile.TemporaryFile(dir=store) as archive_file:
@@ -119,8 +119,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     cutting = verbs.add_parser("cut", help="pack files into pieces")
     cutting.add_argument("paths", nargs="+", help="files and folders; NAME=PATH renames one")
     cutting.add_argument("--out", type=pathlib.Path, required=True)
-    cutting.add_argument("--megabytes", type=float, default=48.0, help="of a piece, at most")
-    putting = verbs.add_parser("put", help="keep a piece, and unpack all of them after the last")
+    cutting.add_argument("--megabytes", type=float, default=48.0, help="largest size of a piece")
+    putting = verbs.add_parser("put", help="store a piece, and unpack all pieces after the last one")
     putting.add_argument("piece", type=pathlib.Path)
     putting.add_argument("--store", type=pathlib.Path, required=True)
     putting.add_argument("--into", type=pathlib.Path, required=True)

@@ -17,23 +17,25 @@ from diffusion.models.song_unet import song_unet_preset
 from diffusion.training import ema, optimizers, parallel, sharding, state
 from diffusion.training.step import make_train_step
 
-LATENT = (32, 32, 4)  # of a 256 x 256 picture: 256 tokens
+LATENT = (32, 32, 4)  # shape of the latents of a 256 x 256 picture, which have 256 tokens
 CLASSES = 1000
-TINY = {"patch": 2, "width": 32, "depth": 2, "heads": 2}  # in place of any DiT, to rehearse
+TINY = {"patch": 2, "width": 32, "depth": 2, "heads": 2}  # size of the DiT of a rehearsal
 
 
 class Case(NamedTuple):
-    """One thing to measure; nothing of it is computed before `turn`, so that it can be compiled for a described device.
+    """A program to measure.
+
+    Nothing is computed before `turn`, so that the program can also be compiled for a described device.
 
     Attributes:
         program: the measured program, under `jit`: arguments -> a result; if `carries`, (the next first argument,
             metrics).
-        arguments: a function () -> its arguments, which JAX traces.
-        shardings: the place of the arguments: a sharding for each, or a pytree of shardings.
-        runs: how often the program runs in one turn, dispatched without waiting in between.
-        carries: whether each run takes the result of the one before.
-        count: how many times one turn repeats the measured work.
-        description: {"flops": the operations of one time, "images": how many one time makes or takes, ...}.
+        arguments: a function () -> the program's arguments, which JAX traces.
+        shardings: the shardings of the arguments, one for each argument, or a pytree of shardings.
+        runs: the number of runs of the program in one turn, which are dispatched without waiting in between.
+        carries: whether the first argument of a run is a result of the run before.
+        count: the number of times that one turn does the measured work.
+        description: {"flops": the operations of the measured work, "images": the images that it takes or makes, ...}.
     """
 
     program: Any
@@ -46,7 +48,7 @@ class Case(NamedTuple):
 
 
 def turn(case: Case) -> Callable[[], None]:
-    """A turn of a case on its device, as a function: all of its runs; the last one's result waits for all."""
+    """A function that does one turn of a case on its device, which is all of its runs, and waits for the last one."""
     arguments = jax.jit(case.arguments, out_shardings=case.shardings)()
 
     def once():
@@ -64,7 +66,7 @@ def turn(case: Case) -> Callable[[], None]:
 
 
 def lowered(case: Case) -> jax.stages.Lowered:
-    """The program of a case for its device, which may be a described one."""
+    """The traced program of a case for its device, which may be a described one."""
     shapes = jax.eval_shape(case.arguments)
     struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
     return case.program.lower(*jax.tree.map(struct, shapes, jax.tree.broadcast(case.shardings, shapes)))
@@ -150,7 +152,7 @@ def unet(spec: dict, device: Any) -> Case:
 def _steps(
     step: Any, init: Callable[[], Any], sizes: tuple, classes: int, where: Any, spec: dict, about: dict[str, Any]
 ) -> Case:
-    """Updates of a state, one after the other, of the same batch."""
+    """The case of successive updates of a state by the same batch."""
     batch_size, shape = sizes
 
     def arguments():
@@ -197,15 +199,16 @@ KINDS = {"matmul": matmul, "train": train, "unet": unet, "sample": sample}  # (s
 
 
 def first_that_works(spec: dict, device: Any, use: Callable[[Case], Any]) -> tuple[Case, Any, dict[str, Any]]:
-    """The case with the first of its implementations of attention that can be used.
+    """The case with the first implementation of attention that works.
 
     Args:
-        spec: "kind", the arguments of that function of `KINDS`, and "attention", the names in order.
-        device: the device that the case is for.
-        use: a function that is to work: it raises where the implementation does not.
+        spec: {"kind": a key of `KINDS`, "attention": the names of implementations in order, and the arguments of the
+            case's function}.
+        device: the device of the case.
+        use: a function of the case, which raises an exception if the implementation does not work.
 
     Returns:
-        (the case, the result of `use`, {"attention": the name, "refused": why not those before}).
+        (the case, the result of `use`, {"attention": the name, "refused": the errors of the names before it}).
     """
     choices = spec.get("attention", ["auto"])
     refused = []
@@ -221,5 +224,5 @@ def first_that_works(spec: dict, device: Any, use: Callable[[Case], Any]) -> tup
 
 
 def reason(error: Exception) -> str:
-    """One line of what went wrong."""
+    """The kind and the first line of an error, at most 300 letters."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

@@ -1,9 +1,9 @@
-"""Is the device right? The first losses of small networks, and their samples, beside the CPU's in float32.
+"""Checks that a device computes correctly: compares small networks' losses and samples with the CPU's in float32.
 
     python -m benchmarks.gpu.correctness --out=correctness.json
 
-Both run in this process, on the same draws: JAX's bits do not depend on the device. Ends with an error where a
-difference exceeds its tolerance, so that nothing is measured of a device that is not right.
+Both devices run in this process with the same random numbers, since JAX's random bits do not depend on the device. The
+command ends with an error if a difference exceeds its tolerance, so that no wrong device is measured.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    OUT = flags.DEFINE_string("out", None, "file to write", required=True)
-    TINY = flags.DEFINE_bool("tiny", False, "smaller networks, to rehearse")
+    OUT = flags.DEFINE_string("out", None, "file for the rows, as JSON", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "use smaller networks, for a rehearsal")
     command_line.begin()
 
 import jax
@@ -38,13 +38,14 @@ BATCH = 16
 
 
 class Check(NamedTuple):
-    """One way to compute, and how far its losses and samples may be from the CPU's, relative to them.
+    """One way to compute, and the tolerances of its losses and samples, relative to the CPU's values.
 
     Attributes:
         network: the network, "dit" or "unet".
         attention: the implementation of attention.
         dtype: the compute type.
-        precision: the precision of float32 matrix products and convolutions, "highest" or "default" (tf32 on NVIDIA's).
+        precision: the precision of float32 matrix products and convolutions, "highest" or "default" (tf32 on NVIDIA
+            GPUs).
         loss: the relative tolerance of every loss. float32 differs by the order of its sums, tf32 rounds operands to 11
             bits, bfloat16 to 8; a loss averages over many such errors, and Adam's updates feed them back.
         sample: the tolerance of |x - x_cpu| / |x_cpu|.
@@ -70,7 +71,7 @@ CHECKS = {
 
 
 def computed(check: Check, tiny: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(losses [STEPS], samples [B, H, W, C]) on the default device."""
+    """The losses [STEPS] and the samples [B, H, W, C] of a check, computed on the default device."""
     model, shape, schedule, parameterization, objective = _network(check, tiny)
     optimizer = optimizers.adamw(1e-3, steps=100)
     average = ema.exponential_moving_average()
@@ -122,7 +123,7 @@ def _network(check: Check, tiny: bool):
 
 
 def main(argv: list[str]) -> None:
-    """Compares, prints the table, writes it, and fails where a tolerance is exceeded."""
+    """Compares, prints and writes the results, and fails if a tolerance is exceeded."""
     cpu = jax.devices("cpu")[0]
     references, lines, wrong = {}, [], []
     for name, check in CHECKS.items():
@@ -134,7 +135,7 @@ def main(argv: list[str]) -> None:
             continue
         try:
             losses, samples = on(contextlib.nullcontext, check)
-        except Exception as error:  # cuDNN's kernel that is not there: the rest goes on, and "xla" is used
+        except Exception as error:  # a missing kernel of cuDNN does not end the checks, since "xla" can be used
             if check.attention != "cudnn":
                 raise
             print(f"{name}: {type(error).__name__}: {error}")
@@ -156,7 +157,7 @@ def main(argv: list[str]) -> None:
 
 
 def on(where: Callable[[], contextlib.AbstractContextManager], check: Check) -> tuple[np.ndarray, np.ndarray]:
-    """What `computed` returns, on a device and at the check's precision."""
+    """The result of `computed` at the check's precision, in a context that sets the device."""
     with where(), jax.default_matmul_precision(check.precision):
         return computed(check, TINY.value)
 

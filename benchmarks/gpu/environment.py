@@ -1,8 +1,6 @@
-"""The environment: the device, the versions, and what is missing; JSON as `benchmarks.rows` writes it.
+"""Writes the device and the versions of packages as JSON for `benchmarks.gpu`; fails if a package is missing.
 
-The command:
-
-    python -m benchmarks.gpu.environment --out=environment.json
+python -m benchmarks.gpu.environment --out=environment.json
 """
 
 import importlib.metadata
@@ -25,7 +23,7 @@ USED = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-c
 
 
 def main(argv: list[str]) -> None:
-    """Looks, and writes; ends with an error where the measurements cannot run."""
+    """Reads and writes the environment; ends with an error if the measurements cannot run in it."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
@@ -50,7 +48,7 @@ def main(argv: list[str]) -> None:
 
 
 def version(name: str) -> str | None:
-    """The version of an installed package, or None."""
+    """The version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -58,7 +56,7 @@ def version(name: str) -> str | None:
 
 
 def nvidia_smi() -> str | None:
-    """Name, driver, memory and clocks of the GPU, or None where there is none."""
+    """The name, driver, memory and clocks of the GPU; None without nvidia-smi."""
     if not shutil.which("nvidia-smi"):
         return None
     query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit"
@@ -67,6 +65,6 @@ def nvidia_smi() -> str | None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "file to write", required=True)
+    flags.DEFINE_string("out", None, "file for the environment, as JSON", required=True)
     command_line.begin()
     command_line.run(main)

@@ -1,8 +1,6 @@
-"""Measures one stage of `plan`: all of its cases in turn, round after round; writes rows as `benchmarks.rows` does.
+"""Measures one stage of `plan`, all of its cases in turn, round after round, and writes the rows.
 
-The command:
-
-    python -m benchmarks.gpu.measure --stage=attention --out=attention.json
+python -m benchmarks.gpu.measure --stage=attention --out=attention.json
 """
 
 import math
@@ -15,10 +13,10 @@ from benchmarks.gpu import plan
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    STAGE = flags.DEFINE_enum("stage", None, list(plan.measurements()), "what to measure", required=True)
-    OUT = flags.DEFINE_string("out", None, "file of the rows, JSON", required=True)
-    TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
-    ROUNDS = flags.DEFINE_integer("rounds", 5, "how often every case is measured in turn")
+    STAGE = flags.DEFINE_enum("stage", None, list(plan.measurements()), "stage to measure", required=True)
+    OUT = flags.DEFINE_string("out", None, "file for the rows, as JSON", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "use sizes that a CPU measures in seconds, for a rehearsal")
+    ROUNDS = flags.DEFINE_integer("rounds", 5, "number of rounds, each of which measures every case in turn")
     TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
     command_line.begin()
 
@@ -34,12 +32,12 @@ def main(argv: list[str]) -> None:
     for part in [{name: spec} for name, spec in specs.items()] if what.apart else [specs]:
         began = {}
         try:
-            for name, spec in part.items():  # in turn: a compiler that measures kernels wants the device alone
+            for name, spec in part.items():  # one at a time, since XLA times kernels while it compiles
                 began[name] = Worker(name, spec, TORCH_PYTHON.value)
             measured |= rows.interleaved(
                 {name: worker.seconds for name, worker in began.items()}, ROUNDS.value, rest=0.1
             )
-            for name in part:  # a stage that is ended later has said it
+            for name in part:  # printed at once, so that the log has it if the stage is ended later
                 print(f"case {name}: {statistics.median(measured[name]):.4g} s", flush=True)
         finally:
             for worker in began.values():

@@ -1,13 +1,13 @@
-"""The measurements of each stage: its cases, each measured by a worker of its own, in turn, and their rows.
+"""The measurements of each stage: its cases, each of which a separate worker measures, in turn.
 
-Sizes are for a device of 80 GB or more; `tiny` ones rehearse all of it on a CPU.
+The sizes are for a device of 80 GB or more; `tiny` has sizes for a rehearsal on a CPU.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-SHARED = {"attention": ["cudnn", "xla"]}  # the first that runs there
-XL = {"kind": "train", "model": "XL/2", "batch": 64, "count": 8, **SHARED}  # the base of what is varied
+SHARED = {"attention": ["cudnn", "xla"]}  # the first implementation that runs on the device is used
+XL = {"kind": "train", "model": "XL/2", "batch": 64, "count": 8, **SHARED}  # the spec that other cases vary
 B = {"kind": "train", "model": "B/2", "batch": 128, "count": 16, **SHARED}
 MATMUL = {"kind": "matmul", "size": 8192, "count": 300, "dtype": "bfloat16"}
 FLAGS = {  # accepted by jaxlib 0.10.2 and 0.11.2; XLA ends a process with an unknown flag
@@ -17,7 +17,7 @@ FLAGS = {  # accepted by jaxlib 0.10.2 and 0.11.2; XLA ends a process with an un
     "block_level_fusion": "--xla_gpu_experimental_enable_fusion_block_level_rewriter=true",
     "double_buffering": "--xla_gpu_enable_while_loop_double_buffering=true",
     "exhaustive_tiling": "--xla_gpu_exhaustive_tiling_search=true",
-    "none": "--xla_gpu_autotune_level=4",  # the default: what a flag that changes nothing seems to change
+    "none": "--xla_gpu_autotune_level=4",  # the default value; shows how much a flag without effect seems to change
 }
 
 
@@ -25,15 +25,15 @@ FIRST = {"environment": 20.0, "correctness": 240.0, "tangent": 50.0}  # seconds 
 
 
 class Measurement(NamedTuple):
-    """What one stage measures.
+    """The measurement of one stage.
 
     Attributes:
-        title: the title of its rows, which says what is measured.
-        cases: {name: spec of a worker}. "ours" beside "torch" and "matmul", its peer and its limit; or "base" and its
-            variants; each variant becomes a row beside it.
-        seconds: the approximate time that it takes, most of it to compile.
-        apart: whether the cases take their rounds one after the other, each alone on the device, which has no room for
-            all at once.
+        title: the title of the rows, which says what is measured.
+        cases: {name: spec of a worker}: either "ours" with its peer "torch" and its limit "matmul", or "base" and its
+            variants, each of which gets a row that compares it with the base.
+        seconds: the approximate time of the stage, most of which is compilation.
+        apart: whether each case does all of its rounds alone on the device, since the device's memory does not hold all
+            cases at once.
     """
 
     title: str
@@ -56,7 +56,7 @@ def _sample(steps: int) -> Measurement:
 
 
 def _flag(name: str) -> Measurement:
-    base = {**XL, "batch": 32}  # two of them lie on the device at once
+    base = {**XL, "batch": 32}  # a small batch, since both cases are on the device at once
     flags = FLAGS[name]
     return Measurement(
         f"DiT-XL/2, batch 32, train step, XLA flag {name}",
@@ -66,9 +66,9 @@ def _flag(name: str) -> Measurement:
 
 
 def measurements() -> dict[str, Measurement]:
-    """All stages that workers measure, in the order of what matters most."""
+    """All stages that workers measure, the most important first."""
     jvp = {**B, "batch": 64, "attention": ["cudnn_jvp", "xla"]}
-    recipe = {**XL, "batch": 256, "count": 4, "remat": "elementwise"}  # of configs/imagenet256_dit.py
+    recipe = {**XL, "batch": 256, "count": 4, "remat": "elementwise"}  # the settings of configs/imagenet256_dit.py
     return {
         "matmul": Measurement(
             "matrix product, 8192^3", {"base": MATMUL, "float32 by tf32": {**MATMUL, "dtype": "tf32", "count": 100}}, 25
@@ -130,10 +130,10 @@ def measurements() -> dict[str, Measurement]:
 
 
 def calls(seconds: float) -> list[list[str]]:
-    """The stages of each call, if every stage takes what it is said to.
+    """The names of the stages in each call, if every stage takes its estimated seconds.
 
     Args:
-        seconds: the time of a call; a stage that takes longer than what is left of it is not begun.
+        seconds: the time of a call; a stage that would take longer than the rest of this time begins the next call.
     """
     parts, left = [], 0.0
     for name, takes in {**FIRST, **{name: what.seconds for name, what in measurements().items()}}.items():
@@ -146,6 +146,6 @@ def calls(seconds: float) -> list[list[str]]:
 
 
 def tiny(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same case in a size that a CPU measures in a second."""
+    """The spec of the same case in a size that a CPU measures in a second."""
     small = {"size": 256, "model": "tiny", "batch": 4, "steps": 3, "count": 2, "width": 8, "blocks": 1}
     return {name: small.get(name, value) for name, value in spec.items()} | {"shape": [8, 8, 4]}

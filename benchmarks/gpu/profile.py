@@ -1,9 +1,9 @@
-"""Where the time of DiT-XL/2's train step goes on a GPU, by JAX's profiler: products, attention, passes, the update.
+"""Shows with JAX's profiler which parts of DiT-XL/2's train step take time on a GPU: products, attention, update, ...
 
     python -m benchmarks.gpu.profile --out=profile.json
 
-It is the step of the stage `train_xl`. Kernels of libraries are known by their names; a kernel of XLA's has the name
-of its instruction in the compiled program, whose metadata says which line of the program it belongs to.
+The step is that of the stage `train_xl`. Kernels of libraries are recognised by their names. A kernel of XLA has the
+name of an instruction in the compiled program, whose metadata has the line of the program that it comes from.
 """
 
 import collections
@@ -18,9 +18,9 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    OUT = flags.DEFINE_string("out", None, "file to write", required=True)
-    TINY = flags.DEFINE_bool("tiny", False, "a small network, to rehearse")
-    TOP = flags.DEFINE_integer("top", 30, "number of the slowest kernels that are listed", 0)
+    OUT = flags.DEFINE_string("out", None, "file for the rows, as JSON", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "use a small network, for a rehearsal")
+    TOP = flags.DEFINE_integer("top", 30, "number of slowest kernels to list", 0)
     command_line.begin()
 
 import jax
@@ -29,15 +29,15 @@ from jax.profiler import ProfileData
 from benchmarks import rows
 from benchmarks.gpu import cases, plan
 
-LIBRARIES = {"products": r"nvjet|gemm|cutlass|cublas", "attention": r"sdpa|fmha|flash|cudnn"}  # in names of kernels
+LIBRARIES = {"products": r"nvjet|gemm|cutlass|cublas", "attention": r"sdpa|fmha|flash|cudnn"}  # patterns of names
 INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*op_name="([^"]*)"', re.MULTILINE)
 
 
 def part_of(kernel: str, op_names: dict[str, str]) -> tuple[str, str]:
-    """(the part of the step that a kernel belongs to, the line of the program that it comes from, or "").
+    """(the part of the step that a kernel belongs to, the operation of the program that it comes from, or "").
 
     Args:
-        kernel: name of the kernel.
+        kernel: the name of the kernel.
         op_names: {instruction of the compiled program, with "_" for ".": the op_name of its metadata}.
     """
     line = op_names.get(kernel.replace(".", "_"), "")
@@ -46,7 +46,7 @@ def part_of(kernel: str, op_names: dict[str, str]) -> tuple[str, str]:
             return part, line
     if not line:
         return "others", line
-    if re.search(r"/(concatenate|slice)$", line):  # of a stack of layers
+    if re.search(r"/(concatenate|slice)$", line):  # the layers' arrays are stacked, or taken from a stack
         return "gradients and parameters of layers, joined and cut", line
     return ("passes of the network" if "jvp(" in line else "update and norms of the gradient"), line
 
@@ -68,7 +68,7 @@ def kernels(folder: pathlib.Path) -> Iterable[tuple[str, float]]:
 
 
 def slowest(seconds: dict[str, float]) -> list[tuple[str, float]]:
-    """The entries, the longest first."""
+    """The entries of a table of seconds, the largest first."""
     return sorted(seconds.items(), key=lambda entry: -entry[1])
 
 

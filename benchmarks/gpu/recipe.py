@@ -3,11 +3,12 @@
     python -m benchmarks.gpu.recipe --out=results --home=HOME --carried=CARRIED --minutes=9
     python -m benchmarks.gpu.recipe --out=/tmp/r --home=/tmp/h --carried=CARRIED --minutes=9 --tiny    # on a CPU
 
-CARRIED holds data/ (the prepared dataset, as data/cifar10/VERSION) and inception.safetensors, which
-`benchmarks.gpu.carry` brings in parts; HOME, on the machine's disk, what the stages make, and all results. Copies of
-these go into --out after each call: results.json, log.txt, and when all is done samples.png and weights/ (pieces of
-the best weights, for `benchmarks.gpu.carry put`). The same command goes on as long as HOME is there; exit status as
-`benchmarks.gpu`. With `--curve=FILE.png` it draws FID against time from the results in --out, and runs nothing.
+CARRIED holds data/ (the prepared dataset, as data/cifar10/VERSION) and inception.safetensors; `benchmarks.gpu.carry`
+brings them to the machine. HOME, a folder on the machine's disk, holds the files of the stages and all results. After
+each call the command copies results.json and log.txt to --out, and, when all stages are done, samples.png and weights/
+(pieces of the best weights, for `benchmarks.gpu.carry put`). The same command continues as long as HOME exists. The
+exit status is that of `benchmarks.gpu`. With `--curve=FILE.png` the command only draws FID against time from the
+results in --out.
 """
 
 import pathlib
@@ -21,13 +22,11 @@ from diffusion.experiments import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
     DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")
-    MINUTES = flags.DEFINE_float("minutes", 9.0, "that this call may take")
-    HOME = flags.DEFINE_string("home", None, "folder of what the stages make, on the machine's disk", required=True)
+    MINUTES = flags.DEFINE_float("minutes", 9.0, "number of minutes that this call may take")
+    HOME = flags.DEFINE_string("home", None, "folder on the machine's disk for the files of the stages", required=True)
     CARRIED = flags.DEFINE_string("carried", None, "folder of data/ and inception.safetensors")
-    TINY = flags.DEFINE_bool("tiny", False, "a rehearsal on a CPU, in minutes")
-    CURVE = flags.DEFINE_string(
-        "curve", None, "draw FID against time into this file, from the results, and run nothing"
-    )
+    TINY = flags.DEFINE_bool("tiny", False, "use small sizes, for a rehearsal of minutes on a CPU")
+    CURVE = flags.DEFINE_string("curve", None, "file for a curve of FID against time; draws it and runs no stage")
     command_line.begin()
 
 from benchmarks.gpu import recipe_figures, stages
@@ -52,7 +51,7 @@ def all_stages(home: pathlib.Path, carried: pathlib.Path, tiny: bool) -> list[st
 
 
 def main(argv: list[str]) -> None:
-    """Runs the stages that are left; or draws."""
+    """Runs the stages that are left, or draws the curve."""
     stages.stoppable()
     out = pathlib.Path(OUT.value)
     home = pathlib.Path(HOME.value)
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> None:
     chosen = all_stages(home, pathlib.Path(CARRIED.value), TINY.value)
     try:
         results = stages.run(chosen, home, 60 * MINUTES.value, done)
-    finally:  # HOME remembers from call to call, and --out is what comes back
+    finally:  # HOME stays on the machine between calls, and --out is transferred back
         out.mkdir(parents=True, exist_ok=True)
         for name in ("results.json", "log.txt", "samples.png", "weights"):
             if (home / name).is_dir():

@@ -1,4 +1,4 @@
-"""FIDs of a run's moving averages, made and measured in one process, each kept as soon as it is measured."""
+"""Samples a run's moving averages and measures their FIDs in one process, and stores each FID at once."""
 
 import json
 import pathlib
@@ -15,17 +15,18 @@ from diffusion.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
 
-MARGIN = 1.5  # times what a figure of as many samples took before: what must be left to begin another
+MARGIN = 1.5  # a figure begins only if this multiple of the time of an earlier one is left
 
 
 class Size(NamedTuple):
-    """The size of everything.
+    """The sizes of all stages.
 
     Attributes:
         preset: the preset of the config.
         seconds: the time of training.
-        trial: the steps that find the rate.
-        some, all: the samples of a figure to choose by and of the curve, and of the published one.
+        trial: the number of steps of the short run that measures the rate of training.
+        some: the number of samples of each FID that selects a setting, or that is a point of the curve.
+        all: the number of samples of the published FID.
         widths: the widths of the moving averages to choose from.
         scales: the scales of guidance to choose from.
         points: the number of points of the curve.
@@ -47,14 +48,14 @@ TINY = Size("tiny", 20.0, 20, 8, 16, (0.05, 0.1), (1.0, 1.5), 2, "cifar10@test[:
 
 
 class Measured:
-    """The figures of a run so far, and how to make another.
+    """The figures of a run so far; it also measures further ones.
 
     Attributes:
         found: {"figures": {name: {"fid", "samples", "step", "width", "scale", "seconds", ...}}, "best": name}.
     """
 
     def __init__(self, home: pathlib.Path, data_dir: str, inception: str):
-        """Opens HOME/run and what HOME/measured.json holds."""
+        """Opens the run HOME/run, and reads HOME/measured.json if it exists."""
         compilation_cache.enable()
         self._home = home
         self._run = home / "run"
@@ -64,13 +65,13 @@ class Measured:
         self.found = json.loads(self._file.read_text()) if self._file.is_file() else {"figures": {}}
 
     def figure(self, name: str, number: int, step: int, width: float, scale: float = 1.0) -> float:
-        """The FID of `number` samples, measured or remembered.
+        """The FID of `number` samples; it is measured only if the figure is not stored yet.
 
         Args:
-            name: the name under which it is kept.
-            number: how many samples; the first `number` of the seeds of config.sample.seed.
+            name: the name of the figure.
+            number: the number of samples, which have the first seeds of config.sample.seed.
             step: the training step at which the average ends.
-            width: the width of the average, a share of the steps.
+            width: the width of the average, as a share of the steps.
             scale: the scale of classifier-free guidance.
         """
         if name not in self.found["figures"]:
@@ -100,7 +101,7 @@ class Measured:
         return self.found["figures"][name]["fid"]
 
     def seconds_for(self, number: int) -> float:
-        """The most time that a figure of `number` samples should take, in proportion to the largest measured one."""
+        """An upper estimate of the seconds for `number` samples, from the figure with the most samples so far."""
         taken = sorted((figure["samples"], figure["seconds"]) for figure in self.found["figures"].values())
         if not taken:
             return 0.0
@@ -108,12 +109,12 @@ class Measured:
         return MARGIN * seconds * max(1.0, number / most)
 
     def choose(self, name: str) -> None:
-        """Remembers the best figure."""
+        """Stores the name of the best figure."""
         self.found["best"] = name
         self._keep()
 
     def write_best(self, file: pathlib.Path) -> int:
-        """Writes the weights of the best figure as bfloat16, by their leaves' names; returns how many leaves."""
+        """Writes the weights of the best figure in bfloat16, by the names of the leaves; returns their number."""
         import jax
         import ml_dtypes
         from safetensors.flax import save_file
@@ -128,7 +129,7 @@ class Measured:
     def _samples(self, number: int, step: int, width: float, scale: float) -> tuple[np.ndarray, np.ndarray, int]:
         params = averages.post_hoc(self._run, self.config.ema.sigma_rel, width, step).params
         config = self.config.copy_and_resolve_references()
-        config.sample.number = max(number, config.sample.batch_size)  # one size of batch, compiled once
+        config.sample.number = max(number, config.sample.batch_size)  # all batches have one size, for one compilation
         config.sample.guidance.scale = scale
         make = generate.generator(Recipe.from_config(config, workdir.example_shape(config)))
         labels = generate.balanced_labels(number, config.model.num_classes)
@@ -142,18 +143,18 @@ class Measured:
 
 
 def measure_all(measured: Measured, size: Size, stop: float) -> bool:
-    """Measures the missing figures, the most important first; returns whether all are there.
+    """Measures the missing figures, the most important first; returns whether all are measured.
 
     Args:
         measured: the figures so far.
-        size: how many samples each figure takes.
-        stop: the time of the clock `time.monotonic` at which to have ended.
+        size: the numbers of samples and the settings to choose from.
+        stop: the time of `time.monotonic` by which this function must end.
     """
     steps = checkpoints.steps(measured._run)
     last = steps[-1]
 
     def take(name: str, number: int, *what: float) -> float | None:
-        """The figure, or None where the time is too short."""
+        """The figure, or None if too little time is left to measure it."""
         known = name in measured.found["figures"]
         if not known and time.monotonic() + measured.seconds_for(number) > stop:
             return None
@@ -182,13 +183,13 @@ def measure_all(measured: Measured, size: Size, stop: float) -> bool:
 
 
 def points(steps: list[int], number: int) -> list[int]:
-    """`number` of the kept steps, each about as many times the one before; not the last."""
+    """At most `number` of the checkpoints' steps, without the last, with about equal ratios between them."""
     wanted = np.geomspace(steps[0], steps[-1], number + 1)[:-1]
     return sorted({min(steps[:-1] or steps, key=lambda step: abs(step - target)) for target in wanted})
 
 
 def draw(results: dict, path: pathlib.Path) -> None:
-    """Draws FID against the seconds of training, and marks the published one."""
+    """Draws FID against the minutes of training, and marks the published FID."""
     import matplotlib
 
     matplotlib.use("Agg")

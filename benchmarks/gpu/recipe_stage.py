@@ -1,9 +1,9 @@
-"""One stage of `recipe`: the statistics of the data, the rate, a stretch of training, FIDs, a small checkpoint.
+"""Runs one stage of `recipe`: statistics of the data, the rate, a stretch of training, FIDs, or a small checkpoint.
 
     python -m benchmarks.gpu.recipe_stage train --home=HOME --data_dir=DIR --inception=FILE --out=train.json
 
-What they make lies in HOME, on the machine's own disk: reference.safetensors, rate/, run/ (a run folder like any
-other), measured.json, weights/. A stage that has no more time ends with status 75; what it has done is kept there.
+The stages write into HOME, a folder on the machine's disk: reference.safetensors, steps.json, run/ (an ordinary run
+folder), measured.json and weights/. A stage that runs out of time ends with status 75; its results so far stay in HOME.
 """
 
 import json
@@ -21,11 +21,11 @@ from absl import flags, logging
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
+    HOME = flags.DEFINE_string("home", None, "folder for the files of the stages", required=True)
     DATA = flags.DEFINE_string("data_dir", None, "folder of the prepared dataset", required=True)
     INCEPTION = flags.DEFINE_string("inception", None, "file of FID's Inception-v3", required=True)
-    OUT = flags.DEFINE_string("out", None, "file of the result, JSON", required=True)
-    TINY = flags.DEFINE_bool("tiny", False, "a rehearsal on a CPU, in minutes")
+    OUT = flags.DEFINE_string("out", None, "file for the result, as JSON", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "use small sizes, for a rehearsal of minutes on a CPU")
     command_line.begin(takes_words=True)
 
 import numpy as np
@@ -34,9 +34,9 @@ from benchmarks.gpu import recipe_figures
 from benchmarks.gpu.stages import SECONDS, UNFINISHED
 
 CONFIG = "configs/cifar10_edm.py"
-KEPT = 30  # checkpoints kept of a run
-STOP = 25.0  # seconds in which training saves and ends
-SMALL = 15.0  # MB of each piece of the small checkpoint
+KEPT = 30  # number of checkpoints of a run, all of which are kept
+STOP = 25.0  # seconds that training may take to save and end
+SMALL = 15.0  # MB of a piece of the small checkpoint
 
 
 def train_words(workdir: pathlib.Path, steps: int, every: int) -> list[str]:
@@ -57,12 +57,12 @@ def train_words(workdir: pathlib.Path, steps: int, every: int) -> list[str]:
 
 
 def size() -> recipe_figures.Size:
-    """How much of everything, in this call."""
+    """The sizes of this call's stages."""
     return recipe_figures.TINY if TINY.value else recipe_figures.Size()
 
 
 def home() -> pathlib.Path:
-    """The folder of everything that the stages make."""
+    """The folder HOME."""
     return pathlib.Path(HOME.value)
 
 
@@ -75,13 +75,16 @@ def reference() -> dict[str, Any]:
 
 
 def rate() -> dict[str, Any]:
-    """The steps a second of a short run, and how many steps the time for training holds; compiles the step, too."""
+    """The steps per second of a short run, and the number of steps for the time of training.
+
+    The short run also fills the compilation cache with the step.
+    """
     folder = home() / "rate"
     trial = size().trial
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(train_words(folder, trial, trial), check=True)
     rates = [json.loads(line)["steps_per_second"] for line in (folder / "timing.jsonl").read_text().splitlines()]
-    later = float(np.median(rates[-2:]))  # once the images of the first epoch are decoded
+    later = float(np.median(rates[-2:]))  # the first lines include the decoding of images in the first epoch
     steps = max(KEPT, int(later * size().seconds) // KEPT * KEPT)
     (home() / "steps.json").write_text(json.dumps(steps))
     shutil.rmtree(folder)
@@ -89,7 +92,7 @@ def rate() -> dict[str, Any]:
 
 
 def train() -> dict[str, Any]:
-    """A stretch of training: until its end, or until the time is up."""
+    """Trains until the last step, or until the time of the stage is up."""
     steps = json.loads((home() / "steps.json").read_text())
     began = time.monotonic()
     run = subprocess.Popen(train_words(home() / "run", steps, steps // KEPT))
@@ -111,14 +114,14 @@ def train() -> dict[str, Any]:
 
 
 def measure() -> dict[str, Any]:
-    """FIDs: to choose the average's width and the guidance, the published one, and the curve's."""
+    """Measures the FIDs that select the width of the average and the guidance, the published FID, and the curve."""
     measured = recipe_figures.Measured(home(), DATA.value, INCEPTION.value)
     finished = recipe_figures.measure_all(measured, size(), stop=time.monotonic() + float(os.environ[SECONDS]))
     return measured.found | {"finished": finished}
 
 
 def keep() -> dict[str, Any]:
-    """The best weights in bfloat16, in pieces that are small enough to come back, and the picture."""
+    """Writes the best weights in bfloat16, in pieces that are small enough to be transferred back."""
     from benchmarks.gpu import carry
 
     file = home() / "weights.safetensors"
@@ -145,8 +148,8 @@ STAGES = {"reference": reference, "rate": rate, "train": train, "measure": measu
 
 
 def main(argv: list[str]) -> None:
-    """Does the stage, writes its result, and says whether it is finished."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
+    """Runs the stage, writes its result, and ends with status 75 if it is not finished."""
+    logging.set_verbosity(logging.WARNING)  # Orbax would log every file
     home().mkdir(parents=True, exist_ok=True)
     result = STAGES[argv[1]]()
     pathlib.Path(OUT.value).write_text(json.dumps(result))

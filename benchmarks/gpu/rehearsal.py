@@ -1,15 +1,16 @@
-"""Compiles every program that `benchmarks.gpu` measures for a described H100: does it compile, does it fit?
+"""Compiles every program that `benchmarks.gpu` measures for a described H100, to show that it compiles and fits.
 
     make accelerators-env
-    .venv-accelerators/bin/python -m benchmarks.gpu.rehearsal                     # goes on where it was stopped
+    .venv-accelerators/bin/python -m benchmarks.gpu.rehearsal                     # continues after an interruption
     .venv-accelerators/bin/python -m benchmarks.gpu.rehearsal --stages=remat,jvp
-    python -m benchmarks.gpu.rehearsal --minutes=0                                 # the table of what was rehearsed
+    python -m benchmarks.gpu.rehearsal --minutes=0                                 # prints the table of the rows so far
 
-No device is needed, and nothing is computed. Each case is compiled in a process of its own, with its XLA flags; its row
-stands in benchmarks/gpu/rehearsed.json at once, with the commit, so that the same command goes on; --again compiles
-again. The table says in which call of nine minutes each stage runs, by the estimates of `plan`. A stage fits if the
-peaks of all programs that lie on the device at once do, with what each process holds beside. PyTorch's programs are not
-rehearsed. Exit status: 0 if every stage compiles and fits; 75 while some is not rehearsed; 1 if one does not.
+No device is needed, and nothing is computed. Each case is compiled in a separate process with its XLA flags. Its row is
+written to benchmarks/gpu/rehearsed.json at once, with the commit, so that the same command continues; --again compiles
+all cases again. The table shows in which call of nine minutes each stage runs, by the estimates of `plan`. A stage fits
+if the memory of the device holds the peaks of all programs that are on it at once, and the memory that CUDA takes in
+each process. PyTorch's programs are not rehearsed. Exit status: 0 if every stage compiles and fits; 1 if one does not;
+75 if one is not rehearsed.
 """
 
 import json
@@ -27,9 +28,9 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("stages", None, "names of stages of benchmarks.gpu; all of them by default")
-    flags.DEFINE_float("minutes", float("inf"), "after which no further program is begun")
-    flags.DEFINE_bool("again", False, "compile also what was compiled before")
-    flags.DEFINE_string("case", "", "a case as JSON: compiles this one alone, and prints its row")
+    flags.DEFINE_float("minutes", float("inf"), "number of minutes after which no further program is begun")
+    flags.DEFINE_bool("again", False, "also compile programs that were compiled before")
+    flags.DEFINE_string("case", "", "a case as JSON; compiles only this case, and prints its row")
     command_line.begin()
 
 from rich.console import Console
@@ -43,17 +44,17 @@ from diffusion.io import files
 ROOT = pathlib.Path(__file__).parents[2]
 RECORDED = ROOT / "benchmarks/gpu/rehearsed.json"
 MACHINE = "h100"
-CALL = 530.0  # seconds of stages in a call of --minutes=9
-CONTEXT = 0.6e9  # bytes that CUDA, cuDNN and cuBLAS hold in each process
+CALL = 530.0  # seconds for the stages in a call with --minutes=9
+CONTEXT = 0.6e9  # bytes of the device that CUDA, cuDNN and cuBLAS take in each process
 
 
 def key(spec: Mapping[str, Any]) -> str:
-    """The name of a program: its spec with the attention that is tried first."""
+    """The name of a program, which is its spec with the attention that is tried first, as JSON."""
     return json.dumps({**spec, "attention": spec.get("attention", ["auto"])[0]}, sort_keys=True)
 
 
 def programs(names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """{key: spec} of the programs of these stages, each once; PyTorch's are not ours to compile."""
+    """The programs of some stages without PyTorch's, {key: spec}."""
     specs = [spec for name in names for spec in plan.measurements()[name].cases.values() if spec["kind"] != "torch"]
     return {key(spec): spec for spec in specs}
 
@@ -62,8 +63,9 @@ def compiled(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The row of a program, compiled in this process.
 
     Returns:
-        {"attention", "refused": as the worker says; "products": how they were chosen, "seconds": the time of
-        compilation, "peak": bytes, "least": seconds of one turn by the roofline of `benchmarks.programs`}.
+        {"attention" and "refused": see `cases.first_that_works`, "products": how XLA chose the kernels of products,
+        "seconds": the time of compilation, "peak": bytes, "least": the seconds of one turn by the roofline of
+        `benchmarks.programs`}.
     """
     import jax
 
@@ -93,7 +95,7 @@ def compiled(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rehearsed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a program, compiled in a process of its own under its XLA flags; {"error": why} if it does not."""
+    """The row of a program, compiled in a separate process with its XLA flags; {"error": the reason} if this fails."""
     words = [sys.executable, "-m", "benchmarks.gpu.rehearsal", f"--case={json.dumps(spec)}"]
     xla = f"{os.environ.get('XLA_FLAGS', '')} {spec.get('flags', '')}".strip()
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"} | ({"XLA_FLAGS": xla} if xla else {})
@@ -108,8 +110,8 @@ def verdict(what: plan.Measurement, rows: Mapping[str, Mapping[str, Any]], memor
     """The state of a stage.
 
     Returns:
-        {"missing": cases without a row, "failed": {case: why}, "bytes": how many lie on the device at once, "fits",
-        "least": seconds that its turns take at least: two to warm up, and five rounds}.
+        {"missing": the cases without a row, "failed": {case: the reason}, "bytes": the bytes on the device at once,
+        "fits": whether the device holds them, "least": the least seconds of two turns to warm up and five rounds}.
     """
     row_of_case = {name: rows.get(key(spec)) for name, spec in what.cases.items() if spec["kind"] != "torch"}
     there = [row for row in row_of_case.values() if row and "error" not in row]

@@ -1,10 +1,10 @@
-"""Runs named stages in order, each a process with a time limit, and goes on where it was stopped.
+"""Runs named stages in order, each as a process with a time limit, and continues after an interruption.
 
-For a machine that is lent for minutes at a time: the results of all stages stand in one file, `results.json`, which is
-written again, at once and whole, after each; a later call that finds it, in its own folder or in one that was carried
-back, leaves out what is done. A stage has two arguments: `--out=FILE`, where it writes its result as JSON, and the
-environment variable STAGE_SECONDS, after which it is ended. One that has more to do than fits ends with status 75
-(UNFINISHED), and is the first of the next call.
+It is made for a machine that is lent for minutes at a time. The results of all stages are in one file, `results.json`,
+which is replaced atomically after each stage. A later call that finds this file, in its output folder or in a folder
+that was brought back to the machine, leaves out the stages that are done. A stage receives two settings: `--out=FILE`,
+where it writes its result as JSON, and the environment variable STAGE_SECONDS, the time after which it is ended. A
+stage that needs more time ends with status 75 (UNFINISHED); the next call begins with it.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-UNFINISHED = 75  # exit status of a stage that wants to go on in the next call
-SECONDS = "STAGE_SECONDS"  # the environment variable that tells a stage how long it may take
+UNFINISHED = 75  # exit status of a stage that must continue in the next call
+SECONDS = "STAGE_SECONDS"  # the environment variable with the seconds that a stage may take
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
-LINES = 15  # of what a failed stage said, kept in its result
-CASE = "case "  # begins the line by which a stage says what it is at
+LINES = 15  # number of last lines of a failed stage that are stored in its result
+CASE = "case "  # beginning of a line by which a stage says on which case it works
 
 
 class Stage(NamedTuple):
     """One part of the work.
 
     Attributes:
-        name: the name under which its result stands.
-        command: the words of its process; `--out=FILE` is added.
-        least: the seconds that must be left for it to begin.
-        most: the seconds after which it is ended.
-        makes: a file or folder that later stages read; where it is missing, as on another machine, the stage counts as
-            not done.
+        name: the name of the stage in the results.
+        command: the words of the process's command; `--out=FILE` is added.
+        least: the seconds that must be left for the stage to begin.
+        most: the seconds after which the stage is ended.
+        makes: a file or folder that later stages read; if it is missing, as on another machine, the stage counts as not
+            done. None if later stages read nothing.
     """
 
     name: str
@@ -52,15 +52,15 @@ def run(
     """Runs the stages that are not done, in order, while time is left; a stage that failed before comes last.
 
     Args:
-        stages: the stages in their order; each needs only what stands before it.
+        stages: the stages in order; a stage may need the results of the stages before it.
         out: the folder of results.json and log.txt.
         seconds: the time that this call may take.
         done: folders with the results.json of earlier calls, the latest last.
 
     Returns:
-        {name: {"status": "done", "failed", "late" or "unfinished", "seconds": float, "at": UTC, "result": the JSON that
-        it wrote (where it is done), "said": the last lines that it printed (where it is not), "case": the case that it
-        was at (where it is late)}}.
+        {name: {"status": "done", "failed", "late" or "unfinished", "seconds": float, "at": UTC time, "result": the JSON
+        of a stage that is done, "said": the last lines that another stage printed, "case": the case on which a late
+        stage worked}}.
     """
     ends = time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
@@ -83,13 +83,13 @@ def run(
 
 
 def is_done(stage: Stage, results: dict[str, dict[str, Any]]) -> bool:
-    """Whether a stage has a result, and what it makes is there."""
+    """Whether a stage has a result, and the files that it makes exist."""
     there = stage.makes is None or stage.makes.exists()
     return there and results.get(stage.name, {}).get("status") == "done"
 
 
 def carry_out(stage: Stage, out: pathlib.Path, limit: float) -> dict[str, Any]:
-    """Runs one stage, with all processes that it starts, for `limit` seconds at most; its result as in `run`."""
+    """Runs one stage for at most `limit` seconds, and ends all its processes; returns its result as in `run`."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, open(out / "log.txt", "a+b") as log:
         file = pathlib.Path(scratch) / "result.json"
@@ -128,14 +128,14 @@ def carry_out(stage: Stage, out: pathlib.Path, limit: float) -> dict[str, Any]:
 
 
 def ending(result: dict[str, Any]) -> str:
-    """How a stage ended; of a late one, also its case and the last line that it printed."""
+    """A phrase that says how a stage ended; for a late stage, with its case and the last line that it printed."""
     if result["status"] != "late":
         return result["status"]
     return f"late ({result.get('case', 'no case named')}; its last line: {(result['said'] or ['none'])[-1]})"
 
 
 def gathered(folders: Iterable[pathlib.Path]) -> dict[str, dict[str, Any]]:
-    """The results in these folders; a later folder's replace earlier ones that are not done."""
+    """The results in some folders; a later folder's result replaces an earlier one, unless only the earlier is done."""
     results = {}
     for folder in folders:
         file = pathlib.Path(folder) / "results.json"
@@ -146,14 +146,18 @@ def gathered(folders: Iterable[pathlib.Path]) -> dict[str, dict[str, Any]]:
 
 
 def keep(out: pathlib.Path, results: dict[str, dict[str, Any]]) -> None:
-    """Writes results.json, at once and whole."""
+    """Replaces results.json atomically."""
     part = out / "results.part"
     part.write_text(json.dumps({"stages": results}, indent=1) + "\n")
     part.replace(out / "results.json")
 
 
 def summary(stages: Sequence[Stage], results: dict[str, dict[str, Any]]) -> int:
-    """Prints what is not done, and why; returns 0 if all is, UNFINISHED if a later call is needed, else 1."""
+    """Prints the stages that are not done, and the reasons.
+
+    Returns:
+        0 if all stages are done, UNFINISHED if a later call can continue, else 1.
+    """
     begun = lambda stage: is_done(stage, results) or results.get(stage.name, {}).get("status", "done") != "done"
     statuses = [results[stage.name] if begun(stage) else {"status": "not begun"} for stage in stages]
     for stage, result in zip(stages, statuses):
@@ -165,14 +169,14 @@ def summary(stages: Sequence[Stage], results: dict[str, dict[str, Any]]) -> int:
 
 
 def stoppable() -> None:
-    """Makes SIGTERM, and a lost terminal, end this process as an exception does, so that its stage is ended too."""
+    """Turns SIGTERM, and the loss of the terminal, into an exception, so that the running stage is ended too."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup lets a process ignore SIGHUP
             signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Ends a process that leads a session, and all processes of it."""
+    """Ends the leader of a session, and all processes of the session."""
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,8 +1,9 @@
-"""The kernel of attention's tangent on a GPU: its error beside float32's plain product, and its time by block size.
+"""Measures the kernel of attention's tangent on a GPU: its error against float32, and its time by block size.
 
     python -m benchmarks.gpu.tangent --out=tangent.json
 
-The peer is XLA's plain product, whose scores lie in memory. A time includes both the value and its tangent.
+The error is that against XLA's plain products in float32. The time is compared with XLA's plain products in bfloat16,
+which write all scores to memory. A time includes both the value and its tangent.
 """
 
 import json
@@ -14,8 +15,8 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    OUT = flags.DEFINE_string("out", None, "file to write", required=True)
-    TINY = flags.DEFINE_bool("tiny", False, "small arrays, by the emulated kernel, to rehearse")
+    OUT = flags.DEFINE_string("out", None, "file for the rows, as JSON", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "use small arrays, for a rehearsal")
     command_line.begin()
 
 import jax
@@ -27,8 +28,8 @@ from diffusion.models.layers import attention_tangent
 from diffusion.models.layers.attention import cudnn, xla
 
 SHAPES = {"head width 64": (32, 256, 12, 64), "head width 72": (16, 256, 16, 72)}  # [B, N, H, D] of B/2 and XL/2
-BLOCKS = ((64, 32), (64, 64), (128, 32), (128, 64), (32, 32), (64, 16))  # rows of queries and of keys
-TOLERANCE = 2e-2  # |x - x_float32| / |x_float32|; sums of 256 products of bfloat16
+BLOCKS = ((64, 32), (64, 64), (128, 32), (128, 64), (32, 32), (64, 16))  # numbers of queries and of keys in a block
+TOLERANCE = 2e-2  # largest |x - x_float32| / |x_float32|, for sums of 256 products in bfloat16
 CALLS, ROUNDS = 20, 7
 
 
@@ -39,14 +40,14 @@ def arrays(shape: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], tuple[jax.Arr
 
 
 def seconds(function: Callable, arguments: tuple) -> float:
-    """The median of `ROUNDS` rounds of `CALLS` calls, in seconds a call, after one that compiles."""
+    """The seconds of a call: the median of `ROUNDS` rounds of `CALLS` calls, after a call that compiles."""
     jax.block_until_ready(function(*arguments))
     timed = rows.seconds(lambda: jax.block_until_ready([function(*arguments) for _ in range(CALLS)]))
     return float(np.median([timed() / CALLS for _ in range(ROUNDS)]))
 
 
 def main(argv: list[str]) -> None:
-    """Compares and measures; fails where the error exceeds its tolerance."""
+    """Compares and measures; fails if an error exceeds the tolerance."""
     on_gpu = jax.default_backend() == "gpu"
     attend = attention_tangent.with_tangent(cudnn if on_gpu else xla, interpret=not on_gpu)
     lines, wrong = [], []
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
                     for x, y in zip(out, expected)
                 ]
                 taken = seconds(function, (primals, tangents))
-            except Exception as error:  # blocks that do not fit: the others go on
+            except Exception as error:  # a block size that does not fit the device does not end the others
                 print(f"{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
                 lines.append(rows.Row(name, "ms", False, (float("nan"),), note=f"failed: {str(error)[:200]}"))
                 continue

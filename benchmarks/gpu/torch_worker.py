@@ -1,9 +1,9 @@
-"""The peer: the same DiT in PyTorch, torch.compile and flash attention, one update in bfloat16 autocast.
+"""Measures the peer: updates of the same DiT in PyTorch, with torch.compile, flash attention and bfloat16 autocast.
 
     python -m benchmarks.gpu.torch_worker '{"model": "B/2", "batch": 128}'
 
-Speaks as `benchmarks.gpu.worker` does. What one update does is what ours does: flow matching, gradients, AdamW (fused),
-and a moving average of the parameters.
+Its input and output are those of `benchmarks.gpu.worker`. An update does the same as ours: flow matching, gradients,
+AdamW (fused), and a moving average of the parameters.
 """
 
 import json
@@ -16,7 +16,7 @@ SIZES = {"S/2": (384, 12, 6), "B/2": (768, 12, 12), "L/2": (1024, 24, 16), "XL/2
 
 
 def main(spec: dict) -> None:
-    """Answers until its input ends."""
+    """Answers each line of input until the input ends."""
     talk = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     say = lambda answer: print(json.dumps(answer), file=talk, flush=True)
@@ -46,9 +46,9 @@ def main(spec: dict) -> None:
     kinds = torch.nn.attention.SDPBackend
     fused = [kinds.FLASH_ATTENTION, kinds.CUDNN_ATTENTION] if cuda else [kinds.FLASH_ATTENTION, kinds.MATH]
 
-    def forward(*of):
+    def forward(*inputs):
         with torch.autocast(device.type, torch.bfloat16):
-            return compiled(*of)
+            return compiled(*inputs)
 
     def turn():
         with kernel(fused):

@@ -1,9 +1,10 @@
-"""Measures one case in a process of its own, with its own XLA flags, once for each request.
+"""Measures one case, with the case's XLA flags, once for each line of input.
 
     python -m benchmarks.gpu.worker '{"kind": "train", "model": "B/2", "batch": 128}'
 
-Its first line of output is JSON about the case ("failed" says why it cannot be measured); then each line of input is
-answered by one of JSON: {"seconds": of one turn}, and "peak": bytes of the device's memory at most so far.
+The first line of output is JSON about the case; "failed" is the reason why it cannot be measured. Each line of input is
+then answered by a line of JSON, {"seconds": the time of the measured work, "peak": the most bytes of the device's
+memory so far}.
 """
 
 import json
@@ -13,12 +14,12 @@ import time
 
 
 def main(spec: dict) -> None:
-    """Answers until its input ends."""
-    if spec.get("flags"):  # before JAX is there
+    """Answers each line of input until the input ends."""
+    if spec.get("flags"):  # XLA reads the flags when JAX is imported
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {spec['flags']}"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the device
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    talk = os.fdopen(os.dup(1), "w")  # whatever else prints goes to the log
+    talk = os.fdopen(os.dup(1), "w")  # the answers; everything else that is printed goes to the log
     os.dup2(2, 1)
 
     def say(answer: dict) -> None:
@@ -36,7 +37,7 @@ def main(spec: dict) -> None:
         began = time.perf_counter()
         case, turn, chosen = cases.first_that_works(spec, device, warm)
         description |= {**case.description, **chosen, "first_seconds": time.perf_counter() - began}
-    except Exception as error:  # out of memory, a kernel that is not there ...: the other cases go on
+    except Exception as error:  # e.g. too little memory, or a missing kernel; the other cases are still measured
         say({**description, "failed": cases.reason(error)})
         raise
     say(description)
@@ -52,7 +53,7 @@ def main(spec: dict) -> None:
 
 
 def warm(case):
-    """The turn of a case, after two of them: the first compiles, the second finds everything in its place."""
+    """The turn of a case, which has run twice: the first turn compiles, and the second one fills all caches."""
     from benchmarks.gpu import cases
 
     turn = cases.turn(case)

@@ -1,1 +1,1 @@
-"""Other libraries' halves of the benchmarks: torch, in the environment of `make fixtures`, without this library."""
+"""The parts of the benchmarks that run other libraries, in the environment of `make fixtures`, without this library."""

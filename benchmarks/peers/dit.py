@@ -1,4 +1,7 @@
-"""DiT in plain PyTorch, the peer of our train steps; imports nothing of ours, so that it runs where PyTorch is."""
+"""DiT in plain PyTorch, with which our train steps are compared.
+
+It imports nothing of ours, since the environment with PyTorch has no JAX.
+"""
 
 import math
 
@@ -10,7 +13,7 @@ CLASSES, PATCH = 1000, 2
 
 
 class Block(nn.Module):
-    """A pre-norm layer, with shift, scale and gate from the class and the time."""
+    """A pre-norm block, whose shifts, scales and gates depend on the class and the time."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -36,7 +39,9 @@ class DiT(nn.Module):
 
     Args:
         shape: the shape (H, H, C) of an image.
-        width, depth, heads: the sizes of the paper's table 1.
+        width: the width of the tokens, as in the paper's table 1.
+        depth: the number of blocks.
+        heads: the number of attention heads.
     """
 
     def __init__(self, shape: tuple[int, int, int], width: int, depth: int, heads: int):
@@ -67,14 +72,18 @@ class DiT(nn.Module):
 
 
 def update(forward, x_0: torch.Tensor, label: torch.Tensor, optimizer, average: list, params: list) -> torch.Tensor:
-    """One update by flow matching, as ours: gradients, optimizer, moving average. Returns the loss, on the device.
+    """One update by flow matching, which does the same as ours: gradients, optimizer, moving average.
 
     Args:
         forward: the network in the measured form, (x_t, 1000 t, label) -> the velocity.
-        x_0: images [B, H, H, C].
-        label: [B].
+        x_0: the images, [B, H, H, C].
+        label: the classes, int [B].
         optimizer: the optimizer of the parameters.
-        average, params: lists of tensors.
+        average: the moving averages of the parameters, changed in place.
+        params: the parameters.
+
+    Returns:
+        The loss, on the device.
     """
     t = torch.rand(len(x_0), device=x_0.device)
     eps = torch.randn_like(x_0)

@@ -1,10 +1,10 @@
-"""PyTorch's DataLoader over the same pictures, for benchmarks/input_pipeline.py: the same decoding, flips and crops.
+"""PyTorch's DataLoader with the same pictures, decoding, flips and crops as in benchmarks/input_pipeline.py.
 
     PYTHON -m benchmarks.peers.input_pipeline FOLDER SIDE BATCH WORKERS
 
-The folder holds files/CLASS/*.jpg, train.tar of the same files, and array.npy of the decoded squares. Answers "FORMAT"
-(files, tar, array) with the images a second of one epoch by workers that have started; "sum FORMAT" with the sum of all
-bytes, without flips and crops.
+The folder holds files/CLASS/*.jpg, train.tar of the same files, and array.npy of the decoded squares. The program
+answers "FORMAT" (files, tar, array) with the images per second of one epoch, whose workers have started before, and
+"sum FORMAT" with the sum of all bytes, without flips and crops.
 """
 
 import io
@@ -22,7 +22,7 @@ PADDING = 4
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:
-    """ADM's square, as `diffusion.data.transforms.square` makes it."""
+    """The square of a picture by ADM's rule, the same as by `diffusion.data.transforms.square`."""
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
@@ -33,7 +33,7 @@ def square(image: Image.Image, side: int) -> np.ndarray:
 
 
 class Pictures(Dataset):
-    """uint8 [side, side, 3], flipped and cropped at random, with a label, as map-style datasets are written."""
+    """A map-style dataset of (picture uint8 [side, side, 3], label); pictures may be flipped and cropped at random."""
 
     def __init__(self, folder: str, form: str, side: int, augment: bool):
         self.side, self.augment, self.form = side, augment, form
@@ -65,7 +65,7 @@ class Pictures(Dataset):
             return self.array[row]
         if self.form == "tar":
             if self.file is None:
-                self.file = open(self.tar, "rb")  # by each worker for itself
+                self.file = open(self.tar, "rb")  # opened here, so that each worker has a separate file
             start, size = self.spans[row]
             self.file.seek(start)
             content = io.BytesIO(self.file.read(size))
@@ -76,7 +76,7 @@ class Pictures(Dataset):
 
 
 def main(folder: str, side: str, batch: str, workers: str) -> None:
-    """Answers until the input ends."""
+    """Answers each line of input until the input ends."""
     torch.set_num_threads(1)
     loaders = {}
     print(f"torch {torch.__version__} DataLoader", flush=True)

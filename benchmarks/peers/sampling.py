@@ -1,10 +1,10 @@
-"""diffusers' own networks under its own sampling loop, in PyTorch, for benchmarks/sampling.py.
+"""The networks and the sampling loop of diffusers, in PyTorch, for benchmarks/sampling.py.
 
     PYTHON -m benchmarks.peers.sampling FOLDER THREADS
 
-The folder holds a network as diffusers saves it, and start.safetensors: noise "x" [B, C, H, W] and, for a network that
-has classes, "labels" and "scale" of the guidance. Answers "HOW STEPS", HOW "eager" or "compiled" (torch.compile),
-with the seconds of the whole loop; "write PATH STEPS" by writing the samples of the eager loop.
+The folder holds a network as diffusers saves it, and start.safetensors with the noise "x" [B, C, H, W] and, for a
+network with classes, "labels" and the "scale" of the guidance. The program answers "eager STEPS" and "compiled STEPS"
+(torch.compile) with the seconds of the whole loop. For "write PATH STEPS" it writes the samples of the eager loop.
 """
 
 import json
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 @torch.inference_mode()
 def main(folder: str, threads: str) -> None:
-    """Answers until the input ends."""
+    """Answers each line of input until the input ends."""
     torch.set_num_threads(int(threads))
     kind = json.loads((pathlib.Path(folder) / "config.json").read_text())["_class_name"]
     network = getattr(diffusers, kind).from_pretrained(folder).eval()
@@ -54,7 +54,7 @@ def loop(network, scheduler, start: dict, steps: int) -> torch.Tensor:
 
 
 def output(network, sample: torch.Tensor, t: torch.Tensor, start: dict) -> torch.Tensor:
-    """The predicted noise, guided where there are classes."""
+    """The predicted noise, with guidance if the network has classes."""
     if "labels" not in start:
         return network(sample, t.expand(len(sample))).sample
     labels = torch.cat([start["labels"], torch.full_like(start["labels"], network.config.num_embeds_ada_norm)])

@@ -2,8 +2,9 @@
 
     PYTHON -m benchmarks.peers.symbols WEIGHTS.npz SIZE LENGTH WIDTH DEPTH HEADS BATCH STEPS THREADS
 
-Answers "train eager", "sample compiled" and so on with the seconds of one train step, or of one batch of samples, and
-"difference" with the largest difference of its logits from those in WEIGHTS.npz, which it computes with these weights.
+The program answers "train eager", "sample compiled" and so on with the seconds of one train step, or of one batch of
+samples. It answers "difference" after loading the weights of WEIGHTS.npz, with the largest difference of its logits
+from those in the file.
 """
 
 import sys
@@ -57,7 +58,7 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def difference(network: Network, path: str) -> float:
-    """Gives the network the weights of the other library, and compares the logits of both."""
+    """Loads the weights of the other library into the network; returns the largest difference of both logits."""
     arrays = np.load(path, allow_pickle=False)
     weights = lambda name: torch.from_numpy(arrays[name])
     width = network.table.weight.shape[1]
@@ -80,7 +81,7 @@ def difference(network: Network, path: str) -> float:
 def main(
     path: str, size: int, length: int, width: int, depth: int, heads: int, batch: int, steps: int, threads: int
 ) -> None:
-    """Answers until the input ends."""
+    """Answers each line of input until the input ends."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network, mask = Network(size, length, width, depth, heads), size - 1

@@ -1,11 +1,11 @@
-"""diffusers' own pipelines, from the prompt to the picture, in PyTorch, for benchmarks/text_to_image.py.
+"""The pipelines of diffusers, from the prompt to the picture, in PyTorch, for benchmarks/text_to_image.py.
 
     PYTHON -m benchmarks.peers.text_to_image FOLDER KIND THREADS
 
-Writes the folder of a small pipeline (KIND is a name in PIPELINES) with weights that it draws, says its versions, and
-answers "HOW STEPS", HOW "eager" or "compiled" (torch.compile), with the seconds of the whole pipeline; "write PATH
-STEPS" by writing the pictures. The latents that it starts from are in FOLDER/start.safetensors, with the pictures'
-prompt, negative prompt and scale in its metadata.
+The program writes the folder of a small pipeline with random weights (KIND is a name in PIPELINES), and prints its
+versions. It answers "eager STEPS" and "compiled STEPS" (torch.compile) with the seconds of the whole pipeline. For
+"write PATH STEPS" it writes the pictures. FOLDER/start.safetensors holds the initial latents, and in its metadata the
+prompt, the negative prompt and the scale of the guidance.
 """
 
 import pathlib
@@ -30,11 +30,11 @@ VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
-LAST = ("conv_out.", "proj_out.")  # small, so that the trajectory follows the noise
+LAST = ("conv_out.", "proj_out.")  # layers whose weights are made small, so that the trajectory follows the noise
 
 
 def transformer(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """A DiT with cross-attention and T5: 8 layers of 256 over 16 x 16 tokens."""
+    """PixArt's pipeline: a transformer with 8 layers of width 256 for 16 x 16 tokens, and T5."""
     encoder = transformers.T5EncoderModel(
         transformers.T5Config(
             vocab_size=512, d_model=256, d_kv=32, d_ff=512, num_layers=4, num_heads=8, feed_forward_proj="gated-gelu"
@@ -62,7 +62,7 @@ def transformer(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
 
 
 def unet(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """Stable Diffusion's U-Net, of widths 64, 128 and 256, and CLIP."""
+    """Stable Diffusion's pipeline: a U-Net of widths 64, 128 and 256, and CLIP."""
     encoder = transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
             vocab_size=60,
@@ -101,7 +101,7 @@ PIPELINES = {"transformer": transformer, "unet": unet}
 
 @torch.inference_mode()
 def main(folder: str, kind: str, threads: str) -> None:
-    """Answers until the input ends."""
+    """Answers each line of input until the input ends."""
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as place:

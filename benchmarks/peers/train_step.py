@@ -2,7 +2,8 @@
 
     PYTHON -m benchmarks.peers.train_step WIDTH DEPTH HEADS BATCH THREADS
 
-Latents of 32 x 32 x 4, AdamW and a moving average. Answers "eager" or "compiled" with the seconds of one step.
+A step trains on latents of 32 x 32 x 4, with AdamW and a moving average. The program answers "eager" and "compiled"
+with the seconds of one step.
 """
 
 import sys
@@ -14,7 +15,7 @@ from benchmarks.peers import dit
 
 
 def main(width: str, depth: str, heads: str, batch: str, threads: str) -> None:
-    """Answers until the input ends."""
+    """Answers each line of input until the input ends."""
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     shape = (32, 32, 4)

@@ -1,1 +1,1 @@
-"""Programs as evidence: what XLA makes of our train steps and samplers for devices that are not here."""
+"""Compiles our train steps and samplers for devices that are not here, and records XLA's figures."""

@@ -1,14 +1,14 @@
-"""Compiles our programs for devices that are not here, and says what XLA made of them.
+"""Compiles our programs for devices that are not here, and reports XLA's figures.
 
     make accelerators-env
     .venv-accelerators/bin/python -m benchmarks.programs
     .venv-accelerators/bin/python -m benchmarks.programs --cases=train_dit_xl2@h100 --top=10 --texts=runs/texts
     .venv-accelerators/bin/python -m benchmarks.programs --against=docs/programs.json --record
 
-Each case is compiled in a process of its own, one after the other; nothing is computed, and no device is needed. A row
-is what `diffusion.experiments.planning.compiled.analysis` says, with the commit; --against prints what changed since
-rows that were recorded; --record writes docs/programs.json, and the table in docs/programs.md. Rows of cases that are
-not compiled now are kept.
+Each case is compiled in a separate process, one after the other; nothing is computed, and no device is needed. A row
+has the figures of `diffusion.experiments.planning.compiled.analysis`, and the commit. --against prints the changes
+since some recorded rows. --record writes docs/programs.json and the table in docs/programs.md; rows of cases that this
+call does not compile stay there.
 """
 
 from absl import flags
@@ -16,12 +16,12 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_list("cases", [], "PROGRAM@DEVICES, or parts of such names; all by default")
+    flags.DEFINE_list("cases", [], "cases to compile, PROGRAM@DEVICES or parts of such names; all by default")
     flags.DEFINE_string("out", "runs/bench/programs.json", "file for the rows, as JSON")
-    flags.DEFINE_string("against", "", "file of rows: prints what changed since")
+    flags.DEFINE_string("against", "", "file of earlier rows, to print the changes since")
     flags.DEFINE_bool("record", False, "write docs/programs.json and the table of docs/programs.md")
-    flags.DEFINE_string("texts", "", "folder for the texts of the compiled programs; none by default")
-    flags.DEFINE_integer("top", 0, "how many of the largest copies, products ... to print of each program", 0)
+    flags.DEFINE_string("texts", "", "folder for the texts of the compiled programs; by default none are written")
+    flags.DEFINE_integer("top", 0, "number of largest copies, products ... to print for each program", 0)
     command_line.begin()
 
 import json
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 
 
 def compiled(case: str, texts: str) -> dict[str, Any]:
-    """The row of a case, compiled in a process of its own, which gives its memory back."""
+    """The row of a case, compiled in a separate process, whose end frees the memory."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "row.json"
         words = [f"--text={pathlib.Path(texts) / case}.txt"] if texts else []
@@ -90,7 +90,7 @@ def compiled(case: str, texts: str) -> dict[str, Any]:
 
 
 def merged(path: pathlib.Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a file with these in their place, in the order of the table."""
+    """The rows of a file and the given rows, which replace those of the same case, in the order of the table."""
     old = {row["case"]: row for row in (json.loads(path.read_text()) if path.exists() else [])}
     by_case = old | {row["case"]: row for row in rows}
     order = [case for case in CASES if case in by_case] + [case for case in by_case if case not in CASES]
@@ -98,14 +98,14 @@ def merged(path: pathlib.Path, rows: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Writes rows, at once and whole."""
+    """Replaces a file of rows atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic(path) as file:
         file.write(("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
 
 def record(rows: list[dict[str, Any]]) -> None:
-    """Keeps the rows, and writes the table into the page."""
+    """Writes the rows to docs/programs.json, and the table into docs/programs.md."""
     merged_rows = merged(RECORDED, [page.shortened(row) for row in rows])
     write(RECORDED, merged_rows)
     before, _, rest = PAGE.read_text().partition(BEGIN)

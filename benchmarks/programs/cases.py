@@ -15,12 +15,12 @@ from diffusion.training import sharding
 
 
 class Program(NamedTuple):
-    """A program, traced for its devices.
+    """A program that is traced for its devices.
 
     Attributes:
-        lowered: the program that XLA compiles.
-        flops: the operations of the model in one run on all devices, without any that are computed again.
-        batch: the examples of one run.
+        lowered: the traced program, ready for XLA.
+        flops: the operations of the model in one run on all devices, without recomputed ones.
+        batch: the number of examples of one run.
     """
 
     lowered: jax.stages.Lowered
@@ -47,7 +47,7 @@ class Devices(NamedTuple):
         return MACHINES[self.machine]
 
     def mesh(self) -> Mesh:
-        """The mesh over described devices, on which nothing can be put."""
+        """The mesh over described devices, which hold no arrays."""
         described = ahead_of_time.devices(self.sheet, topology_name(self.sheet, self.number))
         return sharding.make_mesh(dict(self.axes), list(described)[: self.number])
 
@@ -60,7 +60,7 @@ DEVICES = {
     "v5px64": Devices("v5p", 64, {"data": 1, "fsdp": 64}),
     "v6ex64": Devices("v6e", 64, {"data": 1, "fsdp": 64}),
 }
-MESHES = {  # of 64 TPU v5p, a torus of 4 x 4 x 4 whose sides an axis takes whole
+MESHES = {  # meshes of 64 TPU v5p, a torus of 4 x 4 x 4; an axis of a mesh takes whole sides of the torus
     "v5px64": DEVICES["v5px64"],
     "v5px64-data": Devices("v5p", 64, {"data": 64}),
     "v5px64-4x16": Devices("v5p", 64, {"data": 4, "fsdp": 16}),
@@ -74,10 +74,10 @@ SMALL = ":small"
 
 
 def parts(case: str, programs: Mapping[str, Maker]) -> tuple[Maker, bool, Devices]:
-    """(what makes the program, whether it is small, its devices) of the name of a case.
+    """The parts of a case's name: (the function that makes the program, whether it is small, the devices).
 
     Raises:
-        ValueError: for a name that is no case; it says what is valid.
+        ValueError: for a name that is no case; the message lists the valid ones.
     """
     program, _, devices = case.partition("@")
     name = program.removesuffix(SMALL)

@@ -1,4 +1,4 @@
-"""Compiles one case, and writes what is known of it as JSON: what `python -m benchmarks.programs` starts for each.
+"""Compiles one case, and writes its row as JSON; `python -m benchmarks.programs` starts this command for each case.
 
 JAX_PLATFORMS=cpu python -m benchmarks.programs.compile --case=train_dit_xl2@h100 --out=runs/xl2.json
 """
@@ -10,7 +10,7 @@ from diffusion.experiments import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("case", None, "PROGRAM@DEVICES, see benchmarks/programs/cases.py", required=True)
     flags.DEFINE_string("out", None, "file for the row, as JSON", required=True)
-    flags.DEFINE_string("text", "", "file for the text of the compiled program; none by default")
+    flags.DEFINE_string("text", "", "file for the text of the compiled program; by default none is written")
     command_line.begin()
 
 import json
@@ -24,7 +24,7 @@ from benchmarks.programs import cases, source_code
 from benchmarks.programs.table import PROGRAMS
 from diffusion.experiments.planning.compiled import analysis
 
-# Without a device to try its tiles on, XLA finds none for some products whose sizes have large odd factors.
+# Without a device to time tiles, XLA finds no tile sizes for some products whose sizes have large odd factors.
 UNTILED = "Couldn't find output tile sizes"
 
 
@@ -34,7 +34,7 @@ def compiled(case: str) -> tuple[dict[str, Any], str]:
     Raises:
         jax.errors.JaxRuntimeError: if XLA refuses the program; its first line is the reason.
     """
-    jax.config.update("jax_enable_compilation_cache", False)  # a kept program has the lines of another day
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program names lines of an earlier source
     began = time.perf_counter()
     program, devices = cases.traced(case, PROGRAMS)
     traced = time.perf_counter()

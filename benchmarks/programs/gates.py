@@ -1,4 +1,4 @@
-"""Gates of a program in bfloat16: the products in other types, and the copies, that it must not have."""
+"""Checks of a compiled program in bfloat16: products in other types and copies that it must not have."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,15 @@ from benchmarks.programs.page import COPIES
 
 
 def broken(row: Mapping[str, Any], products: Iterable[str] = (), copies: Iterable[str] = ()) -> list[str]:
-    """The faults of a row beyond those that are known.
+    """The faults of a row that are not known.
 
     Args:
         row: the row of a case, see `benchmarks.programs.compile`.
         products: patterns of the paths of products that may have other types than bfloat16.
-        copies: patterns of the paths of transposes and copies of more than a megabyte that are known.
+        copies: patterns of the paths of known transposes and copies of more than a megabyte.
 
     Returns:
-        A sentence for each, with the line of Python that it comes from; [] if the program is as it should be.
+        A sentence for each fault, with the line of Python that it comes from; [] if there are no faults.
     """
     known = lambda each, patterns: any(re.search(pattern, each["path"]) for pattern in patterns)
     said = [

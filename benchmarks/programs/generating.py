@@ -21,7 +21,7 @@ from diffusion.recipe import Recipe
 from diffusion.text_to_image import TextToImage, pipelines, programs
 
 STEPS = 50
-# Stable Diffusion 1.5; the scheduler that its folder has.
+# The sizes of Stable Diffusion 1.5, and the scheduler in its folder.
 WIDTHS, DEPTHS, HEADS = (320, 640, 1280, 1280), (1, 1, 1, 0), (8, 8, 8, 8)
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
@@ -36,7 +36,7 @@ TEXT = (77, 768)
 
 
 def guided(batch: int) -> Maker:
-    """The sampler of DiT-XL/2's recipe, with guidance, in 50 steps: latents of `batch` labels and seeds."""
+    """The guided sampler of DiT-XL/2's recipe in 50 steps, from `batch` labels and seeds to latents."""
 
     def make(mesh: Mesh, small: bool) -> Program:
         config = dit()
@@ -107,7 +107,7 @@ def text_to_image(batch: int, steps: int) -> Maker:
 
 
 def features(batch: int) -> Maker:
-    """The Inception features of FID, in float32 as every published figure."""
+    """The Inception features of FID, in float32, which published figures use."""
 
     def make(mesh: Mesh, small: bool) -> Program:
         number = 2 if small else batch
@@ -123,12 +123,12 @@ def features(batch: int) -> Maker:
 
 
 def _short(params: Any) -> Any:
-    """Parameters in bfloat16, as `text_to_image.load(dtype="bfloat16")` has them."""
+    """The shapes of parameters in bfloat16, as `text_to_image.load(dtype="bfloat16")` returns them."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
 
 
 def _on(mesh: Mesh, *trees: Any) -> tuple[Any, ...]:
-    """The arguments of a program, whole on each device of a mesh."""
+    """The arguments of a program, replicated on each device of a mesh."""
     where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), trees)
 

@@ -1,4 +1,4 @@
-"""Rows of compiled programs as people read them: one table, what costs time in one program, and what changed."""
+"""Texts about rows of compiled programs: the table, the costly parts of one program, and the changes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ from diffusion.experiments.planning.tables import in_bytes, in_seconds
 
 HEAD = ("program", "least time", "MFU at most", "at the measured rate", "moved", "temporaries", "peak", "kernels",
         "not in bf16", "copies", "sent", "attention", "computed again")  # fmt: skip
-LEAST = 1e-3  # share of a list's bytes below which an entry is not kept
-COPIES = ("transpose", "copy")  # of the moves, those that change no value and no shape
-LISTS = {  # entries of a row, and what is shown of each
+LEAST = 1e-3  # share of a list's bytes below which an entry is dropped
+COPIES = ("transpose", "copy")  # the kinds of moves that change no value
+LISTS = {  # {list in a row: (its title, the shown fields of an entry, the field of its cost)}
     "slowest": ("the slowest kernels", ("kernel",), "seconds"),
     "products": ("products that are not in bfloat16", ("kinds", "precision"), "flops"),
     "copies": ("what only moves more than a megabyte", ("kind", "type"), "bytes"),
@@ -20,7 +20,7 @@ LISTS = {  # entries of a row, and what is shown of each
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """The line of a row, by `HEAD`."""
+    """The cells of a row, in the order of `HEAD`."""
     if "cells" in row:
         return row["cells"]
     if "error" in row:
@@ -45,11 +45,11 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def attention(found: Mapping[str, Any]) -> str:
+def attention(kernels: Mapping[str, Any]) -> str:
     """How attention is computed, in a word or two."""
-    if found["fused"]:
-        return "fused" + (", and products" if found["products"] else "")
-    return "products" if found["products"] else "none"
+    if kernels["fused"]:
+        return "fused" + (", and products" if kernels["products"] else "")
+    return "products" if kernels["products"] else "none"
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -63,7 +63,7 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def details(row: Mapping[str, Any], most: int) -> str:
-    """The entries that cost time in one program: the `most` largest of each list, with their lines of Python."""
+    """The costly parts of one program: the `most` largest entries of each list, with their lines of Python."""
     said = [f"{row['case']}"]
     for name, (title, shown, unit) in LISTS.items():
         entries = row.get(name) or []
@@ -87,7 +87,7 @@ def _text(value: Any) -> str:
 
 
 def shortened(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without its slowest kernels and the smallest entries of its lists of bytes, with its line of the table."""
+    """A row without "slowest" and the smallest entries of its lists of bytes, and with its cells of the table."""
     cut = {name: value for name, value in row.items() if name != "slowest"} | {"cells": cells(row)}
     for name, (_, _, unit) in LISTS.items():
         if name in cut and unit == "bytes":
@@ -97,7 +97,7 @@ def shortened(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The changes in the programs that both have: a line for each figure of the table, and each entry that is kept."""
+    """The changes since earlier rows: a line for each changed cell of the table, and for each new or missing entry."""
     earlier = {row["case"]: shortened(row) for row in before}
     said = []
     for row in map(shortened, rows):
@@ -115,7 +115,7 @@ def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
 
 
 def _changed(before: Any, after: Any, shown: tuple[str, ...], unit: str) -> list[str]:
-    """The entries that are new or gone; lines of Python may move, so that entries are distinguished by their paths."""
+    """Lines for the entries that are new or gone; entries are compared by their paths, as lines of Python may move."""
     key = lambda each: (*(_text(each[field]) for field in shown), each["path"])
     old, new = ({key(entry): entry for entry in entries or []} for entries in (before, after))
     said = [f"gone: {_amount(old[k][unit], unit)} {' '.join(k)}" for k in old.keys() - new.keys()]

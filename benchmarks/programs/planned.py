@@ -1,11 +1,11 @@
-"""What `diffusion plan` says of the compiled train steps of docs/programs.json, and the passes that fit them.
+"""Compares `diffusion plan` with the compiled train steps of docs/programs.json, or fits its constants to them.
 
     python -m benchmarks.programs.planned
     python -m benchmarks.programs.planned --fit
 
-The first command prints the least time of each compiled step of a DiT beside the plan's, term by term; docs/scale.md
-has the table. The second fits `Passes` in `experiments/planning/machines.py` to the same programs, for each machine by
-non-negative least squares of the shares of their times.
+The first command prints the least time of each compiled step of a DiT and that of its plan, term by term; docs/scale.md
+has the table. The second command fits `Passes` of `experiments/planning/machines.py` to the same programs, for each
+machine, by non-negative least squares; the errors are divided by the programs' times.
 """
 
 from absl import flags
@@ -42,10 +42,11 @@ class Terms(NamedTuple):
     """The terms of a step's least time, in seconds.
 
     Attributes:
-        products: the products at the device's rate.
-        passes: all other time of kernels.
-        exposed: collectives beside which no kernel runs.
-        step: the whole; longer than the three where early collectives outlast the kernels.
+        products: the time of matrix products at the device's rate.
+        passes: the time of all other work of kernels.
+        exposed: the time of collectives during which no kernel runs.
+        step: the time of the whole step; longer than the sum of the three if collectives that overlap with kernels take
+            longer than these.
     """
 
     products: float
@@ -62,7 +63,7 @@ def recorded() -> dict[str, Mapping[str, Any]]:
 
 @functools.cache
 def work(case: str) -> tuple[estimate.Work, Devices]:
-    """(what a case computes, its devices), on a mesh without devices."""
+    """(the work of a case, its devices), on a mesh without devices."""
     program, _, name = case.partition("@")
     devices = (DEVICES | MESHES)[name]
     axes = {axis: devices.axes.get(axis, 1) for axis in sharding.AXES}
@@ -87,7 +88,7 @@ def planned_terms(case: str) -> Terms:
 
 
 def fitted(machine: str) -> Passes:
-    """The passes that fit the compiled programs of a machine: the squares of their errors, as shares of the steps."""
+    """The `Passes` with the least squared errors for the compiled programs of a machine, as shares of their steps."""
     rows = {case: row for case, row in recorded().items() if row["machine"] == machine}
     sheet = MACHINES[machine]
     shares = [

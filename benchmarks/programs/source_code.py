@@ -1,4 +1,4 @@
-"""The code that a compiled program comes from, and a digest that changes when this code does."""
+"""The source code that a compiled program comes from, and a digest of this code."""
 
 import ast
 import hashlib
@@ -14,11 +14,11 @@ TRACED_BY = "benchmarks/programs/cases.py:"
 
 
 def definitions(text: str, root: pathlib.Path) -> dict[str, list[str]]:
-    """The functions and classes whose lines a program names, without the callers that had it traced.
+    """The functions and classes whose lines a program names, without the callers that trace it.
 
     Args:
-        text: text of the compiled program.
-        root: folder of the repository; other files are left out.
+        text: the text of the compiled program.
+        root: the folder of the repository; files outside are left out.
 
     Returns:
         {file relative to root: names of functions and classes at its top level}, both sorted.
@@ -45,9 +45,9 @@ def _is_traced(line: str) -> bool:
 
 
 def digest(definitions: Mapping[str, Sequence[str]], root: pathlib.Path) -> str:
-    """16 letters that depend on the code of these functions and classes, and not on their comments or docstrings.
+    """16 hexadecimal digits that depend on the code of functions and classes, but not on comments or docstrings.
 
-    A function that is gone counts as one without code.
+    A function that no longer exists counts as one without code.
     """
     code = hashlib.sha256()
     for file, names in sorted(definitions.items()):

@@ -1,4 +1,4 @@
-"""Train steps: of runs, from their configs."""
+"""The train steps of runs, from their configs."""
 
 import functools
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from diffusion.experiments.run.networks import flops_of
 from diffusion.recipe import Recipe, recipes
 from diffusion.recipe.defaults import defaults
 
-DITS: dict[str, tuple[str, Mapping[str, Any]]] = {  # presets of the recipe of DiT-XL/2, and changes
+DITS: dict[str, tuple[str, Mapping[str, Any]]] = {  # {program: (preset of the recipe of DiT-XL/2, changes)}
     "train_dit_s2": ("", {"model.width": 384, "model.depth": 12, "model.heads": 6}),
     "train_dit_b2": (":b2", {}),
     "train_dit_xl2": ("", {}),
@@ -26,7 +26,7 @@ SMALL_DIT = {"model.width": 256, "model.depth": 2, "model.heads": 4, "train.batc
 SMALL_MMDIT = {"model.width": 256, "model.depth": 3, "model.heads": 4, "train.batch_size": 64}
 ALONE_MMDIT = {"model.remat": "narrow"}  # with all products kept, one device would need 135 GB
 SMALL_UNET = {"model.width": 64, "model.blocks": 1, "train.batch_size": 64}
-TOKENS, TEXT_WIDTH, POOLED = 154, 4096, 2048  # of Stable Diffusion 3: CLIP's and T5's, 77 each
+TOKENS, TEXT_WIDTH, POOLED = 154, 4096, 2048  # Stable Diffusion 3's text: 77 tokens of CLIP, and 77 of T5
 
 
 def dit(program: str = "train_dit_xl2") -> ConfigDict:
@@ -39,7 +39,7 @@ def dit(program: str = "train_dit_xl2") -> ConfigDict:
 
 
 def mean_flow() -> ConfigDict:
-    """DiT-XL/2 of two times, as MeanFlow trains it: the loss takes a derivative of the network in forward mode."""
+    """DiT-XL/2 with two times, trained by MeanFlow, whose loss takes a forward-mode derivative of the network."""
     config = dit()
     config.objective = {"name": "mean_flow", "density": {"name": "logit_normal", "mean": -0.4, "std": 1.0}}
     config.schedule = {"name": "rectified_flow"}
@@ -81,7 +81,7 @@ def edm2() -> ConfigDict:
 
 
 def text() -> dict[str, np.ndarray]:
-    """The input of MM-DiT for no text."""
+    """The null condition of MM-DiT, for an example without text."""
     return {"text": np.zeros((TOKENS, TEXT_WIDTH), np.float32), "pooled": np.zeros(POOLED, np.float32)}
 
 
@@ -108,7 +108,7 @@ def train_step(of: Any, small: Mapping[str, Any], null: Any = None, alone: Mappi
         built = program.build(recipe, mesh)
         once = flops_of(recipe.network, built.target.params, shape, recipe.examples.null)
         lowered = built.step.lower(built.target, built.batch, built.seed)
-        # Forward, its tangent, and twice that for the gradient.
+        # The forward pass, its tangent, and two more passes for the gradient.
         passes = 4 if recipe.objective.network.forward_mode else 3
         return Program(lowered, passes * config.train.batch_size * once, config.train.batch_size)
 
@@ -123,7 +123,7 @@ PROGRAMS: dict[str, Maker] = {
     "train_mmdit": train_step(mmdit, SMALL_MMDIT, null=text(), alone=ALONE_MMDIT),
     "train_edm2": train_step(edm2, SMALL_UNET),
 }
-# Compiled on each of `cases.MESHES`, of which a plan has to name the fastest.
+# These are compiled on each of `cases.MESHES`; a plan must name the fastest mesh.
 ON_MESHES = {program: _DITS[program] for program in ("train_dit_b2", "train_dit_xl2", "train_dit_7b")}
-# Without rows of the table; for tests.
+# These have no rows in the table; tests compile them.
 CHECKED: dict[str, Maker] = {"train_dit_1024": _DITS["train_dit_1024"]}
