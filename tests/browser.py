@@ -1,10 +1,10 @@
-"""A headless browser for tests: Chromium, controlled through its driver by the W3C's protocol, JSON over HTTP.
+"""A headless browser for tests: Chromium, controlled by the W3C's WebDriver protocol.
 
     with browser.open(size=(1280, 900)) as page:
         page.visit("file:///tmp/report.html")
         page.run("return document.title")
 
-Needs chromium and chromedriver: apt-get install chromium chromium-driver.
+It needs chromium and chromedriver: apt-get install chromium chromium-driver.
 """
 
 import base64
@@ -33,7 +33,7 @@ KEYS = {
 
 
 def installed() -> bool:
-    """Whether there is a browser."""
+    """Whether a browser and its driver are installed."""
     return bool(shutil.which("chromedriver") and (shutil.which("chromium") or shutil.which("google-chrome")))
 
 
@@ -44,7 +44,7 @@ class Page:
         self._ask = ask
 
     def visit(self, address: str) -> None:
-        """Loads an address, and waits until that is done."""
+        """Opens an address, and waits until the page is loaded."""
         self._ask("POST", "/url", url=address)
 
     def run(self, script: str, *arguments: Any) -> Any:
@@ -52,7 +52,7 @@ class Page:
         return self._ask("POST", "/execute/sync", script=script, args=list(arguments))
 
     def element(self, css: str) -> str:
-        """The first element that a selector finds; an error where there is none."""
+        """The first element that matches a selector; an error if there is none."""
         return self._ask("POST", "/element", using="css selector", value=css)[ELEMENT]
 
     def click(self, css: str) -> None:
@@ -65,7 +65,7 @@ class Page:
         self._ask("POST", f"/element/{self.element(css)}/value", text=text)
 
     def drag(self, css: str, *points: tuple[float, float]) -> None:
-        """Draws with the mouse over an element, through points in parts of its width and height."""
+        """Drags the mouse over an element, through points in units of the element's width and height."""
         box = self.run(
             "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); "
             "const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]",
@@ -77,11 +77,11 @@ class Page:
             self._tell("Input.dispatchMouseEvent", type=kind, buttons=1, clickCount=1, **point)
 
     def texts(self, css: str) -> list[str]:
-        """The visible text of all elements that a selector finds."""
+        """The visible texts of all elements that match a selector."""
         return self.run("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.trim())", css)
 
     def count(self, css: str) -> int:
-        """How many elements a selector finds."""
+        """The number of elements that match a selector."""
         return self.run("return document.querySelectorAll(arguments[0]).length", css)
 
     def until(self, script: str, seconds: float = 15.0) -> None:
@@ -111,7 +111,7 @@ class Page:
         return [line["params"]["request"]["url"] for line in lines if line["method"] == "Network.requestWillBeSent"]
 
     def errors(self) -> list[str]:
-        """What the console said of errors and warnings since the last call."""
+        """The errors and warnings in the console since the last call."""
         return [entry["message"] for entry in self._ask("POST", "/se/log", type="browser")]
 
     def _tell(self, command: str, **parameters: Any) -> Any:
@@ -120,7 +120,7 @@ class Page:
 
 @contextlib.contextmanager
 def open(size: tuple[int, int] = (1280, 900)) -> Iterator[Page]:
-    """Starts a browser without a window of its own, and ends it."""
+    """Starts a headless browser, and ends it after the block."""
     driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         starts = (re.search(r"started successfully on port (\d+)", line) for line in driver.stdout)

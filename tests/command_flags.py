@@ -1,4 +1,4 @@
-"""The flags of a command, in this process: as a command line of its own sets them, and gone again afterwards.
+"""Runs a command's module in this process with the flags of a command line, and removes the flags afterwards.
 
 with command_flags.of("diffusion.experiments.prompt_benchmark", "--out=runs/a") as (values, module):
     module["main"]([])
@@ -18,9 +18,9 @@ from diffusion.experiments import command_line
 
 @contextlib.contextmanager
 def set_aside() -> Iterator[flags.FlagValues]:
-    """Empties absl's one set of flags, but for absl's own, and fills it again afterwards.
+    """Removes all flags from absl's global set, except those of absl, and restores them afterwards.
 
-    Other tests of a process define flags of the same names, and some leave them.
+    Other tests of the process define flags with the same names, and some do not remove them.
     """
     values = flags.FLAGS
     ours = lambda: [name for name in values if not str(values.find_module_defining_flag(name)).startswith("absl")]
@@ -33,7 +33,7 @@ def set_aside() -> Iterator[flags.FlagValues]:
         for name in ours():
             delattr(values, name)
         for name, flag in kept.items():
-            if name not in values:  # a short name comes with its flag
+            if name not in values:  # a short name was restored with its flag
                 values[name] = flag
         values.unparse_flags()
 
@@ -43,11 +43,11 @@ def of(module: str, *words: str) -> Iterator[tuple[flags.FlagValues, Any]]:
     """Runs a command's module as `python -m` does, up to the call of its function.
 
     Args:
-        module: the module's name; of a package, that of its `__main__`.
-        words: the command line.
+        module: the module's name; a package runs its `__main__`.
+        words: the arguments of the command line.
 
     Yields:
-        The flags, which are parsed, and the call of `command_line.run`, with `args` and `kwargs`.
+        The parsed flags, and the call of `command_line.run`, which has `args` and `kwargs`.
     """
     parse = lambda takes_words=False: flags.FLAGS([module, *words])
     with (

@@ -1,11 +1,11 @@
-"""Commands in processes of their own, without the seconds that each would spend on reading the libraries.
+"""Runs commands in separate processes, without the seconds that each would need to import the libraries.
 
     done = commands.run("diffusion", "train", "--help")
     assert done.returncode == 0
 
-A server, one for each process that runs tests, has imported the libraries (nothing of ours) and forks itself for every
-command; the child then is the command's process, with its arguments, environment, folder and output. JAX reads its
-environment (JAX_*) when it is imported: a command that sets it needs `subprocess.run`.
+Each process that runs tests has a server, which has imported the libraries but nothing of ours. The server forks itself
+for every command, and the child becomes the command's process, with its arguments, environment, folder and output. JAX
+reads its variables (JAX_*) at its import, so that a command with other values of them needs `subprocess.run`.
 """
 
 import atexit
@@ -30,19 +30,19 @@ LIBRARIES = (
 
 
 def run(*command: str, env=None, cwd=ROOT, timeout: int = 120) -> subprocess.CompletedProcess:
-    """What `subprocess.run([sys.executable, *command], capture_output=True, text=True)` returns, sooner.
+    """Does the same as `subprocess.run([sys.executable, *command], capture_output=True, text=True)`, but faster.
 
     Args:
-        command: "diffusion", "-m" and a module's name, "-c" and a program, or a program's path; then its arguments.
-        env: the command's environment; this process's if None.
-        cwd: the folder that it runs in.
-        timeout: seconds after which it is killed.
+        command: "diffusion", "-m" and a module's name, "-c" and a program, or a program's path; then the arguments.
+        env: the command's environment; None for this process's environment.
+        cwd: the working directory of the command.
+        timeout: the seconds after which the command is killed.
 
     Returns:
-        The ended process: `returncode` (negative for a signal), `stdout` and `stderr`.
+        The ended process, with `returncode` (negative for a signal), `stdout` and `stderr`.
 
     Raises:
-        subprocess.TimeoutExpired: where it took longer.
+        subprocess.TimeoutExpired: if the command takes longer than `timeout`.
     """
     if command[0] == "diffusion":
         command = ("-m", *command)
@@ -77,10 +77,10 @@ def _server() -> subprocess.Popen:
 
 
 def _serve() -> dict:
-    """Answers each request with the status of a child; returns in the child, with the request that it is to become."""
+    """Forks a child for each request, and answers with the child's status; in a child, it returns the request."""
     for name in LIBRARIES:
         importlib.import_module(name)
-    warnings.filterwarnings("ignore", "os.fork")  # nothing of JAX has started yet
+    warnings.filterwarnings("ignore", "os.fork")  # the fork is safe, since JAX has not started its threads yet
     gc.collect()
     gc.freeze()  # a command's garbage collector need not scan the libraries, and copy their pages
     while line := sys.stdin.readline():
@@ -91,7 +91,7 @@ def _serve() -> dict:
 
 
 def _become(command, cwd, out, err, timeout, env) -> None:
-    """Makes this process that of the command, and runs it as Python would."""
+    """Turns this process into that of a command, and runs the command as Python would."""
     signal.alarm(timeout)
     for target, path, mode in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
         os.dup2(os.open(path, mode | os.O_CREAT | os.O_TRUNC), target)

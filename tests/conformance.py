@@ -1,7 +1,7 @@
-"""The lists that the conformance suites run over: a new member of a kind is one line here.
+"""The lists that the conformance suites run over: a new schedule, parameterization or sampler is one line here.
 
-(Densities, grids, weightings and objectives have their lists in the test files of their kinds, beside the closed forms
-that they are compared with; so have the schedules' definitions.)
+The lists of densities, grids, weightings and objectives are in the test files of their kinds, beside the closed forms
+with which they are compared. So are the definitions of the schedules.
 """
 
 import jax
@@ -20,7 +20,7 @@ SCHEDULES = {
     "variance_exploding": schedules.variance_exploding(),
     "edm": schedules.edm(),
 }
-# Every schedule, for tests that are not multiplied by the samplers, and for slow ones.
+# Every schedule, for slow tests and for tests that do not combine schedules with samplers.
 ALL_SCHEDULES = {
     **SCHEDULES,
     "scaled_linear": schedules.scaled_linear(),
@@ -45,7 +45,7 @@ PARAMETERIZATIONS = {
 
 
 def error_of_the_gaussian(log_snr):
-    """The mean squared error of the exact denoiser of the Gaussian: its variances v are left with v / (1 + v SNR)."""
+    """The mean squared error of the Gaussian's exact denoiser: the mean of v / (1 + v SNR) over the variances v."""
     variances = jnp.asarray(DATA["gaussian"].variances[0], log_snr.dtype)
     return jnp.mean(variances / (1 + variances * jnp.exp(log_snr)))
 
@@ -95,8 +95,8 @@ SAMPLERS = {
     "predictor_corrector": samplers.predictor_corrector(),
     "predictor_corrector(sigma)": samplers.predictor_corrector(step_size="sigma"),
 }
-# What is published of each: evaluations in one step, and in a plan of n steps that ends at t = 0. They are 1 and n for
-# a name that is not here.
+# {sampler: (published evaluations of one step, n -> those of a plan of n steps that ends at t = 0)}. A sampler that is
+# missing has 1 and n evaluations.
 _TWO_STAGES = (2, lambda n: 2 * n - 1)
 EVALUATIONS = {
     "heun": _TWO_STAGES,
@@ -125,7 +125,7 @@ DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if sampler.draws == 
 STOCHASTIC = [name for name, sampler in SAMPLERS.items() if sampler.draws > 0]
 DATA = {"gaussian": oracles.tilted_gaussian(), "mixture": oracles.three_gaussians()}
 
-# Small programs that run for milliseconds: most of a test's time is their compilation.
+# Options of the compiler for small programs, whose compilation takes most of a test's time.
 QUICK = {"xla_backend_optimization_level": 0}
 
 every_schedule = pytest.mark.parametrize("schedule_name", list(SCHEDULES))
@@ -133,17 +133,20 @@ every_sampler = pytest.mark.parametrize("name", list(SAMPLERS))
 
 
 def slow_but(fast, cases):
-    """Every case (a tuple of arguments), those that are not in `fast` marked slow."""
+    """The parameters of all cases, which are tuples of arguments; those that are not in `fast` are marked slow."""
     return [pytest.param(*case, marks=() if case in fast else pytest.mark.slow) for case in cases]
 
 
 def level(schedule, t) -> tuple[float, float]:
-    """alpha and sigma at t, as the oracles take them."""
+    """alpha and sigma at t as numbers, which the oracles take."""
     return float(schedule.alpha(t)), float(schedule.sigma(t))
 
 
 def any_schedule(which, among=SCHEDULES):
-    """The schedule of this index in SCHEDULES or another list, traced or not: one compilation serves them all."""
+    """A schedule that behaves like the one with index `which` in a list.
+
+    The index may be traced, so that one compilation serves all schedules of the list.
+    """
 
     def choose(field):
         functions = [getattr(schedule, field) for schedule in among.values()]
@@ -154,7 +157,7 @@ def any_schedule(which, among=SCHEDULES):
 
 
 def exact_denoiser(data, schedule):
-    """The exact denoiser of `data`, with a learned variance for the samplers that ask for one."""
+    """The exact denoiser of `data`; its variance is 0.3, for samplers that read a learned one."""
 
     def denoise(x, t):
         alpha = schedule.alpha(t)
@@ -167,14 +170,14 @@ def exact_denoiser(data, schedule):
 
 
 def start(schedule, seed=0, size=4):
-    """A float32 batch from the exact marginal of the Gaussian at t_max, and a key for each."""
+    """A float32 batch from the Gaussian's exact marginal at t_max, and a key for each example."""
     mean, covariance = oracles.marginal(DATA["gaussian"], *level(schedule, schedule.t_max))
     x = np.random.default_rng(seed).multivariate_normal(mean, covariance, size)
     return jnp.asarray(x, jnp.float32), jax.random.split(jax.random.key(seed), size)
 
 
 def round_denoiser(schedule):
-    """The exact denoiser of N(0.4, 0.5^2 I), in a few operations."""
+    """The exact denoiser of N(0.4, 0.5^2 I), which takes few operations."""
 
     def denoise(x, t):
         alpha = schedule.alpha(t)

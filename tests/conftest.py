@@ -17,7 +17,7 @@ from jax._src.interpreters import mlir
 
 from tests import eager_operations, kept_programs, xla_flags
 
-# Compilation makes the first example slow, and an example must not depend on the day it is run.
+# No deadline, since compilation makes the first example slow; and the same examples in each run.
 settings.register_profile(
     "diffusion",
     deadline=None,
@@ -26,27 +26,28 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("diffusion")
-# Hypothesis would read the sources of all modules that happen to be loaded, for their constants: that takes seconds,
-# and its examples would depend on which other tests are run.
+# Hypothesis would search the sources of all loaded modules for constants. That takes seconds, and its examples would
+# depend on the other tests that run.
 providers._get_local_constants = providers.Constants
-# The selections of fast tests, pyproject.toml's and those of make test and make test-extended, and the marks of what
-# each leaves out.
+# {selection of fast tests: the marks that it leaves out}, for pyproject.toml, `make test` and `make test-extended`.
 LEFT_OUT = {"not slow": {"slow"}, "not slow and not extended": {"slow", "extended"}, "not slow and extended": {"slow"}}
 FAST = tuple(LEFT_OUT)
-# The emitters that compile in half the time, as far as XLA has them (jax 0.10); and one LLVM module a program, not one
-# for each part: a third less.
+# The first flag selects emitters that compile in half the time, if XLA has them (jax 0.10). The second flag makes one
+# LLVM module for a program, in place of one for each part, which saves a third of the time.
 XLA_FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 PLACE = pytest.StashKey[int]()
 
 
 def pytest_configure(config):
-    """A recompilation is a warning in use and a failure here. (In pyproject.toml the line would import jax first.)
+    """Turns warnings about recompilation into failures, and makes compilation fast.
 
-    The tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: these are kept for
-    the next run, and for the other runs of a test that resumes one (also by the processes of tests/reliability). For
-    the fast tests they are compiled without XLA's optimizations and with those of `XLA_FLAGS` that XLA knows; with make
-    test, numpy runs the small operations outside of programs. With the slow ones (make test-all) every program is
-    compiled as in use.
+    A filter of warnings in pyproject.toml would import jax before this file.
+
+    The tests spend most of their time in XLA's compiler, on programs that then run for milliseconds. Compiled programs
+    are stored for the next run of the tests, and for the processes of a test, such as those of tests/reliability. The
+    fast tests compile without XLA's optimizations, and with those of `XLA_FLAGS` that XLA knows; with `make test`,
+    numpy also runs the small operations outside of programs. If slow tests are selected (make test-all), every program
+    is compiled as in use.
     """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
     if config.option.markexpr in FAST:
@@ -56,19 +57,22 @@ def pytest_configure(config):
         mlir.make_ir_context = _shared_context
         if "not extended" in config.option.markexpr:
             eager_operations.install()
-    if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
+    if jax.config.jax_compilation_cache_dir is None:  # tools.mutate sets another folder
         kept_programs.keep(first=not hasattr(config, "workerinput"))
 
 
 @functools.cache
 def _shared_context(make=mlir.make_ir_context):
-    """One MLIR context for all programs of a file: JAX makes one for each, and needs longer for it than to lower it."""
+    """One MLIR context for all programs of a test file.
+
+    JAX makes a context for each program, which takes longer than to lower a small program.
+    """
     return make()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Builds much that stays, and little garbage."""
+    """Pauses the garbage collector, since collection builds many objects that stay, and little garbage."""
     gc.disable()
     try:
         return (yield)
@@ -78,21 +82,24 @@ def pytest_collection():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector, obj):
-    """The cases of what the selection leaves out are not built first, to be dropped then: they are half of all."""
+    """Builds no cases of tests that the selection leaves out; they are half of all cases."""
     left_out = LEFT_OUT.get(collector.config.option.markexpr, set())
     if not inspect.isfunction(obj) or any("::" in argument for argument in collector.config.args):
-        return None  # a test that is named in the command is looked for, and then said to be left out
+        return None  # if the command names a test, pytest builds it, and can report that the selection leaves it out
     marks = {mark.name for mark in (*getattr(obj, "pytestmark", ()), *collector.iter_markers())}
     return [] if marks & left_out else None
 
 
 def pytest_runtest_teardown():
-    """A command that a test begins here pauses the collector until it runs."""
+    """Enables the garbage collector again: a command that starts in the test's process pauses it."""
     gc.enable()
 
 
 def pytest_collection_modifyitems(items):
-    """The tests of one sampler follow each other: they share its programs, and xdist may cut a file between any two."""
+    """Sorts the tests of a file by sampler, since the tests of one sampler share its programs.
+
+    xdist may divide a file between any two tests.
+    """
     first = {}
     for index, item in enumerate(items):
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
@@ -103,9 +110,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session):
-    """What collection has built stays until the end: the garbage collector need not scan it again and again.
+    """Makes the garbage collector skip the objects of the collection, which stay until the end, and run less often.
 
-    Traces are many short-lived objects, which are freed without it: it looks for circles among them less often.
+    Traces consist of many short-lived objects, most of which are freed without the collector.
     """
     gc.collect()
     gc.freeze()
@@ -114,7 +121,7 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(autouse=True, scope="module")
 def fresh_caches(request):
-    """Empties JAX's caches around a file with float64: a trace in float32 can hold constants that one in it meets."""
+    """Empties JAX's caches before and after a file with float64 tests, which could reuse constants in float32."""
     in_float64 = "x64" in pathlib.Path(request.module.__file__).read_text()
     if in_float64:
         jax.clear_caches()
@@ -133,7 +140,7 @@ def x64():
 
 @pytest.fixture(scope="module")
 def compilation_cache(tmp_path_factory):
-    """One compilation cache for this module's runs, and none afterwards."""
+    """Gives the runs of a test file one compilation cache, and restores the settings afterwards."""
     patch = pytest.MonkeyPatch()
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -146,13 +153,13 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture
 def as_in_use():
-    """Compiles the test's programs with XLA's optimizations: for two programs that then are the same to the bit."""
+    """Compiles the test's programs with XLA's optimizations, with which two programs can agree to the bit."""
     with kept_programs.compiled_as_in_use():
         yield
 
 
 @pytest.fixture
 def by_xla():
-    """XLA compiles every operation, as it does in use: for tests that count programs."""
+    """Lets XLA compile every operation, as in use, for tests that count programs."""
     with eager_operations.left_to_xla():
         yield

@@ -1,6 +1,6 @@
-"""Operations outside of a program, such as `x[0]` or `a - b` in a test, by numpy where its result is XLA's to the bit.
+"""Runs operations outside of programs, such as `x[0]` or `a - b`, with numpy if the result equals XLA's to the bit.
 
-JAX compiles a program for each such operation and shape, which takes XLA some 20 ms; most of them run once.
+JAX compiles a program for each such operation and shape, which takes about 20 ms, and most of them run only once.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ from jax.extend import core
 
 from tests import numpy_programs
 
-STEPS = 16  # at most, in one function of jax.numpy
-NUMBERS = 2**18  # at most, in one array
-USES = 30  # of one operation, after which XLA compiles it, whose calls are faster
+STEPS = 16  # the most operations in one function of jax.numpy
+NUMBERS = 2**18  # the most numbers in one array
+USES = 30  # number of uses of an operation after which XLA compiles it, since compiled calls are faster
 TYPES = frozenset(map(np.dtype, ("bool", "int8", "int32", "int64", "uint8", "uint32", "uint64", "float32", "float64")))
 FLOATS = frozenset(map(np.dtype, ("float32", "float64")))
 
 
 def dynamic_slice(a: np.ndarray, *starts: np.ndarray, slice_sizes: Sequence[int]) -> np.ndarray:
-    """A part of an array, moved inside where it would end outside."""
+    """A part of an array; a part that would reach beyond the end is moved inside."""
     first = [min(max(int(start), 0), side - size) for start, side, size in zip(starts, a.shape, slice_sizes)]
     return a[tuple(slice(start, start + size) for start, size in zip(first, slice_sizes))]
 
 
 def iota_2x32_shape(shape: Sequence[int]) -> list[np.ndarray]:
-    """The upper and the lower halves of 0, 1, ..."""
+    """The upper and the lower 32 bits of 0, 1, ... in an array of this shape."""
     return [np.zeros(shape, np.uint32), np.arange(np.prod(shape, dtype=int), dtype=np.uint32).reshape(shape)]
 
 
 def integer_pow(a: np.ndarray, y: int) -> np.ndarray:
-    """A positive power by JAX's products, in their order."""
+    """A positive power, by the same products in the same order as JAX."""
     power = None
     while y:
         if y & 1:
@@ -47,7 +47,7 @@ def integer_pow(a: np.ndarray, y: int) -> np.ndarray:
 
 
 def maximum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The larger of two numbers; 0 is larger than -0."""
+    """The elementwise maximum, in which 0 is larger than -0."""
     return np.where((a == 0) & (b == 0), a + b, np.maximum(a, b))
 
 
@@ -66,19 +66,19 @@ def threefry2x32(*inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def random_bits(keys: np.ndarray, bit_width: int, shape: Sequence[int]) -> np.ndarray:
-    """Random integers of keys, which are a pair of 32 bits in one of 64."""
+    """The random integers of keys; a key is two numbers of 32 bits, stored as one of 64 bits."""
     upper, lower = iota_2x32_shape(shape)
     first, second = threefry2x32(*halves(keys.reshape((*keys.shape, *[1] * len(shape)))), upper, lower)
     return first ^ second
 
 
 def halves(keys: np.ndarray) -> list[np.ndarray]:
-    """The two numbers of each key."""
+    """The two numbers of 32 bits of each key."""
     pairs = np.ascontiguousarray(keys).reshape(*keys.shape, 1).view(np.uint32)
     return [pairs[..., 0], pairs[..., 1]]
 
 
-# XLA computes the first with zeros in place of the floats that are no normal numbers.
+# XLA replaces subnormal floats by zeros in these operations, and not in the others.
 ARITHMETIC: dict[str, Callable[..., Any]] = {
     **{name: numpy_programs.OPERATIONS[name] for name in ("add", "sub", "mul", "div", "sqrt", "square")},
     **{name: numpy_programs.OPERATIONS[name] for name in ("eq", "lt", "ge", "reduce_max", "reduce_min")},
@@ -105,7 +105,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "iota_2x32_shape": iota_2x32_shape,
     "threefry2x32": threefry2x32,
     "random_bits": random_bits,
-    "erf_inv": lax.erf_inv_p.bind,  # of a draw: one program for all draws of a shape
+    "erf_inv": lax.erf_inv_p.bind,  # used by normal draws; one compiled program serves all draws of a shape
     "shift_left": np.left_shift,
     "shift_right_logical": np.right_shift,
     "bitcast_convert_type": lambda a, new_dtype: np.ascontiguousarray(a).view(new_dtype).reshape(a.shape),
@@ -130,7 +130,7 @@ def steps_of(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
 
 
 def is_exact(step: core.JaxprEqn) -> bool:
-    """Whether numpy's result of an operation is XLA's to the bit."""
+    """Whether numpy's result of an operation equals XLA's to the bit."""
     name, avals = step.primitive.name, [variable.aval for variable in (*step.invars, *step.outvars)]
     if name not in OPERATIONS:
         return False
@@ -142,9 +142,9 @@ def is_exact(step: core.JaxprEqn) -> bool:
             return of_floats and avals[0].shape == avals[1].shape
         case "sqrt" | "floor" | "ceil":
             return of_floats
-        case "reduce_sum":  # floats are added in another order
+        case "reduce_sum":  # numpy adds floats in another order
             return not of_floats
-        case "convert_element_type":  # of floats beyond the integers, the largest integer
+        case "convert_element_type":  # XLA converts floats that are too large to the largest integer
             return not of_floats or avals[-1].dtype in (*FLOATS, np.bool)
         case "integer_pow":
             return step.params["y"] > 0
@@ -170,7 +170,7 @@ def is_key(aval: Any) -> bool:
 
 
 def to_numpy(value: Any, aval: Any) -> np.ndarray:
-    """An array of this type; each key is one number of 64 bits."""
+    """A value as a numpy array of the type `aval`; a key becomes one number of 64 bits."""
     if not is_key(aval):
         return np.asarray(value, aval.dtype)
     if isinstance(value, jax.Array):
@@ -179,7 +179,7 @@ def to_numpy(value: Any, aval: Any) -> np.ndarray:
 
 
 def to_jax(value: np.ndarray, aval: Any, device: jax.Device) -> jax.Array:
-    """An array on a device, as a program would leave it there."""
+    """A numpy array as an array on a device, like the output of a program."""
     if is_key(aval):
         data = np.stack(halves(value), -1)
         return jax.random.wrap_key_data(to_jax(data, jax.typeof(data), device), impl="threefry2x32")
@@ -189,7 +189,7 @@ def to_jax(value: np.ndarray, aval: Any, device: jax.Device) -> jax.Array:
 
 
 def outputs(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs: Sequence[Any]) -> list[np.ndarray]:
-    """The results of a function of exact operations."""
+    """The results of a function all of whose operations are exact."""
     values = {
         variable: to_numpy(value, variable.aval)
         for variable, value in zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True)
@@ -217,7 +217,7 @@ def outputs(jaxpr: core.Jaxpr, constants: Sequence[Any], inputs: Sequence[Any]) 
 
 
 def install() -> None:
-    """From now on, numpy runs what JAX would compile, where that is to the bit, small and not yet often used."""
+    """Lets numpy run functions that JAX would compile, if they are exact, small, and have not been used often."""
     compiled = getattr(pjit._pjit_call_impl_python, "original", pjit._pjit_call_impl_python)
     uses: weakref.WeakKeyDictionary[core.ClosedJaxpr, int] = weakref.WeakKeyDictionary()
 
@@ -227,13 +227,13 @@ def install() -> None:
             steps = list(steps_of(jaxpr.jaxpr))
             names = {step.primitive.name for step in steps}
             exact = len(steps) <= STEPS and not jaxpr.effects and all(map(is_exact, steps))
-            # XLA multiplies by the reciprocal of a number that all of an array are divided by.
+            # If an array is divided by one number, XLA multiplies by its reciprocal, which rounds differently.
             exact &= not names >= {"div", "broadcast_in_dim"} and ("erf_inv" not in names or "random_bits" in names)
             uses[jaxpr] = 0 if exact else USES
         if uses[jaxpr] >= USES or not is_plain(params) or not all(is_on(device, argument) for argument in arguments):
             return compiled(*arguments, jaxpr=jaxpr, **params)
         uses[jaxpr] += 1
-        if uses[jaxpr] == USES:  # JAX remembers that it had no program for the operation
+        if uses[jaxpr] == USES:  # JAX has cached that there is no program for the operation
             pjit._cpp_pjit_cache_fun_only.clear()
             pjit._cpp_pjit_cache_explicit_attributes.clear()
         with np.errstate(all="ignore"):
@@ -247,7 +247,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def left_to_xla() -> Iterator[None]:
-    """XLA compiles every operation again."""
+    """Lets XLA compile every operation within the block."""
     installed = pjit._pjit_call_impl_python
     pjit._pjit_call_impl_python = getattr(installed, "original", installed)
     try:
@@ -257,7 +257,7 @@ def left_to_xla() -> Iterator[None]:
 
 
 def is_plain(params: dict[str, Any]) -> bool:
-    """Whether a call names no placement, no donation and no options of the compiler, and nothing is to be checked."""
+    """Whether a call has no placement, no donation and no options of the compiler, and JAX checks no values."""
     unspecified = pjit.UNSPECIFIED
     return (
         not any(params["donated_invars"])
@@ -272,7 +272,7 @@ def is_plain(params: dict[str, Any]) -> bool:
 
 
 def is_on(device: jax.Device, argument: Any) -> bool:
-    """Whether an argument is on this device, or not yet on any."""
+    """Whether an argument is on this device, or on no device yet."""
     if not isinstance(argument, jax.Array):
         return isinstance(argument, np.ndarray | np.generic | bool | int | float)
     if jax.dtypes.issubdtype(argument.dtype, jax.dtypes.prng_key):

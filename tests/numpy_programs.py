@@ -1,7 +1,7 @@
-"""The outputs of a function by numpy, one operation after the other: JAX traces it, and XLA compiles nothing.
+"""Computes a function with numpy, one operation after the other: JAX traces the function, and XLA compiles nothing.
 
-A small network of many layers runs for milliseconds and compiles for seconds. The expected values of a test that uses
-this come from another library or a formula, for example from a fixture.
+A small network with many layers runs for milliseconds, but compiles for seconds. A test that uses this module takes its
+expected values from another library or a formula, for example from a fixture.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from scipy import special
 
 
 def outputs(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns, numpy arrays in a pytree.
+    """The result of a function, as a pytree of numpy arrays.
 
     Args:
-        function: a function of pytrees of arrays that JAX can trace.
-        *arguments: its arguments.
+        function: a function of pytrees of arrays, which JAX can trace.
+        *arguments: the arguments of the function.
     """
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    with np.errstate(over="ignore"):  # e^-x of a sigmoid
+    with np.errstate(over="ignore"):  # a sigmoid's e^-x may overflow
         values = run(program, *jax.tree.leaves(arguments))
     return jax.tree.unflatten(jax.tree.structure(shapes), values)
 
@@ -43,14 +43,15 @@ def run(program: core.ClosedJaxpr, *inputs: Any) -> list[np.ndarray]:
 
 
 def called(*inputs: np.ndarray, **params: Any) -> list[np.ndarray]:
-    """A program inside of the program."""
+    """The outputs of a program that another program calls."""
     return run(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"], *inputs)
 
 
 def carried(step: core.JaxprEqn) -> int:
-    """The number of arrays that a loop carries; the others that it puts out have one axis more than in a turn.
+    """The number of arrays that a loop carries.
 
-    JAX 0.10 has it among the parameters, and JAX 0.11 does not.
+    The other outputs of the loop have one axis more than those of its body. JAX 0.10 has the number among the loop's
+    parameters, and JAX 0.11 does not.
     """
     (body,) = core.jaxprs_in_params(step.params)
     return sum(len(outer.aval.shape) == len(inner.aval.shape) for outer, inner in zip(step.outvars, body.outvars))
@@ -59,7 +60,7 @@ def carried(step: core.JaxprEqn) -> int:
 def scan(
     *inputs: np.ndarray, jaxpr: core.ClosedJaxpr, length: int, reverse: bool, carried: int, **_: Any
 ) -> list[np.ndarray]:
-    """A loop that carries arrays, and reads and stacks rows of others."""
+    """A loop that carries some arrays, reads rows of others, and stacks rows of its results."""
     assert not reverse
     shared = sum(value.ndim == len(aval.shape) for value, aval in zip(inputs, jaxpr.in_avals))
     constants, carry, columns = inputs[: shared - carried], list(inputs[shared - carried : shared]), inputs[shared:]
@@ -72,7 +73,7 @@ def scan(
 
 
 def dot_general(a: np.ndarray, b: np.ndarray, dimension_numbers: Any, **_: Any) -> np.ndarray:
-    """A product of matrices: summed axes, axes of both, and then the others of a and of b."""
+    """A product over summed axes; the result has the shared axes, and then the other axes of a and of b."""
     (summed_a, summed_b), (batch_a, batch_b) = dimension_numbers
     of_a, of_b = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
     for i, j in zip((*summed_a, *batch_a), (*summed_b, *batch_b)):
@@ -93,7 +94,7 @@ def convolution(
     feature_group_count: int,
     **_: Any,
 ) -> np.ndarray:
-    """A convolution over any number of axes, in groups of channels; zeros stand between numbers of a dilated input."""
+    """A convolution over any number of axes in groups of channels; a dilated input has zeros between its numbers."""
     x, kernel = x.transpose(dimension_numbers.lhs_spec), kernel.transpose(dimension_numbers.rhs_spec)
     every = slice(None), slice(None)  # examples and channels, or channels out and in
     apart = [1 + (side - 1) * dilation for side, dilation in zip(x.shape[2:], lhs_dilation)]
@@ -116,7 +117,7 @@ def convolution(
 
 
 def broadcast_in_dim(a: np.ndarray, *_: Any, shape: Sequence[int], broadcast_dimensions: Any, **__: Any) -> np.ndarray:
-    """An array in more axes."""
+    """An array, broadcast to more axes."""
     sides = dict(zip(broadcast_dimensions, a.shape))
     return np.broadcast_to(a.reshape([sides.get(axis, 1) for axis in range(len(shape))]), shape)
 
@@ -128,23 +129,23 @@ def pad(a: np.ndarray, value: np.ndarray, padding_config: Sequence[tuple[int, in
 
 
 def iota(*_: Any, dtype: Any, shape: Sequence[int], dimension: int, **__: Any) -> np.ndarray:
-    """0, 1, ... along an axis."""
+    """An array with 0, 1, ... along one axis."""
     return np.indices(shape, sparse=True)[dimension].astype(dtype) + np.zeros(shape, dtype)
 
 
 def top_k(a: np.ndarray, k: int, **_: Any) -> list[np.ndarray]:
-    """The largest numbers of the last axis and their indices."""
+    """The k largest numbers along the last axis, and their indices."""
     order = np.argsort(-a, axis=-1, kind="stable")[..., :k]
     return [np.take_along_axis(a, order, axis=-1), order]
 
 
 def along(reduce: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """A reduction over axes."""
+    """A function that reduces an array over some axes."""
     return lambda a, axes, **_: reduce(a, axis=tuple(axes))
 
 
 def ends_of(dtype: np.dtype) -> tuple[Any, Any]:
-    """The smallest and the largest number of a type: the maximum and the minimum of no numbers, as XLA has them."""
+    """The smallest and the largest number of a type, which are XLA's maximum and minimum of an empty array."""
     if dtype.kind == "b":
         return False, True
     if np.issubdtype(dtype, np.integer):
@@ -153,7 +154,7 @@ def ends_of(dtype: np.dtype) -> tuple[Any, Any]:
 
 
 def of_numbers(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """A function of numbers, whatever else an operation says."""
+    """A function of arrays that ignores the other parameters of an operation."""
     return lambda *arrays, **_: function(*arrays)
 
 

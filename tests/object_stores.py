@@ -1,4 +1,4 @@
-"""An object store on a disk, which several processes share, with the faults of real ones: failing, full, cut off."""
+"""An object store on a disk, which several processes can share, and which can fail in the ways of real stores."""
 
 import os
 import pathlib
@@ -13,16 +13,23 @@ from diffusion.io import stores
 
 
 class DiskStore:
-    """A store of whole objects with fsspec's names for what `diffusion.io.stores` calls; an object is a file.
+    """An object store whose objects are files, with those methods of fsspec that `diffusion.io.stores` calls.
 
-    A written object appears at once by a rename, and a created one by a link, of which one of several succeeds.
+    A written object appears at once by a rename. A created object appears by a link, which only one of several
+    processes can make.
 
     Attributes:
         calls: (name of the operation, path) of each call so far.
     """
 
     def __init__(self, root: pathlib.Path, before: Callable[[int, str, str], None] | None = None):
-        """`before` is called before each operation with its number from 1, its name and its path, and may raise."""
+        """Opens the store.
+
+        Args:
+            root: the folder of the objects.
+            before: a function (number of the operation from 1, its name, its path) that is called before each
+                operation; it may raise an exception, with which the operation fails.
+        """
         self.root, self.calls, self._before = pathlib.Path(root), [], before
         self._guard = threading.Lock()
 
@@ -72,7 +79,7 @@ class DiskStore:
 
 
 def store(system: DiskStore, root: str = "bucket/run", pause: Callable[[float], None] = lambda seconds: None):
-    """The `Store` of "s3://bucket/run" on such a disk; it waits for nothing between attempts."""
+    """A `Store` with the address "s3://bucket/run" on a `DiskStore`, which does not wait between attempts."""
     return stores.Store(system, root, f"s3://{root}", pause=pause)
 
 
@@ -83,14 +90,14 @@ def every_tenth(number: int, name: str, path: str) -> None:
 
 
 def connect_to(root: str, fails: str = "", kill: int = 0, silent: bool = True) -> None:
-    """Puts a `DiskStore` in the place of every store of this process, which copies to it all the time.
+    """Replaces every store of this process by a `DiskStore`, to which runs copy without pauses.
 
     Args:
-        root: the folder of its objects.
-        fails: "tenth": every tenth operation; "sends": each that would send a file, as a full store; "slow": none, but
-            each takes 20 ms.
-        kill: the number of the operation before which the process ends by SIGKILL; 0 for none.
-        silent: whether a holder that says nothing is over at once.
+        root: the folder of the objects.
+        fails: the faults of the store; "tenth": every tenth operation fails; "sends": each operation that sends a file
+            fails, as in a full store; "slow": no operation fails, but each takes 20 ms; "": none.
+        kill: the number of the operation before which SIGKILL ends the process; 0 for none.
+        silent: whether a lease without signs of life ends at once.
     """
     from diffusion.experiments.run_folder import mirror
     from diffusion.io import leases

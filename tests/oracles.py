@@ -1,11 +1,11 @@
 """Exact solutions of the diffusion process for Gaussian and Gaussian-mixture data, written from the definitions.
 
-Everything follows from one line: x_t = alpha x_0 + sigma eps with eps ~ N(0, I) independent of x_0. The oracle knows
-nothing of the library: it takes the numbers alpha and sigma, so that a test fails where the library's conversions,
-steps or losses are wrong. Data is a mixture sum_k w_k N(mu_k, S_k) in D dimensions; a Gaussian is a mixture of one.
-All is jax.numpy so that a sampler can be jitted around it; under x64 it is float64 throughout.
+Everything follows from one line: x_t = alpha x_0 + sigma eps with eps ~ N(0, I) independent of x_0. The oracles use
+nothing of the library. They take the numbers alpha and sigma, so that a test fails if the library's conversions, steps
+or losses are wrong. The data are a mixture sum_k w_k N(mu_k, S_k) in D dimensions; a Gaussian is a mixture with one
+component. The functions use jax.numpy, so that a sampler around them can be compiled; under x64 they are in float64.
 
-Notation: C_k = alpha^2 S_k + sigma^2 I is the covariance of component k at time t, m_k = alpha mu_k its mean.
+Notation: component k has the mean m_k = alpha mu_k and the covariance C_k = alpha^2 S_k + sigma^2 I at time t.
 """
 
 from typing import NamedTuple
@@ -19,13 +19,13 @@ from jax.scipy.special import logsumexp
 
 
 class Mixture(NamedTuple):
-    """sum_k weights[k] N(means[k], axes[k] diag(variances[k]) axes[k]^T), by the eigenvectors of each covariance.
+    """sum_k weights[k] N(means[k], axes[k] diag(variances[k]) axes[k]^T).
 
     Attributes:
-        weights: `[K]`, summing to one.
-        means: `[K, D]`.
-        axes: `[K, D, D]` orthonormal eigenvectors, in columns.
-        variances: `[K, D]` eigenvalues, >= 0.
+        weights: the weights of the components, `[K]`, which sum to 1.
+        means: the means of the components, `[K, D]`.
+        axes: the orthonormal eigenvectors of the covariances, in columns, `[K, D, D]`.
+        variances: the eigenvalues of the covariances, `[K, D]`, >= 0.
     """
 
     weights: np.ndarray | Array
@@ -51,7 +51,7 @@ def covariance(data: Mixture, k: int = 0) -> np.ndarray:
 
 
 def _left(coefficient, rank: int):
-    """alpha or sigma of shape `[]` or `[B]`, as `[...]` that broadcasts against an array whose first axis is B."""
+    """A coefficient `[]` or `[B]`, in a shape that broadcasts against an array of `rank` axes whose first one is B."""
     coefficient = jnp.asarray(coefficient)
     if coefficient.ndim == 0:
         return coefficient
@@ -59,8 +59,8 @@ def _left(coefficient, rank: int):
 
 
 def _whitened(data: Mixture, alpha, sigma, x):
-    """alpha, sigma and C's eigenvalues as `[B, K, D]`, and axes_k^T (x - alpha mu_k) as `[B, K, D]`."""
-    # Converted here: JAX may remember a numpy constant in the precision in which it first saw it.
+    """alpha and sigma, the eigenvalues of C_k, and axes_k^T (x - alpha mu_k), which broadcast to `[B, K, D]`."""
+    # JAX may cache a numpy constant in the precision of its first use, so the arrays are converted here.
     data = jax.tree.map(jnp.asarray, data)
     alpha = _left(alpha, 3)
     sigma = _left(sigma, 3)
@@ -97,20 +97,20 @@ def score(data: Mixture, alpha, sigma, x) -> Array:
 
 
 def mean_eps(data: Mixture, alpha, sigma, x) -> Array:
-    """E[eps | x_t = x]: eps and x_t are jointly Gaussian given k, with Cov(eps, x_t) = sigma I."""
+    """E[eps | x_t = x], `[B, D]`: given k, eps and x_t are jointly Gaussian with Cov(eps, x_t) = sigma I."""
     _, s, variance, rotated = _whitened(data, alpha, sigma, x)
     return _mean_over_components(data, alpha, sigma, x, s * rotated / variance)
 
 
 def mean_x0(data: Mixture, alpha, sigma, x) -> Array:
-    """E[x_0 | x_t = x] = sum_k p(k | x) (mu_k + alpha S_k C_k^{-1} (x - alpha mu_k)): no division by alpha."""
+    """E[x_0 | x_t = x] = sum_k p(k | x) (mu_k + alpha S_k C_k^{-1} (x - alpha mu_k)), without division by alpha."""
     a, _, variance, rotated = _whitened(data, alpha, sigma, x)
     centred = _mean_over_components(data, alpha, sigma, x, a * jnp.asarray(data.variances) * rotated / variance)
     return centred + _responsibilities(data, alpha, sigma, x) @ jnp.asarray(data.means)
 
 
 def posterior_covariance(data: Mixture, alpha: float, sigma: float) -> np.ndarray:
-    """Cov(x_0 | x_t) of one Gaussian, the same at every x_t: S - alpha^2 S C^{-1} S, `[D, D]`."""
+    """Cov(x_0 | x_t) of one Gaussian, `[D, D]`: S - alpha^2 S C^{-1} S at every x_t."""
     values = data.variances[0] * sigma**2 / (alpha**2 * data.variances[0] + sigma**2)
     return np.asarray((data.axes[0] * values) @ data.axes[0].T)
 
@@ -121,7 +121,7 @@ def marginal(data: Mixture, alpha: float, sigma: float) -> tuple[np.ndarray, np.
 
 
 def flow(data: Mixture, start: tuple[float | Array, float | Array], end: tuple[float, float], x) -> Array:
-    """The probability-flow solution of one Gaussian from (alpha, sigma) = start to end, x `[B, D]`.
+    """The probability-flow solution of one Gaussian from (alpha, sigma) = start to end, for x `[B, D]`.
 
     x_s = alpha_s mu + C_s^{1/2} C_t^{-1/2} (x_t - alpha_t mu): along an eigenvector with variance c(t) the flow is
     dy/dt = (c'/2c) y, because f y - g^2/2 (-y / c) = (2 f c + g^2) y / 2c and c' = 2 f c + g^2.
@@ -134,10 +134,10 @@ def flow(data: Mixture, start: tuple[float | Array, float | Array], end: tuple[f
 
 
 def flow_by_integration(data: Mixture, start: tuple[float, float], end: tuple[float, float], x) -> np.ndarray:
-    """The probability-flow solution of any mixture, by an order-8 integrator at relative tolerance 1e-12.
+    """The probability-flow solution of any mixture, by an integrator of order 8 with a relative tolerance of 1e-12.
 
-    In y = x / alpha and r = sigma / alpha every process is dy/dr = E[eps | y], whatever its schedule; the integral is
-    taken in log r. Neither start nor end may have alpha = 0 or sigma = 0.
+    In y = x / alpha and r = sigma / alpha, the flow of every schedule is dy/dr = E[eps | y]. It is integrated over
+    log r. Neither start nor end may have alpha = 0 or sigma = 0.
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end
     x = np.asarray(x, np.float64)
@@ -174,21 +174,21 @@ def ancestral(start: tuple[float, float], end: tuple[float, float]) -> tuple[flo
 
 
 def _edm_target(alpha, sigma, alpha_dot, sigma_dot, x0, eps, sigma_data=0.5):
-    """Karras et al. 2022, eq. 8: (x0 - c_skip y) / c_out, with y = x_t / alpha of noise level sigma / alpha."""
+    """Karras et al. 2022, eq. 8: (x0 - c_skip y) / c_out, where y = x_t / alpha has the noise level sigma / alpha."""
     level = sigma / alpha
     c_skip = sigma_data**2 / (level**2 + sigma_data**2)
     c_out = level * sigma_data / np.sqrt(level**2 + sigma_data**2)
     return (x0 - c_skip * (x0 + level * eps)) / c_out
 
 
-# What a perfect network of each parameterization returns, as published: (alpha, sigma, alpha', sigma', x0, eps) -> it.
 def _clipped_x0_target(alpha, sigma, alpha_dot, sigma_dot, x0, eps):
-    """x0, but where sigma / w < 0.05: there what 0.05 times the velocity would be left of."""
+    """x0, except where sigma / w < 0.05: there the x0 of a velocity whose error is divided by 0.05, not sigma / w."""
     w = alpha * sigma_dot - sigma * alpha_dot
     below = sigma_dot / w * (alpha * x0 + sigma * eps) - 0.05 * (alpha_dot * x0 + sigma_dot * eps)
     return np.where(sigma / w < 0.05, below, x0)
 
 
+# The published outputs of a perfect network, {parameterization: (alpha, sigma, alpha', sigma', x0, eps) -> output}.
 TARGETS = {
     "epsilon": lambda alpha, sigma, alpha_dot, sigma_dot, x0, eps: eps,
     "x0": lambda alpha, sigma, alpha_dot, sigma_dot, x0, eps: x0,
@@ -201,7 +201,7 @@ TARGETS = {
 
 
 def three_gaussians() -> Mixture:
-    """Three unequal, tilted components in two dimensions: nothing about it is symmetric."""
+    """A mixture of three unequal, tilted components in the plane, without any symmetry."""
     return mixture(
         [0.5, 0.3, 0.2],
         [[0.8, -0.3], [-0.7, 0.6], [0.1, 1.1]],
@@ -215,14 +215,14 @@ def tilted_gaussian() -> Mixture:
 
 
 def padded(data: Mixture, components: int) -> Mixture:
-    """The same distribution with components of no weight added, so that mixtures share a shape and a compilation."""
+    """The same distribution with added components of weight 0, so that mixtures share a shape and a compilation."""
     more = components - len(data.weights)
     repeat = lambda a: np.concatenate([a, np.repeat(a[:1], more, axis=0)])
     return Mixture(np.concatenate([data.weights, np.zeros(more)]), *map(repeat, data[1:]))
 
 
 def monotone_network() -> dict:
-    """Parameters of a learned schedule with a bend: a few hidden units, some weights and the range negative."""
+    """The parameters of a learned schedule with a bend; some weights, and the range, are negative."""
     return {
         "log_snr_max": 11.0,
         "range": -15.0,

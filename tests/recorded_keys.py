@@ -1,12 +1,13 @@
-"""Which random keys are drawn from: a generator of threefry's numbers that records each of its uses.
+"""Records which random keys are used, by a generator with the numbers of threefry.
 
     with recorded_keys.recorded() as record:
         draw(jax.random.key(0))
     record.drawn      # Counter of the keys whose bits were taken
     record.parents    # the keys that were split or folded
 
-`jax.random.key` makes keys of that generator meanwhile, so that whatever the library draws is seen: in programs, scans
-and maps over keys too. NumPy's generators draw data: `recorded_generators` records the state with which each begins.
+Within the block, `jax.random.key` makes keys of this generator. So all draws of the library are recorded, also those in
+programs, scans and maps over keys. NumPy's generators draw data: `recorded_generators` records the initial state of
+each.
 """
 
 import collections
@@ -22,7 +23,7 @@ THREEFRY = generators.threefry_prng_impl
 
 
 class Record:
-    """The keys that were used since the beginning: their numbers, as tuples."""
+    """The keys that were used, as tuples of their numbers: `drawn` counts draws, `parents` were split or folded."""
 
     def __init__(self):
         self.drawn, self.parents = collections.Counter(), set()
@@ -32,7 +33,7 @@ _records: list[Record] = []
 
 
 def _note(take):
-    """A callback of programs: `take` gets the record and the key."""
+    """A function of a key that calls `take` with the record and the key, also when a program runs."""
 
     def note(key):
         if _records:
@@ -69,7 +70,7 @@ RECORDED = generators.define_prng_impl(
 
 @contextlib.contextmanager
 def recorded():
-    """Records JAX's keys that are used within, whose numbers are those of the usual generator."""
+    """Records the keys of JAX that are used within the block; their numbers are those of the usual generator."""
     record = Record()
     key = jax.random.key
     _records.append(record)
@@ -84,7 +85,7 @@ def recorded():
 
 @contextlib.contextmanager
 def recorded_generators():
-    """Records with which state each of NumPy's generators begins: that is its key."""
+    """Records the initial state of each generator of NumPy, as if it were the key of a draw."""
     record = Record()
     generator = np.random.default_rng
 

@@ -1,4 +1,4 @@
-"""A root without root's rights over files, so that a test meets the errors of a usual user, whoever runs it."""
+"""Takes root's rights over files away, so that a test that root runs meets the errors of an ordinary user."""
 
 import contextlib
 import ctypes
@@ -11,19 +11,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def drop() -> ctypes.Array:
-    """From now on this thread, and those that it starts, meet the modes of files as their owner does."""
+    """Makes this thread, and the threads that it starts, subject to the modes of files, as their owner is.
+
+    Returns:
+        The rights before, which `dropped` restores.
+    """
     held = (ctypes.c_uint32 * 6)()
     if _libc.capget(_header(), held):
         raise OSError(ctypes.get_errno(), "capget")
     fewer = (ctypes.c_uint32 * 6)(*held)
-    fewer[0] &= ~OVER_FILES  # the effective ones; the permitted stay, so that they can be taken back
+    fewer[0] &= ~OVER_FILES  # only the effective rights; the permitted ones stay, so that they can be restored
     _set(fewer)
     return held
 
 
 @contextlib.contextmanager
 def dropped() -> Iterator[None]:
-    """`drop` within a `with` block."""
+    """Drops the rights within the block, see `drop`, and restores them afterwards."""
     held = drop()
     try:
         yield
@@ -33,7 +37,7 @@ def dropped() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unreadable(path: pathlib.Path) -> Iterator[None]:
-    """Within the block nobody may read the file, whoever runs the test; after it, its mode is as before."""
+    """Makes a file unreadable within the block, also for root, and restores its mode afterwards."""
     mode = path.stat().st_mode
     path.chmod(0)
     try:

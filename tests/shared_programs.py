@@ -1,4 +1,4 @@
-"""Runs of one test file that compute the same share one program, which is traced once."""
+"""Lets runs of one test file that compute the same share one program, which is traced once."""
 
 import contextlib
 import json
@@ -16,11 +16,14 @@ from diffusion.recipe.values import built_in_python, to_json
 
 @contextlib.contextmanager
 def traced_once(*apart: str) -> Iterator[None]:
-    """Has all runs with equal configs share a program, whatever their fields `apart`: "section" or "section.field".
+    """Lets all runs with equal configs share their programs within the block.
 
-    A program depends on none of these. So do runs share the program that makes their samples, and the count of their
-    operations. Recipes that Python built share one where they have the very same schedule and objective, and equal
-    networks; what else they pass must be in their configs. tests/reliability compares runs that each built their own.
+    The runs share the program of the train step, that of the samples, and the count of operations. Recipes that Python
+    built share programs if they have the same schedule and objective objects, and equal networks; everything else that
+    they pass must be in their configs. tests/reliability compares runs that build separate programs.
+
+    Args:
+        *apart: the fields that may differ, "section" or "section.field", since no program depends on them.
     """
     built = {}
 
@@ -28,8 +31,8 @@ def traced_once(*apart: str) -> Iterator[None]:
         config = json.loads(to_json(recipe.config))
         for name in apart:
             section, _, field = name.partition(".")
-            of = config[section] if field else config
-            del of[field or section]
+            parent = config[section] if field else config
+            del parent[field or section]
         null = jax.tree.map(
             lambda leaf: [str(leaf.dtype), leaf.tolist()], jax.tree.map(np.asarray, recipe.examples.null)
         )
@@ -38,15 +41,15 @@ def traced_once(*apart: str) -> Iterator[None]:
         return (json.dumps(known), *objects)
 
     def shared(build: Callable) -> Callable:
-        def of(recipe, mesh=None, watermark=None) -> Any:
+        def build_once(recipe, mesh=None, watermark=None) -> Any:
             if watermark is not None:
                 return build(recipe, mesh, watermark)
             key = (build, *key_of(recipe), mesh)
             if key not in built:
-                built[key] = build(recipe, mesh), recipe  # which keeps its objects, and so their ids
+                built[key] = build(recipe, mesh), recipe  # the recipe stays alive, so that no other object has its ids
             return built[key][0]
 
-        return of
+        return build_once
 
     count = networks.flops_of
 

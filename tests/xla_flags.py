@@ -1,33 +1,33 @@
-"""XLA's flags for tests, as far as the installed XLA knows them: it ends every process that sets another."""
+"""Sets those flags of XLA that the installed XLA knows, since it ends every process that sets an unknown flag."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 
-NAME = "XLA_FLAGS"  # the environment variable, words with spaces between them
-REFUSED = (
-    "TESTS_REFUSED_XLA_FLAGS"  # likewise, words that XLA was found not to know; processes that tests start read it
-)
+NAME = "XLA_FLAGS"  # the environment variable with the flags, separated by spaces
+REFUSED = "TESTS_REFUSED_XLA_FLAGS"  # a variable with the flags that XLA does not know, so that no child tries them
 PROBE = "import jax; jax.devices()"
 
 
 def add(flags: Sequence[str]) -> None:
-    """Adds to this environment the flags that XLA knows, beside those that it has.
+    """Adds those flags that XLA knows to the flags in this process's environment.
 
     Args:
         flags: words such as `"--xla_cpu_parallel_codegen_split_count=1"`.
     """
     before, refused = (os.environ.get(name, "").split() for name in (NAME, REFUSED))
     fresh = [flag for flag in flags if flag not in before and flag not in refused]
-    if fresh:  # not in pytest's workers, whose environment is that of the process that starts them
+    if fresh:  # empty in pytest's workers, which inherit the environment
         new = known(fresh)
         os.environ[NAME] = " ".join([*before, *new])
         os.environ[REFUSED] = " ".join([*refused, *(flag for flag in fresh if flag not in new)])
 
 
 def known(flags: Sequence[str]) -> list[str]:
-    """The flags that XLA knows: a child process tries all at once, and one for each flag where that one ends.
+    """The flags that XLA knows.
+
+    A child process tries all flags at once; if XLA ends it, a further child tries each flag alone.
 
     Args:
         flags: words as in `add`.

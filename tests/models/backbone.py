@@ -14,16 +14,17 @@ class Backbone(NamedTuple):
     """A tiny network.
 
     Attributes:
-        module: the network, float32.
-        shape: of one example, (H, W, C) of its images.
-        condition: batch -> its condition, as numpy arrays, no two examples alike.
-        adapter_entries: (batch, scale) -> entries of the condition for adapters; at scale 0 they change nothing.
-        untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of
-            keys moves all scores of a query alike.
-        tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
-        divides: what the sides are multiples of; 1 where they may be any.
-        blocks: regular expression of the paths of modules that end a block whose features it returns; of those with the
-            same first group, one after the other, the last does.
+        module: the network, in float32.
+        shape: the shape of one example, (H, W, C) for images.
+        condition: a function batch size -> the condition, as numpy arrays; all examples differ.
+        adapter_entries: a function (batch size, scale) -> entries of the condition for adapters, which change nothing
+            at scale 0; None for a network without adapters.
+        untrained: a regular expression of the parameters whose gradient is zero up to rounding, such as the bias of
+            keys, which adds the same number to all scores of a query.
+        tensor: the number of devices over which test_sharded_backbones.py divides the heads; 1 for a single head.
+        divides: the number of which the sides must be multiples.
+        blocks: a regular expression of the paths of the modules that end a block whose features are returned; of
+            consecutive modules with the same first group, the last one ends the block.
     """
 
     module: nn.Module
@@ -40,7 +41,7 @@ U_NET_BLOCKS = r"((?:down|up)_\d_block_\d|middle_block_1)(?:_attention)?"
 
 
 def drawn(*shape):
-    """Numbers of variance 1, the same for the same shape."""
+    """Random numbers of variance 1, float32, which depend only on the shape."""
     return np.random.default_rng(len(shape) + sum(shape)).normal(size=shape).astype(np.float32)
 
 
@@ -49,7 +50,7 @@ def labels(batch):
 
 
 def words(*entries, length=5):
-    """batch -> a prompt, and further entries."""
+    """A function batch size -> the condition of a prompt, with further entries."""
     made = {
         "text_mask": lambda batch: np.arange(length) < 2 + np.arange(batch)[:, None] % length,
         "pooled": lambda batch: drawn(batch, POOLED),
@@ -73,5 +74,5 @@ def parts_of_series(batch):
 
 
 def residuals(layers, *tokens):
-    """(batch, scale) -> residuals of that many layers, of tokens [B, *tokens]."""
+    """A function (batch size, scale) -> {"residuals": an array [B, *tokens] for each layer}."""
     return lambda batch, scale: {"residuals": (scale * drawn(batch, *tokens),) * layers}
