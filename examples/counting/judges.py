@@ -1,7 +1,8 @@
 """Two judges of drawings that share no pictures, weights or architecture: one rewards, the other one measures.
 
     rewarding   `attribute_reader`, on drawings of one seed: patches of 4 pixels, and a dense layer over all positions
-    measuring   convolutions from patches of 2 pixels to 16 positions, then their mean and maximum; another seed
+    measuring   convolutions from patches of 2 pixels to 16 positions, and a dense layer over all positions, their mean
+                and their maximum, on drawings of another seed
 
 A model that is trained on rewards may find pictures that only the rewarding judge accepts. The measuring judge, which
 is not used in training, shows to what extent. Both judges learn from real drawings, a quarter of them corrupted, from
@@ -37,13 +38,13 @@ CHUNK = 100  # pictures in one call of its compiled forward pass
 
 
 def rewarding(folder: pathlib.Path | None = None) -> Reader:
-    """The judge that gives rewards, from a folder (by default the library's cache), or trained now (minutes)."""
+    """The judge that gives rewards, read from a folder (by default the library's cache), or trained now in minutes."""
     name = f"counting-rewarding-{REWARDING_SEED}-{STEPS}"
     return attribute_reader.cached(name, lambda: _trained(True), folder, lambda: _shapes(True))
 
 
 def measuring(folder: pathlib.Path | None = None) -> Reader:
-    """The judge that no training uses, from a folder (by default the library's cache), or trained now (minutes)."""
+    """The judge that no training uses, read from a folder (by default the library's cache), or trained in minutes."""
     name = f"counting-measuring-{MEASURING_SEED}-{STEPS}"
     return attribute_reader.cached(name, lambda: _trained(False), folder, lambda: _shapes(False))
 

@@ -43,11 +43,11 @@ from diffusion.text_to_image import TextToImage, model_index
 from examples.counting import judges, measures, own_samples, rewards
 
 LORA = "tuning/pytorch_lora_weights.safetensors"
-MODEL = "tuning/model_index.json"  # of a run of all weights, which writes a whole model
+MODEL = "tuning/model_index.json"  # the file that a run of all weights writes, which saves a complete model
 GUIDED, PLAIN = "base, guidance 2", "base"
 SHOWN = 8  # pictures of a row
 WRAPPED = 9  # letters of a caption in a line
-APART = 10_000_000  # between the seeds of the candidates of one picture
+APART = 10_000_000  # difference between the seeds of two candidates for one picture
 TRAINED = {
     "rejection": "Rejection sampling, own accepted samples",
     "preferences": "Diffusion-DPO, own pairs",
@@ -76,19 +76,19 @@ HOW_TO_READ = (
 
 
 def evaluations(config: Mapping[str, Any], samples: int = 0) -> int:
-    """The evaluations of the denoiser in a training; one with a gradient counts three.
+    """The evaluations of the denoiser in a training; an evaluation with its gradient counts as three.
 
     Args:
         config: the config of the run.
-        samples: the evaluations by which the pictures were drawn that it trains on.
+        samples: the evaluations that drew the pictures on which the run trains.
 
     Raises:
-        ConfigError: for an objective that is none of the recipe's.
+        ConfigError: if the objective is none of this folder's recipe.
     """
     steps, rows, grid = config["train"]["steps"], config["train"]["batch_size"], config["sample"]["steps"]
     objective = config["objective"]
     match objective["name"]:
-        case "diffusion_nft":  # the samples, the model, the old one, and a reference
+        case "diffusion_nft":  # the samples, the model with its gradient, the old model, and perhaps a reference
             per_example = grid + 3 + 1 + (objective.get("divergence", 0) > 0)
         case "policy_gradient":
             per_example = grid + grid * (3 + (objective.get("beta", 0) > 0))
@@ -104,7 +104,7 @@ def evaluations(config: Mapping[str, Any], samples: int = 0) -> int:
 
 
 def evaluations_of_run(folder: pathlib.Path) -> int:
-    """The evaluations of a run, of the pictures that it trains on, and of the run whose weights it begins with."""
+    """The evaluations of a run, with those of the pictures on which it trains and of the run from which it starts."""
     config = opener.read_table(folder / "config.json")
     source = config["data"]["source"]
     first = source["of"][0] if "of" in source else source
@@ -116,12 +116,12 @@ def evaluations_of_run(folder: pathlib.Path) -> int:
 
 
 def best_of(model: TextToImage, number: int, rewarding: Reader, **how: Any) -> measures.Make:
-    """The best of several pictures of a model, by the judge that rewards.
+    """A function that makes several pictures of a model for each seed, and returns the best by the rewarding judge.
 
     Args:
         model: the model.
-        number: how many candidates; the first one has the noise of the other rows.
-        rewarding: the judge.
+        number: the number of candidates; the first one has the noise of the other rows.
+        rewarding: the rewarding judge.
         **how: arguments of `text_to_image.generate`, such as guidance.
     """
     make = measures.make(model, **how)
@@ -139,16 +139,16 @@ def best_of(model: TextToImage, number: int, rewarding: Reader, **how: Any) -> m
 def makers(
     model: TextToImage, runs: Mapping[str, pathlib.Path], rewarding: Reader, numbers: Sequence[int]
 ) -> dict[str, tuple[measures.Make, int, int]]:
-    """{row: (what makes its pictures, evaluations of its training, evaluations of a picture)}.
+    """The rows of the report: {row: (function that makes pictures, evaluations of its training, of a picture)}.
 
     Args:
-        model: the base.
+        model: the base model.
         runs: {name: folder of the run}.
-        rewarding: the judge that rewards.
-        numbers: how many candidates each best picture has.
+        rewarding: the rewarding judge.
+        numbers: the numbers of candidates, each of which gives a row.
 
     Raises:
-        ConfigError: for a run without a LoRA and without a model.
+        ConfigError: if a run has neither a LoRA nor a model.
     """
     plain = {"guidance": 1.0, "steps": measures.STEPS}
     rows = {
@@ -183,34 +183,40 @@ def run(
     """Makes and measures the pictures of each row, and writes the report; returns its content.
 
     Args:
-        rows: {row: (what makes its pictures, evaluations of its training, evaluations of a picture)}.
+        rows: {row: (function that makes pictures, evaluations of its training, evaluations of a picture)}.
         out: the folder of the report, made if missing.
-        texts: the captions; each has `measures.SEEDS` pictures.
-        read: (caption of each picture, pictures) -> figures, as `measures.measured` returns them.
+        texts: the captions, for each of which `measures.SEEDS` pictures are made.
+        read: a function (caption of each picture, pictures) -> figures, as `measures.measured` returns them.
         description: entries of the protocol that describe the model and the judges.
     """
     (out / "pictures").mkdir(parents=True, exist_ok=True)
-    asked = [text for text in texts for _ in range(measures.SEEDS)]
-    seeds = range(measures.FIRST_SEED, measures.FIRST_SEED + len(asked))
+    repeated = [text for text in texts for _ in range(measures.SEEDS)]
+    seeds = range(measures.FIRST_SEED, measures.FIRST_SEED + len(repeated))
     content: dict[str, Any] = {"rows": {}, "protocol": {**description, "captions": len(texts), **report.software()}}
     shown = {}
     for name, (make, training, picture) in rows.items():
         path = out / "pictures" / f"{name}.npz"
         if not path.is_file():
-            np.savez_compressed(path, pictures=make(asked, seeds))
+            np.savez_compressed(path, pictures=make(repeated, seeds))
         shown[name] = npz.load(path, ["pictures"])["pictures"]
-        figures = read(asked, shown[name])
+        figures = read(repeated, shown[name])
         content["rows"][name] = {"training": training, "picture": picture, **figures}
         print(name, {by: f"{share['share']:.1%}" for by, share in figures["count"].items()}, flush=True)
         report.write(out, content, markdown)
-    draw(asked, shown, out / "pictures.png")
+    draw(repeated, shown, out / "pictures.png")
     return json_files.plain(content)
 
 
-def draw(asked: Sequence[str], shown: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
-    """Writes the PNG of the first pictures of captions of several objects, a line for each row, from the same noise."""
-    several = [i for i, text in enumerate(asked) if scenes.parsed(text).kind == "several"][:: measures.SEEDS][:SHOWN]
-    columns = [textwrap.fill(asked[i], WRAPPED) for i in several]
+def draw(texts: Sequence[str], shown: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
+    """Draws pictures of captions of several objects, a line for each row of the report, from the same noise.
+
+    Args:
+        texts: the caption of each picture.
+        shown: {row: its pictures}.
+        path: the PNG file to write.
+    """
+    several = [i for i, text in enumerate(texts) if scenes.parsed(text).kind == "several"][:: measures.SEEDS][:SHOWN]
+    columns = [textwrap.fill(texts[i], WRAPPED) for i in several]
     rows = [pictures[several] for pictures in shown.values()]
     plots.mosaic([rows], [f"{title(name)} " for name in shown], [columns], path)
 

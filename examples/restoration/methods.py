@@ -67,7 +67,7 @@ def _likelihood(setting: Setting, y: Array) -> Callable[[Array], Array]:
 
 
 def dps(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """DPS with the normalised gradient of its code, at the rate 10 alpha^2 / (alpha^2 + sigma^2)."""
+    """DPS with the normalised gradient of the authors' code, at the rate 10 alpha^2 / (alpha^2 + sigma^2)."""
     distance = guidance.negative_distance(setting.task.forward, y)
     schedule = setting.schedule
     rate = lambda t: 10 * schedule.alpha(t) ** 2 / (schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)
@@ -75,7 +75,7 @@ def dps(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 
 def pigdm(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """PiGDM."""
+    """Pseudoinverse guidance (PiGDM)."""
     task = setting.task
     guided = guidance.pseudoinverse(
         setting.denoise, setting.schedule, _linear(setting), y, task.noise_std, setting.data_std
@@ -84,7 +84,7 @@ def pigdm(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 
 def diffpir(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """DiffPIR with lambda = 1, renoised as by DDPM."""
+    """DiffPIR with lambda = 1, in which DDPM's steps add the noise."""
     task = setting.task
     guided = guidance.proximal(setting.denoise, setting.schedule, _linear(setting), y, task.noise_std)
     return _guided(setting, guided, x, keys)
@@ -171,14 +171,17 @@ def particle_keys(keys: Array, number: int) -> tuple[Array, Array, Array]:
 
 
 def red_diff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """RED-diff by Adam from zeros."""
+    """RED-diff with Adam, which starts from zeros."""
     log = guidance.gaussian_likelihood(setting.task.forward, y, 0.5**0.5)
     optimizer = optax.adam(0.1, b2=0.99)
     return steering.red_diff(setting.denoise, setting.schedule, log, jnp.zeros_like(x), _plan(setting), keys, optimizer)
 
 
 def d_flow(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
-    """D-Flow: Adam on the noise through ten deterministic steps, where a gradient counts as one evaluation per step."""
+    """D-Flow: Adam changes the noise by gradients through ten deterministic steps.
+
+    A gradient through a step counts as one evaluation of the network.
+    """
     plan, std = _plan(setting, 10), setting.schedule.sigma(setting.schedule.t_max)
     generate = lambda z: samplers.sample(samplers.ddim(), setting.denoise, setting.schedule, std * z, plan, keys)
     updates = max(1, setting.steps // 10 - 1)

@@ -56,10 +56,8 @@ MEASURED = ((2, 0.3), (2, 0.05), (4, 0.3), (4, 0.05))  # number of rows of A, an
 CASES = 3  # measured points of each task
 NULL = 10  # the class that means no class
 SHOWN = 8
-EXACT_LEVEL, LEVEL = (
-    0.9,
-    0.8,
-)  # levels of credible intervals from many samples of a posterior, and from few of a picture
+# The levels of credible intervals, which need many samples of a posterior and have few samples of a picture.
+EXACT_LEVEL, LEVEL = 0.9, 0.8
 WINDOW = 7  # window of SSIM for pictures of 8 x 8 pixels
 ENLARGED = 8  # factor that enlarges pictures for LPIPS, as VGG16 halves them four times
 
@@ -238,7 +236,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     names = list(next(iter(posteriors["distance"].values())))
 
     def posterior_table(*forms: str) -> str:
-        """A table of figures, of a cell "distance:.2f" each after the other."""
+        """A table whose cells have one figure for each form, such as "distance:.2f"."""
         figure_of = lambda form, method, name: format(posteriors[form.split(":")[0]][method][name], form.split(":")[1])
         cell = lambda method, name: ", ".join(figure_of(form, method, name) for form in forms)
         rows = [(method, *(cell(method, name) for name in names)) for method in posteriors["distance"]]
