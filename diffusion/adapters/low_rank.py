@@ -1,7 +1,7 @@
 """Tunings of low rank: LoRA, DoRA, LoHa and LoKr of the denoiser, and of the text encoders too.
 
-The layers are named as their own library names them ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"), so
-that each layer has its own factors in the file, as in peft's files.
+The layers have the names of their own library ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"). Each
+layer has separate factors in the file, as in peft's files.
 """
 
 __all__ = ["dora", "loha", "lokr", "lora", "tuning_of_adapters"]
@@ -197,7 +197,7 @@ def _blank(
         lora_files.save(folder / file, loras, {part: base.modules[part] for part in blank}, layout, metadata)
         return [folder / file]
 
-    for part, one in adapters(blank).items():  # before the training: not all that can be trained can be written
+    for part, one in adapters(blank).items():  # refused before the training, not when its result is written
         lora_files.require_writable(base.modules[part], one, layout)
     return tuning_of_adapters(base, tuple(blank), init, adapters, write)
 

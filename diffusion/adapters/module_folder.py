@@ -1,4 +1,4 @@
-"""The folder of a tuned network, in the names of its own library."""
+"""Writes a tuned network as a folder in the format of its own library."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ from diffusion.models import interchange
 
 
 def writer(module: Any, name: str) -> Callable[[pathlib.Path, Any, Mapping[str, str]], list[pathlib.Path]]:
-    """The function `write` of a `Tuning`: it puts the module's weights into the folder `name` and removes earlier ones.
+    """A function for the field `write` of a `Tuning`, which replaces the files of a folder by the module's weights.
 
     Args:
         module: the network, of a family that `models.interchange` knows.
-        name: the name of the folder, which lies in the folder that the run names.
+        name: the name of the folder within the folder that is passed to `write`.
     """
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:

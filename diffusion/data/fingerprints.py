@@ -1,4 +1,4 @@
-"""Fingerprints of a source's examples: a few words that change with them and are the same on every host."""
+"""Fingerprints of a source's examples: a few words that change with the examples and are the same on every host."""
 
 import hashlib
 import json
@@ -9,16 +9,16 @@ import numpy as np
 
 from diffusion.io import limits
 
-SAMPLED = 256  # records that are read, at most
+SAMPLED = 256  # the most records that are read
 
 
 def rows(count: int) -> list[int]:
-    """The numbers of the records that are read of `count`: the first, the last, and others evenly between."""
+    """The indices of the records to read out of `count`: the first, the last, and others evenly between them."""
     return np.unique(np.linspace(0, count - 1, min(count, SAMPLED)).round().astype(int)).tolist()
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """The sha256 of the parts and of their ends; its first 32 digits."""
+    """The first 32 hexadecimal digits of the SHA-256 of the parts, each preceded by its length."""
     total = hashlib.sha256()
     for part in parts:
         total.update(len(part).to_bytes(8, "little") + part)
@@ -28,7 +28,7 @@ def digest(parts: Iterable[bytes]) -> str:
 def changes(noted: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The entries of a fingerprint that have changed since a file noted it, in words: "records 3 -> 4".
 
-    An entry that only one of the two states is no change: earlier versions of the program stated fewer.
+    An entry that only one of the two fingerprints has is no change, since earlier versions wrote fewer entries.
 
     Args:
         noted: the fingerprint in the file.

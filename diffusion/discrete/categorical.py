@@ -89,7 +89,7 @@ def happens(keys: Array, probability: Array) -> Array:
 
 
 def log_probabilities(p: Array) -> Array:
-    """log p, -inf where p is 0; its derivative is 0 there, where that of `jnp.log` would make NaN of a zero."""
+    """log p, -inf where p is 0. There its derivative is 0, while the infinite one of `jnp.log` times 0 would be NaN."""
     return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
 
 

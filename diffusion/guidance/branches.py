@@ -103,7 +103,7 @@ def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ..
     """
     require_function(branches, "branches", "guidance.together(...) or guidance.separately(denoiser, denoiser)")
     predictions = branches(x_t, t)
-    if isinstance(predictions, Prediction):  # a tuple too
+    if isinstance(predictions, Prediction):  # refused here, since a Prediction is a tuple too
         raise TypeError(
             f"this guidance combines the branches {order}, but got a denoiser, which returns one prediction. Valid: "
             "guidance.together(...) or guidance.separately(denoiser, denoiser)"

@@ -1,4 +1,4 @@
-"""Where runs and data may lie: on a local or shared file system, not in an object store, mounted or not."""
+"""Checks of where runs and data may lie: on a local or shared file system, but not in an object store, even mounted."""
 
 import contextlib
 import errno
@@ -15,22 +15,22 @@ WHERE = "Runs and data lie on a local or shared file system (a disk, NFS, Filest
 
 
 def objection(path: str | os.PathLike) -> str | None:
-    """Returns why a folder or file is refused, otherwise None.
+    """The reason why a folder or file is refused; None if it is not.
 
-    The address of an object store ("gs://bucket/run") is refused, and a path with letters out of ASCII where the
-    locale's file names are not UTF-8: Orbax and TensorStore would write to another folder than Python reads.
+    The address of an object store ("gs://bucket/run") is refused. If the locale's file names are not UTF-8, so is a
+    path with letters outside of ASCII: Orbax and TensorStore would write to another folder than Python reads.
     """
     encoding = sys.getfilesystemencoding()
     if path and not address(path) and encoding != "utf-8" and not os.path.abspath(path).isascii():
         return (
-            f"a path with letters out of ASCII, which this locale ({encoding}) spells otherwise than the libraries "
-            "that write checkpoints. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8, or choose a plain path."
+            f"a path with letters outside of ASCII, which this locale ({encoding}) spells differently from the "
+            "libraries that write checkpoints. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8, or choose a plain path."
         )
     return address(path)
 
 
 def address(path: str | os.PathLike) -> str | None:
-    """Returns why a word is no path where it is the address of an object store ("gs://bucket/run"), otherwise None."""
+    """The reason why a word is refused as a path if it is the address of an object store, "gs://..."; else None."""
     scheme = ADDRESS.match(os.fspath(path))
     if not scheme:
         return None
@@ -49,15 +49,16 @@ class Lacking(RuntimeError):
 def probe(folder: pathlib.Path) -> None:
     """Tries the operations of a run in a folder: append to a file, flush it to disk, replace it, rename a folder.
 
-    A bucket that is mounted as a folder (gcsfuse, s3fs, Mountpoint) lacks some of it, and would lose a checkpoint or
-    lines of metrics where a disk does not.
+    A bucket that is mounted as a folder (gcsfuse, s3fs, Mountpoint) lacks some of these operations, and could lose a
+    checkpoint or lines of metrics.
 
     Args:
         folder: the folder, which no other process probes at the same time.
 
     Raises:
-        Lacking: if an operation is unknown there, or has another effect. No file is left behind.
-        OSError: if the disk is full, or the folder is not this user's to write.
+        Lacking: if the file system does not know an operation, or the operation has another effect. No file is left
+            behind.
+        OSError: if the disk is full, or this user may not write to the folder.
     """
     place = folder / ".probe"
     moved = folder / ".probe-moved"
@@ -86,7 +87,10 @@ def probe(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def trying(operation: str) -> Iterator[None]:
-    """Names an operation that the file system does not support; other errors, such as a full disk, pass unchanged."""
+    """Turns the error of an operation that the file system does not support into `Lacking`, with its name.
+
+    Other errors, such as a full disk, pass unchanged.
+    """
     try:
         yield
     except OSError as error:

@@ -1,6 +1,7 @@
-"""Triangle meshes from text files (OBJ, OFF, ASCII PLY, ASCII STL), points uniform by area on them, and PLY clouds.
+"""Reads triangle meshes from text files (OBJ, OFF, ASCII PLY, ASCII STL), draws points on them, and writes PLY clouds.
 
-Nothing but positions and faces is read. A face of more corners than three is cut into a fan from its first.
+Only positions and faces are read. A face with more than three corners is cut into a fan of triangles from its first
+corner.
 """
 
 __all__ = ["READERS", "Mesh", "area", "read", "surface_points", "write_points"]
@@ -19,7 +20,7 @@ from diffusion.io import files, limits, opener
 from diffusion.package import public
 
 BYTES = 2**26  # largest file: a text of a million triangles
-MOST = 2**21  # points, and triangles
+MOST = 2**21  # the most points, and the most triangles
 CORNERS = 2**16  # most corners of a face
 
 
@@ -40,7 +41,7 @@ def read(path: str | os.PathLike) -> Mesh:
 
     Raises:
         ValueError: for another format, a damaged file, a mesh without triangles, positions that are not finite, a
-            triangle of vertices that are not there, or a surface without area; it names the file.
+            triangle with a missing vertex, or a surface without area; the message names the file.
         OSError: if the file cannot be read.
     """
     path = pathlib.Path(path)
@@ -87,8 +88,8 @@ def surface_points(mesh: Mesh, number: int, rng: np.random.Generator) -> np.ndar
 
     Args:
         mesh: the mesh, of positive area.
-        number: how many points to draw.
-        rng: the generator.
+        number: the number of points to draw.
+        rng: the random numbers.
 
     Returns:
         The points, float64 [number, 3].
@@ -102,7 +103,7 @@ def surface_points(mesh: Mesh, number: int, rng: np.random.Generator) -> np.ndar
 
 
 def write_points(path: str | os.PathLike, points: np.ndarray) -> None:
-    """Writes points [N, 3] as an ASCII PLY, whole or not at all."""
+    """Writes points [N, 3] as an ASCII PLY file, atomically."""
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must have the shape [N, 3]; got {list(points.shape)}")
@@ -120,7 +121,7 @@ def _areas(mesh: Mesh) -> np.ndarray:
 
 
 class _Surface:
-    """The numbers of a mesh that have been read, in order."""
+    """The points and triangles of a mesh that have been read so far."""
 
     def __init__(self):
         self._positions = array.array("d")
@@ -128,7 +129,7 @@ class _Surface:
 
     @property
     def number(self) -> int:
-        """How many points there are so far."""
+        """The number of points so far."""
         return len(self._positions) // 3
 
     def add_point(self, words: Sequence[str], line: str) -> None:
@@ -144,7 +145,7 @@ class _Surface:
         if len(corners) > CORNERS:
             raise ValueError(f"a face has {len(corners):,} corners. Valid: at most {CORNERS:,}")
         for corner in corners:
-            if abs(corner) > BYTES:  # more than a file has letters
+            if abs(corner) > BYTES:  # a file cannot have so many vertices, and the number might not fit an int64
                 raise ValueError(f"a face names vertex {corner}, counted from 0")
         if len(self._corners) // 3 + len(corners) - 2 > MOST:
             raise ValueError(f"it has more than {MOST:,} triangles")
@@ -156,7 +157,7 @@ class _Surface:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines without comments, and without empty lines."""
+    """The lines of a text without comments; empty lines are left out."""
     for line in io.StringIO(text):
         if line := line.partition("#")[0].strip():
             yield line
@@ -181,13 +182,13 @@ def _off(text: str, surface: _Surface) -> None:
     first = next(lines, "")
     if not first.startswith("OFF"):
         raise ValueError("it does not begin with OFF")
-    counts = (first[3:].split() or next(lines, "").split())[:2]  # "OFF8 6 12" is seen too
+    counts = (first[3:].split() or next(lines, "").split())[:2]  # some files begin with "OFF8 6 12"
     count, number = (int(word) for word in counts)
     total = 0
     for total, line in enumerate(lines, 1):
         words = line.split()
         if total <= count:
-            surface.add_point(words, line)  # colours may follow, as behind faces
+            surface.add_point(words, line)  # colours may follow the numbers
         elif total <= count + number:
             corners = int(words[0])
             if not 0 <= corners < len(words):
@@ -258,10 +259,10 @@ class _Words:
         return word
 
     def some(self, number: int) -> list[str]:
-        """The next words, of a list.
+        """The next `number` words, which are the entries of a list.
 
         Raises:
-            ValueError: if there are fewer, or more than a face may have corners.
+            ValueError: if fewer words are left, or a face may not have so many corners.
         """
         if number > CORNERS:
             raise ValueError(f"a face has {number:,} corners. Valid: at most {CORNERS:,}")
@@ -269,6 +270,6 @@ class _Words:
 
 
 READERS: dict[str, Callable[[str, _Surface], None]] = {".obj": _obj, ".off": _off, ".ply": _ply, ".stl": _stl}
-"""Formats by the ending of a name: each adds what a text holds to a surface."""
+"""{ending of a file name: a function that adds the points and faces in a text to a surface}."""
 
 public.declare(__name__)

@@ -10,7 +10,7 @@ def coverage(samples: np.ndarray, truths: np.ndarray, level: float) -> np.ndarra
 
     The interval reaches from the k-th smallest to the k-th largest of S samples. A true value from the same
     distribution lies in it with the probability 1 - 2 k / (S + 1), and k is the largest number for which this is at
-    least the level. Samples that vary too little cover fewer truths, and samples that vary too much more.
+    least the level. Samples that vary too little cover fewer truths; samples that vary too much cover more of them.
 
     Args:
         samples: samples `[S, ...]`.
@@ -18,7 +18,8 @@ def coverage(samples: np.ndarray, truths: np.ndarray, level: float) -> np.ndarra
         level: probability of the interval, in (0, 1).
 
     Returns:
-        float64 `[...]`, shares in [0, 1]; samples of the truth's own law have the level in the mean.
+        The shares, float64 `[...]`, in [0, 1]. If the samples have the truths' distribution, their mean is
+        1 - 2 k / (S + 1), which is at least the level.
 
     Raises:
         ValueError: for arrays of other shapes, a level out of range, or too few samples for it.

@@ -1,4 +1,4 @@
-"""A language model that diffuses masks: the layers of a decoder, but every token sees all the others.
+"""A language model for masked diffusion: the layers of a decoder, in which every token attends to all the others.
 
 ids [B, L] -> DecoderEncoder(causal=False) -> head -> logits [B, L, K]
 """
@@ -16,7 +16,8 @@ from diffusion.models.text_encoders.decoder import DecoderEncoder
 class LanguageDenoiser(CheckedNetwork):
     """The network of LLaDA and Dream: `apply(variables, x_t, t, None)` is a network of `discrete.predictor`.
 
-    It reads no time, since the masks show it. `models.interchange.language_tables` reads the published files.
+    It reads no time, since the number of masks shows it. `models.interchange.language_tables` reads the published
+    files.
 
     Attributes:
         size: number K of symbols, the mask among them.
@@ -61,7 +62,7 @@ class LanguageDenoiser(CheckedNetwork):
 
     @property
     def decoder(self) -> DecoderEncoder:
-        """The layers, without a parent."""
+        """The layers, as a module without a parent."""
         return DecoderEncoder(
             self.size,
             self.width,

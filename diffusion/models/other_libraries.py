@@ -4,9 +4,9 @@
     Recipe(network=Equinox(lambda key: MyNetwork(64, key=key)), ...)
     Recipe(network=Functions(init, apply), ...)
 
-A run keeps parameters, their average and the optimizer's state, and no other state: a network with running statistics
-or with dropout is refused. Parameters are dicts, named by the attributes that lead to them, as sharding rules and
-checkpoints read them.
+A run keeps parameters, their average and the optimizer's state, and no other state. An NNX network with other
+variables, such as running statistics or the random state of dropout, is refused. Parameters become nested dicts with
+the names of the attributes that lead to them, which sharding rules and checkpoints read.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ class Functions:
         init: (key, x [1, ...], clock, condition) -> parameters, any pytree of arrays.
         apply: (parameters, x [B, ...], clock, condition) -> output, of the shape of x.
         num_classes: number of classes that it is trained on; 0 for an unconditional network.
-        times: number of times that it receives as its clock, a tuple of them if more than one.
-        feature_blocks: blocks whose features it returns beside the output where it is called with `features`, a tuple
-            of their numbers; 0 for a network without.
+        times: number of times that the network receives as its clock; more than one time are a tuple.
+        feature_blocks: number of blocks whose features the network can return beside the output, if it is called with
+            `features`, a tuple of their indices; 0 for a network without this option.
     """
 
     init: Callable[..., Any]
@@ -80,7 +80,7 @@ def _parameters(module: nnx.Module) -> dict[tuple, Any]:
     """The variables of a module by their paths.
 
     Raises:
-        ValueError: for one that is not a parameter.
+        ValueError: if a variable is not a parameter.
     """
     variables = dict(nnx.to_flat_state(nnx.state(module)))
     for path, variable in variables.items():
@@ -96,7 +96,7 @@ def _parameters(module: nnx.Module) -> dict[tuple, Any]:
 class Equinox:
     """A network of Equinox, or any callable pytree, called on one example: (x [...], clock [], condition) -> output.
 
-    Its arrays of floating-point numbers are the parameters; all else stays as `make` makes it.
+    Its JAX arrays of floating-point numbers are the parameters; everything else stays as `make` creates it.
 
     Attributes:
         make: key -> the module.

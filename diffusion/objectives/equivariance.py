@@ -23,7 +23,7 @@ class Equivariance(NamedTuple):
 
     Attributes:
         probability: probability p of transforming the latents; 0.5 in the authors' code.
-        low_resolution: share q, among the other steps, at lower resolution; 0.25 in the authors' code.
+        low_resolution: share q of the other steps, which train at lower resolution; 0.25 in the authors' code.
         scales: factors s in (0, 1], for which the scaled sides of the latents are integers.
 
     Reference: Kouzelis et al. 2025, "EQ-VAE: Equivariance Regularized Latent Space for Improved Generative Image

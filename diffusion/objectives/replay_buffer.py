@@ -18,8 +18,8 @@ def replay_buffer(example: Any, size: int, every: int) -> Buffer:
         every: number of training steps from one new batch to the next, at least 1.
 
     Returns:
-        A buffer whose state is {"examples": leaves `[size, ...]`, the newest first, "number": how many of them are
-        filled}.
+        A buffer whose state is {"examples": leaves `[size, ...]`, the newest first, "number": the number of examples in
+        the buffer}.
 
     Raises:
         ValueError: if size or every is below 1.

@@ -19,9 +19,9 @@ def with_reward_weights(
 
         loss = exp((r(x_0, c) - baseline) / beta) l(x_0, c)
 
-    The weights tilt the distribution of the data: with samples of a reference, the model learns the tilted reference.
-    Trained on its own samples for k rounds, the model learns p(x) exp(k r(x) / beta), and in the limit the largest
-    reward.
+    The weights tilt the distribution of the data: a model that is trained on samples of a reference learns the tilted
+    reference. A model that is trained for k rounds, each time on its own samples, learns p(x) exp(k r(x) / beta); in
+    the limit it generates only samples with the largest reward.
 
     Facts:
         loss: exp((r(x_0) - baseline) / beta) times the wrapped objective's
@@ -34,7 +34,7 @@ def with_reward_weights(
         objective: the objective to wrap, whose examples must be independent.
         reward: (x_0 `[B, ...]`, condition of the data) -> rewards `[B]`.
         beta: temperature, > 0.
-        baseline: reward at which the weight is 1; with the largest reward, all weights are at most 1.
+        baseline: reward at which the weight is 1; if it is the largest reward, all weights are at most 1.
 
     Returns:
         An objective with the metrics of the wrapped one, "reward" `[B]` and "weight" `[B]`.

@@ -19,17 +19,17 @@ def source(config: Mapping, split: str) -> sources.Source:
     """Opens the data of a config at a split.
 
     Raises:
-        ConfigError: for a mistake in config.data.source, or data that are not there.
+        ConfigError: for a mistake in config.data.source, or data that do not exist.
         DamagedRecord: if no record is sound.
     """
     return open_settings(config["data"], split, config["seed"])
 
 
 def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Source:
-    """Opens what config.data names, at a split.
+    """Opens the data that config.data names, at a split.
 
     Args:
-        settings: config.data.
+        settings: the section config.data.
         split: the split's name.
         seed: the seed of a stream's order; an evaluation reads the stream in the same order in every run.
 
@@ -43,7 +43,7 @@ def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Sourc
 
 
 def reopen(settings: Mapping, split: str, seed: int, extended: Sequence[str]) -> sources.Source:
-    """Opens what `open_settings` opens, in another process, which first runs the user's own code, see `extensions`."""
+    """Opens the data of `open_settings` in another process, which first runs the user's code, see `extensions`."""
     for name in extended:
         extensions.extend(name)
     return open_settings(settings, split, seed)
@@ -95,7 +95,7 @@ def _opened(
 
 
 def open_recipe(recipe: Recipe) -> sources.Source | Stream:
-    """The records of a recipe: its own, or the records that its config names at config.data.split.
+    """The records of a recipe: those that Python gave it, or those that its config names at config.data.split.
 
     Raises:
         ConfigError, DamagedRecord: as `source`.
@@ -106,15 +106,17 @@ def open_recipe(recipe: Recipe) -> sources.Source | Stream:
 
 
 def named(data: str | sources.Source, folder: str = "", side: int = 0) -> sources.Source:
-    """Opens what a flag --data names; an open source is returned unchanged.
+    """Opens the data that a flag --data names; an open source is returned unchanged.
 
     Args:
-        data: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry as `config.data.source` has it, in JSON; or a source.
+        data: NAME@SPLIT for a dataset of TFDS; ENTRY@SPLIT, where ENTRY is a value of `config.data.source` in JSON; or
+            an open source.
         folder: the folder of datasets that TFDS has prepared.
-        side: the side of the squares to cut, for a dataset of TFDS with pictures of any size.
+        side: the side of the squares to cut, for a dataset of TFDS with pictures of any size; 0 for none.
 
     Raises:
-        ConfigError: if it is neither, or not there; or for a side of another source.
+        ConfigError: if `data` has another form, or names data that do not exist; or for a side without a dataset of
+            TFDS.
         DamagedRecord: if no record is sound.
     """
     if side and (not isinstance(data, str) or data.startswith("{")):
@@ -152,7 +154,10 @@ def is_tfds(config: Mapping) -> bool:
 
 
 def known_shape(config: Mapping) -> tuple[int, ...] | None:
-    """The shape of one example of a dataset of TFDS or a cache, which are not opened; None for other sources."""
+    """The shape of one example, read without opening the data; None if this is not possible.
+
+    It is possible for a cache of latents, and for a dataset of TFDS whose pictures are not cut.
+    """
     data = config["data"]
     if data["latents"]["dir"]:
         return data["shape"] or latent_cache.describe(data["latents"]["dir"]).shape
@@ -162,7 +167,7 @@ def known_shape(config: Mapping) -> tuple[int, ...] | None:
 
 
 def class_names(recipe: Recipe) -> tuple[str, ...]:
-    """The names of a recipe's classes, by their numbers; () if they have no names, or the data are not there."""
+    """The names of a recipe's classes, by their numbers; () if they have no names, or the data do not exist."""
     if not recipe.examples.num_classes:
         return ()
     try:

@@ -86,10 +86,10 @@ class Guide(NamedTuple):
     """A function of the guided denoiser, or of the guided predictor of symbols, by its entry.
 
     Attributes:
-        apply: (denoise, weights by path, condition, y) -> the denoiser, or of predictors the predictor.
-        runs: the second runs whose weights it reads.
-        measured: whether it reads the measured pictures y.
-        on_trial: a denoiser -> what the guide makes of it, with stand-ins for all that it reads.
+        apply: (denoiser or predictor, weights by path, condition, y) -> the changed denoiser or predictor.
+        runs: the second runs whose weights the guide reads.
+        measured: whether the guide reads the measured pictures y.
+        on_trial: a denoiser -> the changed denoiser, with stand-ins for everything that the guide reads.
     """
 
     apply: Callable[..., Any]
@@ -112,7 +112,7 @@ def guide_of(function: Any) -> Guide:
 
 
 class Measured(NamedTuple):
-    """The pictures that samples have to agree with, as an instrument saw them.
+    """Measurements of pictures, with which samples must agree.
 
     Attributes:
         build: a function from the shape of an example to the measurement.
@@ -221,7 +221,7 @@ def stand_in(x: Any, t: Any) -> parameterizations.Prediction:
 
 
 def _readings(measured: Measured, y: "Rows") -> tuple[dict[str, Any], Callable[..., Any]]:
-    """The arguments that are read of measured pictures, and (spec=, path=) -> the likelihood of that entry."""
+    """The arguments that measured pictures provide, and a function (spec=, path=) -> the likelihood of an entry."""
     operator = measured.build(tuple(y.like))
     noise = {"noise_std": measured.noise_std} if measured.noise_std else {}
     likelihood = functools.partial(kinds.build, "likelihood", operator=operator.forward, y=y.rows, **noise)
@@ -229,7 +229,7 @@ def _readings(measured: Measured, y: "Rows") -> tuple[dict[str, Any], Callable[.
 
 
 def _usual(measured: Measured) -> dict[str, str]:
-    """The entry of the likelihood for a config without one."""
+    """The default entry of the likelihood, for a config without one."""
     return {"name": "gaussian_likelihood" if measured.noise_std else "negative_distance"}
 
 
@@ -238,8 +238,8 @@ class Steered(NamedTuple):
 
     Attributes:
         drive: (condition, y, **arguments of `samplers.sample`) -> x at the end of the plan, or (x, numbers about it).
-        measured: the measured pictures that it reads; None for what reads none.
-        numbers: the class of its two numbers about a batch, `steering_drivers.Weighed` or alike.
+        measured: the measured pictures that the driver reads; None if it reads none.
+        numbers: the class of the two numbers that the driver returns for a batch, e.g. `steering_drivers.Weighed`.
     """
 
     drive: Callable[..., Any]
@@ -259,10 +259,10 @@ class Steered(NamedTuple):
 
 
 def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
-    """The driver of `config.sample.driver`, if it reads more than x, as in `steering_drivers`; otherwise None.
+    """The driver of `config.sample.driver`, if it is one of `steering_drivers`; None for a driver that takes x alone.
 
     Raises:
-        ConfigError: if it has nothing to read.
+        ConfigError: if the driver needs measured pictures or a reward, and the config has none.
     """
     path = "config.sample.driver"
     function = names.DRIVERS.get(entry.get("name", ""))
@@ -299,7 +299,7 @@ def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
 
 
 class Rows(NamedTuple):
-    """Measured pictures of a batch, and the shape of the pictures themselves."""
+    """The measurements of a batch, one row for each sample, and the shape `like` of the unmeasured pictures."""
 
     rows: Any
     like: tuple[int, ...]
@@ -370,7 +370,7 @@ READS = {Denoiser: Reads(denoiser_of, _check_denoises), LogProbability: Reads(ju
 
 
 def weights(guides: tuple[Guide, ...]) -> dict[str, Any]:
-    """The parameters of the second runs, by the paths of their fields: moving averages."""
+    """The moving averages of the second runs' parameters, by the paths of the config's fields."""
     return {run.path: checkpoints.load_ema(run.folder, run.step)[0] for guide in guides for run in guide.runs}
 
 

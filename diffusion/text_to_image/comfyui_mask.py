@@ -48,7 +48,7 @@ class Mask(NamedTuple):
 
 
 def check(request: Request, model: TextToImage) -> None:
-    """Refuses what a request with a mask does otherwise than ComfyUI.
+    """Refuses a request with a mask whose result would differ from ComfyUI's.
 
     Raises:
         ValueError: naming the setting and what is valid.

@@ -2,8 +2,9 @@
 
 | category   | figure of a picture                                                                            |
 |------------|------------------------------------------------------------------------------------------------|
-| 3d_spatial | half the scores of the two objects, half their order in depth; a quarter of one found alone    |
-| numeracy   | the mean over the prompt's objects: half for one that is there, half for its number            |
+| 3d_spatial | half the mean of both objects' scores, and half their order in depth; if only one object is    |
+|            | detected, a quarter of its score                                                               |
+| numeracy   | the mean over the prompt's objects of 1/2 for an object that is detected, 1/2 for its number   |
 
 The rules are those of Karine-Huang/T2I-CompBench: UniDet_eval/3D_spatial_eval.py and UniDet_eval/numeracy_eval.py. The
 authors' depths have their axes as (x, y) and ours as (row, column).
@@ -25,10 +26,10 @@ from diffusion.metrics.prompt_following.t2i_compbench import PEOPLE
 CATEGORIES = ("3d_spatial", "numeracy")
 DEPTH_WORDS = ("in front of", "behind", "hidden")  # the authors look for them in this order
 DEPTH_OVERLAP = 0.5  # overlap of boxes from which the order counts in full
-SAME = 0.9  # overlap of two boxes of one class that are one object
+SAME = 0.9  # overlap above which two boxes of one class are one object
 NUMBERS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 SINGLE = ("a", "an", "one")
-# What the detector calls the prompts' words.
+# {word of the prompts: the detector's class}.
 KNOWN = dict.fromkeys(PEOPLE, "person") | {
     "ship": "boat",
     "telivision": "tv",
@@ -38,10 +39,10 @@ KNOWN = dict.fromkeys(PEOPLE, "person") | {
 
 
 def read_objects(path: pathlib.Path) -> dict[str, str]:
-    """The plural of each object: new_objects.txt of the authors' repository, "apple - apples" in a line.
+    """Reads the plural of each object from new_objects.txt of the authors' repository, with lines "apple - apples".
 
     Raises:
-        PromptsError: for a line of another form; names it.
+        PromptsError: for a line of another form, which the message names.
         OSError: if the file cannot be read.
     """
     try:
@@ -84,7 +85,7 @@ def objects_and_numbers(prompt: str, plurals: Mapping[str, str]) -> list[tuple[s
 
 
 def count_objects(detections: Sequence[Detection]) -> list[str]:
-    """The classes of a picture's objects, each object once: boxes of one class that nearly coincide are one object."""
+    """The classes of a picture's objects; boxes of one class that nearly coincide count as one object."""
     distinct: list[Detection] = []
     for detection in detections:
         if not any(detection.label == other.label and _same(detection.box, other.box) for other in distinct):
@@ -129,7 +130,7 @@ def spatial_3d(
         objects: the classes of the two objects, from `t2i_compbench.objects_of`: a detection belongs to a class if its
             label contains it.
         detections: the objects detected in the picture, the surest first.
-        nearness: the nearness of each pixel, `[H, W]`, larger for what is nearer, as networks of inverse depth give it.
+        nearness: the nearness of each pixel, `[H, W]`, larger for nearer pixels, as networks predict inverse depth.
     """
     chosen: list[Detection | None] = [None, None]
     labels = " ".join(detection.label for detection in detections)
@@ -137,7 +138,7 @@ def spatial_3d(
     if not objects or not any(name in labels for name in wanted):
         return 0.0
     both = all(name in labels for name in wanted)
-    # The authors' loop: an object that was found moves on until the other one is found too.
+    # As in the authors' loop, later detections replace an object until the other one is detected too.
     for detection in detections:
         for which, name in enumerate(wanted):
             if name in detection.label and (both or chosen[which] is None):
@@ -153,14 +154,15 @@ def spatial_3d(
 
 
 def depth_order(word: str, first: Sequence[float], second: Sequence[float], nearness: np.ndarray) -> float:
-    """How well two boxes stand in depth as a word says, in [0, 1]: 0 in the other order, or without an overlap.
+    """The score in [0, 1] of the order in depth of two boxes that a word states.
 
-    In the order of the word they score their overlap over `DEPTH_OVERLAP`, at most 1.
+    In the order of the word, the score is their overlap divided by `DEPTH_OVERLAP`, at most 1; in the other order it is
+    0.
 
     Args:
-        word: the word of depth, one of DEPTH_WORDS.
+        word: the word of depth, one of DEPTH_WORDS; another word gives 0.
         first: the box of the first object.
-        second: the box of the other one.
+        second: the box of the second object.
         nearness: the nearness of each pixel, `[H, W]`.
     """
     share = overlap(first, second)

@@ -1,6 +1,7 @@
 """Bytes that a DiT keeps between its forward and its backward pass, by formula.
 
-What a layer keeps for one image, in elements, with N tokens of D features, hidden width M and H heads:
+The table has the number of values that a layer keeps for one image, with N tokens of D features, hidden width M and H
+heads:
 
 | remat  | part                  | of the compute type            | of float32                     | split over       |
 |--------|-----------------------|--------------------------------|--------------------------------|------------------|
@@ -8,6 +9,7 @@ What a layer keeps for one image, in elements, with N tokens of D features, hidd
 | "dots" | products, and input   | 3 N D + 6 D                    |                                | sequence         |
 |        | q, k, v; MLP          | 3 N D + N M (SwiGLU: 2 N M)    |                                | sequence, tensor |
 | "elementwise" | as "dots", and attention "cudnn", "splash" | N D | H N | sequence, tensor |
+|        | as "dots", and another attention | N D | H N^2 | sequence, tensor |
 | "narrow" | input and the two that are added | 3 N D |  | sequence |
 |        | attention "cudnn", "splash" | N D  | H N                            | sequence, tensor |
 | "none" | tokens                | 6 N D + 4 D                    | 2 N D + 4 N                    | sequence         |
@@ -59,7 +61,16 @@ def kept_bytes(
 def layer_bytes(
     model: DiT, image_shape: tuple[int, int, int], attention: str, remat: str, sequence: int = 1, tensor: int = 1
 ) -> float:
-    """Returns the bytes that a layer keeps of one image under a `remat`, on each device; as `kept_bytes`."""
+    """The bytes on each device that one layer keeps for one image, with a choice of `remat`.
+
+    Args:
+        model: the network.
+        image_shape: height, width and channels of one image.
+        attention: implementation of attention, see `kept_bytes`.
+        remat: the parts to compute again in the backward pass, a row of the table above.
+        sequence: devices over which the tokens of an image are split.
+        tensor: devices over which heads and hidden features are split.
+    """
     n = tokens(model, image_shape)
     d = model.width
     m = hidden(model)

@@ -19,7 +19,7 @@ def _rows(module: AsymmetricAutoencoderKL) -> list[Row]:
 
 
 def _levels(field: str, widths: str, kind: str) -> Follows:
-    """The types of the blocks of all levels of one side: none of them has attention."""
+    """The field with the types of the blocks of the encoder or the decoder; no level of it has attention."""
     return Follows(field, lambda module: (kind,) * len(getattr(module, widths)))
 
 
@@ -39,7 +39,7 @@ CONFIG = FieldTable(
         Field("latent_channels", "latent_channels", 4),
         Field("norm_num_groups", "groups", 32),
         one_scale(0.18215),
-        # The class adds it to its config itself.
+        # diffusers' class adds this field to its config itself.
         Follows("block_out_channels", lambda module: module.decoder_widths, silent=True),
     ),
     unread={"sample_size": None, "force_upcast": None},

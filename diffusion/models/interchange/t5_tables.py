@@ -13,7 +13,7 @@ from diffusion.models.text_encoders.t5 import MLPS, T5Encoder
 
 T5, UMT5 = "T5EncoderModel", "UMT5EncoderModel"
 POSITIONS = "layer.0.SelfAttention.relative_attention_bias.weight"
-USUAL: Mapping[str, Mapping[str, Any]] = {  # defaults of their configs that differ
+USUAL: Mapping[str, Mapping[str, Any]] = {  # those defaults of the configs in which the two classes differ
     T5: {"vocab_size": 32128, "num_layers": 6, "num_heads": 8, "d_ff": 2048, "feed_forward_proj": "relu"},
     UMT5: {"vocab_size": 250112, "num_layers": 8, "num_heads": 6, "d_ff": 1024, "feed_forward_proj": "gated-gelu"},
 }
@@ -33,7 +33,10 @@ def _layer(module: T5Encoder) -> list[Row]:
 
 
 def rows(module: T5Encoder) -> list[Row]:
-    """The encoder by transformers' names; the first layer has the table of positions, in umT5 every layer has one."""
+    """The rows of the encoder, by transformers' names.
+
+    In T5 the first layer has the table of positions; in umT5 every layer has one.
+    """
     table = [Row("shared.weight", "tokens/embedding"), Row("encoder.final_layer_norm.weight", "final_norm/scale")]
     if not module.own_positions:
         table.append(Row(f"encoder.block.0.{POSITIONS}", "positions"))
@@ -93,7 +96,7 @@ def _family(name: str, published: Mapping[str, Mapping[str, Any]], **how: Any) -
         lambda module: (array(1, 8, dtype=jnp.int32),),
         {"transformers": rows},
         **STORED,
-        # The table of tokens under its other name, and the decoder of a whole T5.
+        # These are the table of tokens under a second name, and the decoder of a whole T5.
         ignored=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
         published=published,
         **how,

@@ -1,4 +1,4 @@
-"""The blocks of a U-Net, in the order of its computation, for the tables of its names, and EDM's names of them."""
+"""The blocks of a U-Net in the order of its computation, for tables of weights' names, and the names in EDM's files."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,15 +10,15 @@ from diffusion.models.interchange.family import Refusal, array
 
 
 class Box(NamedTuple):
-    """A residual block of a U-Net, with the attention after it.
+    """A residual block of a U-Net with the attention after it, or a block that changes the side.
 
     Attributes:
-        ours: its path among our parameters.
+        ours: the path of the block in our parameters.
         part: "down", "middle" or "up".
-        level: number of its level, counted from the finest.
-        index: index in its level; None for a change of side.
-        shortcut: whether it has a convolution beside its branch.
-        attends: whether attention follows, at `ours` + "_attention".
+        level: number of the block's level, counted from the finest.
+        index: index of the block in its level; None for a change of side.
+        shortcut: whether the block has a convolution beside its branch.
+        attends: whether attention follows, whose path is `ours` + "_attention".
     """
 
     ours: str
@@ -30,7 +30,7 @@ class Box(NamedTuple):
 
 
 def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool, ...]) -> Iterator[Box]:
-    """The boxes of a U-Net in the order of its computation, with the two of the middle.
+    """The boxes of a U-Net in the order of its computation, including the two of the middle.
 
     Args:
         widths: channels of each level.
@@ -63,8 +63,8 @@ class NamedBox(NamedTuple):
     """A box with its name in the files of EDM and EDM2.
 
     Attributes:
-        box: the box, with the level of its output's side.
-        theirs: their name, "enc.32x32_block0".
+        box: the box, whose level is that of its output.
+        theirs: the name in the files, e.g. "enc.32x32_block0".
     """
 
     box: Box
@@ -72,11 +72,12 @@ class NamedBox(NamedTuple):
 
 
 def named_boxes(module: Any, first: int, attends: tuple[bool, ...]) -> Iterator[NamedBox]:
-    """The boxes of a network by the names of EDM's repository.
+    """The boxes of a network with their names in EDM's repository.
 
     Args:
         module: a network with `widths`, `blocks` and `resolution`.
-        first, attends: arguments of `boxes`.
+        first: number of channels of the first convolution.
+        attends: whether each level has attention.
 
     Raises:
         Refusal: for a network without a resolution.
@@ -97,12 +98,12 @@ def named_boxes(module: Any, first: int, attends: tuple[bool, ...]) -> Iterator[
 
 
 def named_after_level(box: Box) -> Box:
-    """A named box with our path of a network where a change of side has the number of the level after it."""
+    """The same box, but the path of a change of side has the number of the level after the change."""
     return box if box.index is not None else box._replace(ours=f"{box.part}_{box.level}_resample")
 
 
 OF_IMAGES = {"axes": 2}
-"""The fields of `UNet` that no other library's files can express."""
+"""The fields of `UNet` that have this one value in all files of other libraries."""
 USUAL = {
     "middle_attention": True,
     "middle_groups": None,
@@ -113,7 +114,7 @@ USUAL = {
     "embedding_width": None,
     "vector_width": 0,
 }
-"""The fields of `UNet` that only diffusers' files can express."""
+"""The fields of `UNet` that have these values in all files of other libraries but diffusers'."""
 
 
 def example(module: nn.Module) -> tuple:

@@ -1,4 +1,4 @@
-"""One network that makes all vectors by which layers are shifted, scaled and gated (Chroma)."""
+"""A network that computes the shifts, scales and gates of all layers from the time (Chroma)."""
 
 import math
 
@@ -17,11 +17,11 @@ def numbered(count: int, size: int) -> np.ndarray:
 
         out[k] = [cos(1000 k w), sin(1000 k w)],   w_i = 10000^(-i / (size / 2))
 
-    The angles are rounded to float32 as in training: they are as large as 344,000, where rounding is 0.02.
+    The angles are rounded to float32, as in training. They are as large as 344,000, where the rounding error is 0.02.
 
     Args:
         count: number of vectors.
-        size: features, even.
+        size: number of features of a vector, even.
     """
     exponents = np.float32(-math.log(10_000.0)) * np.arange(size // 2, dtype=np.float32) / np.float32(size // 2)
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
@@ -40,8 +40,8 @@ class Approximator(nn.Module):
         width: width of a vector.
         features: number of features of the input: a quarter for the time, a quarter for a strength that is 0, and half
             for the number.
-        hidden: number of features inside.
-        depth: residual layers.
+        hidden: number of features of the residual layers.
+        depth: number of residual layers.
         dtype: compute type, "float32" or "bfloat16".
 
     Reference: the model card of Chroma (Lodestone Rock, 2025), and diffusers' module of it.

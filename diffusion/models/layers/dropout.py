@@ -1,11 +1,11 @@
-"""Dropout whose draws have one key an example: batch size, devices and micro-batches change none of them."""
+"""Dropout with one key for each example, so that batch size, devices and micro-batches do not change the draws."""
 
 import jax
 import jax.numpy as jnp
 
 
 def keys_of(keys: jax.Array | None, number: int) -> jax.Array | None:
-    """The keys of the block with that number, `[B]`, from the keys of the network; None without keys."""
+    """The keys `[B]` of the block with a number, derived from the keys `[B]` of the network; None for None."""
     return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 

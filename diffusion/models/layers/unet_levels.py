@@ -4,7 +4,7 @@ from diffusion.models.layers.resampling import check_taps
 
 
 class UNetLevels:
-    """A U-Net with `blocks` residual blocks of each level on the way down, one more on the way up, and dropout."""
+    """A U-Net with dropout, whose levels have `blocks` residual blocks on the way down, and one more on the way up."""
 
     widths: tuple[int, ...]
     blocks: int
@@ -23,7 +23,7 @@ class UNetLevels:
 
 
 class LevelsByResolution(UNetLevels):
-    """A U-Net whose levels have multiples of a width, and attention by the side of the image in them."""
+    """A U-Net whose levels have multiples of a width, and attention if the side of the level's image is listed."""
 
     resolution: int
     width: int

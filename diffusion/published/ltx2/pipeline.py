@@ -13,16 +13,17 @@ from diffusion.published.ltx2.network import LTX2, SOUND_CELL, SPECTRA
 from diffusion.text.encoding import Encoder, encode
 
 PERTURBED = 28
-"""The layer that the published guidance perturbs, 0 for the first; the last layer of a smaller denoiser."""
+"""The index of the layer that the published guidance perturbs; in a denoiser with fewer layers it is the last one."""
 
 
 def ltx2(prompts: Sequence[str], gemma: Encoder, connect: Callable[..., tuple], **how: Any) -> dict[str, Any]:
-    """{"text", "sound_text"} of LTX-2, all of whose tokens are valid.
+    """The condition {"text", "sound_text"} of LTX-2, all of whose tokens are valid.
 
     Args:
         prompts: B texts.
-        gemma: Gemma 3 with padding in front, whose tokens have all states side by side.
-        connect: (states [B, M, E], mask [B, M]) -> the texts of clip and sound, by the connectors.
+        gemma: the encoder Gemma 3, with padding before the prompt and the states of all layers side by side.
+        connect: a function (states [B, M, E], mask [B, M]) -> the texts of the clip and of the sound, which applies the
+            connectors.
         **how: further arguments of `encode`.
     """
     embeddings = encode([prompt.strip() for prompt in prompts], gemma, **how)
@@ -31,12 +32,12 @@ def ltx2(prompts: Sequence[str], gemma: Encoder, connect: Callable[..., tuple], 
 
 
 def sound_shape(modules: Mapping[str, Any], frames: int, rate: float) -> tuple[int, int]:
-    """The shape (L, C) of the latents of a clip's sound: one for each 40 ms, at least one.
+    """The shape (L, C) of the latents of a clip's sound; L counts one for each 40 ms, and is at least 1.
 
     Args:
         modules: the modules of a model, by the names of their folders.
         frames: number of frames of the clip.
-        rate: frames a second.
+        rate: frames per second.
     """
     return max(round(frames / rate * SPECTRA / SOUND_CELL), 1), modules["transformer"].sound_channels
 
@@ -48,12 +49,12 @@ def waveforms(modules: Mapping[str, Any], params: Mapping[str, Any], z: Array) -
 
 
 def sound_rate(modules: Mapping[str, Any]) -> int:
-    """Samples of a waveform in a second."""
+    """The samples per second of a waveform."""
     return modules["vocoder"].sample_rate
 
 
 def _variant(kind: kinds.Kind, denoiser: LTX2) -> kinds.Kind:
-    """The kind without perturbed layers, where the denoiser's config does not say `perturbed_attn`."""
+    """The kind for a denoiser: without perturbed layers, if the denoiser's config does not have `perturbed_attn`."""
     return kind if denoiser.perturbed else kind._replace(guidance=kinds.Guidance())
 
 

@@ -128,7 +128,7 @@ CONFIG = FieldTable(
         Follows("rope_theta", 10000.0),
         Follows("rope_double_precision", True),
         Follows("causal_offset", 1),
-        # of LTX-2.5
+        # These fields are new in LTX-2.5; other values of them are refused.
         Follows("ff_bias", True),
         Follows("audio_ff_bias", True),
         Follows("use_prompt_adaln_single", True),

@@ -1,10 +1,11 @@
 """PixArt-alpha and PixArt-Sigma: diffusers' PixArtTransformer2DModel, and the names of the authors' repositories.
 
-Our few-step students that receive the scale of the guidance have Flux's field guidance_embeds, which diffusers' PixArt
-lacks.
+The config of our few-step students that receive the scale of the guidance has Flux's field guidance_embeds, which
+diffusers' PixArt lacks.
 
-A published file does not record the size of its training pictures. The positions of the patches depend on the size only
-at 256 pixels (interpolation_scale), so a single file without a config counts as one of 512 pixels or more.
+A published file does not record the size of its training pictures. Among the published networks, only PixArt-alpha for
+256 pixels has other positions of the patches (interpolation_scale), so a single file without a config counts as a
+network of 512 pixels or more.
 """
 
 from collections.abc import Mapping
@@ -88,7 +89,7 @@ def _text_width(channels: int | None, ours: Mapping[str, Any]) -> int:
 
 
 def _span(scale: float | None, ours: Mapping[str, Any]) -> float:
-    """The positions of a side's patches, divided by the scale of their interpolation."""
+    """The number of patches of a side, divided by the scale by which their positions are interpolated."""
     side = ours["shape"][0]
     return side // ours["patch"] / (max(side // 64, 1) if scale is None else scale)
 

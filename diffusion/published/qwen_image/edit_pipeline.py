@@ -15,13 +15,21 @@ TASK = (
     "that meets the user's requirements while maintaining consistency with the original input where appropriate."
     "<|im_end|>\n"
 )
-OF_TASK = 64  # tokens of the task and of what stands before the first picture
+OF_TASK = 64  # number of tokens before the first picture, most of which are the task
 PLACEHOLDER = "<|image_pad|>"
-DIVISOR = 32  # of the sides of all pictures
+DIVISOR = 32  # the sides of all pictures are multiples of this number
 
 
 def _edits(prompts: Sequence[str], qwen: Encoder, pictures: Sequence[Any], names: str, **how: Any) -> dict[str, Any]:
-    """The condition of texts after pictures; `names` precedes each picture, with its number in place of {}."""
+    """The condition of prompts that follow pictures.
+
+    Args:
+        prompts: B texts.
+        qwen: the encoder, see `qwen_image_edit`.
+        pictures: the pictures, see `qwen_image_edit`.
+        names: the text before each picture, in which {} stands for the picture's number.
+        **how: further arguments of `encode`.
+    """
     texts = [prompt.replace(PLACEHOLDER, "") for prompt in prompts]
     reader, counts = qwen.with_pictures(pictures)
     shown = [f"<|vision_start|>{PLACEHOLDER * count}<|vision_end|>" for count in counts]
@@ -33,12 +41,15 @@ def _edits(prompts: Sequence[str], qwen: Encoder, pictures: Sequence[Any], names
 def qwen_image_edit(
     prompts: Sequence[str], qwen: Encoder, *, pictures: Sequence[Any] = (), **how: Any
 ) -> dict[str, Any]:
-    """{"text", "text_mask"} of Qwen-Image-Edit: picture and prompt as Qwen 2.5 VL reads them, without the task.
+    """The condition {"text", "text_mask"} of Qwen-Image-Edit: Qwen 2.5 VL's states of pictures and prompt.
+
+    The states of the task, which precedes the pictures, are left out.
 
     Args:
         prompts: B texts; the placeholder of a picture is removed from them.
-        qwen: Qwen's normalised states of its last layer, `masked=True`, with a tokenizer of 64 + 512 tokens.
-        pictures: pictures, each float32 [1, H, W, 3] in [-1, 1] of the size that Qwen sees.
+        qwen: the encoder, which returns the normalised states of Qwen's last layer, with `masked=True` and a tokenizer
+            for 64 + 512 tokens.
+        pictures: the pictures, each float32 [1, H, W, 3] in [-1, 1], in the size that Qwen reads.
         **how: further arguments of `encode`.
     """
     return _edits(prompts, qwen, pictures, "", **how)

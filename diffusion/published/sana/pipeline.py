@@ -26,17 +26,19 @@ INSTRUCTION = (
     "or evaluations:\n"
     "User Prompt: "
 )
-OF_PROMPT = 300  # tokens of SANA's prompt, the start among them
+OF_PROMPT = 300  # number of tokens of the condition: the start of the text, and those from the prompt
 
 
 def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of SANA: the prompt in lower case, as Gemma 2 reads it after an instruction.
+    """The condition {"text", "text_mask"} of SANA: Gemma 2's states of prompts in lower case, after an instruction.
 
-    Two tokens of the instruction stay: the start of the text, and the last token, with which the prompt may begin.
+    Two tokens before the prompt stay: the start of the text, and the last token of the instruction, which may merge
+    with the beginning of the prompt.
 
     Args:
         prompts: B texts.
-        gemma: Gemma's normalised states of its last layer, `masked=True`, with a tokenizer of 300 tokens.
+        gemma: the encoder, which returns the normalised states of Gemma's last layer, with `masked=True` and a
+            tokenizer for 300 tokens.
         instructed: whether the instruction precedes the prompts; False for negative prompts.
         **how: further arguments of `encode`.
     """

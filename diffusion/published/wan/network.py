@@ -37,7 +37,7 @@ from diffusion.models.layers.scan import keep_narrow, scanned
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.layers.wide_attention import WideAttention
 
-PATCH = 2  # side of a patch, which is of one frame
+PATCH = 2  # side of a patch; a patch lies within one frame
 
 
 class WanBlock(nn.Module):
@@ -46,7 +46,7 @@ class WanBlock(nn.Module):
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
         x <- x + attention(norm(x), text)
 
-    The norm of the tokens before the attention to the text is left out without the field `text_norm`.
+    Without the field `text_norm`, the attention to the text reads x in place of norm(x).
     """
 
     heads: int
@@ -240,7 +240,7 @@ class Wan(Layered, Backbone):
             control = dense("control_in")(embedded(inputs["control"], "control_embedding")) + tokens
             branch = scanned(WanControlBlock, number, self.remat, self.is_initializing(), axes)
             _, hints = branch(*fields, name="control_blocks")(control, *arguments)
-            hint = np.full(self.depth, number, np.int32)  # the last one is zero, for the other layers
+            hint = np.full(self.depth, number, np.int32)  # layers without a hint have the index of a zero
             hint[list(self.control_layers)] = np.arange(number)
             arguments = (*arguments, jnp.concatenate([hints, jnp.zeros_like(hints[:1])]), hint)
             axes = (*axes, nn.broadcast, 0)

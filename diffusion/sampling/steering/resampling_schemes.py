@@ -78,7 +78,11 @@ def stratified(key: Array, log_weights: Array) -> tuple[Array, Array]:
     """Draws offspring j = 0 .. K - 1 as the quantile (j + u_j) / K of the weights, u_j uniform in [0, 1).
 
     Args:
-        key, log_weights: random key and log-weights `[K]`, as in `multinomial`, which has the result as well.
+        key: random key.
+        log_weights: log-weights `[K]`, float; -inf for a particle that dies.
+
+    Returns:
+        (ancestors Int `[K]`, log-weights `[K]`); all offspring have the mean weight.
     """
     number = log_weights.shape[0]
     return _offspring(
@@ -92,7 +96,11 @@ def systematic(key: Array, log_weights: Array) -> tuple[Array, Array]:
     Particle k has floor(K w_k / sum w) offspring, or one more.
 
     Args:
-        key, log_weights: random key and log-weights `[K]`, as in `multinomial`, which has the result as well.
+        key: random key.
+        log_weights: log-weights `[K]`, float; -inf for a particle that dies.
+
+    Returns:
+        (ancestors Int `[K]`, log-weights `[K]`); all offspring have the mean weight.
     """
     number = log_weights.shape[0]
     uniform = jax.random.uniform(key, (), log_weights.dtype)

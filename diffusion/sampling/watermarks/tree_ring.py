@@ -4,7 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-import scipy  # reads its parts where they are first used
+import scipy  # imports its submodules on their first use
 from jax import Array
 
 from diffusion.sampling.watermarks import keyed
@@ -46,7 +46,7 @@ def tree_ring(key: str, radius: float = 10 / 64, channel: int = -1) -> Watermark
 
     @functools.lru_cache(4)
     def rings(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """(Bool `[h, w]`: the frequencies with a ring; their values), in the order of `fft2`."""
+        """(whether each frequency lies on a ring, bool `[h, w]`; the values of the rings), in the order of `fft2`."""
         rows = np.fft.fftfreq(height, 1 / height)[:, None]
         columns = np.fft.fftfreq(width, 1 / width)
         distance = np.maximum(np.ceil(np.hypot(rows, columns)), 1).astype(int)

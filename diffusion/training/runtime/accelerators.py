@@ -24,7 +24,7 @@ def advice() -> str | None:
 
 
 def refusal() -> str | None:
-    """Why the platforms in JAX_PLATFORMS cannot be used; None if they may be, which JAX then finds out."""
+    """Why JAX_PLATFORMS cannot be used, as it names CUDA without its plugin; None otherwise, when JAX decides."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if "cuda" not in platforms.split(",") or any(importlib.util.find_spec(name) for name in PLUGINS):
         return None
