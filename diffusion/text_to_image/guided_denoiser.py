@@ -5,7 +5,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,24 @@ from diffusion.text_to_image.regions import NOWHERE, Places
 
 # The entries that attachments add to a condition; the condition of a reference has none.
 ADDED = ("extra", "extra_joint", "extra_text", "residuals", "level_residuals")
+
+
+class Evaluation(NamedTuple):
+    """The evaluation of a model's network, as `denoise` takes it beside the conditions and the scale of the guidance.
+
+    Attributes:
+        cache: the cache of the network's blocks; None runs all of them.
+        merge: share of the tokens that self-attention sees merged.
+        places: masks of the regions, and boxes of the words.
+        perturbed: whether a branch has perturbed attention (`guidance.perturbed_attention`).
+        apart: whether a branch has a clip and a sound that do not attend to each other.
+    """
+
+    cache: caching.Cache | None = None
+    merge: float = 0.0
+    places: Places = NOWHERE
+    perturbed: bool = False
+    apart: bool = False
 
 
 def denoise(
@@ -57,11 +75,7 @@ def denoise(
             for a model that sees a picture beside its latents; [] or [2] for two denoisers; [2], by text and away from
             perturbed attention, if `perturbed`; for clips with a sound as `Sound.guides` takes it.
         attached: attachments that add to both conditions.
-        cache: the cache of the network's blocks; None runs all of them.
-        merge: share of the tokens that self-attention sees merged.
-        places: masks of the regions, and boxes of the words.
-        perturbed: whether a branch has perturbed attention (`guidance.perturbed_attention`).
-        apart: whether a branch has a clip and a sound that do not attend to each other.
+        cache, merge, places, perturbed, apart: the fields of `Evaluation`.
         shape: shapes of {"video", "sound"} of one example, for a model whose clips have a sound (`Course.shape`).
         end: the time at which a step ends, [], for a denoiser that also receives it (`Kind.jumps`); None elsewhere.
 

@@ -30,6 +30,7 @@ from diffusion.text import Tokenizer
 from diffusion.text_to_image import programs, request_checks, second_stage, video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.canvas import Canvas, OpenedControl, opened_controls
+from diffusion.text_to_image.guided_denoiser import Evaluation
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.planned_steps import planned_steps
@@ -271,6 +272,8 @@ class Job(NamedTuple):
             draws = trajectory.sampler.draws > 0 or bool(np.any(trajectory.plan.renoise))
             mark.check_readable(draws, steps.noised)
         reference = None if request.reference is None else sized_picture("the reference", request.reference, size)
+        apart = request.modality_guidance not in (None, 1)
+        evaluation = Evaluation(cache, request.merge, places, bool(request.perturbed_guidance), apart)
         course = Course(
             size=size,
             trajectory=trajectory,
@@ -279,15 +282,11 @@ class Job(NamedTuple):
             tile=request.tile,
             settings=request.functions,
             watermark=mark,
-            cache=cache,
-            merge=request.merge,
-            places=places,
+            evaluation=evaluation,
             frames=frames,
             layers=request.layers or model.kind.pictures.layers,
             one_noise=request.kept_noise == "one",
-            perturbed=bool(request.perturbed_guidance),
             rate=rate,
-            apart=request.modality_guidance not in (None, 1),
         )
         in_prompt = network_pictures(images.in_prompt)
         return cls(request, images.canvas, course, controls, reference, images.denoiser_images(size), in_prompt)
@@ -356,7 +355,7 @@ class Job(NamedTuple):
             others = {"perturbed": request.perturbed_guidance, "apart": request.modality_guidance}
             scales = {"video": {"text": guidance, **others}, "sound": {"text": request.sound_guidance, **others}}
             return jax.tree.map(jnp.float32, scales)
-        if self.course.perturbed:
+        if self.course.evaluation.perturbed:
             return jnp.asarray([guidance, request.perturbed_guidance], jnp.float32)
         if model.sees_picture:
             return jnp.asarray([guidance, request.image_guidance], jnp.float32)

@@ -83,11 +83,11 @@ def check_memory(
         check(networks, functools.partial(sounds, model, course), x)
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
-        two = model.sees_picture or model.boundary is not None or course.perturbed
+        two = model.sees_picture or model.boundary is not None or course.evaluation.perturbed
         scale: Any = jnp.full(2, 2.0) if two else 2.0
         if model.kind.sound is not None:
             scale = dict.fromkeys(("video", "sound"), dict.fromkeys(("text", "perturbed", "apart"), 2.0))
-        how = {"places": course.places, "perturbed": course.perturbed, "apart": course.apart}
+        how = course.evaluation._replace(cache=None, merge=0.0)._asdict()
         how |= {"shape": course.shape(model), "end": 0.0 if model.kind.denoiser.jumps else None}
         denoiser = denoise(model, params[0], condition, other, scale, params[1], **how)
         if isinstance(denoiser, guidance.Memory):

@@ -26,8 +26,7 @@ from diffusion.sampling.watermarks import Watermark
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import second_stage, video_models
 from diffusion.text_to_image.attached import Attached
-from diffusion.text_to_image.guided_denoiser import denoise, flow_map
-from diffusion.text_to_image.regions import NOWHERE, Places
+from diffusion.text_to_image.guided_denoiser import Evaluation, denoise, flow_map
 
 REFERENCE = 7  # folded into the keys of a reference's noise, which no other draw has
 
@@ -75,15 +74,11 @@ class Course(NamedTuple):
         tile: side of the autoencoder's tiles in pixels, or 0.
         settings: the settings of the request that choose functions, such as the sampler's name: `Request.functions`.
         watermark: the watermark in the noise or the pictures, or None.
-        cache: the cache of the denoiser's blocks; None runs all of them.
-        merge: share of the tokens that self-attention sees merged.
-        places: the places of regions and words.
+        evaluation: the evaluation of the denoiser.
         frames: number of frames of a clip; 0 for pictures.
         layers: number of layers into which a picture is taken apart; 0 for pictures.
         one_noise: whether the kept part of an image has the noise of the start at all steps.
-        perturbed: whether a branch is evaluated with perturbed attention.
         rate: frames of a clip in a second; 0 for pictures.
-        apart: whether a branch is evaluated whose clip and sound do not attend to each other.
     """
 
     size: tuple[int, int]
@@ -93,15 +88,11 @@ class Course(NamedTuple):
     tile: int
     settings: tuple
     watermark: Watermark | None = None
-    cache: caching.Cache | None = None
-    merge: float = 0.0
-    places: Places = NOWHERE
+    evaluation: Evaluation = Evaluation()
     frames: int = 0
     layers: int = 0
     one_noise: bool = False
-    perturbed: bool = False
     rate: float = 0.0
-    apart: bool = False
 
     @property
     def key(self) -> tuple:
@@ -112,7 +103,8 @@ class Course(NamedTuple):
         plan = tuple(np.asarray(part).tobytes() for part in self.trajectory.plan)
         times = self.trajectory.network_times
         trajectory = (self.trajectory.start, plan, None if times is None else np.asarray(times).tobytes())
-        return tuple(self._replace(trajectory=trajectory, cache=None, places=self.places.key))
+        evaluation = self.evaluation._replace(cache=None, places=self.evaluation.places.key)
+        return tuple(self._replace(trajectory=trajectory, evaluation=evaluation))
 
     def latents(self, model: Any) -> tuple[int, ...]:
         """The shape of the denoiser's latents of one example; the complete picture precedes its layers."""
@@ -302,8 +294,7 @@ def _guided(
     conditional = {**conditional, **start.beside}
     other = {**unconditional, **start.beside} if course.guided else None
     model = with_clock(model, course.trajectory)
-    how = {"cache": course.cache, "merge": course.merge, "places": course.places}
-    how |= {"perturbed": course.perturbed, "apart": course.apart, "shape": course.shape(model)}
+    how = {**course.evaluation._asdict(), "shape": course.shape(model)}
     evaluate = flow_map if FlowMap in course.trajectory.sampler.takes else denoise
     evaluated = evaluate(model, params, conditional, other, scale, attached, **how)
     if course.frames and known is not None:

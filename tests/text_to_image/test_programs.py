@@ -168,11 +168,13 @@ def test_every_field_of_a_course_is_in_its_key(model):
     plan = course.trajectory.plan
     changes = [
         {"size": (8, 16)}, {"noised": True}, {"guided": not course.guided}, {"tile": 8}, {"settings": ("ddpm",)},
-        {"watermark": object()}, {"merge": 0.5}, {"places": Places(boxes=(None,))}, {"frames": 3}, {"one_noise": True},
-        {"perturbed": True}, {"rate": 8.0}, {"apart": True}, {"layers": 2},
+        {"watermark": object()}, {"frames": 3}, {"one_noise": True}, {"rate": 8.0}, {"layers": 2},
         {"trajectory": course.trajectory._replace(start=2.0)},
     ]  # fmt: skip
-    assert {name for change in changes for name in change} == set(course._fields) - {"cache"}
+    evaluations = [{"merge": 0.5}, {"places": Places(boxes=(None,))}, {"perturbed": True}, {"apart": True}]
+    assert {name for change in evaluations for name in change} == set(course.evaluation._fields) - {"cache"}
+    changes += [{"evaluation": course.evaluation._replace(**change)} for change in evaluations]
+    assert {name for change in changes for name in change} == set(course._fields)
     plans = [plan._replace(**{part: np.logical_not(getattr(plan, part))}) for part in plan._fields]
     trajectories = [{"plan": plan} for plan in plans] + [{"network_times": np.ones((1, 2))}]
     changes += [{"trajectory": course.trajectory._replace(**change)} for change in trajectories]

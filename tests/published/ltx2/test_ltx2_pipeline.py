@@ -51,8 +51,8 @@ def test_latents_clips_and_sounds_are_diffusers(name, tmp_path):
     _, _, first, _, beside = begin(model.params["vae"], keys, *job.canvas.arrays())
     conditional, unconditional = (one | beside for one in both)
     vae, of_sound = model.modules["vae"], model.modules["audio_vae"]
-    plain = course._replace(guided=False, perturbed=False, apart=False)
-    assert course.guided and course.perturbed and course.apart
+    plain = course._replace(guided=False, evaluation=course.evaluation._replace(perturbed=False, apart=False))
+    assert course.guided and course.evaluation.perturbed and course.evaluation.apart
 
     def sampled(course, scale, params, x):
         begun = programs.Start(x, keys, first)
