@@ -2,9 +2,9 @@
 
     python -m tests.cluster.daemons FOLDER
 
-Everything that they write is below FOLDER, whose path must be short (a socket is in it). Prints "ready" when both nodes
-take jobs, then waits until its standard input is closed, which is so even where its parent was killed; then ends the
-daemons, and every process of a job that is left.
+The daemons write only below FOLDER, whose path must be short, since it holds a socket. The command prints "ready" when
+both nodes accept jobs, and waits until its standard input is closed, which also happens if its parent is killed. Then
+it ends the daemons, and all processes of jobs that are left.
 """
 
 import contextlib

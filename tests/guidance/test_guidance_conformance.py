@@ -1,6 +1,6 @@
-"""Every guidance: neutral, bit by bit; x_t kept; finite at both ends; calls counted; example by example.
+"""Conformance of every guidance: exactly neutral, consistent with x_t, finite at both ends, and independent by example.
 
-A new guidance is one line in GUIDANCES, which says what it needs of the three exact denoisers that it is built from.
+A new guidance is one line in GUIDANCES, which says how it is built from three exact denoisers.
 """
 
 import itertools
@@ -28,15 +28,15 @@ Y = np.random.default_rng(1).standard_normal((3, 2))
 
 
 class Case(NamedTuple):
-    """How a guidance is built, and what it promises.
+    """The construction of a guidance, and its properties.
 
     Attributes:
         make: (denoisers, schedule, strength, **more) -> guidance.
         strong: a strength that changes something.
         neutral: the strength that changes nothing; None if there is none.
-        base: the denoiser that it leaves then.
-        calls: of how many of the denoisers, from the first, it makes one call each.
-        interval: whether it takes an interval.
+        base: the denoiser that equals the guided one at the neutral strength.
+        calls: the number of denoisers, from the first, that an evaluation calls once each.
+        interval: whether the guidance takes an interval.
     """
 
     make: Callable

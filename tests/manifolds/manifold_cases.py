@@ -10,15 +10,15 @@ from diffusion import manifolds
 
 
 class Case(NamedTuple):
-    """What the suite needs to know of a manifold.
+    """The facts of a manifold that the conformance suite needs.
 
     Attributes:
-        make: () -> the manifold.
+        make: a function () -> the manifold.
         origin: coordinates from which `project` makes a point.
         reach: longest tangent vector that is tried, below the injectivity radius.
         spread: scale of the wrapped normal that draws the points.
-        cut: x -> a point on its cut locus; None where it has none.
-        loses: factor by which float32 is less exact than 1e-6 at that reach, where coordinates grow.
+        cut: a function x -> a point on the cut locus of x; None if the cut locus is empty.
+        loses: factor by which errors in float32 exceed 1e-6 at that reach, where coordinates are large.
     """
 
     make: Callable[[], manifolds.Manifold]

@@ -1,4 +1,4 @@
-"""What holds on every manifold, by one compiled program each: hypothesis chooses the points and the lengths."""
+"""Laws that hold on every manifold, checked by one compiled program for each; hypothesis chooses points and lengths."""
 
 import functools
 

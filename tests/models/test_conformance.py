@@ -1,4 +1,4 @@
-"""What every backbone does: shapes, types, refusals, examples apart, gradients, guidance, an objective and a sampler.
+"""Conformance of every backbone: shapes, types, refusals, independent examples, gradients, guidance and training.
 
 A new backbone is one line in backbones.py.
 """

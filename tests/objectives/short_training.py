@@ -1,4 +1,4 @@
-"""Short trainings on a two-dimensional mixture: does what an objective teaches a network make samples of the data?
+"""Short trainings on a two-dimensional mixture, which test whether a trained network generates samples of the data.
 
     networks = short_training.train({"model": Player(objective, "model", short_training.optimizer())},
                                     {"model": short_training.parameters()}, schedule)
@@ -75,12 +75,12 @@ def train(players, params, schedule, steps=2000, size=256, averages=None, apply=
         players: {name: Player}; see `diffusion.training.alternating`.
         params: {network: parameters} of every network but the averages.
         schedule: the process.
-        steps: of training.
-        size: of a batch.
-        averages: {network: Average} beside "ema".
-        apply: {network: function} for those that are not `network`.
-        extend: (key, batch) -> batch with more in it, such as "noise".
-        seed: of data, noise and times.
+        steps: the number of training steps.
+        size: the number of examples in a batch.
+        averages: {network: Average} in addition to "ema".
+        apply: {network: function} for networks other than `network`.
+        extend: a function (key, batch) -> the batch with further entries, such as "noise".
+        seed: the seed of data, noise and times.
     """
     apply = {**dict.fromkeys(params, network), **(apply or {})}
     averages = {"ema": Average("model", exponential_moving_average(0.99)), **(averages or {})}

@@ -1,14 +1,15 @@
-"""A network of another library, with made weights, and what it puts out: one fixture a case.
+"""Writes fixtures from networks of other libraries: the config, inputs and outputs of a network with made weights.
 
 It runs in the peers' environment (tests/peers/requirements.txt), without this library:
 
     python -m tests.peers.cases tests/fixtures/models            # every case
-    python -m tests.peers.cases tests/fixtures/models unet_sd    # those whose names begin so
+    python -m tests.peers.cases tests/fixtures/models unet_sd    # cases whose names begin with unet_sd
 
-`make fixtures` does that. A case file <name>.safetensors holds inputs ("in/...") and outputs ("out/..."), and in its
-metadata config.json as the library's own `save_pretrained` wrote it, the names and shapes that it saved, and the
-versions. The weights are those of made_weights.py, so that tests/models/interchange/folders.py makes the same folder
-again without the library. A listing <name>.txt.gz holds the names and shapes of a network at its published size.
+`make fixtures` runs this command. A file <name>.safetensors holds the inputs ("in/...") and outputs ("out/...") of a
+case. Its metadata have the config.json that the library's `save_pretrained` wrote, the names and shapes of the saved
+tensors, and the versions. The weights are those of made_weights.py, so that tests/models/interchange/published.py can
+write the same folder without the library. A listing <name>.txt.gz has the names and shapes of a network in its
+published size.
 """
 
 import gzip
@@ -37,12 +38,12 @@ class Case(NamedTuple):
     """One small network of a peer.
 
     Attributes:
-        build: () -> torch module with `save_pretrained`.
-        inputs: arrays by name, as our network takes them (channels last where they are images).
-        run: (module, inputs as torch tensors) -> outputs by name, as our network gives them.
-        same: for a tensor that must equal another, its name and the other's.
-        kept: names of the tensors that keep what the module computed for them, such as tables of positions.
-        by_file: whether the names are those of the file, where the library has others for its modules.
+        build: a function () -> torch module with `save_pretrained`.
+        inputs: {name: array} in the form that our network takes; images have their channels last.
+        run: a function (module, inputs as torch tensors) -> {name: output} in the form that our network returns.
+        same: {name of a tensor: name of another tensor that it must equal}.
+        kept: names of tensors that keep the values that the module computed, such as tables of positions.
+        by_file: whether weights are made by the names in the file, if the library's modules have other names.
     """
 
     build: Callable[[], torch.nn.Module]

@@ -1,4 +1,4 @@
-"""What the families' facts.py state for the tests that run over all of them: a new family adds such a file."""
+"""The form of the families' facts.py, which tests that run over all families read; a new family adds such a file."""
 
 import importlib
 import pathlib

@@ -1,4 +1,4 @@
-"""Runs commands in forked processes that can end themselves by SIGKILL at a named point: shared by this folder's tests.
+"""Runs commands in forked processes that can end themselves by SIGKILL at a named point, for the tests of this folder.
 
 `Driver` starts a server that has imported the libraries but touched no device, and forks it for every command: a
 process then costs a second rather than four. The product knows nothing of this; points.py names the points.

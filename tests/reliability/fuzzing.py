@@ -1,9 +1,9 @@
-"""Files that a stranger may hand over, altered at random: what the tests of fuzzed files share.
+"""Randomly altered files, as a stranger might send them, and a check of their readers, for the tests of fuzzed files.
 
     python -m tests.reliability.fuzzing KIND FIRST LAST      # the inputs of these seeds, in little memory and time
 
-An input is a valid file with a few changes, by its structure (types, ranges, missing and repeated entries) or byte by
-byte. A reader takes it or refuses it by an error that its documentation names; anything else is a fault.
+An input is a valid file with a few changes of its structure (types, ranges, missing and repeated entries) or of single
+bytes. A reader must read it, or refuse it by an error that its documentation names; anything else is a fault.
 """
 
 import copy

@@ -27,10 +27,10 @@ def folder_of(place: pathlib.Path, kind: str, fixtures: pathlib.Path = FIXTURES,
     """Makes the folder of a tokenizer.
 
     Args:
-        place: is made.
-        kind: of SPECIAL.
-        fixtures: where the vocabularies lie.
-        whole: copy tokenizer.json in place of the vocabulary's parts.
+        place: the folder to make.
+        kind: the kind of tokenizer, a key of SPECIAL.
+        fixtures: the folder of the vocabularies.
+        whole: whether to copy tokenizer.json in place of the vocabulary's parts.
     """
     place.mkdir(parents=True)
     parts = FILES.get(kind, (("vocab.json", "vocab.json"), ("merges.txt", "merges.txt")))

@@ -1,4 +1,4 @@
-"""How a network is called on the inputs of its fixture, and how near its outputs come to the peer's."""
+"""How networks are called on the inputs of their fixtures, and how far their outputs may be from the peer's."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ class Call(NamedTuple):
     Attributes:
         outputs: (apply, inputs) -> outputs, by the names of the fixture; `apply` is the module's, with the loaded
             parameters.
-        within: largest difference from the peer's, as a part of the largest number in an output: ten times what is
-            measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at most, 1e-6 at least.
-        family: name of the class by which the folder is opened; "" for the class of its config.
-        layouts: layouts of the names in which the peer's library opens what we write ("" for its own), live.
-        slow: whether its round trip is left to the slow tests.
-        quick: whether the fast tests compare its outputs, computed by numpy; true of a network of each room.
+        within: largest difference from the peer's outputs, divided by the largest number in an output. It is ten times
+            the difference measured on one CPU, since CPUs round differently, rounded up to one digit; 1e-6 to 1e-4.
+        family: name of the class by which the folder is opened; "" for the class in its config.
+        layouts: layouts of the names in which the peer's library must open the files that we write; "" for its own.
+        slow: whether only the slow tests make its round trip.
+        quick: whether the fast tests compare its outputs, computed with numpy; True for one network of each family.
     """
 
     outputs: Callable[..., dict[str, Any]]
