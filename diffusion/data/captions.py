@@ -305,8 +305,9 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
 
     Args:
         folder: the folder of the captions.
-        name, split: the name and the split of the dataset, as in `latents.require`.
-        size: how many records it has.
+        name: the name of the dataset, as in `latent_cache.require`.
+        split: the split of the dataset.
+        size: the number of records of the split.
 
     Raises:
         CacheError: naming what differs.

@@ -1,7 +1,7 @@
-"""The identities of a source's records: numbers that stay the same however the source is cut.
+"""The identities of a source's records: numbers that do not depend on how the source is cut into splits.
 
-A source states them by `identities() -> int64 [N, 3] | None`: for each record the set of stored records that it belongs
-to, the part of that set, and its number there.
+A source states them by `identities() -> int64 [N, 3] | None`: for each record, the set of stored records to which it
+belongs, the part of that set, and the record's number in the part.
 """
 
 import json
@@ -17,8 +17,9 @@ def numbered(stored: Any, part: Any, numbers: Iterable[int] | np.ndarray) -> np.
     """The identities of records of one part of a set, int64 `[N, 3]`.
 
     Args:
-        stored: the name of the set, as JSON: the same wherever it is opened, and no other set's.
-        part: the name of the part, as JSON.
+        stored: the name of the set, any value that JSON can hold; it is the same wherever the set is opened, and no
+            other set has it.
+        part: the name of the part, any value that JSON can hold.
         numbers: the numbers of the records in the part, int `[N]`.
     """
     numbers = np.fromiter(numbers, np.int64) if not isinstance(numbers, np.ndarray) else numbers.astype(np.int64)
@@ -26,7 +27,7 @@ def numbered(stored: Any, part: Any, numbers: Iterable[int] | np.ndarray) -> np.
 
 
 def stated(source: Any) -> np.ndarray | None:
-    """The identities `[N, 3]` that a source states; None where it has no such method, or does not know them.
+    """The identities `[N, 3]` that a source states; None if it has no such method, or does not know them.
 
     Args:
         source: any sequence of records, such as a `data.sources.Source`.
@@ -36,7 +37,7 @@ def stated(source: Any) -> np.ndarray | None:
 
 
 def names_of(source: Any) -> list[str] | None:
-    """The names of a source's records, which stay the same where their folder moves; None where it states none.
+    """The names of a source's records, which do not change if their folder moves; None if it states none.
 
     Args:
         source: any sequence of records; it states names by `record_names() -> list[str] | None`.
@@ -46,7 +47,7 @@ def names_of(source: Any) -> list[str] | None:
 
 
 def order_of(source: Any) -> str | None:
-    """A digest of a source's records in their order: of their names, or else as `content_of`; None without both."""
+    """A digest of a source's records in their order: that of their names, else that of `content_of`, else None."""
     names = names_of(source)
     if names is None:
         return content_of(source)
@@ -54,7 +55,7 @@ def order_of(source: Any) -> str | None:
 
 
 def content_of(source: Any) -> str | None:
-    """A digest of some of a source's stored examples, whatever else is read of the records; None without one.
+    """A digest of some of a source's stored examples; None if the source states none.
 
     Args:
         source: any sequence of records; it states the digest by `sampled_content() -> str | None`.
@@ -64,12 +65,12 @@ def content_of(source: Any) -> str | None:
 
 
 def have_changed(noted: str | None, now: str | None) -> bool:
-    """Whether two digests of records, e.g. by `order_of`, differ; False where one of them is not known."""
+    """Whether two digests of records, e.g. by `order_of`, differ; False if one of them is not known."""
     return noted is not None and now is not None and noted != now
 
 
 def lengths_of(source: Any) -> list[int] | None:
-    """The bytes of each record's files, which change with most edits of a picture; None where a source states none.
+    """The sizes of each record's files in bytes, which most edits of a picture change; None if a source states none.
 
     Args:
         source: any sequence of records; it states lengths by `record_lengths() -> list[int] | None`.
@@ -84,12 +85,12 @@ def _digest(value: Any) -> int:
 
 
 def have_common_set(some: np.ndarray, others: np.ndarray) -> bool:
-    """Whether two lists of identities `[N, 3]`, `[M, 3]` have a set in common, so that they can be distinguished."""
+    """Whether two lists of identities `[N, 3]` and `[M, 3]` have a set in common; only then do they compare."""
     return bool(np.isin(np.unique(some[:, 0]), others[:, 0]).any())
 
 
 def count_common(some: np.ndarray, others: np.ndarray) -> int:
-    """How many of the identities `some` `[N, 3]` are among `others` `[M, 3]`."""
+    """The number of identities in `some` `[N, 3]` that are also in `others` `[M, 3]`."""
     values, known = (_as_values(identities) for identities in (some, others))
     known = np.unique(known)
     at = np.minimum(np.searchsorted(known, values), len(known) - 1)

@@ -103,8 +103,8 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
         folder: a folder that `latent_writer.write` wrote.
 
     Returns:
-        The latents, and their spec as `pipeline.batches` takes it; `latents.draw` has to be the first of its
-        augmentations.
+        The latents, and their spec, which `pipeline.batches` takes; the latents' method `draw` must be the first of
+        its augmentations.
 
     Raises:
         FileNotFoundError: if it holds no finished cache, or a file of it is missing.
@@ -162,7 +162,7 @@ class Latents(RandomAccess):
         self._scale, self._shift = (np.asarray(x, np.float32) for x in (description.scale, description.shift))
 
     def draw(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-        """A latent as training reads it: an augmentation, for which `pipeline` has an rng for each example.
+        """Draws a latent for training; an augmentation, for which `pipeline` has an rng for each example.
 
             scale (mean + exp(log variance / 2) eps - shift),   eps ~ N(0, 1)
 

@@ -11,16 +11,16 @@ from diffusion.data.sources import splits
 from diffusion.data.sources.spec import Source
 from diffusion.data.sources.streams import Stream
 
-BEYOND = 2**62  # records, more than any stream has
+BEYOND = 2**62  # the end of a stream without a known end; no stream has so many records
 
 
 class Part(NamedTuple):
     """The records of a stream, by the ends of its split.
 
     Attributes:
-        origin: the place that the stream comes from, and the name of the split whose part it is.
-        first: the number of its first record.
-        last: the number of its last record plus 1; `BEYOND` for a part without an end.
+        origin: the place from which the stream comes, and the name of the split of which this is a part.
+        first: the number of the first record.
+        last: the number of the last record plus 1; `BEYOND` for a part without an end.
     """
 
     origin: tuple[str, str]
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 Known = np.ndarray | Part | None
-"""Which stored records a source reads: `data.identities` `[N, 3]`; of a stream a part; None where it does not say."""
+"""The stored records that a source reads: their `data.identities` `[N, 3]`; the part of a stream; None if not known."""
 
 
 def identify(source: Source | Stream) -> Known:
@@ -39,21 +39,20 @@ def identify(source: Source | Stream) -> Known:
     try:
         part = splits.parse(source.spec.split)
         first, last = splits.numbers((part.first, part.last), source.spec.split)
-    except ValueError:  # a split with a name of its own
+    except ValueError:  # a split whose name does not say which records it has
         return None
     return Part((source.where, part.base), first, last or BEYOND)
 
 
 def by_number(some: Known, others: Known) -> int | None:
-    """How many records of a source are also records of another; None where their numbers do not say it.
+    """The number of records of a source that are also records of another; None if their numbers do not show it.
 
-    Numbers distinguish the records of one set of stored records: splits of a dataset, parts of the same files. Streams
-    of the same files are distinguished by the ends of their splits, and the count is at most `BEYOND` where they have
-    none.
+    Numbers distinguish records of the same set, such as splits of a dataset or parts of the same files. Streams of the
+    same files are compared by the ends of their splits; without ends, the count is at most `BEYOND`.
 
     Args:
-        some: the records that are looked for.
-        others: the records among which they are looked for.
+        some: the records to look for.
+        others: the records among which to look.
     """
     if isinstance(some, Part) and isinstance(others, Part) and some.origin == others.origin:
         return max(0, min(some.last, others.last) - max(some.first, others.first))
@@ -63,7 +62,12 @@ def by_number(some: Known, others: Known) -> int | None:
 
 
 def by_content(examples: Iterable[np.ndarray], others: Iterable[np.ndarray]) -> int:
-    """How many examples equal one of `others` in shape, type and every bit; both are arrays, or read one by one."""
+    """The number of examples that equal one of `others` in shape, type and every bit.
+
+    Args:
+        examples: the examples to look for; an array, or an iterable that is read one by one.
+        others: the examples among which to look, likewise.
+    """
     known = set(map(_digest, others))
     return sum(_digest(example) in known for example in examples)
 

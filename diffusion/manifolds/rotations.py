@@ -89,7 +89,7 @@ def so3() -> Manifold:
 
 
 def se3() -> Manifold:
-    """SE(3) as the product SO(3) x R^3 of rotations and translations, along which geodesics move independently.
+    """SE(3) as the product SO(3) x R^3, whose geodesics move the rotation and the translation independently.
 
     Facts:
         points: tuples of a rotation `[3, 3]` and a translation `[3]`

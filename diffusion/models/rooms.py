@@ -1,6 +1,7 @@
-"""Facts that the rooms of published families state, for the floors below: `diffusion.published` names the rooms.
+"""Reads tables from the packages of published families, which are called rooms; `diffusion.published` names them.
 
-Nothing below `diffusion.published` imports a room. It asks here, by the name of a room's file and of a table in it:
+The other parts of the library do not import a room. They read a table of all rooms here, by the name of a file in the
+rooms and the name of the table in it:
 
     FAMILIES = rooms.Entries("table", "FAMILIES")       # {name of a class: Family}, of every room that has a table.py
 """
@@ -20,16 +21,19 @@ PLACE = "diffusion.published"
 
 
 class Entries(collections.UserDict[str, Any]):
-    """One table of all rooms as a dictionary, read when it is first used: rooms import the floors that ask."""
+    """One table of all rooms as a dictionary.
+
+    It is read on its first use, since the rooms import the modules that use it.
+    """
 
     def __init__(self, file: str, table: str, others: Mapping[str, Any] = public.NONE):
         """The table of that name in each room's file of that name.
 
         Args:
-            file: the name of a room's file: "network", "table" or "pipeline"; files that end in it count too, as
-                "control_net_table" does.
-            table: the name of a mapping in it.
-            others: the entries that no room has, which follow the entries of the rooms.
+            file: the name of a room's file, "network", "table" or "pipeline"; files whose names end with it, such as
+                "control_net_table", count too.
+            table: the name of a mapping in the file.
+            others: entries that no room has, which follow the entries of the rooms.
         """
         self.file, self.table, self.others = file, table, others
 

@@ -14,8 +14,8 @@ Decoder = Callable[[Array, Array, Array], Array]
 def levels(count: int = 256) -> Decoder:
     """The decoder of data on `count` levels of [-1, 1]: p(x_0 | x_t) is proportional to q(x_t | x_0), number by number.
 
-    Kingma et al. 2021, as in the authors' code. The bound then holds for the probability of the data, not for a
-    density. Data outside of [-1, 1] have a bound of NaN.
+    It follows Kingma et al. 2021, as in the authors' code. The bound then holds for the probability of the data, not
+    for a density. Data outside of [-1, 1] have a bound of NaN.
 
     Args:
         count: number of levels -1 + 2 k / (count - 1), at least 2.

@@ -99,5 +99,5 @@ def _products(images: Array, texts: Array) -> Array:
             f"{texts.shape}"
         )
     wide = jnp.promote_types(images.dtype, jnp.float32)
-    # Accelerators multiply with 8 bits by default: at a scale of 100, a logit would be off by 0.4.
+    # Accelerators multiply with 8 significant bits by default: at a scale of 100, a logit would be off by 0.4.
     return jnp.matmul(images.astype(wide), texts.astype(wide).T, precision=jax.lax.Precision.HIGHEST)

@@ -77,7 +77,8 @@ def denoise(
         attached: attachments that add to both conditions.
         cache, merge, places, perturbed, apart: the fields of `Evaluation`.
         shape: shapes of {"video", "sound"} of one example, for a model whose clips have a sound (`Course.shape`).
-        end: the time at which a step ends, [], for a denoiser that also receives it (`Kind.jumps`); None elsewhere.
+        end: the time at which a step ends, [], for a denoiser that also receives it (`DenoiserNetwork.jumps`); None for
+            other denoisers.
 
     Returns:
         The denoiser; `Memory` with a cache, `Unpaired` where words move x_t.

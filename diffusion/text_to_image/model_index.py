@@ -124,7 +124,7 @@ def attached_folders(folder: pathlib.Path, part: str) -> dict[str, pathlib.Path]
 
     Args:
         folder: the folder of the model.
-        part: the first folder's name, `Kind.attaches`; "" for a class that attaches none.
+        part: the first folder's name, `Files.attaches` of the kind; "" for a class that attaches none.
     """
     if not part:
         return {}

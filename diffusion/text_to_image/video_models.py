@@ -179,7 +179,7 @@ def completed(
         schedule: the schedule of the process.
         first: the latent of the first frame, [B, 1, h, w, D].
         frames: number of latent frames, F'.
-        blur: scale of the first frame's noise, see `Video.blur`.
+        blur: scale of the first frame's noise, see `FirstImage.blur`.
         keys: the random keys of n, [B]; needed only with a blur.
 
     Reference: the noise is as in the code of LTX-Video 0.9.5 (Lightricks, 2025).

@@ -1,4 +1,4 @@
-"""Networks whose layers are one or several stacks of equal ones: what a call returns, whoever runs the layers."""
+"""Runs networks whose layers form one or several stacks of equal layers, and returns outputs and features."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,8 +26,8 @@ class Stack(NamedTuple):
     """Layers of a network that are equal except for their parameters, and run one after the other.
 
     Attributes:
-        name: its name among the network's parameters.
-        length: number of layers; 0 for a single one whose parameters have no axis of the layers.
+        name: name of the stack among the network's parameters.
+        length: number of layers; 0 for a single layer whose parameters have no axis of the layers.
         block: a layer, see `scan.scanned`.
         fields: fields of the layer, in their order.
         arguments: arguments of each layer, beside the carry.
@@ -49,12 +49,12 @@ class Stack(NamedTuple):
     unroll: int = 0
 
     def segment(self, params: Any) -> Segment:
-        """The stack as a value, with the network's parameters."""
+        """The stack with the network's parameters, for functions that run the layers outside of the network."""
         block = self.block(*self.fields, parent=None)
         return Segment(block, params[self.name], self.length, self.arguments, self.axes, self.enter)
 
     def run(self, network: Any, carry: Any, recorded: Features) -> Any:
-        """The carry after the stack, whose requested features are recorded."""
+        """The carry after the stack; the requested features of its layers are added to `recorded`."""
         carry = self.enter(carry)
         if not self.length:
             carry, _ = self.block(*self.fields, name=self.name)(carry, *self.arguments)
@@ -94,7 +94,7 @@ def several_stacks(
         The output; with `features`: (output, tuple of the features); with `through`: (output, its second value).
 
     Raises:
-        ValueError: for a layer that is not there.
+        ValueError: if `features` names a layer that does not exist.
     """
     recorded = Features(features, sum(max(stack.length, 1) for stack in stacks))
     if through is not None:

@@ -1,7 +1,7 @@
 """The transformer of LTX-2: LTX-Video's layers for a clip, smaller ones for its sound, and attention between the two.
 
     text [B, M, E] -- dense, gelu, dense              x["video"] [B, F, H, W, C], x["sound"] [B, L, C']
-    (one of the clip, one of the sound)  |                                |
+    (for the clip, and for the sound)    |                                |
                                          |                 dense, of each modality its own
                                          |                                |
     t ---> own vectors ------------------+-> [ attention to itself, shifted, scaled and gated   ]
@@ -11,8 +11,8 @@
                                                                           |
                                               norm, dense: {"video": [B, F, H, W, C], "sound": [B, L, C']}
 
-Each layer adds tables of its own to the vectors. A token of the clip stands for 32 x 32 pixels and 8 frames, a token of
-the sound for 4 frames of its spectrogram, 40 ms; both know their time in seconds.
+Each layer adds its tables to the vectors. A token of the clip stands for 32 x 32 pixels and 8 frames, and a token of
+the sound for 4 frames of its spectrogram, which are 40 ms. The positions of both include their time in seconds.
 """
 
 from typing import Any, NamedTuple
@@ -37,8 +37,8 @@ from diffusion.models.layers.wide_attention import WideAttention
 from diffusion.published.ltx_video.network import CELL, SPAN, span_angles
 
 RATE = 24.0
-SOUND_CELL = 4  # frames of the spectrogram in one latent
-SPECTRA = 100  # frames of the spectrogram in a second
+SOUND_CELL = 4  # frames of the spectrogram per latent
+SPECTRA = 100  # frames of the spectrogram per second
 
 
 def _middles(edges: Any) -> Any:
@@ -46,16 +46,18 @@ def _middles(edges: Any) -> Any:
 
 
 def clip_positions(rate: jax.Array, frames: int, rows: int, columns: int) -> jax.Array:
-    """Middles of a clip's latents in time, rows and columns, as parts of 20 seconds and 2048 x 2048 pixels.
+    """The midpoints of a clip's latents in time, rows and columns, in units of 20 seconds and 2048 pixels.
 
     The first latent stands for one frame, and each of the others for eight.
 
     Args:
-        rate: frames of the clip in a second, [B].
-        frames, rows, columns: sides of the latents.
+        rate: frames per second of the clip, [B].
+        frames: number of frames of the latents.
+        rows: number of rows of the latents.
+        columns: number of columns of the latents.
 
     Returns:
-        [B, frames * rows * columns, 3], float32.
+        The midpoints, float32 [B, frames * rows * columns, 3].
     """
     edges = np.maximum(CELL[0] * np.arange(frames + 1, dtype=np.float32) + 1 - CELL[0], 0)
     seconds = _middles(edges / jnp.asarray(rate, jnp.float32)[:, None]) / SPAN[0]
@@ -66,7 +68,7 @@ def clip_positions(rate: jax.Array, frames: int, rows: int, columns: int) -> jax
 
 
 def sound_positions(length: int) -> jax.Array:
-    """Middles of a sound's latents in time, as parts of 20 seconds, [1, length, 1], float32.
+    """The midpoints of a sound's latents in time, in units of 20 seconds, float32 [1, length, 1].
 
     The first latent stands for one frame of the spectrogram, and each of the others for four.
     """
@@ -98,7 +100,7 @@ class StreamInputs(NamedTuple):
 
 
 class TimeVectors(nn.Module):
-    """`count` vectors of times [B, F], and the embeddings of the times: ([B, F, count, width], [B, F, width])."""
+    """`count` vectors [B, F, count, width] of times [B, F], and the embeddings [B, F, width] of the times."""
 
     count: int
     width: int
@@ -187,7 +189,7 @@ class LTX2Stream(nn.Module):
             self.text_table = self.param("text_table", nn.initializers.normal(1.0), (2, self.width))
 
     def conditions(self, x: jax.Array, inputs: StreamInputs) -> list[jax.Array]:
-        """Shift, scale and gate of each of its two or three parts that its own time conditions."""
+        """The shift, scale and gate of each part of the layer that the modality's time conditions, two or three."""
         vectors = inputs.vectors + self.table.astype(inputs.vectors.dtype)
         return [for_tokens(vectors[:, :, i], x) for i in range(vectors.shape[2])]
 
@@ -207,7 +209,7 @@ class LTX2Stream(nn.Module):
         return x + gate * self.text_attention(read * (1 + scale) + shift, text, bias)
 
     def modulated_for(self, x: jax.Array, inputs: StreamInputs, reader: int) -> jax.Array:
-        """Its tokens as the attention of the clip (0), or of the sound (1), reads them."""
+        """The stream's tokens, modulated for the attention of the clip (reader 0) or of the sound (reader 1)."""
         vectors = inputs.between + self.other_table.astype(inputs.between.dtype)
         return rms_norm(x) * (1 + vectors[:, :, 2 * reader]) + vectors[:, :, 2 * reader + 1]
 
@@ -299,13 +301,12 @@ class LTX2(Layered, Backbone):
         depth: number of layers.
         heads: number of attention heads, in every attention.
         text_width: number of features of the texts' tokens.
-        projected: whether two dense layers bring the texts to the widths of the tokens (2.0); otherwise the texts have
-            these widths.
+        projected: whether two dense layers project the texts to the widths of the tokens (2.0); otherwise the texts
+            have these widths already.
         halves: whether positions turn pairs of features half a head apart (as published); otherwise neighbouring ones.
         gated: whether the heads of attention have gates (2.3).
         modulated: whether the time also conditions the attention to the text (2.3).
-        perturbed: whether its guidance may perturb layers by the mask "identity"; a fact of the weights, which
-            pipelines read.
+        perturbed: whether guidance may perturb layers of these weights by the mask "identity"; pipelines read it.
         gate_clock: the largest clock of the gates between the modalities.
 
     Reference: HaCohen et al., "LTX-2: Efficient Joint Audio-Visual Foundation Model", 2026; its code in diffusers.
@@ -354,7 +355,7 @@ class LTX2(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text", "sound_text": the text for the clip and for the sound, [B, M, E], see `text_widths`.
                 "text_mask": Bool [B, M], for both.
-                "rate": frames of the clip in a second, [B]; without it 24.
+                "rate": frames per second of the clip, [B]; 24 if it is missing.
                 "apart": Bool [B], True for examples whose clip and sound do not attend to each other; without it False
                     for all.
                 "identity": layer mask, see `layer_masks`: in these layers a token attends only to itself.

@@ -68,7 +68,7 @@ class ControlNet(ControlNetBeside, nn.Module):
             mode: int [B], the kind of control; with `modes`.
 
         Returns:
-            One array for each skip and one for the middle, as `conditional_unet.residual_shapes` lists them, float32.
+            One array for each skip and one for the middle, float32, in the shapes of `network.residual_shapes`.
 
         Raises:
             ValueError: as the U-Net, for a hint that does not fit, for a kind that is missing, and for one that a
