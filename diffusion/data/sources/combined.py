@@ -14,7 +14,7 @@ from diffusion.data.sources.spec import DataSpec, Derived, ManyAtOnce, Source, r
 from diffusion.data.sources.streams import Stream
 
 LONGEST = 2**28  # the most records of an epoch of a mixture
-MEANING = ("drawn", "surface", "sound", "backbones", "rate")  # what a source states of what its examples stand for
+MEANING = ("drawn", "surface", "sound", "backbones", "rate")  # facts of a source that say what its examples represent
 
 
 def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | MixedStream":
@@ -115,7 +115,7 @@ class Mixture:
         ).tolist()
         self.where = " and ".join(source.where for source in of)
         self.spec: DataSpec = of[0].spec._replace(name=name, size=len(self))
-        if all(getattr(source, "draws", 1) == 1 for source in of):  # metrics take one of a file's draws by its place
+        if all(getattr(source, "draws", 1) == 1 for source in of):  # metrics find a file's draws by their positions
             stated = {fact: [getattr(source, fact, None) for source in of] for fact in MEANING}
             same = lambda first, *others: all(first == other or _sounds_alike(first, other) for other in others)
             vars(self).update({fact: values[0] for fact, values in stated.items() if values[0] and same(*values)})
@@ -187,7 +187,10 @@ class Mixture:
 
 
 def _sounds_alike(first: Any, second: Any) -> bool:
-    """Whether two values are forms of sound that read examples alike; two equal ones have functions of their own."""
+    """Whether two values are forms of sound that read examples alike.
+
+    `==` would not tell, since equal forms have different function objects.
+    """
     return isinstance(first, Sound) and isinstance(second, Sound) and first.reads_alike(second)
 
 

@@ -11,13 +11,13 @@
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
 | "size"         | [B, 6]         | original height and width, top and left of the crop, requested height and width    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |
-| "rate"         | [B]            | frames of the video in a second                                                    |
+| "rate"         | [B]            | frames per second of the video                                                     |
 | "seconds"      | [B, F]         | the time of each frame in seconds, in place of the rate                            |
-| "keep"         | int [B, K]     | numbers of the patches that a masked network sees (kept_patches); without it, all  |
-| "interval"     | [B, 2]         | times from and to which that guidance acts (MiT, DiT)                              |
+| "keep"         | int [B, K]     | indices of the patches that a masked network sees (kept_patches); without it, all  |
+| "interval"     | [B, 2]         | first and last time at which guidance acts (MiT, DiT)                              |
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |
-| "given"        | [B, L, C]      | the values of a series that are given, see `diffusion.data.series_masks`           |
-| "mask", "real" | Bool [B, L, C] | where they are given; where x is to be predicted                                   |
+| "given"        | [B, L, C]      | the known values of a series, see `diffusion.data.series_masks`                    |
+| "mask", "real" | Bool [B, L, C] | where values are known; where x is to be predicted                                 |
 | "real"         | Bool [B, N]    | the elements of a set, the residues of a chain; the others are padding             |
 | "spectrogram"  | [B, F, M]      | levels of M bands of frequency in F frames of the clip (DiffWave)                  |
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
