@@ -40,7 +40,7 @@ def grown(plans: Sequence[Plan], before: Sequence[Plan], directory: pathlib.Path
             new = pairs[old.name]
             same = new.commands == old.commands or (result(old) is not None and result(old) == result(new))
             runs.append(Plan(old.name, new.overrides, old.commands if same else new.commands))
-    taken = {old.name.casefold() for old in before}
+    taken = {name.casefold() for name in pairs}
     for plan in rest.values():
         name = plan.name
         if name.casefold() in taken:

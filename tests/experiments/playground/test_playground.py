@@ -154,7 +154,7 @@ def test_what_a_run_cannot_do_is_refused_in_words(run, files, wrong, message, mo
 @pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_refused_with_the_estimate(run, monkeypatch):
     monkeypatch.setattr(limits, "memory", lambda: 2**20)
-    words = r"4096 pictures of 8 x 8 would need about .*iB of memory, and there are 1 MiB: choose fewer"
+    words = r"4096 pictures of 8 x 8 would need about .*iB of memory, but only 1 MiB is available: choose fewer"
     with pytest.raises(limits.Refused, match=words):
         run.watch(dataclasses.replace(run.usual, seeds=range(4096)))
 

@@ -125,7 +125,7 @@ def test_added_runs_are_run_alone(tmp_path, stubs):
     assert process.returncode == 0 and "3 done" in message and "New runs" not in message
     (tmp_path / "stubs.py").write_text(STUBS.replace("range(3)", "(5, 0, 1, 2, 4)"))
     process, message = finished(*argv, "--run=1")  # of a task that was waiting
-    assert process.returncode == 0 and "New runs: 2. The others" in message
+    assert process.returncode == 0 and "New runs: 2. The other runs" in message
     process, message = finished(*argv)
     assert process.returncode == 0 and "5 done" in message and "New runs" not in message
     assert [(there / f"x={i}" / "runs").read_text() for i in (0, 1, 2, 4, 5)] == ["0\n", "1\n", "2\n", "4\n", "5\n"]
