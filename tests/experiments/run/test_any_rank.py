@@ -78,7 +78,8 @@ def test_a_run_of_any_rank_from_a_config(tmp_path, shape, dtype, capsys):
     both = [checkpoints.load_ema(tmp_path / folder, 2)[0] for folder in ("parts", "whole")]
     jax.tree.map(np.testing.assert_array_equal, *both)
     said = capsys.readouterr().out
-    assert f"data.npz (train): 20 examples, {' x '.join(map(str, shape))}, in {tmp_path / 'data.npz'}" in said
+    sides = f"{shape[0]} numbers each" if len(shape) == 1 else " x ".join(map(str, shape))
+    assert f"data.npz (train): 20 examples, {sides}, in {tmp_path / 'data.npz'}" in said
     recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path / "whole")))
     made = sample(recipe, tmp_path / "whole")
     assert made.shape == (6, *shape) and made.dtype == dtype
