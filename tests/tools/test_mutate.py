@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tools.mutate import forks, reached
+from tools.mutate import __main__ as mutate, forks, reached
 from tools.mutate.mutants import mutants, sample
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -117,6 +117,30 @@ def test_the_sample_is_of_the_seed_and_stays_where_other_lines_are_added():
     assert [m.name for m in sample(of_f, later, 4, 0)] == names(SOURCE, 0)
     same = b"a = f(b, b)\n"
     assert not sample(mutants("toy.py", same), same, 9, 0)  # what changes nothing is no mutant
+
+
+def test_the_words_of_a_comment_do_not_change_a_mutant():
+    source = "sizes = [1,  # über\n         2]  # two\nname = '# no comment' + str(3)\n"
+    reworded = source.replace("# über", "# the first").replace("  # two", "")
+    content = lambda text: [(m.name, m.was, m.now) for m in mutants("toy.py", text.encode())]
+    assert content(source) == content(reworded)
+    assert [(was, now) for _, was, now in content(source)] == [
+        ("sizes = [1,", "sizes = [0,"), ("sizes = [1,", "sizes = [2,"), ("2]", "1]"), ("2]", "3]"),
+        ("name = '# no comment' + str(3)", "name = '# no comment' + str(2)"),
+        ("name = '# no comment' + str(3)", "name = '# no comment' + str(4)"),
+    ]  # fmt: skip
+    first = mutants("toy.py", source.encode())[0]
+    assert first.applied(source.encode()).decode() == source.replace("[1,", "[0,")
+
+
+@pytest.mark.extended
+def test_every_mutant_that_is_explained_exists():
+    """An entry whose line has changed explains nothing any more: mend it, or remove it."""
+    entries = {}
+    for path, was, now in mutate._explained():
+        entries.setdefault(path, set()).add((was, now))
+    for path, changes_of_path in entries.items():
+        assert not changes_of_path - {(m.was, m.now) for m in mutants(path, (ROOT / path).read_bytes())}, path
 
 
 def test_an_instrumented_module_does_the_same_and_says_which_lines_run(monkeypatch):

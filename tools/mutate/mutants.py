@@ -9,7 +9,9 @@ widths and sizes of lines and letters in a chart. Neither is the 1 of -1 in the 
 import ast
 import difflib
 import hashlib
+import io
 import itertools
+import tokenize
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,8 +26,8 @@ class Mutant(NamedTuple):
         lines: (first, last) line of the statement around the change, without the body of a compound statement; a test
             that runs them runs the change.
         body: (first, last) line of the body of a function if the change is in a default of an argument; else `lines`.
-        was: the changed lines before the change, without indentation.
-        now: the changed lines after the change, without indentation.
+        was: the changed lines before the change, without indentation and comments.
+        now: the changed lines after the change, likewise.
         start: the first byte of the source that is replaced.
         end: the first byte after the replaced ones.
         text: the replacement.
@@ -106,15 +108,16 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
         path: the file's path, for reports.
         source: the file's content.
     """
-    text = _Text(source)
+    bare = _without_comments(source)
+    text = _Text(bare)
     by_change = {}
     for place in _places(ast.parse(source)):
         for kind, start, end, new in _changes(place.node, text):
-            mutated = source[:start] + new.encode() + source[end:]
-            first = source.count(b"\n", 0, start)
-            last = source.count(b"\n", 0, end)
-            was = _squeezed(source, first, last)
-            now = _squeezed(mutated, first, last + mutated.count(b"\n") - source.count(b"\n"))
+            mutated = bare[:start] + new.encode() + bare[end:]
+            first = bare.count(b"\n", 0, start)
+            last = bare.count(b"\n", 0, end)
+            was = _squeezed(bare, first, last)
+            now = _squeezed(mutated, first, last + mutated.count(b"\n") - bare.count(b"\n"))
             mutant = Mutant(path, kind, first + 1, place.lines, place.body, was, now, start, end, new)
             by_change.setdefault((was, now, first), mutant)
     return sorted(by_change.values(), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
@@ -169,6 +172,16 @@ class _Place(NamedTuple):
     node: ast.AST
     lines: tuple[int, int]
     body: tuple[int, int]
+
+
+def _without_comments(source: bytes) -> bytes:
+    """The source with spaces in place of its comments: every offset stays, and a reworded comment changes no mutant."""
+    lines = source.decode().split("\n")
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column] + " " * len(token.string.encode())
+    return "\n".join(lines).encode()
 
 
 def _squeezed(source: bytes, first: int, last: int) -> str:
