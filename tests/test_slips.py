@@ -645,12 +645,24 @@ NO_FACTORY = {
     "Product",
     "Seen",
     "Trained",
+    "at_each",
     "error_scale",
     "mean_velocity",
 }  # records, and what a factory's result calls
 TAKE_A_SCHEDULE = [
     (module.__name__, name)
-    for module in (editing, flow_maps, guidance, likelihood, objectives, samplers, steering, timesteps, videos)
+    for module in (
+        editing,
+        flow_maps,
+        guidance,
+        likelihood,
+        objectives,
+        samplers,
+        schedules,
+        steering,
+        timesteps,
+        videos,
+    )
     for name in module.__all__
     if name not in NO_FACTORY
     and inspect.isfunction(function := getattr(module, name))

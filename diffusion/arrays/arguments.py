@@ -13,6 +13,7 @@ __all__ = [
     "require_keys",
     "require_mask",
     "require_network",
+    "require_rows",
     "require_shape",
 ]
 
@@ -47,26 +48,65 @@ def require(value: Any, kind: type | tuple[type, ...], argument: str, valid: str
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
 
 
-def require_function(value: Any, argument: str, valid: str) -> None:
-    """Refuses a value that cannot be called; otherwise as `require`."""
+def require_function(value: Any, argument: str, valid: str, takes: int | None = None) -> None:
+    """Refuses a value that cannot be called, or does not take a number of arguments; otherwise as `require`.
+
+    A function whose arguments all have defaults makes a value, as `weightings.p2` does, and is refused too.
+
+    Args:
+        value: the value that the caller passed.
+        argument: the name of the argument.
+        valid: the valid values in words, with an article and an example.
+        takes: how many positional arguments it is called with; None for any number.
+    """
     if not callable(value):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
+    parameters = None if takes is None else _positional(value)
+    if parameters is not None:
+        needed = [p for p in parameters if p.default is p.empty]
+        if not (needed and len(needed) <= takes <= len(parameters)):
+            raise TypeError(
+                f"{argument} must be {valid}; got {_called(value, parameters)}, which does not take these {takes} "
+                "arguments; if it makes the function, call it"
+            )
 
 
 def require_network(value: Any, valid: str = "a function (x, clock, condition) -> output") -> None:
-    """Refuses a value that is no function, or one of fewer than three positional arguments; otherwise as `require`."""
+    """Refuses a value that is no function of three positional arguments; otherwise as `require`.
+
+    A Flax module that holds no parameters, and its `apply`, are refused too.
+    """
     require_function(value, "network", valid)
+    module = getattr(value, "__self__", value)  # `module.apply` is a method of the module
+    if not isinstance(module, type) and hasattr(module, "apply") and getattr(module, "scope", module) is None:
+        raise TypeError(
+            f"network must be {valid}; got the module {type(module).__name__} of Flax without its parameters. Valid: "
+            "lambda x, clock, condition: module.apply(parameters, x, clock, condition)"
+        )
+    parameters = _positional(value)
+    if parameters is None:
+        return
+    if len(parameters) < 3 or sum(p.default is p.empty for p in parameters) > 3:
+        raise TypeError(
+            f"network must be {valid}; got {_called(value, parameters)}, which does not take these three arguments; a "
+            "network without conditions receives None as the third"
+        )
+
+
+def _called(value: Any, parameters: list[inspect.Parameter]) -> str:
+    """A function in words, with its arguments: "snr()"."""
+    return f"{getattr(value, '__name__', type(value).__name__)}({', '.join(p.name for p in parameters)})"
+
+
+def _positional(value: Any) -> list[inspect.Parameter] | None:
+    """The positional arguments of a function; None where it takes any number, or does not state them."""
     try:
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):  # some compiled functions state no arguments
-        return
-    takes = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(takes) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        name = getattr(value, "__name__", type(value).__name__)
-        raise TypeError(
-            f"network must be {valid}; got {name}({', '.join(takes)}), which does not take these three arguments; a "
-            "network without conditions receives None as the third"
-        )
+        return None
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def require_mask(mask: Any, argument: str) -> None:
@@ -108,16 +148,19 @@ def is_count(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
-def require_floats(x: Any, argument: str) -> None:
+def require_floats(x: Any, argument: str, more: str = ", images scaled to [-1, 1]") -> None:
     """Refuses anything but an array of floating-point numbers, such as images of bytes.
+
+    Args:
+        x: the value that the caller passed.
+        argument: the name of the argument.
+        more: what else the numbers must be, for the message.
 
     Raises:
         TypeError: naming what was passed.
     """
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
-        raise TypeError(
-            f"{argument} must be an array of floating-point numbers, images scaled to [-1, 1]; got {described(x)}"
-        )
+        raise TypeError(f"{argument} must be an array of floating-point numbers{more}; got {described(x)}")
 
 
 def require_keys(keys: Any, size: int, user: str) -> None:
@@ -144,6 +187,28 @@ def require_keys(keys: Any, size: int, user: str) -> None:
         )
 
 
+def require_rows(condition: Any, what: str, sizes: tuple[int, ...]) -> None:
+    """Refuses a condition of another number of examples, which a network would broadcast, or mix with others.
+
+    Args:
+        condition: the condition, a pytree of arrays `[B, ...]`; numbers and arrays `[]` belong to all examples.
+        what: the condition's name, the beginning of the sentence.
+        sizes: the valid numbers of rows, first the number of examples.
+
+    Raises:
+        TypeError: for a list of numbers or texts, whose entries would be a condition each.
+        ValueError: for another number of rows.
+    """
+    if isinstance(condition, list) and condition and all(isinstance(entry, (int, float, str)) for entry in condition):
+        raise TypeError(f"{what} is a list of {type(condition[0]).__name__}. Valid: an array, jnp.array(labels)")
+    for leaf in jax.tree.leaves(condition):
+        shape = getattr(leaf, "shape", ())
+        if shape and shape[0] not in sizes:
+            raise ValueError(
+                f"{what} has an array of shape {shape}, but x has {sizes[0]} examples. Valid: one row for each"
+            )
+
+
 def require_shape(value: Array, shape: tuple[int, ...], what: str) -> None:
     """Refuses an array of another shape, which would be broadcast.
 
@@ -155,8 +220,11 @@ def require_shape(value: Array, shape: tuple[int, ...], what: str) -> None:
     Raises:
         ValueError: naming both shapes.
     """
-    if jnp.shape(value) != tuple(shape):
-        raise ValueError(f"{what} must have the shape {tuple(shape)}, but has {jnp.shape(value)}")
+    actual = getattr(value, "shape", () if np.isscalar(value) else None)
+    if actual is None:
+        raise ValueError(f"{what} must have the shape {tuple(shape)}; got {described(value)}")
+    if actual != tuple(shape):
+        raise ValueError(f"{what} must have the shape {tuple(shape)}, but has {actual}")
 
 
 public.declare(__name__)

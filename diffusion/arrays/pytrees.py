@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.arguments import described
 from diffusion.arrays.broadcasting import flattened
 from diffusion.package import public
 
@@ -58,7 +59,14 @@ def sizes_of(shape: Any) -> tuple[int, ...]:
     Returns:
         One number for each leaf, in the order of `jax.tree.leaves`: (64, 3) for this example, "image" first.
     """
-    return tuple(math.prod(leaf) for leaf in jax.tree.leaves(shape, is_leaf=is_shape))
+    leaves = jax.tree.leaves(shape, is_leaf=is_shape)
+    for leaf in leaves:
+        if not is_shape(leaf):
+            raise TypeError(
+                f"each leaf must be the shape of an array without the batch, a tuple such as (3,); got "
+                f"{described(leaf)}. Valid: pytrees.shapes_of(example)"
+            )
+    return tuple(map(math.prod, leaves))
 
 
 def packed_shape(shape: Any) -> tuple[int, ...]:
@@ -84,7 +92,7 @@ def unpack(x: Any, shape: Any) -> Any:
     if is_shape(shape):
         return x
     shapes, structure = jax.tree.flatten(shape, is_leaf=is_shape)
-    ends = np.cumsum([math.prod(leaf) for leaf in shapes]).tolist()
+    ends = np.cumsum(sizes_of(shape)).tolist()
     parts = [x[..., end - math.prod(leaf) : end].reshape(*x.shape[:-1], *leaf) for leaf, end in zip(shapes, ends)]
     return jax.tree.unflatten(structure, parts)
 

@@ -10,7 +10,7 @@ from jax import Array
 from diffusion.arrays.arguments import require_keys
 from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import draw, happens
-from diffusion.discrete.metric_paths import AnyPath
+from diffusion.discrete.metric_paths import AnyPath, check_path
 from diffusion.discrete.predictions import Predictor, check_normalised
 from diffusion.discrete.processes import check_symbols, over_positions
 from diffusion.discrete.rate_processes import AnyProcess
@@ -40,6 +40,7 @@ def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
         ValueError: if symbols are out of range, a time lies outside of [0, 1] (traced ones pass), or there is not one
             key for each example.
     """
+    check_path(process)
     check_symbols(process, x0, "x0")
     if not traced(t) and not np.all((np.asarray(t) >= 0) & (np.asarray(t) <= 1)):
         raise ValueError(f"t = {np.asarray(t)}: a time lies outside of [0, 1]; t = 0 is the data")

@@ -7,7 +7,7 @@ unlikely first.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require
 from diffusion.arrays.parameters import traced
-from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.processes import Process
+from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.discrete.token_masks import TokenMasks
 from diffusion.schedules import left_broadcast
 from diffusion.schedules.noise_schedule import as_float
@@ -98,6 +100,16 @@ class MetricPath(NamedTuple):
 
 AnyPath = AnyProcess | TokenMasks | MetricPath
 """A process of symbols, or a metric path."""
+
+
+def check_path(process: Any) -> None:
+    """Refuses a value that is not a process of symbols, such as a function of `discrete` that was not called.
+
+    Raises:
+        TypeError: if the value is none; the message names it.
+    """
+    kinds = (Process, RateProcess, TokenMasks, MetricPath)
+    require(process, kinds, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
 
 
 def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) -> MetricPath:

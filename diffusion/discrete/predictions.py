@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arrays.arguments import require_network, require_shape
+from diffusion.arrays.arguments import require_function, require_network, require_shape
 from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import log_probabilities
-from diffusion.discrete.metric_paths import AnyPath
+from diffusion.discrete.metric_paths import AnyPath, check_path
 from diffusion.discrete.processes import Process
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.schedules import left_broadcast
@@ -44,6 +44,8 @@ def predictor(
         output has another shape.
     """
     require_network(network, "a function (x, t, condition) -> output")
+    check_path(process)
+    require_function(read, "read", "a function (process, output, x_t, t) -> log p, such as discrete.from_logits")
 
     def predict(x_t: Array, t: Array) -> Array:
         output = network(x_t, t, condition)

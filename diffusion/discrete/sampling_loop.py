@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import require, require_keys, require_shape
 from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.categorical import draw
-from diffusion.discrete.metric_paths import AnyPath, MetricPath
+from diffusion.discrete.metric_paths import AnyPath, MetricPath, check_path
 from diffusion.discrete.predictions import Predictor, only_normalised
 from diffusion.discrete.processes import Process, check_symbols
 from diffusion.discrete.rate_processes import RateProcess
@@ -53,6 +53,7 @@ def prior(process: AnyPath, keys: Array, shape: tuple[int, ...]) -> Array:
         keys: `[B]` typed random keys, different from the keys of `sample`.
         shape: shape of one example.
     """
+    check_path(process)
     require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
     return draw(keys, jnp.broadcast_to(jnp.asarray(process.prior), (len(keys), *shape, process.size)))
 

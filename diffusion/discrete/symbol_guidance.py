@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.arguments import require_function, require_network, require_shape
+from diffusion.arrays.broadcasting import left_broadcast
 from diffusion.arrays.parameters import is_number
-from diffusion.discrete.metric_paths import AnyPath
+from diffusion.discrete.metric_paths import AnyPath, check_path
 from diffusion.discrete.predictions import Predictor, Reading
+from diffusion.guidance.branches import check_rows, joined
 
 PredictionBranches = Callable[[Array, Array], tuple[Array, ...]]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t, c) `[B, ..., K]` for each condition c, the main condition first."""
@@ -33,10 +35,15 @@ def together(
         A function (x_t, t) -> log p(x_0 | x_t, c) for each condition.
     """
 
+    require_network(network, "a function (x, t, condition) -> output")
+    check_path(process)
+    condition = joined(conditions)
+    number = len(conditions)
+
     def branches(x_t: Array, t: Array) -> tuple[Array, ...]:
-        number = len(conditions)
+        check_rows(condition, number, x_t)
+        t = jnp.broadcast_to(t, x_t.shape[:1]) if jnp.ndim(t) == 0 else t
         x, times = jnp.concatenate([x_t] * number), jnp.concatenate([t] * number)
-        condition = jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(row) for row in rows]), *conditions)
         output = network(x, times, condition)
         require_shape(output, (*x.shape, process.size), "the output of the network, a number for each symbol,")
         return tuple(jnp.split(read(process, output, x, times), number))
@@ -59,8 +66,8 @@ def classifier_free(branches: PredictionBranches, scale: ArrayLike) -> Predictor
 
     Args:
         branches: two branches, the conditional one first, by `together(...)` or `separately(...)`.
-        scale: guidance scale, which may be traced; 1 is no guidance, and 0 is the unconditional prediction if cond
-            excludes no symbol.
+        scale: guidance scale, a number or one for each example `[B]`, which may be traced; 1 is no guidance, and 0 is
+            the unconditional prediction if cond excludes no symbol.
 
     Returns:
         (x_t, t) -> log p(x_0 | x_t). It raises a ValueError if there are not two branches.
@@ -68,6 +75,8 @@ def classifier_free(branches: PredictionBranches, scale: ArrayLike) -> Predictor
     The papers: Nie et al. 2025, "Large Language Diffusion Models": the formula of its code, whose scale is smaller by
     1; Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models".
     """
+
+    require_function(branches, "branches", "discrete.together(...) or discrete.separately(predictor, predictor)")
 
     def predict(x_t: Array, t: Array) -> Array:
         predictions = branches(x_t, t)
@@ -80,6 +89,6 @@ def classifier_free(branches: PredictionBranches, scale: ArrayLike) -> Predictor
         comparable = (cond > -jnp.inf) & (uncond > -jnp.inf)
         difference = jnp.where(comparable, jnp.where(comparable, cond, 0.0) - jnp.where(comparable, uncond, 0.0), 0.0)
         neutral = is_number(scale, 1)
-        return cond if neutral else jax.nn.log_softmax(cond + (scale - 1) * difference)
+        return cond if neutral else jax.nn.log_softmax(cond + (left_broadcast(scale, cond) - 1) * difference)
 
     return predict

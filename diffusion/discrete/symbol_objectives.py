@@ -15,7 +15,7 @@ from diffusion.arrays.parameters import is_number, traced
 from diffusion.discrete import block_by_block, bounds
 from diffusion.discrete.chunked_likelihood import states_in_chunks
 from diffusion.discrete.flow_paths import flow_cross_entropy
-from diffusion.discrete.metric_paths import AnyPath
+from diffusion.discrete.metric_paths import AnyPath, check_path
 from diffusion.discrete.predictions import Predictor, Reading, from_logits, predictor
 from diffusion.discrete.processes import check_symbols
 from diffusion.discrete.rate_processes import AnyProcess
@@ -57,6 +57,7 @@ def masked_diffusion(
         ValueError: if the process has no mask, or chunk > 0 with token masks or a reading other than logits; when
             called, if symbols are out of range.
     """
+    check_path(process)
     if process.mask is None:
         raise ValueError("masked_diffusion: the process has no mask. Valid: absorbing, or another objective")
     if chunk < 0 or (chunk and (isinstance(process, TokenMasks) or reading is not from_logits)):
@@ -263,6 +264,8 @@ def in_nats(
             block-causal.
         heads: networks that train with the model, by name.
     """
+
+    check_path(process)
 
     @entry(symbols=True)
     def loss(networks, schedule, keys, batch, step):

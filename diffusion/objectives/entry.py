@@ -2,13 +2,11 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from diffusion.arrays import padding
-from diffusion.arrays.arguments import require, require_floats, require_keys, require_shape
+from diffusion.arrays.arguments import require, require_floats, require_keys, require_rows, require_shape
 from diffusion.objectives.few_step import NETWORKS
 from diffusion.objectives.objective import Loss
 from diffusion.parameterizations import Parameterization, check
@@ -30,16 +28,6 @@ ENTRIES = (
     "real",
     "rejected",
 )
-
-
-def _check_condition(condition: Any, what: str, size: int) -> None:
-    """Refuses a condition of another number of examples, which a network would broadcast, or mix with others."""
-    for leaf in jax.tree.leaves(condition):
-        shape = getattr(leaf, "shape", ())
-        if shape and shape[0] != size:
-            raise ValueError(
-                f"{what} has an array of shape {shape}, but x has {size} examples. Valid: one row for each"
-            )
 
 
 def entry(
@@ -95,7 +83,9 @@ def entry(
                 if name in batch:
                     require_shape(batch[name], x.shape, f'batch["{name}"], which is paired with x,')
             for name in ("condition", "data_condition"):
-                _check_condition(batch.get(name), f'batch["{name}"]', len(x))
+                require_rows(batch.get(name), f'batch["{name}"]', (len(x),))
+            if "index" in batch:
+                require_shape(batch["index"], (len(x),), 'batch["index"], the global index of each example,')
             if "real" in batch:
                 if not real:
                     name = loss.__qualname__.partition(".")[0].lstrip("_")

@@ -25,20 +25,32 @@ __all__ = [
 ]
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_function
 from diffusion.arrays.parameters import functions_of, traced
 from diffusion.package import public
 from diffusion.parameterizations import Parameterization
+from diffusion.parameterizations.network_outputs import check_kind
 from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.noise_schedule import inside_times
 
 Weighting = Callable[[NoiseSchedule, ArrayLike], Array]
 """(schedule, t) -> weight of the squared error of x0."""
+
+
+def check_weighting(weighting: Any) -> None:
+    """Refuses a value that is not a weighting, such as a function of `weightings` that was not called.
+
+    Raises:
+        TypeError: if the value is not a function of two arguments; the message names it.
+    """
+    require_function(weighting, "weighting", "a function (schedule, t) -> weight, such as weightings.snr()", takes=2)
 
 
 def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Parameterization) -> Array:
@@ -147,6 +159,7 @@ def at_most(weighting: Weighting, most: float) -> Weighting:
     Raises:
         ValueError: if most is not positive.
     """
+    check_weighting(weighting)
     if not traced(most) and not most > 0:
         raise ValueError(f"at_most: most = {most} must be positive, because a loss without weight trains nothing")
     return lambda schedule, t: jnp.minimum(weighting(schedule, t), most)
@@ -208,6 +221,7 @@ def per_log_snr(weighting: Weighting) -> Weighting:
     Args:
         weighting: a weight on the squared error of x0.
     """
+    check_weighting(weighting)
 
     def weight(schedule, t):
         t = inside_times(schedule, t)
@@ -236,6 +250,7 @@ def edm(sigma_data: float = 0.5) -> Weighting:
 
 def _squared_rate(parameterization: Parameterization) -> Weighting:
     """(schedule, t) -> (d x0 / d output)^2."""
+    check_kind(parameterization)
     if parameterization.channels > 1:
         raise ValueError(
             "a network with learned variance has two outputs, and no single error describes them. Train it with "

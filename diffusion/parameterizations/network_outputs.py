@@ -28,7 +28,14 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import described, require, require_floats, require_network
+from diffusion.arrays.arguments import (
+    described,
+    require,
+    require_floats,
+    require_function,
+    require_network,
+    require_rows,
+)
 from diffusion.package import public
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, check_times
@@ -160,11 +167,14 @@ def evaluate(
     Raises:
         TypeError: if the network does not take three arguments, or x_t does not hold floating-point numbers.
         ValueError: if the network's output does not have the shape of x_t, with `parameterization.channels` times its
-            channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
+            channels; if the condition has several rows, but another number than x_t; outside of `jit`, if a time lies
+            outside of [0, schedule.t_max].
     """
     require_network(network)
     require_floats(x_t, "x_t")
     t = as_float(t)
+    if x_t.ndim:
+        require_rows(condition, "the condition", (len(x_t), 1))
     check_times(schedule, t)  # also where the network is traced as a function of x alone
     if t.ndim == 0 and x_t.ndim > 0:
         t = jnp.broadcast_to(t, x_t.shape[:1])
@@ -183,6 +193,7 @@ def read_output(output: Any, x: Array, channels: int = 1) -> Array:
         channels: the output's channels divided by the channels of x.
 
     Raises:
+        TypeError: if the output does not hold floating-point numbers.
         ValueError: if the output has another shape; the message names both shapes.
     """
     shape = x.shape if channels == 1 else (*x.shape[:-1], channels * x.shape[-1])
@@ -192,6 +203,7 @@ def read_output(output: Any, x: Array, channels: int = 1) -> Array:
             f"the network returned {described(output)}, for x of shape {x.shape}; its output must have the shape "
             f"{shape}, {reason}"
         )
+    require_floats(output, "the network's output", more="")
     return as_float(output)
 
 
@@ -217,6 +229,7 @@ def checked(denoise: Denoiser) -> Denoiser:
             ) from None
         require(prediction, Prediction, "what a denoiser returns", f"a Prediction(x0, eps); {advice}")
         for name, part in zip(("x0", "eps"), prediction[:2]):
+            require_floats(part, f"the {name} of a denoiser", more="")
             if jnp.shape(part) != x_t.shape:
                 raise ValueError(
                     f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}; got {jnp.shape(part)}"
@@ -287,6 +300,9 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     """
     check_schedule(schedule)
     check_kind(parameterization)
+    require_function(
+        parameterization.clock, "clock", "a function (schedule, t) -> time, such as parameterizations.time()", takes=2
+    )
     times = schedule.t_max if times is None else times
     if isinstance(times, Tracer):
         return

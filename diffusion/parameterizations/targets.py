@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.parameters import traced
 from diffusion.package import public
 from diffusion.parameterizations.clocks import log_sigma, time
-from diffusion.parameterizations.network_outputs import Clock, Parameterization, Prediction, read_output
+from diffusion.parameterizations.network_outputs import Clock, Parameterization, Prediction, check_kind, read_output
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float
 
@@ -250,6 +250,7 @@ def learned_variance(parameterization: Parameterization) -> Parameterization:
     Args:
         parameterization: the parameterization of the first C of the 2 C output channels.
     """
+    check_kind(parameterization)
 
     def to_prediction(schedule, t, x_t, output):
         mean, fraction = jnp.split(read_output(output, x_t, 2), 2, axis=-1)

@@ -10,7 +10,15 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import described, fits, require, require_floats, require_keys, require_shape
+from diffusion.arrays.arguments import (
+    described,
+    fits,
+    require,
+    require_floats,
+    require_function,
+    require_keys,
+    require_shape,
+)
 from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.guidance.memory import Memory, Unpaired, within_step
@@ -21,6 +29,7 @@ from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule
 from diffusion.schedules.noise_schedule import as_float, check_times, leaf_schedules
 from diffusion.timesteps import Plan
+from diffusion.timesteps.plans import check_type
 
 
 class State(NamedTuple):
@@ -180,6 +189,8 @@ def loop(
 ) -> Loop:
     """The functions of a trajectory; arguments and errors as in `sample`."""
     check_arguments(sampler, denoise, schedule, plan)
+    if after_step is not None:
+        require_function(after_step, "after_step", "a function (x, s, i, keys) -> x", takes=4)
     if isinstance(after_step, AlongPlan):
         after_step.check(plan)
     sampler = over_real(over_leaves(sampler, schedule))
@@ -234,6 +245,8 @@ def loop(
             changed = after_step(state.x, jnp.asarray(plan.s)[i], i, hook_keys)
             if getattr(changed, "shape", None) != x.shape:
                 raise ValueError(f"after_step must return the samples, of shape {x.shape}; got {described(changed)}")
+            if changed.dtype != x.dtype:
+                raise TypeError(f"after_step must return samples of {x.dtype}; got {described(changed)}")
             state = state._replace(x=changed)
         return state, memory
 
@@ -369,7 +382,7 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
     if not fits(sampler.draws, int) or sampler.draws < 0:
         raise ValueError(f"draws = {sampler.draws!r} of the sampler. Valid: how many noises a step uses, 0 or more")
     check_schedule(schedule)
-    require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
+    check_type(plan)
     check_plan(sampler, plan)
     for times in (plan.t, plan.s):
         check_times(schedule, times)

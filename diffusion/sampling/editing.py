@@ -38,7 +38,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import timesteps
-from diffusion.arrays.arguments import require_floats, require_keys, require_mask, require_shape
+from diffusion.arrays.arguments import described, is_count, require_floats, require_keys, require_mask, require_shape
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
@@ -47,7 +47,7 @@ from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import AfterStep, AlongPlan, Sampler, sample
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, check_times
-from diffusion.timesteps.plans import Plan, times_of
+from diffusion.timesteps.plans import Plan, check_type, times_of
 
 
 def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) -> Array:
@@ -98,8 +98,10 @@ def replacement(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array) 
         TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
     check_schedule(schedule)
+    check_type(plan)
     require_floats(known, "known")
     require_mask(mask, "mask")
+    mask = jnp.asarray(mask)
     renoise = jnp.asarray(plan.renoise)
 
     def after_step(x, s, i, keys):
@@ -133,13 +135,17 @@ def replacement_along(schedule: NoiseSchedule, plan: Plan, known: Array, mask: A
         TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
     check_schedule(schedule)
+    check_type(plan)
     require_floats(known, "known")
     require_mask(mask, "mask")
+    mask = jnp.asarray(mask)
+    require_floats(noise, "noise", more="")
     times = jnp.asarray(plan.t)
     last = times.shape[0] - 1
     renoise = jnp.asarray(plan.renoise)
 
     def after_step(x, s, i, keys):
+        require_shape(noise, x.shape, "noise, a draw for each number of x,")
         t = at_each(schedule, times[jnp.minimum(i + 1, last)], x)
         alpha, sigma = (left_broadcast(level(t), x) for level in (schedule.alpha, schedule.sigma))
         on_line = jnp.where(i < last, alpha * known + sigma * noise, known).astype(x.dtype)
@@ -176,8 +182,8 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     Raises:
         ValueError: if jump or resamplings is below 1.
     """
-    if jump < 1 or resamplings < 1:
-        raise ValueError(f"repaint: jump = {jump} and resamplings = {resamplings} must be at least 1")
+    if not (is_count(jump) and is_count(resamplings)):
+        raise ValueError(f"repaint: jump = {jump} and resamplings = {resamplings} must be integers of at least 1")
     grid = times_of(grid, "repaint")
     if resamplings > 1 and jump >= grid.size - 1:
         warnings.warn(
@@ -274,6 +280,8 @@ def sdedit(
     check_schedule(schedule)
     require_floats(images, "images")
     grid = times_of(grid, "sdedit")
+    if np.ndim(t_0):
+        raise ValueError(f"sdedit: t_0 is one time for all images, a number; got {described(t_0)}")
     if not grid[-1] < t_0 <= schedule.t_max:
         raise ValueError(
             f"sdedit: t_0 = {t_0} must be above the grid's last time {grid[-1]:g} and at most "
@@ -281,6 +289,7 @@ def sdedit(
         )
     below = grid[grid.astype(np.float32) < np.float32(t_0)]  # a time that is t_0 but for rounding would be no step
     plan = timesteps.plan(np.append(t_0, below).astype(grid.dtype))
+    require_keys(keys, jnp.size(keys) if len(images) == 1 else len(images), "sdedit needs one key for each image")
     noise_keys, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
     x = noised(schedule, t_0, as_float(images), noise_keys)
     return sample(sampler, denoise, schedule, x, plan, rest, after_step=after_step)
@@ -305,6 +314,7 @@ def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
         The latents between, in float32 or wider.
     """
     a, b = as_float(a), as_float(b)
+    require_shape(b, a.shape, "slerp: b, the second latents,")
     norm = lambda v: root(inner(v, v))
     unit = lambda v: v / norm(v)
     theta = 2 * jnp.arctan2(norm(unit(a) - unit(b)), norm(unit(a) + unit(b)))  # exact for small angles too

@@ -12,7 +12,14 @@ from jax.typing import ArrayLike
 from diffusion.arrays.parameters import functions_of, traced
 from diffusion.schedules.bisection import bisect, in_unit
 from diffusion.schedules.leaves import joined
-from diffusion.schedules.noise_schedule import NoiseSchedule, Trained, as_float, preserves_variance, with_data_end
+from diffusion.schedules.noise_schedule import (
+    NoiseSchedule,
+    Trained,
+    as_float,
+    check_schedule,
+    preserves_variance,
+    with_data_end,
+)
 
 
 def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
@@ -36,6 +43,7 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
     Raises:
         ValueError: if factor is not positive and finite.
     """
+    check_schedule(schedule)
     if not traced(factor) and not 0 < factor < math.inf:
         raise ValueError(f"shifted: factor = {factor} must be positive (d / 64 for pictures of d x d in the paper)")
     if schedule.leaves:
@@ -74,6 +82,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
     Raises:
         ValueError: if first or last is out of range.
     """
+    check_schedule(schedule)
     if not traced(first, last) and not 0 < first <= last < math.inf:
         raise ValueError(f"interpolated: first = {first} and last = {last} must be positive, with first <= last")
     if schedule.leaves:
@@ -169,6 +178,7 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     Raises:
         ValueError: if the schedule does not preserve the variance, because its sigma would then not end at 1.
     """
+    check_schedule(schedule)
     if schedule.leaves:
         return _each(schedule, zero_terminal_snr)
     if not preserves_variance(schedule):
@@ -256,6 +266,7 @@ def ending_at(schedule: NoiseSchedule, t_max: float) -> NoiseSchedule:
     Raises:
         ValueError: if t_max is out of range.
     """
+    check_schedule(schedule)
     if not traced(t_max, schedule.t_min, schedule.t_max):
         if not schedule.t_min < t_max <= schedule.t_max:
             raise ValueError(

@@ -79,7 +79,11 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
     _check_known(betas)
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
-        raise ValueError(f"betas must be a vector of numbers in (0, 1); got shape {betas.shape}, values {betas}")
+        outside = betas[~((betas > 0) & (betas < 1))]
+        raise ValueError(
+            f"betas must be a vector of numbers in (0, 1); got shape {betas.shape}"
+            + (f", with {outside[0]:g}" if outside.size else "")
+        )
     T = _number_of_steps(betas.size)
     table = np.concatenate([[0.0], np.cumsum(np.log1p(-betas)) / 2])  # log alpha at t = 0, 1/T, .., 1
     slopes = np.diff(table) * T

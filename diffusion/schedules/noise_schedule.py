@@ -141,6 +141,7 @@ def check_times(schedule: NoiseSchedule, t: ArrayLike) -> None:
 
 def preserves_variance(schedule: NoiseSchedule) -> bool:
     """Whether alpha^2 + sigma^2 = 1 at every t, by construction: the schedule's norm is `jnp.hypot`."""
+    check_schedule(schedule)
     return schedule.norm is jnp.hypot
 
 

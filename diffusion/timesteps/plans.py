@@ -1,10 +1,13 @@
 """Plans: the pairs of times that a sampler steps between."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+
+from diffusion.arrays.arguments import described, require
+from diffusion.timesteps.valid_ranges import check_known
 
 
 class Plan(NamedTuple):
@@ -32,19 +35,38 @@ class Plan(NamedTuple):
         return int(np.sum(~np.asarray(self.renoise)))
 
 
+def check_type(plan: Any) -> None:
+    """Refuses a value that is not a plan, such as a grid.
+
+    Raises:
+        TypeError: if the value is not a plan; the message names it.
+    """
+    require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
+
+
 def times_of(grid: ArrayLike, user: str) -> np.ndarray:
-    """The times of a grid as an array; refuses a plan, which holds pairs of times.
+    """The times of a grid as an array; refuses a plan, which holds pairs of times, and anything but a vector.
 
     Args:
         grid: `[N + 1]` times.
         user: who needs them, for the message.
 
     Raises:
-        TypeError: for a plan.
+        TypeError: for a plan, traced times, or anything but numbers.
+        ValueError: if the times are no vector.
     """
     if isinstance(grid, Plan):
         raise TypeError(f"{user} takes a grid, a vector of N + 1 times, but got a Plan. Valid: plan.grid, its times")
-    return np.asarray(grid)
+    check_known(user, grid=grid)
+    if grid is None or isinstance(grid, str) or callable(grid) or hasattr(grid, "_fields"):
+        raise TypeError(
+            f"{user} takes a grid, a vector of N + 1 times, such as timesteps.uniform(schedule, 50); got "
+            f"{described(grid)}"
+        )
+    times = np.asarray(grid)
+    if times.ndim != 1:
+        raise ValueError(f"{user} takes a grid, a vector of N + 1 times; got shape {times.shape}")
+    return times
 
 
 def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:

@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules.noise_schedule import check_times
 from diffusion.timesteps.plans import times_of
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
@@ -31,6 +32,7 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     check_positive("shift", "factor", factor)
     grid = times_of(grid, "shift")
     check_schedule(schedule)
+    check_times(schedule, grid)
     if factor == 1:
         return grid
     check_one_schedule("shift", schedule)

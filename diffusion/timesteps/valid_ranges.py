@@ -11,8 +11,10 @@ from diffusion.schedules import NoiseSchedule, check_schedule
 
 def at_least_one(steps: int) -> int:
     """`steps` as an int; refuses a value that is not an integer of at least 1, also True."""
-    if isinstance(steps, (bool, np.bool_)) or not math.isfinite(steps) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps = {steps}: a sampler takes an integer number of steps, at least 1")
+    check_known("a grid", steps=steps)
+    no_number = isinstance(steps, (bool, np.bool_, str)) or steps is None or np.ndim(steps)
+    if no_number or not math.isfinite(steps) or int(steps) != steps or steps < 1:
+        raise ValueError(f"steps = {steps!r}: a sampler takes an integer number of steps, at least 1")
     return int(steps)
 
 
