@@ -1,14 +1,49 @@
 """Arguments of another type or shape end in a sentence: functions that were not called, lists, single keys, modules."""
 
+import inspect
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from diffusion import discrete, editing, guidance, objectives, parameterizations, pytrees, schedules, timesteps
+from diffusion import (
+    discrete,
+    editing,
+    flow_maps,
+    guidance,
+    likelihood,
+    manifolds,
+    objectives,
+    ode,
+    parameterizations,
+    pytrees,
+    samplers,
+    schedules,
+    steering,
+    timesteps,
+    videos,
+)
 from diffusion.objectives import weightings
-from tests.test_slips import CALLED, DENOISE, FLOW, HEUN, KEYS, PLAN, PROCESS, V, X, edited, network, sample, train
+from tests.test_slips import (
+    CALLED,
+    DENOISE,
+    FLOW,
+    HEUN,
+    KEYS,
+    OF_ONE,
+    PLAN,
+    PROCESS,
+    STAND_INS,
+    V,
+    X,
+    edited,
+    network,
+    sample,
+    train,
+)
 
 MISUSES = {
     **{
@@ -229,8 +264,110 @@ MISUSES = {
             "masked_diffusion": lambda: discrete.masked_diffusion(discrete.absorbing, timesteps.uniform_density(FLOW)),
         }.items()
     },
+    **{
+        f"{name} for a solver": (
+            lambda solver=solver: likelihood.log_likelihood(DENOISE, FLOW, X, solver, likelihood.exact()),
+            TypeError,
+            f"solver must be a Solver, .* got {got}",
+        )
+        for name, got, solver in (
+            ("a grid", "an array of float64", PLAN.grid),
+            ("a plan", "a value of type Plan", PLAN),
+            ("a function", "the function runge_kutta", ode.runge_kutta),
+        )
+    },
+    "a divergence's function": (
+        lambda: likelihood.log_likelihood(DENOISE, FLOW, X, ode.runge_kutta([0.1, 1.0]), likelihood.exact),
+        TypeError,
+        r"divergence must be .* got exact\(\), which does not take these 2 arguments; .* call it",
+    ),
+    "a density's function in frames": (lambda: timesteps.per_frame(timesteps.uniform_density, 2), TypeError, CALLED),
+    "a share of a frame": (lambda: timesteps.per_frame(PASSED["density"], 2.5), ValueError, "frames = 2.5 must"),
+    "one key for draws": (lambda: discrete.draw(KEYS[0], jnp.ones((4, 3))), ValueError, "a draw needs .* a single key"),
+    "few keys for draws": (lambda: discrete.draw(KEYS[:3], jnp.ones((4, 3))), ValueError, r"got keys of shape \(3,\)"),
+    "one key for pairs": (
+        lambda: objectives.reflow_pairs(DENOISE, FLOW, PLAN, KEYS[0], (2,)),
+        ValueError,
+        "reflow needs one key for each pair; got a single key",
+    ),
+    "a latent consistency of a function": (
+        lambda: flow_maps.latent_consistency(parameterizations.v),
+        TypeError,
+        CALLED,
+    ),
+    **{
+        f"{name} of other sizes": (
+            lambda call=call, x=x: call(x),
+            ValueError,
+            f"must have the shape .*, but has .*{ends}",
+        )
+        for name, call, x, ends in (
+            ("from_quaternion", manifolds.from_quaternion, jnp.ones((4, 3)), r"3\)"),
+            ("to_quaternion", manifolds.to_quaternion, jnp.ones((4, 9)), r"9\)"),
+            ("from_rotation_vector", manifolds.from_rotation_vector, jnp.ones((4, 4)), r"4\)"),
+            ("hat", manifolds.hat, jnp.ones((4, 2)), r"2\)"),
+        )
+    },
     "a predictor without a reading": (lambda: discrete.predictor(network, PROCESS, None), TypeError, "read must be"),
 }
+
+
+PASSED = STAND_INS | {
+    "beta": 1.0,
+    "density": timesteps.uniform_density(FLOW),
+    "divergence": likelihood.exact(),
+    "draw": lambda x0, r, keys: x0,
+    "exponents": (0.5, 0.5),
+    "first": 0,
+    "known": X > 0,
+    "log_likelihood": lambda x: x.sum(1),
+    "log_probability": lambda x, t: x.sum(1),
+    "null": 0,
+    "optimizer": optax.sgd(0.1),
+    "rate": 0.1,
+    "resamplings": 1,
+    "schedule": FLOW,
+    "shape": (2,),
+    "t_0": 0.5,
+    "values": X,
+}
+WRONG = {
+    "objective": (objectives.flow_matching, f"objective must be .* the function flow_matching; {CALLED}"),
+    "sampler": (samplers.heun, f"sampler must be .* the function heun; {CALLED}"),
+    "plan": (PLAN.grid, "plan must be a Plan, .* got an array of float64"),
+    "manifold": (manifolds.sphere, f"manifold must be .* the function sphere; {CALLED}"),
+}
+MODULES = (discrete, editing, guidance, likelihood, manifolds, objectives, samplers, steering, timesteps, videos)
+TAKEN = {
+    f"{name} of {function.__name__}": (function, name)
+    for module in MODULES
+    for function in (getattr(module, public) for public in module.__all__)
+    for name in WRONG
+    if inspect.isfunction(function) and name in inspect.signature(function).parameters
+}
+# These take a sampler of symbols or only use what they are called with once a batch is there.
+LATER = {
+    "plan of check_steps",
+    "plan of sample_blocks",
+    "sampler of check_steps",
+    "sampler of diffusion_nft",
+    "sampler of policy_gradient",
+    "sampler of reward_backpropagation",
+    "sampler of sample_blocks",
+}
+
+
+@pytest.mark.parametrize("taken", sorted(TAKEN.keys() - LATER))
+def test_every_function_says_what_an_argument_must_be(taken):
+    function, name = TAKEN[taken]
+    wrong, sentence = WRONG[name]
+    arguments = inspect.signature(function).parameters.values()
+    needed = [one.name for one in arguments if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]
+    passed = {argument: (PASSED | OF_ONE.get(function.__name__, {})).get(argument) for argument in needed}
+    if name == "plan" and function is discrete.sample:
+        passed |= {"sampler": discrete.ancestral(), "process": PROCESS}
+    with pytest.raises(TypeError, match=sentence):
+        function(**passed | {name: wrong})
 
 
 @pytest.mark.parametrize("name", MISUSES)

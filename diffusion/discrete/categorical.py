@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
+from diffusion.arrays.arguments import require_keys
+
 
 def exponential(high: Array, low: Array) -> Array:
     """Exponential numbers from 64 random bits, exact in their logarithm down to 2^-64 and up to 44.
@@ -59,6 +61,7 @@ def draw(keys: Array, probabilities: Array) -> Array:
         int32 `[B, ...]`. Example i depends only on keys[i] and probabilities[i]. A symbol is -1 if one of its
         probabilities is NaN, or all are 0.
     """
+    require_keys(keys, len(probabilities), "a draw needs one key for each example")
 
     def one(key: Array, p: Array) -> Array:
         high, low = jax.random.bits(key, (2, *p.shape), jnp.uint32)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor
-from diffusion.discrete.sampling_loop import SymbolSampler
+from diffusion.discrete.sampling_loop import SymbolSampler, require_symbol_sampler
 from diffusion.timesteps import Plan
 
 
@@ -38,6 +38,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
         ValueError: if values and known have different shapes; when sampling, if they do not have the shape of x or of
             an example, or a known value is the mask.
     """
+    require_symbol_sampler(sampler)
     if jnp.shape(values) != jnp.shape(known):
         raise ValueError(
             f"infilling: values has the shape {jnp.shape(values)} and known {jnp.shape(known)}; both must have one "

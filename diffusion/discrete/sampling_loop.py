@@ -15,9 +15,7 @@ from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import AnyPath, MetricPath, check_path
 from diffusion.discrete.predictions import Predictor, only_normalised
-from diffusion.discrete.processes import Process, check_symbols
-from diffusion.discrete.rate_processes import RateProcess
-from diffusion.discrete.token_masks import TokenMasks
+from diffusion.discrete.processes import check_symbols
 from diffusion.objectives.objective import Restores
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
@@ -43,6 +41,15 @@ class SymbolSampler(NamedTuple):
     rates: bool = False
     by_distances: bool = False
     takes: tuple[Any, ...] = (Restores,)
+
+
+def require_symbol_sampler(sampler: Any) -> None:
+    """Refuses a value that is not a sampler of symbols, such as a function of `discrete` that was not called.
+
+    Raises:
+        TypeError: if the value is none; the message names it.
+    """
+    require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
 
 
 def prior(process: AnyPath, keys: Array, shape: tuple[int, ...]) -> Array:
@@ -78,9 +85,8 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
         ValueError: if symbols are out of range, the plan goes up or leaves [0, 1], the sampler does not fit the
             process, or the prediction has a wrong number of symbols.
     """
-    require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
-    if not isinstance(process, RateProcess | TokenMasks | MetricPath):
-        require(process, Process, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
+    require_symbol_sampler(sampler)
+    check_path(process)
     require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
     check_symbols(process, x, "x")
     check_steps(sampler, process, plan)

@@ -13,7 +13,7 @@ from diffusion.arrays.parameters import is_number
 from diffusion.discrete.predictions import Predictor, from_ratios
 from diffusion.discrete.processes import Process
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
-from diffusion.discrete.sampling_loop import SymbolSampler
+from diffusion.discrete.sampling_loop import SymbolSampler, require_symbol_sampler
 from diffusion.discrete.token_masks import TokenMasks
 from diffusion.guidance import LogProbability
 from diffusion.timesteps import Plan
@@ -126,6 +126,7 @@ def guided_rates(
     Raises:
         ValueError: if the sampler uses no rates; when sampling, under the conditions of `classifier`.
     """
+    require_symbol_sampler(sampler)
     if not sampler.rates:
         raise ValueError(
             "guided_rates: this sampler does not read the rates of jumps. Valid: euler, tau_leaping or "

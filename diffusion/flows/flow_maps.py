@@ -43,6 +43,7 @@ from diffusion.parameterizations import (
     read_output,
     time,
 )
+from diffusion.parameterizations.network_outputs import check_kind
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float
 
@@ -349,6 +350,7 @@ def latent_consistency(
     Raises:
         ValueError: if sigma_data, scaling or T is not positive.
     """
+    check_kind(parameterization)
     if not T >= 1 or (not traced(sigma_data, scaling) and not (sigma_data > 0 and scaling > 0)):
         raise ValueError(
             f"latent_consistency: sigma_data = {sigma_data}, scaling = {scaling} and T = {T} must be positive (0.5, 10 "

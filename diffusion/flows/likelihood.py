@@ -30,7 +30,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays import padding
-from diffusion.arrays.arguments import require_floats, require_keys, require_shape
+from diffusion.arrays.arguments import require, require_floats, require_function, require_keys, require_shape
 from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import traced
 from diffusion.flows import probability_flow
@@ -126,6 +126,8 @@ def log_likelihood(
     require_floats(x, "x")
     if real is not None:
         padding.check(real, x)
+    require(solver, Solver, "solver", "a Solver, such as ode.runge_kutta(likelihood.times(schedule, 100))")
+    require_function(divergence, "divergence", "a Divergence, such as likelihood.exact()", takes=2)
     if solver.start < schedule.t_min or solver.end > schedule.t_max:
         raise ValueError(
             f"likelihood: the solver goes from time {solver.start:g} to {solver.end:g}, but the schedule is defined "

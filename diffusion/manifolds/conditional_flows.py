@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arrays.arguments import require
 from diffusion.manifolds.distributions import Distribution, uniform
 from diffusion.manifolds.geodesic_solvers import RK4, carried
-from diffusion.manifolds.manifold import Manifold, geodesic, scaled
+from diffusion.manifolds.manifold import Manifold, check_manifold, geodesic, scaled
 from diffusion.manifolds.tangent_field import velocity_field
 from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.entry import entry
@@ -83,7 +82,7 @@ def riemannian_flow_matching(
         ValueError: if the manifold has no uniform distribution and prior is None; when called, if the schedule's t_max
             is not 1, and, outside of `jit`, if data lie off the manifold.
     """
-    require(manifold, Manifold, "manifold", "a Manifold, e.g. manifolds.sphere(2)")
+    check_manifold(manifold)
     start = uniform(manifold) if prior is None else prior
 
     def field(network: Any, schedule: Any, condition: Any = None) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from diffusion.manifolds.manifold import Manifold, leaf_shapes, scaled
+from diffusion.manifolds.manifold import Manifold, check_manifold, leaf_shapes, scaled
 from diffusion.schedules.noise_schedule import as_float
 
 
@@ -34,6 +34,7 @@ def uniform(manifold: Manifold) -> Distribution:
     Raises:
         ValueError: if the volume is infinite.
     """
+    check_manifold(manifold)
     draw = manifold.uniform
     if draw is None:
         raise ValueError(
@@ -63,6 +64,7 @@ def wrapped_normal(manifold: Manifold, mean: Any, scale: Any) -> Distribution:
     Raises:
         ValueError: if mean is not a point of the manifold, or a scale is not positive.
     """
+    check_manifold(manifold)
     if [np.shape(leaf) for leaf in jax.tree.leaves(mean)] != leaf_shapes(manifold.shape):
         raise ValueError(
             f"wrapped_normal: mean must be one point of {manifold.name}, an array of shape {manifold.shape} or a tuple "

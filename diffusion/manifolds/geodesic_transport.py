@@ -4,7 +4,7 @@ __all__ = ["geodesic_cost"]
 
 import jax
 
-from diffusion.manifolds.manifold import Manifold
+from diffusion.manifolds.manifold import Manifold, check_manifold
 from diffusion.objectives.couplings import Cost
 from diffusion.package import public
 
@@ -18,6 +18,7 @@ def geodesic_cost(manifold: Manifold) -> Cost:
     Args:
         manifold: the manifold of x and y.
     """
+    check_manifold(manifold)
 
     def cost(x, y):
         expand = lambda leaf: leaf[:, None]

@@ -15,6 +15,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require
 from diffusion.arrays.square_roots import root
 from diffusion.schedules import left_broadcast
 
@@ -80,6 +81,15 @@ class Manifold(NamedTuple):
         return math.exp(self.log_volume)
 
 
+def check_manifold(manifold: Any) -> None:
+    """Refuses a value that is not a manifold, such as a function of `manifolds` that was not called.
+
+    Raises:
+        TypeError: if the value is not a manifold; the message names it.
+    """
+    require(manifold, Manifold, "manifold", "a Manifold, e.g. manifolds.sphere(2)")
+
+
 def geodesic(manifold: Manifold, x: Any, y: Any, t: ArrayLike) -> Any:
     """The point at t of the shortest geodesic, exp(x, t log(x, y)): x at t = 0, y at t = 1.
 
@@ -89,6 +99,7 @@ def geodesic(manifold: Manifold, x: Any, y: Any, t: ArrayLike) -> Any:
         y: end points `[..., *shape]`; on the cut locus of x one of several geodesics is chosen, see `Manifold.log`.
         t: times, `[]` or a prefix of the batch shape, any real numbers.
     """
+    check_manifold(manifold)
     return manifold.exp(x, scaled(t, manifold.log(x, y)))
 
 
@@ -100,6 +111,7 @@ def norm(manifold: Manifold, x: Any, v: Any) -> Array:
         x: points `[..., *shape]`.
         v: tangent vectors at x, `[..., *shape]`.
     """
+    check_manifold(manifold)
     return root(manifold.inner(x, v, v))
 
 
@@ -127,6 +139,7 @@ def check_targets(manifold: Manifold, x: Any, y: Any, margin: float = 1e-3) -> N
     Raises:
         ValueError: if a pair is closer to the cut locus; the message names the closest pair.
     """
+    check_manifold(manifold)
     left = manifold.cut_distance(x, y)
     if isinstance(left, Tracer):
         return

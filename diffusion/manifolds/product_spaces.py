@@ -12,7 +12,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import is_count
 from diffusion.manifolds import smooth
-from diffusion.manifolds.manifold import Manifold, Shape, in_coordinates, leaf_shapes
+from diffusion.manifolds.manifold import Manifold, Shape, check_manifold, in_coordinates, leaf_shapes
 
 
 def product(*factors: Manifold) -> Manifold:
@@ -171,6 +171,7 @@ def packed(manifold: Manifold) -> Manifold:
     Args:
         manifold: a product, or any other manifold.
     """
+    check_manifold(manifold)
     shapes = leaf_shapes(manifold.shape)
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.arguments import require_shape
 from diffusion.arrays.matrices import matmul
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.euclidean import euclidean
@@ -142,6 +143,7 @@ def to_quaternion(r: Array) -> Array:
     Args:
         r: rotations `[..., 3, 3]`.
     """
+    require_shape(r, (*r.shape[:-2], 3, 3), "rotations, matrices,")
     entry = lambda i, j: r[..., i, j]
     x, y, z = entry(0, 0), entry(1, 1), entry(2, 2)
     wx, wy, wz = entry(2, 1) - entry(1, 2), entry(0, 2) - entry(2, 0), entry(1, 0) - entry(0, 1)
@@ -165,6 +167,7 @@ def from_quaternion(q: Array) -> Array:
     Args:
         q: quaternions (w, x, y, z) `[..., 4]`, which need not have norm 1.
     """
+    require_shape(q, (*q.shape[:-1], 4), "quaternions (w, x, y, z)")
     w, v = q[..., :1, None], q[..., 1:]
     k = hat(v)
     eye = jnp.eye(3, dtype=jnp.result_type(q))
@@ -177,6 +180,7 @@ def hat(w: Array) -> Array:
     Args:
         w: vectors `[..., 3]`.
     """
+    require_shape(w, (*w.shape[:-1], 3), "vectors of three numbers")
     x, y, z = w[..., 0], w[..., 1], w[..., 2]
     zero = jnp.zeros_like(x)
     rows = [jnp.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]

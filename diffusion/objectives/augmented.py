@@ -8,7 +8,7 @@ from jax import Array
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import conditioned, split
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
     Raises:
         ValueError: if the objective is one of pairs.
     """
+    check_objective(objective)
 
     if objective.examples.pairs:
         raise ValueError(

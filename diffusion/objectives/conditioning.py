@@ -13,7 +13,7 @@ from diffusion.arrays import pytrees
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import conditioned, split
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 from diffusion.schedules import left_broadcast
 
 
@@ -113,6 +113,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
     Raises:
         ValueError: if rate is not in [0, 1), or too large for the number of entries in `alone`.
     """
+    check_objective(objective)
     if not traced(rate) and not 0 <= rate < 1:
         raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")
     if not traced(rate) and rate * (1 + len(alone)) > 1:
@@ -151,6 +152,7 @@ def with_padding(objective: Objective, shape: Any) -> Objective:
     Raises:
         ValueError: if the objective does not support a mask; when called, if the condition has no entry "real".
     """
+    check_objective(objective)
     objective.check_real()
 
     @entry(entries=None, real=True)

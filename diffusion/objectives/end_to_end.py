@@ -23,7 +23,7 @@ from diffusion.objectives.conditioning import drop_condition
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player, with_fixed_parameters
 from diffusion.objectives.inputs import conditioned, split
-from diffusion.objectives.objective import Objective, Second
+from diffusion.objectives.objective import Objective, Second, check_objective
 from diffusion.objectives.objective_facts import Head
 
 NAME = "autoencoder"  # name of the head, and of its statistics among the metrics
@@ -143,6 +143,7 @@ def end_to_end(
         ValueError: if the objective has no term that reads the encoder, or has a teacher, a second player or an
             augmentation, or if a value is out of range.
     """
+    check_objective(objective)
     _check(objective, momentum, condition_dropout)
     weights = {"perceptual": perceptual, "kl": kl, "adversarial": adversarial, "start": start, "epsilon": epsilon}
     _check_weights(alignment, weights)

@@ -23,7 +23,7 @@ from diffusion.objectives import projectors
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import mix, player, with_fixed_parameters
 from diffusion.objectives.inputs import in_blocks
-from diffusion.objectives.objective import Batch, Objective
+from diffusion.objectives.objective import Batch, Objective, check_objective
 from diffusion.objectives.objective_facts import Blocks, Head
 from diffusion.objectives.projectors import Projector, tokens
 from diffusion.parameterizations import Network, Parameterization
@@ -120,6 +120,7 @@ def added(objective: Objective, *terms: Term) -> Objective:
         ValueError: if the objective differentiates the network in forward mode; when called, if the objective calls the
             network more than once, or the network returns no features.
     """
+    check_objective(objective)
     if objective.network.forward_mode:
         raise ValueError(
             "a term on features needs an objective that calls its network once, outside any derivative, but this one "

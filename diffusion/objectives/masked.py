@@ -15,7 +15,7 @@ from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, output_weight, split
-from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.objective import Denoises, Objective, check_objective
 from diffusion.objectives.objective_facts import Condition
 from diffusion.objectives.weightings import Weighting
 from diffusion.package import public
@@ -140,6 +140,7 @@ def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, m
     Raises:
         ValueError: if an argument is out of range; when called, if x are not pictures whose sides the patch divides.
     """
+    check_objective(objective)
     _check("with_masked_copy", patch, least, most)
 
     @entry(entries=None)

@@ -8,7 +8,7 @@ from jax import Array
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import split
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 from diffusion.parameterizations import Network
 
 
@@ -28,6 +28,7 @@ def with_dropout(objective: Objective) -> Objective:
     Args:
         objective: the objective to wrap. Its other networks are called without keys.
     """
+    check_objective(objective)
 
     @entry(entries=None, real=True)
     def drawn(networks, schedule, keys, batch, step):

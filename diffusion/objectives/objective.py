@@ -16,6 +16,7 @@ from diffusion.parameterizations import Network, Parameterization, reads_alike
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density
+from diffusion.timesteps.densities import require_density
 
 Batch = Mapping[str, Any]
 """Arrays `[B, ...]` by their names: "x", and further entries that the objective reads."""
@@ -23,6 +24,15 @@ Metrics = Mapping[str, Array]
 """Arrays `[B]` by their names, always with "t"."""
 Loss = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayLike], tuple[Array, Metrics]]
 """(networks by name, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics)."""
+
+
+def check_objective(objective: Any) -> None:
+    """Refuses a value that is not an objective, such as a function of `objectives` that was not called.
+
+    Raises:
+        TypeError: if the value is not an objective; the message names it.
+    """
+    require(objective, Objective, "objective", "an Objective, such as objectives.flow_matching(density)")
 
 
 class Denoises(NamedTuple):
@@ -240,7 +250,7 @@ class Objective:
             ValueError: if there are both a buffer and a second player.
         """
         if density is not None:
-            require(density, Density, "density", "a Density, such as timesteps.uniform_density(schedule)")
+            require_density(density)
         if reads is not None:
             valid = "e.g. objectives.Denoises(parameterizations.v()), or None for a network that is not sampled"
             require(reads, (Denoises, Jumps, Moves, Restores), "reads", valid)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 
 PER_EXAMPLE = ("x", "condition", "data_condition", "index", "noise")
 
@@ -63,6 +63,7 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         ValueError: if share is out of range, or the objective has heads, features or a teacher; when called, if the
             batch has only one example.
     """
+    check_objective(objective)
     if not 0 < share < 1:
         raise ValueError(f"with_pictures: share = {share}. Valid: above 0 and below 1")
     if objective.blocks.features or objective.heads or objective.network.kind != "backbone" or objective.teacher:

@@ -5,7 +5,7 @@ import dataclasses
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import split
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 from diffusion.objectives.objective_facts import Prior
 
 
@@ -39,6 +39,7 @@ def with_prior_preservation(
     Raises:
         ValueError: if the weight is negative, or there are no pictures.
     """
+    check_objective(objective)
     if not traced(weight) and not weight >= 0:
         raise ValueError(f"prior preservation: weight = {weight} must be at least 0; 1 is usual")
     if number < 1:

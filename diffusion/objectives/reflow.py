@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from diffusion import samplers
+from diffusion.arrays.arguments import require_keys
 from diffusion.objectives import weightings
 from diffusion.objectives.denoising import denoising
 from diffusion.objectives.entry import entry
@@ -14,8 +16,10 @@ from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.objectives.rollouts import check_ends
 from diffusion.parameterizations import Denoiser, Parameterization, velocity
+from diffusion.samplers.sample import check_sampler
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps import Density, Plan
+from diffusion.timesteps.plans import require_plan
 
 
 def reflow(density: Density, parameterization: Parameterization | None = None) -> Objective:
@@ -85,8 +89,11 @@ def reflow_pairs(
         ValueError: if the sampler is stochastic, so that its noise does not determine the sample, or the plan does not
             lead from t_max to 0.
     """
+    require_plan(plan)
     check_schedule(schedule)
     sampler = samplers.heun() if sampler is None else sampler
+    check_sampler(sampler)
+    require_keys(keys, max(jnp.size(keys), 1), "reflow needs one key for each pair")
     if sampler.draws:
         raise ValueError(
             "reflow_pairs needs a deterministic sampler, such as heun(), because the noise of a pair must determine "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import condition_of_data
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
 
 
@@ -43,6 +43,7 @@ def with_reward_weights(
         ValueError: if beta is not positive, the objective compares examples with each other, or both the reward and the
             objective read metadata of captions.
     """
+    check_objective(objective)
     if not traced(beta) and not beta > 0:
         raise ValueError(f"reward weights: beta = {beta} must be positive")
     if objective.beside.metadata and metadata_of(reward):

@@ -4,7 +4,7 @@ import dataclasses
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 from diffusion.objectives.objective_facts import Head
 from diffusion.schedules.noise_schedule import Trained
 
@@ -27,6 +27,7 @@ def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
     Raises:
         ValueError: if the values are not comparable, because the schedule could make the objective trivial.
     """
+    check_objective(objective)
     if not objective.network.schedule:
         raise ValueError(
             "the values of this objective under different schedules cannot be compared, so it cannot train a "

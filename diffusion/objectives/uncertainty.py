@@ -12,7 +12,7 @@ from jax import Array
 from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Objective, check_objective
 from diffusion.objectives.objective_facts import Head
 from diffusion.parameterizations import log_sigma
 from diffusion.schedules.noise_schedule import leaf_schedules
@@ -82,6 +82,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
         An objective with the metrics of the wrapped one, "unweighted" `[B]`, the wrapped losses, and "uncertainty"
         `[B]`.
     """
+    check_objective(objective)
 
     @entry(entries=None, real=True)
     def weighted(networks: Mapping[str, Any], schedule, keys, batch, step):

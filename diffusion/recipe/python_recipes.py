@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from diffusion.arrays.arguments import described as described_value, require
 from diffusion.data.sources import DataSpec, python_objects
 from diffusion.data.sources.streams import Stream
-from diffusion.objectives import Jumps, Moves, Objective, Restores
+from diffusion.objectives import Jumps, Moves, Restores
 from diffusion.objectives.conditioning import null_like
+from diffusion.objectives.objective import check_objective
 from diffusion.parameterizations import Parameterization
 from diffusion.recipe import fields, sections
 from diffusion.recipe.config_errors import ConfigError
@@ -74,7 +75,7 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     left_out = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}
     given = {name: part for name, part in sections.flat(recipe).items() if part is not left_out[name]}
     given = {name: given[name] for name in PARTS if name in given}
-    require(recipe.objective, Objective, "objective", "an Objective, such as objectives.flow_matching(density)")
+    check_objective(recipe.objective)
     for name, (kind, valid) in KINDS.items():
         if name in given:
             require(given[name], kind, argument(name), valid)

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 
+from diffusion.arrays.arguments import require
 from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance.prediction_changes import replace_x0
@@ -31,6 +32,7 @@ def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -
     Raises:
         ValueError: if largest is not positive.
     """
+    require(sampler, tuple, "sampler", "a Sampler, such as samplers.heun()")
     if not traced(largest) and not largest > 0:
         raise ValueError(f"clipped: largest = {largest} must be positive; 1 for pictures")
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.flows.flow_maps import FlowMap
-from diffusion.samplers.sample import Sampler, State, start
+from diffusion.samplers.sample import Sampler, State, check_sampler, start
 from diffusion.timesteps import Plan, clean_time
 
 
@@ -31,6 +31,7 @@ def per_frame(sampler: Sampler) -> Sampler:
     Raises:
         ValueError: if the sampler evaluates the network more than once in a step; when called, if it has a history.
     """
+    check_sampler(sampler)
     if sampler.nfe(3) != 3:
         raise ValueError(
             "per_frame takes samplers that evaluate the network once in each step, such as ddim(); this one needs "

@@ -15,6 +15,7 @@ from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
+from diffusion.timesteps.plans import require_plan
 
 
 def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
@@ -119,6 +120,7 @@ def edict(
     Raises:
         ValueError: if mix is not in (0, 1], a time has alpha = 0, or the plan changes direction, as plans that renoise.
     """
+    require_plan(plan)
     check_schedule(schedule)
     if not 0 < mix <= 1:
         raise ValueError(f"edict: mix = {mix} must be in (0, 1] (0.93 in the paper)")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays import padding
+from diffusion.arrays.arguments import require
 from diffusion.schedules import left_broadcast
 
 AnySampler = TypeVar("AnySampler")
@@ -31,6 +32,7 @@ def padded(sampler: AnySampler, real: Array) -> AnySampler:
     Raises:
         TypeError, ValueError: when sampling, under the conditions of `padding.check`.
     """
+    require(sampler, tuple, "sampler", "a Sampler, such as samplers.heun()")
     return sampler._replace(real=real)  # type: ignore[attr-defined]
 
 

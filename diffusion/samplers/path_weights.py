@@ -15,6 +15,7 @@ from diffusion.samplers.posterior import posterior_mean, posterior_variance, pos
 from diffusion.samplers.sample import keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps import Plan
+from diffusion.timesteps.plans import require_plan
 
 
 def path_weights(
@@ -59,6 +60,7 @@ def path_weights(
         TypeError, ValueError: if the schedule, the keys or the log-densities have a wrong type or shape, the plan
             renoises, leaves have a schedule each, or data_std is not positive.
     """
+    require_plan(plan)
     check_schedule(schedule)
     check_one_variance("path_weights", schedule)
     require_keys(keys, max(jnp.size(keys), 1), "paths need one key for each sample")

@@ -29,7 +29,7 @@ from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule
 from diffusion.schedules.noise_schedule import as_float, check_times, leaf_schedules
 from diffusion.timesteps import Plan
-from diffusion.timesteps.plans import check_type
+from diffusion.timesteps.plans import require_plan
 
 
 class State(NamedTuple):
@@ -376,13 +376,22 @@ def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
     return run
 
 
+def check_sampler(sampler: Any) -> None:
+    """Refuses a value that is not a sampler, such as a function of `samplers` that was not called.
+
+    Raises:
+        TypeError: if the value is not a sampler; the message names it.
+    """
+    require(sampler, Sampler, "sampler", "a Sampler, such as samplers.heun()")
+
+
 def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, plan: Plan) -> None:
     """Refuses arguments of a wrong type; errors as in `sample`."""
-    require(sampler, Sampler, "sampler", "a Sampler, such as samplers.heun()")
+    check_sampler(sampler)
     if not fits(sampler.draws, int) or sampler.draws < 0:
         raise ValueError(f"draws = {sampler.draws!r} of the sampler. Valid: how many noises a step uses, 0 or more")
     check_schedule(schedule)
-    check_type(plan)
+    require_plan(plan)
     check_plan(sampler, plan)
     for times in (plan.t, plan.s):
         check_times(schedule, times)

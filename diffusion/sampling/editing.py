@@ -47,7 +47,7 @@ from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import AfterStep, AlongPlan, Sampler, sample
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, check_times
-from diffusion.timesteps.plans import Plan, check_type, times_of
+from diffusion.timesteps.plans import Plan, require_plan, times_of
 
 
 def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) -> Array:
@@ -98,7 +98,7 @@ def replacement(schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array) 
         TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
     check_schedule(schedule)
-    check_type(plan)
+    require_plan(plan)
     require_floats(known, "known")
     require_mask(mask, "mask")
     mask = jnp.asarray(mask)
@@ -135,7 +135,7 @@ def replacement_along(schedule: NoiseSchedule, plan: Plan, known: Array, mask: A
         TypeError: if the known values are not floating-point numbers, or the mask is not Bool.
     """
     check_schedule(schedule)
-    check_type(plan)
+    require_plan(plan)
     require_floats(known, "known")
     require_mask(mask, "mask")
     mask = jnp.asarray(mask)
@@ -218,6 +218,7 @@ def repaint_quarters(plan: Plan, first: int, resamplings: int) -> Plan:
     Raises:
         ValueError: if resamplings > 1 and the plan goes back to noise itself.
     """
+    require_plan(plan)
     if resamplings == 1:
         return Plan(*(times[first:] for times in plan))
     if np.any(plan.renoise):

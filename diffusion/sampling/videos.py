@@ -37,6 +37,7 @@ from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
+from diffusion.timesteps.plans import require_plan
 
 
 def completing(
@@ -123,6 +124,7 @@ def fill(
 
     Reference: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion".
     """
+    require_plan(plan)
     given = _checked(given, clips)
     if x.shape != clips.shape:
         raise ValueError(f"fill takes noise and clips [B, F, ...] with the same shape; got {x.shape} and {clips.shape}")

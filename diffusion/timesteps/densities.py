@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arrays.arguments import require_function
+from diffusion.arrays.arguments import is_count, require, require_function
 from diffusion.arrays.parameters import functions_of, is_number, traced
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.discrete import MOST_STEPS
@@ -316,6 +316,7 @@ def dimension_shifted_density(
         ValueError: if the dimension is above the base and the schedule ends with a finite log-SNR, below which times
             would leave it; under the conditions of `timesteps.dimension_shift`.
     """
+    require_density(density)
     check_one_schedule("dimension_shifted_density", schedule)
     fall = 2 * math.log(dimension_shift(dimension, base))
     _, lowest = _log_snr_at_ends(schedule)
@@ -350,8 +351,9 @@ def per_frame(density: Density, frames: int) -> Density:
     Raises:
         ValueError: if frames is below 1.
     """
-    if frames < 1:
-        raise ValueError(f"per_frame: frames = {frames} must be at least 1")
+    require_density(density)
+    if not is_count(frames):
+        raise ValueError(f"per_frame: frames = {frames} must be an integer of at least 1")
 
     def sample(state, keys, index):
         frame_keys = jax.vmap(lambda key: jax.random.split(key, frames))(keys).reshape(-1)
@@ -363,6 +365,15 @@ def per_frame(density: Density, frames: int) -> Density:
         return density.update(state, t.reshape(-1), jnp.repeat(losses, frames))
 
     return Density(density.init, sample, update)
+
+
+def require_density(density: Any) -> None:
+    """Refuses a value that is not a density, such as a function of `timesteps` that was not called.
+
+    Raises:
+        TypeError: if the value is not a density; the message names it.
+    """
+    require(density, Density, "density", "a Density, such as timesteps.uniform_density(schedule)")
 
 
 def check_density(schedule: NoiseSchedule, density: Density) -> None:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.broadcasting import flattened
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps.densities import Density
-from diffusion.timesteps.plans import Plan
+from diffusion.timesteps.plans import Plan, require_plan
 from diffusion.timesteps.valid_ranges import check_one_schedule
 
 
@@ -63,6 +63,7 @@ def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
     Raises:
         ValueError: if `given` has the wrong shape, or the plan renoises.
     """
+    require_plan(plan)
     given = np.asarray(given, bool)
     t, s = (np.asarray(times) for times in (plan.t, plan.s))
     if given.ndim != 1 or (t.ndim == 2 and t.shape[1:] != given.shape):

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
         return int(np.sum(~np.asarray(self.renoise)))
 
 
-def check_type(plan: Any) -> None:
+def require_plan(plan: Any) -> None:
     """Refuses a value that is not a plan, such as a grid.
 
     Raises:

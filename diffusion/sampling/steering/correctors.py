@@ -15,7 +15,7 @@ from diffusion.guidance.density_products import product
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import check_one_variance, gaussian_step
 from diffusion.samplers.padded import reading_real
-from diffusion.samplers.sample import Sampler, normal
+from diffusion.samplers.sample import Sampler, check_sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
 from diffusion.schedules import NoiseSchedule
@@ -75,6 +75,7 @@ def corrected(
             the sampler is of another kind, leaves have a schedule each, or the plan renoises or starts at alpha = 0
             with B not 1; outside of `jit`, if a log-weight is NaN or infinity.
     """
+    check_sampler(sampler)
     combined = product(reading_real(branches, sampler.real), schedule, exponents)
     total = combined.total
     check(sampler, combined, schedule, x, plan, keys, number)

@@ -17,6 +17,7 @@ from diffusion.samplers.sample import check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
+from diffusion.timesteps.plans import require_plan
 
 Draw = Callable[[Array, Array, Array], Array]
 """(x0 `[B, ...]`, r `[]`, keys `[B]`) -> a sample of N(x0, r^2 I) times the likelihood, normalised."""
@@ -64,6 +65,7 @@ def daps(
         TypeError: under the conditions of `samplers.sample`.
         ValueError: under the conditions of `samplers.sample`, or if steps or data_std is out of range.
     """
+    require_plan(plan)
     if steps < 1 or not data_std > 0:
         raise ValueError(f"daps: steps = {steps} must be at least 1, data_std = {data_std} positive")
     check_schedule(schedule)

@@ -13,7 +13,7 @@ from diffusion.guidance.measurements import Measurement, require_measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.gaussian_steps import check_one_variance, gaussian_step
-from diffusion.samplers.sample import Sampler, normal
+from diffusion.samplers.sample import Sampler, check_sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
 from diffusion.schedules import NoiseSchedule
@@ -85,6 +85,7 @@ def mcgdiff(
             `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, leaves have a
             schedule each, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
+    check_sampler(sampler)
     require_measurement(measurement)
     require_floats(y, "y")
     if not (noise_std >= 0 and smallest >= 0):

@@ -16,6 +16,7 @@ from diffusion.samplers.sample import check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
+from diffusion.timesteps.plans import require_plan
 
 
 def red_diff(
@@ -58,6 +59,7 @@ def red_diff(
     Raises:
         TypeError, ValueError: under the conditions of `samplers.sample`, or if scale is negative.
     """
+    require_plan(plan)
     if not scale >= 0:
         raise ValueError(f"red_diff: scale = {scale} must be at least 0")
     check_schedule(schedule)
