@@ -43,7 +43,8 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
         seed: the seed of the shuffle; None keeps the order.
 
     Raises:
-        ValueError: if the shape is not [N, K] with K >= 2, a logit is not finite, or there are fewer rows than splits.
+        ValueError: if the shape is not [N, K] with K >= 2, a logit is not finite, every row is a distribution, or there
+            are fewer rows than splits.
     """
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
@@ -69,10 +70,15 @@ def inception_score_of_parts(logits: np.ndarray, size: int = 5000) -> InceptionS
 
 
 def _checked(logits: np.ndarray, least: int) -> np.ndarray:
-    """The logits [N, K]; refuses less than `least` rows or 2 classes, and numbers that are not finite."""
+    """The logits [N, K]; refuses less than `least` rows or 2 classes, probabilities, and numbers not finite."""
     logits = pairwise.checked("logits", logits, least=least)
     if logits.shape[1] < 2:
         raise ValueError(f"the Inception Score needs logits of at least 2 classes, got {logits.shape[1]}")
+    if logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+        raise ValueError(
+            "the Inception Score takes logits, but each row is a distribution: not negative, with the sum 1. Valid: "
+            "the logits, or log(probabilities)"
+        )
     return logits
 
 

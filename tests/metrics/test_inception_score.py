@@ -97,3 +97,12 @@ def test_two_classes_are_enough():
     assert inception_score(1e4 * np.eye(2)[[0, 1, 0, 1]], 1).value == pytest.approx(2)
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         inception_score(np.zeros((4, 1)), 1)
+
+
+@pytest.mark.parametrize("score", [inception_score, inception_score_of_parts])
+def test_probabilities_are_no_logits(score):
+    """Their softmax is nearly uniform, so that they once gave a score near 1 without a word."""
+    probabilities = np.random.default_rng(0).dirichlet(np.full(10, 0.1), size=30).astype(np.float32)
+    with pytest.raises(ValueError, match=r"takes logits, but each row is a distribution.*log\(probabilities\)"):
+        score(probabilities)
+    score(np.log(probabilities.astype(np.float64) + 1e-30))
