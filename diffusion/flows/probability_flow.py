@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.parameterizations.sampled_process import check_process
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.schedules.bisection import bisect
 
@@ -65,7 +66,11 @@ def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Arr
 
     Returns:
         (theta `[]` or `[B]` in radians, u `[B, ...]`) -> du/dtheta `[B, ...]`.
+
+    Raises:
+        ValueError: if the denoiser was made for another process.
     """
+    check_process(denoise, schedule)
 
     def slope(theta, u):
         theta = jnp.broadcast_to(theta, u.shape[:1])

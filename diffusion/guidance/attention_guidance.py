@@ -12,6 +12,7 @@ from diffusion.guidance.memory import Unpaired
 from diffusion.guidance.regional import check_box
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.parameterizations.sampled_process import process_of
 from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 Maps = Callable[[Array, ArrayLike], Sequence[Array]]
@@ -113,7 +114,7 @@ def _moved(
     repeats: int,
 ) -> Unpaired:
     """The denoiser after `repeats` moves x <- x - size grad loss(x); no gradient is computed if all sizes are 0."""
-    check_interval(interval)
+    check_interval(interval, process_of(denoise))
     if repeats < 1:
         raise ValueError(f"repeats = {repeats} must be at least 1")
     gradient = jax.grad(lambda x, t: loss(x, t).sum())

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import described, require, require_function
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check_network, checked, predict
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 from diffusion.schedules import NoiseSchedule
 
 Branches = Callable[[Array, ArrayLike], tuple[Prediction, ...]]
@@ -53,7 +54,7 @@ def together(
         parts = [None if a is None else jnp.split(a, K) for a in prediction]
         return tuple(Prediction._make(None if p is None else p[k] for p in parts) for k in range(K))
 
-    return branches
+    return belonging_to(schedule, branches)
 
 
 def joined(conditions: tuple[Any, ...]) -> Any:
@@ -107,8 +108,9 @@ def separately(*denoisers: Denoiser) -> Branches:
     Args:
         *denoisers: denoisers (x_t, t) -> Prediction.
     """
+    process = process_of(*denoisers)
     denoisers = tuple(map(checked, denoisers))
-    return lambda x_t, t: tuple(denoise(x_t, t) for denoise in denoisers)
+    return belonging_to(process, lambda x_t, t: tuple(denoise(x_t, t) for denoise in denoisers))
 
 
 def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ...], order: str) -> tuple:

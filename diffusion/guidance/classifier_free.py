@@ -6,6 +6,7 @@ from diffusion.guidance.branches import Branches, evaluate, separately
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Ramp, Scale, check_interval, ramped, strength
 from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 
 
 def classifier_free(
@@ -40,7 +41,7 @@ def classifier_free(
         ValueError: if the interval is empty, or channels is below 1; when called, if there are not two branches, or x
             has fewer channels.
     """
-    check_interval(interval)
+    check_interval(interval, process_of(branches))
     if channels is not None and channels < 1:
         raise ValueError(f"classifier_free: channels = {channels} must be at least 1, or None for all")
 
@@ -56,7 +57,7 @@ def classifier_free(
         chosen = jnp.arange(x_t.shape[-1]) < channels
         return guided._replace(x0=jnp.where(chosen, guided.x0, cond.x0), eps=jnp.where(chosen, guided.eps, cond.eps))
 
-    return denoise
+    return belonging_to(process_of(branches), denoise)
 
 
 def autoguidance(denoise: Denoiser, worse: Denoiser, scale: Scale, interval: Interval = None) -> Denoiser:

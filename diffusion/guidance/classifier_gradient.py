@@ -48,7 +48,7 @@ def classifier(
         ValueError: if the interval is empty.
     """
     check_schedule(schedule)
-    check_interval(interval)
+    check_interval(interval, schedule)
 
     def guided(x_t, t):
         def total(x):

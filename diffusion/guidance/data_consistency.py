@@ -105,7 +105,7 @@ def manifold_preserving(
         ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
     check_schedule(schedule)
-    check_interval(interval)
+    check_interval(interval, schedule)
 
     def guided(x_t, t):
         prediction = checked(denoise)(x_t, t)

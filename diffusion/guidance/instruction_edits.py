@@ -3,6 +3,7 @@
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations.sampled_process import process_of
 
 
 def text_and_picture(
@@ -30,7 +31,7 @@ def text_and_picture(
     Raises:
         ValueError: if the interval is empty; when called, if there are not three branches.
     """
-    check_interval(interval)
+    check_interval(interval, process_of(branches))
 
     def denoise(x_t, t):
         both, picture, null = evaluate(branches, x_t, t, (3,), "(text and picture, picture, neither)")

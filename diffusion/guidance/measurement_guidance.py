@@ -50,7 +50,7 @@ def posterior_sampling(
         ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
     check_schedule(schedule)
-    check_interval(interval)
+    check_interval(interval, schedule)
 
     def guided(x_t, t):
         x0, pull, prediction = _differentiated(denoise, x_t, t)

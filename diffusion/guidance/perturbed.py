@@ -7,6 +7,7 @@ from diffusion.guidance.branches import Branches, evaluate, with_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations.sampled_process import process_of
 
 
 def _impaired(kind: str) -> Callable[..., tuple[Any, ...]]:
@@ -79,7 +80,7 @@ def skip_layer(
 
 
 def _away(branches, scale, classifier_free, interval):
-    check_interval(interval)
+    check_interval(interval, process_of(branches))
 
     def denoise(x_t, t):
         counts, order = (3,), "(condition, null condition, perturbed)"

@@ -4,6 +4,7 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.memory import Unpaired
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Prediction
+from diffusion.parameterizations.sampled_process import process_of
 
 
 def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interval = None) -> Unpaired:
@@ -29,7 +30,7 @@ def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interv
     Raises:
         ValueError: if the interval is empty; when called, if there are not two branches.
     """
-    check_interval(interval)
+    check_interval(interval, process_of(branches))
 
     def denoise(x_t, t):
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")

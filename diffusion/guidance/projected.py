@@ -52,7 +52,7 @@ def adaptive_projected(
             if there are not two branches.
     """
     check_schedule(schedule)
-    check_interval(interval)
+    check_interval(interval, schedule)
     if norm_threshold is not None and not traced(norm_threshold) and not norm_threshold > 0:
         raise ValueError(f"adaptive_projected: norm_threshold = {norm_threshold} must be positive, or None")
     if not traced(momentum) and not -1 < momentum < 1:

@@ -9,6 +9,7 @@ from diffusion.guidance.branches import Branches, class_conditions, evaluate, wi
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations.sampled_process import process_of
 
 Region = Sequence[float] | np.ndarray
 """A box (left, top, right, bottom) in fractions of the sides, or weights `[H, W]` of the pixels, all in [0, 1]."""
@@ -43,7 +44,7 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
         ValueError: if there is no region, or a box or the interval is empty; when called, if a mask does not have the
             size of x, or the number of branches is wrong.
     """
-    check_interval(interval)
+    check_interval(interval, process_of(branches))
     in_all = mixed(branches, regions)
 
     def denoise(x_t, t):

@@ -48,7 +48,7 @@ def renormalised(
     check_schedule(schedule)
     if patch < 1:
         raise ValueError(f"renormalised: patch = {patch} must be at least 1")
-    check_interval(interval)
+    check_interval(interval, schedule)
     parameterizations.check(parameterizations.velocity(), schedule)
 
     def denoise(x_t, t):

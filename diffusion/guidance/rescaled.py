@@ -47,7 +47,7 @@ def rescaled(
     check_schedule(schedule)
     if not traced(rescale) and not 0 <= rescale <= 1:
         raise ValueError(f"rescaled: rescale = {rescale} must be in [0, 1]; 0 is classifier-free guidance")
-    check_interval(interval)
+    check_interval(interval, schedule)
 
     def denoise(x_t, t):
         alpha = left_broadcast(schedule.alpha(t), x_t)

@@ -1,5 +1,6 @@
 """The strength of a guidance: a number, one for each sample, or a function of t, at all times or in an interval."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.parameters import traced
-from diffusion.schedules import left_broadcast
+from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float
 
 Scale = ArrayLike | Callable[[Array], ArrayLike]
@@ -63,14 +64,29 @@ def ramped(scale: Scale, ramp: Ramp | None) -> Scale:
     return lambda t: 1 + (value(t) - 1) * ramp(t)
 
 
-def check_interval(interval: Interval) -> None:
-    """Refuses an interval that is no pair (t_low, t_high), or contains no time."""
+def check_interval(interval: Interval, schedule: NoiseSchedule | None = None) -> None:
+    """Refuses an interval that is no pair (t_low, t_high), or contains no time.
+
+    Args:
+        interval: (t_low, t_high), or None.
+        schedule: the process, whose times an interval of a paper's sigma / alpha, or of the indices of steps, leaves;
+            None where it is not known.
+    """
     if interval is not None and not (hasattr(interval, "__len__") and len(interval) == 2):
         raise ValueError(f"guidance interval {interval}. Valid: a pair (t_low, t_high), or None for all times")
     if interval is not None and not traced(*interval) and not interval[0] <= interval[1]:
         raise ValueError(
             f"guidance interval {interval} is empty. Valid: (t_low, t_high) with t_low <= t_high, where t = 0 is the "
             "data"
+        )
+    if interval is None or schedule is None or traced(*interval, schedule.t_max):
+        return
+    last = max(schedule.t_max, 1.0)
+    if interval[0] > last or last < interval[1] < math.inf:
+        raise ValueError(
+            f"guidance interval {interval} leaves the times of this schedule, [0, {schedule.t_max:g}]. The time of a "
+            "paper's sigma / alpha is schedule.inverse_log_snr(-2 log(sigma / alpha)), and that of step i of T is "
+            "(i + 1) / T"
         )
 
 

@@ -43,7 +43,7 @@ def zero_star(
             not two branches.
     """
     check_schedule(schedule)
-    check_interval(interval)
+    check_interval(interval, schedule)
     parameterizations.check(parameterizations.velocity(), schedule)
 
     def denoise(x_t, t):

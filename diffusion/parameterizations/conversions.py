@@ -8,7 +8,8 @@ from jax.typing import ArrayLike
 
 from diffusion.package import public
 from diffusion.parameterizations.network_outputs import Denoiser, Prediction
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 
 def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSchedule) -> Denoiser:
@@ -33,7 +34,14 @@ def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSche
 
     Returns:
         denoise'(x_t, t), where t has a shape that is a prefix of x_t's.
+
+    Raises:
+        TypeError: if a schedule is not a `NoiseSchedule`.
+        ValueError: if the denoiser was made for another process than `trained`.
     """
+
+    check_schedule(sampled)
+    check_process(denoise, trained)
 
     def converted(x_t: Array, t: ArrayLike) -> Prediction:
         log_snr = sampled.log_snr(t)
@@ -50,7 +58,7 @@ def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSche
             variance,
         )
 
-    return converted
+    return belonging_to(sampled, converted)
 
 
 public.declare(__name__)

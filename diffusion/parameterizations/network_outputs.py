@@ -37,6 +37,7 @@ from diffusion.arrays.arguments import (
     require_rows,
 )
 from diffusion.package import public
+from diffusion.parameterizations.sampled_process import belonging_to
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, check_times
 
@@ -118,7 +119,7 @@ def denoiser(
     def denoise(x_t: Array, t: ArrayLike) -> Prediction:
         return predict(network, schedule, parameterization, x_t, t, condition)
 
-    return denoise
+    return belonging_to(schedule, denoise)
 
 
 def predict(

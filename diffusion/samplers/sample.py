@@ -23,6 +23,7 @@ from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.parameterizations.sampled_process import check_process
 from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from diffusion.samplers.posterior import forward
@@ -285,9 +286,10 @@ def sample(
     Raises:
         TypeError: if the sampler does not take `denoise`, or an argument has a wrong type, such as a grid in place of a
             plan.
-        ValueError: if keys do not match the batch, a prediction does not have the shape of x, after_step was made for
-            another plan, a time of the plan lies outside of [0, schedule.t_max], two neighbouring times are the same
-            number in the type of x, or the plan of a stochastic sampler has steps that go up without renoise.
+        ValueError: if keys do not match the batch, the denoiser was made for another process, a prediction does not
+            have the shape of x, after_step was made for another plan, a time of the plan lies outside of [0,
+            schedule.t_max], two neighbouring times are the same number in the type of x, or the plan of a stochastic
+            sampler has steps that go up without renoise.
     """
     return sample_with_memory(sampler, denoise, schedule, x, plan, keys, after_step=after_step)[0]
 
@@ -396,6 +398,7 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
     for times in (plan.t, plan.s):
         check_times(schedule, times)
     check_taken(sampler, denoise)
+    check_process(denoise, schedule)
     if schedule.leaves and (sampler.frames or isinstance(denoise, Memory)):
         raise ValueError(
             "leaves with a schedule each take one time for all frames, and no guidance with memory. Valid: a sampler "
