@@ -154,7 +154,7 @@ def require_floats(x: Any, argument: str, more: str = ", images scaled to [-1, 1
     Args:
         x: the value that the caller passed.
         argument: the name of the argument.
-        more: what else the numbers must be, for the message.
+        more: further words on the valid numbers, for the message.
 
     Raises:
         TypeError: naming what was passed.

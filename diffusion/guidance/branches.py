@@ -86,8 +86,8 @@ def joined(conditions: tuple[Any, ...]) -> Any:
 def _rows_below(*leaves: Array) -> Array:
     """The concatenation of arrays of one shape, all of whole numbers or none."""
     leaves = tuple(map(jnp.asarray, leaves))
-    whole = {jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in leaves}
-    if len({leaf.shape for leaf in leaves}) > 1 or len(whole) > 1:
+    integers = {jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in leaves}
+    if len({leaf.shape for leaf in leaves}) > 1 or len(integers) > 1:
         arrays = " and ".join(described(leaf) for leaf in leaves)
         raise ValueError(f"guidance.together: the conditions have {arrays}. Valid: one shape, and one type of numbers")
     return jnp.concatenate(leaves)

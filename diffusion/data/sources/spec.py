@@ -211,7 +211,10 @@ def class_of(record: Mapping[str, Any]) -> int:
     condition = record.get("condition")
     inside = condition.get("label", 0) if isinstance(condition, Mapping) else 0
     label = record.get("label", inside)
-    number = int(label)
+    try:
+        number = int(label)
+    except (TypeError, ValueError):
+        raise ValueError(f"its label is {label!r}. Valid: an integer") from None
     if isinstance(label, (float, np.floating)) and number != label:
         raise ValueError(f"its label is {label}. Valid: an integer")
     return number

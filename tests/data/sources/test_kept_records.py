@@ -193,3 +193,9 @@ def test_what_is_a_clip():
         described = spec.DataSpec("a", "train", shape, 0, 1, dtype=dtype, condition={"mask": mask})
         assert not described.clips and described.masks == moves
     assert spec.DataSpec("a", "train", (4, 8, 8, 3), 0, 1, condition={"mask": mask}).masks
+
+
+@pytest.mark.parametrize("label", ["cat", None, np.array([1, 2]), [1]])
+def test_a_label_that_is_no_number_is_named(label):
+    with pytest.raises(ValueError, match=r"its label is .*\. Valid: an integer"):
+        spec.class_of({"label": label})
