@@ -31,11 +31,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays import padding
-from diffusion.arrays.arguments import described, require, require_shape
+from diffusion.arrays.arguments import described, require, require_function, require_shape
 from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.objective import Batch
 from diffusion.objectives.objective_facts import Examples
-from diffusion.objectives.weightings import Weighting, check_weighting, error_scale
+from diffusion.objectives.weightings import Weighting, error_scale
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.timesteps import Density
@@ -185,7 +185,7 @@ def output_weight(weighting: Weighting, schedule: NoiseSchedule, t: Array, param
         TypeError: if the weighting is not a function.
         ValueError: if it returns another shape, which would be broadcast.
     """
-    check_weighting(weighting)
+    require_function(weighting, "weighting", "a function (schedule, t) -> weight, such as weightings.snr()", takes=2)
     weight = jnp.asarray(weighting(schedule, t))
     if weight.ndim:
         require_shape(weight, t.shape, "what a weighting returns, one weight for each time,")

@@ -44,7 +44,7 @@ Weighting = Callable[[NoiseSchedule, ArrayLike], Array]
 """(schedule, t) -> weight of the squared error of x0."""
 
 
-def check_weighting(weighting: Any) -> None:
+def _check_weighting(weighting: Any) -> None:
     """Refuses a value that is not a weighting, such as a function of `weightings` that was not called.
 
     Raises:
@@ -159,7 +159,7 @@ def at_most(weighting: Weighting, most: float) -> Weighting:
     Raises:
         ValueError: if most is not positive.
     """
-    check_weighting(weighting)
+    _check_weighting(weighting)
     if not traced(most) and not most > 0:
         raise ValueError(f"at_most: most = {most} must be positive, because a loss without weight trains nothing")
     return lambda schedule, t: jnp.minimum(weighting(schedule, t), most)
@@ -221,7 +221,7 @@ def per_log_snr(weighting: Weighting) -> Weighting:
     Args:
         weighting: a weight on the squared error of x0.
     """
-    check_weighting(weighting)
+    _check_weighting(weighting)
 
     def weight(schedule, t):
         t = inside_times(schedule, t)
