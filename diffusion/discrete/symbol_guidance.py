@@ -13,7 +13,7 @@ from diffusion.arrays.broadcasting import left_broadcast
 from diffusion.arrays.parameters import is_number
 from diffusion.discrete.metric_paths import AnyPath, check_path
 from diffusion.discrete.predictions import Predictor, Reading
-from diffusion.guidance.joint_conditions import check_rows, joined
+from diffusion.guidance.branch_conditions import check_rows, joined
 
 PredictionBranches = Callable[[Array, Array], tuple[Array, ...]]
 """(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t, c) `[B, ..., K]` for each condition c, the main condition first."""

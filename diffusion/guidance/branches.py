@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_function
-from diffusion.guidance.joint_conditions import check_rows, joined
+from diffusion.guidance.branch_conditions import check_rows, joined
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check_network, checked, predict
 from diffusion.parameterizations.sampled_process import belonging_to, process_of
