@@ -63,7 +63,7 @@ def test_the_printed_command_repeats_the_failure_and_names_it(tmp_path, exploded
     assert train.run(tiny(**EXPLODES), exploded) == 1  # once more, the same
     output = capsys.readouterr().out
     assert "not finite in step 1 " in output
-    assert f"kept in {exploded}/failed/checkpoints/1." in output
+    assert f"stored in {exploded}/failed/checkpoints/1." in output
     before = files(exploded)
     words = shlex.split(output.split("what is not finite:\n")[1].splitlines()[0])
     assert words == ["diffusion", "reproduce", f"--workdir={exploded}"]
