@@ -61,7 +61,9 @@ def require_function(value: Any, argument: str, valid: str, takes: int | None = 
     """
     if not callable(value):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
-    parameters = None if takes is None else _positional(value)
+    if takes is None:
+        return
+    parameters = _positional(value)
     if parameters is not None:
         needed = [p for p in parameters if p.default is p.empty]
         if not (needed and len(needed) <= takes <= len(parameters)):

@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from diffusion.arrays.parameters import traced
 from diffusion.schedules import NoiseSchedule, check_schedule
@@ -18,7 +19,7 @@ def at_least_one(steps: int) -> int:
     return int(steps)
 
 
-def check_known(function: str, **values: float | None) -> None:
+def check_known(function: str, **values: ArrayLike | None) -> None:
     """Refuses a traced argument of what is computed when it is built; the message names the function and it."""
     for name, value in values.items():
         if traced(value):
