@@ -316,8 +316,8 @@ def dimension_shifted_density(
         ValueError: if the dimension is above the base and the schedule ends with a finite log-SNR, below which times
             would leave it; under the conditions of `timesteps.dimension_shift`.
     """
-    require_density(density)
     check_one_schedule("dimension_shifted_density", schedule)
+    require_density(density)
     fall = 2 * math.log(dimension_shift(dimension, base))
     _, lowest = _log_snr_at_ends(schedule)
     if fall > 0 and not traced(lowest) and lowest > -math.inf:

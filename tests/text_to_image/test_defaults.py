@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from diffusion import text_to_image
-from diffusion.text_to_image import lora_weights, model_folder, png, programs, regions
+from diffusion.text_to_image import guided_denoiser, lora_weights, model_folder, png, programs, regions
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request
 from diffusion.text_to_image.settings import settings
@@ -25,8 +25,8 @@ DEFAULTS = [
     (Control, {"weight": 1.0, "times": (0.0, 1.0), "mask": None, "mode": None}),
     (lora_weights.LoraWeight, {"times": (0.0, 1.0)}),
     (regions.Places, {"masks": (), "boxes": (), "attention": 1.0, "first": 0, "ends": (0.5, 0.8)}),
-    (programs.Course, {"merge": 0.0, "frames": 0, "layers": 0, "one_noise": False, "perturbed": False}),
-    (programs.Course, {"rate": 0.0, "apart": False}),
+    (programs.Course, {"frames": 0, "layers": 0, "one_noise": False, "rate": 0.0}),
+    (guided_denoiser.Evaluation, {"merge": 0.0, "perturbed": False, "apart": False}),
     (model_folder.complete, {"pipeline": ""}),
     (png.model, {"quantised": ""}),
 ]

@@ -20,7 +20,7 @@ def run(length=6, causal=0, process=MASKS):
     """A recipe's parts as far as they are read, and the arguments of `infilling` once it is called."""
     solver = types.SimpleNamespace(nfe=lambda steps: 2 * steps)
     parts = {"shape": (length,), "sampler": solver, "plan": types.SimpleNamespace(solved=5)}
-    objective = types.SimpleNamespace(reads=Restores(process, None))
+    objective = types.SimpleNamespace(reads=Restores(process, discrete.from_logits))
     network = types.SimpleNamespace(causal=causal)
     recipe = types.SimpleNamespace(
         **sectioned(parts | {"null": None, "network": network}), with_parts=lambda sampler: sampler
