@@ -384,6 +384,7 @@ def test_from_alpha_sigma_differentiates_through_its_parameters():
         (lambda t: 1 - t, lambda t: jnp.sin(4 * t), "sigma > 0 inside"),
         (lambda t: 1 - t / 2, lambda t: t * (1 - 0.9 * t), "must grow with t, from the data at t = 0"),
         (lambda t: 2 - t, lambda t: t, "0 < alpha <= 1"),
+        (lambda t: jnp.maximum(1 - 2 * t, 0), lambda t: t, r"0 < alpha <= 1.*at t = 0\.5, alpha = 0 and sigma = 0\.5"),
         (lambda t: 1 - t, lambda t: t / (1 - t), "finite.* at t = 1, alpha = 0 and sigma = inf"),
         (lambda t: jnp.where(t == 0.5, jnp.nan, 1 - t), lambda t: t, "at t = 0.5, alpha = nan and sigma = 0.5"),
         (lambda t: 1 - t, lambda t: jnp.where(t == 0.25, jnp.nan, t), "at t = 0.25, alpha = 0.75 and sigma = nan"),
