@@ -246,6 +246,16 @@ def test_the_prior_of_a_process_whose_radius_is_below_one(process):
     x = jnp.array([[0.3, -1.0], [2.0, 0.5]])
     expected = -0.5 * np.sum(np.square(x), 1) / sigma**2 - np.log(2 * np.pi * sigma**2)
     np.testing.assert_allclose(likelihood._log_prior(schedule)(x), expected, rtol=1e-5)
+    still = lambda x, t: parameterizations.Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
+    start, end = likelihood.times(schedule, 4)[[0, -1]]
+    assert end == 0.5
+    solved = likelihood.log_likelihood(still, schedule, x, ode.runge_kutta([start, end]), likelihood.exact())
+    radius = np.hypot(float(schedule.alpha(0.5)), sigma)  # without a velocity, x / radius stays as it is
+    np.testing.assert_allclose(
+        np.diff(solved.log_density), np.diff(-0.5 * np.sum((radius * x) ** 2, 1) / sigma**2), rtol=1e-4
+    )
+    with pytest.raises(ValueError, match=r"ends at time 0\.4, but the prior is the distribution at t_max = 0\.5"):
+        likelihood.log_likelihood(still, schedule, x, ode.runge_kutta([start, 0.4]), likelihood.exact())
 
 
 def test_a_normal_density_has_a_scale_for_each_number_of_a_vector():

@@ -369,8 +369,12 @@ def test_channels_guides_the_leading_channels_alone():
         np.testing.assert_array_equal(found[..., :count], of_all[..., :count])
         np.testing.assert_array_equal(found[..., count:], plain[..., count:])
         assert not np.allclose(of_all[..., count:], plain[..., count:])
+    of_every_channel = guidance.classifier_free(branches, 3.0, channels=count + 1)(x, t)
+    jax.tree.map(np.testing.assert_array_equal, of_every_channel, guided)
     with pytest.raises(ValueError, match="channels = 0"):
         guidance.classifier_free(branches, 3.0, channels=0)
+    with pytest.raises(ValueError, match=f"channels = {count + 2}, but x has {count + 1}"):
+        guidance.classifier_free(branches, 3.0, channels=count + 2)(x, t)
 
 
 @pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])

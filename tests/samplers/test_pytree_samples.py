@@ -57,6 +57,15 @@ def test_leaves_with_a_schedule_each_are_the_runs_of_each_alone(name):
     np.testing.assert_allclose(whole, alone, rtol=2e-4, atol=2e-5)
 
 
+def test_a_change_of_the_samples_of_leaves_after_a_step_counts():
+    """Samples that are zero after the first step end as those that begin there with zero."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    run = functools.partial(samplers.sample, samplers.ddim(), round_denoiser(joint()), joint())
+    zero = lambda x, s, i, keys: jnp.where(i == 0, 0, x)
+    changed = run(jnp.ones((2, 7)), timesteps.plan([0.8, 0.5, 0.2]), keys, after_step=zero)
+    np.testing.assert_allclose(changed, run(jnp.zeros((2, 7)), timesteps.plan([0.5, 0.2]), keys), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["ddpm", pytest.param("interpolant_sde(flow_grpo)", marks=pytest.mark.extended)])
 def test_a_gaussian_step_of_leaves_is_that_of_each_alone(name):
     """With as many examples as numbers, where a factor of each number could be taken for one of each example."""
