@@ -1,5 +1,6 @@
 """The tool that makes mutants, on a toy library whose tests see some of its mistakes."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -131,6 +132,15 @@ def test_the_words_of_a_comment_do_not_change_a_mutant():
     ]  # fmt: skip
     first = mutants("toy.py", source.encode())[0]
     assert first.applied(source.encode()).decode() == source.replace("[1,", "[0,")
+
+
+def test_tests_that_import_a_module_by_its_public_name_are_run():
+    """`from diffusion import flow_maps` imports diffusion.flows.flow_maps."""
+    path = "diffusion/flows/flow_maps.py"
+    chosen = mutants(path, (ROOT / path).read_bytes())[:1]
+    files = {str(file.relative_to(ROOT)) for file in mutate._tests(argparse.Namespace(tests=None), ROOT, chosen)}
+    assert {"tests/flows/test_flow_maps.py", "tests/test_ranges.py"} <= files
+    assert "tests/data/test_shapes.py" not in files
 
 
 @pytest.mark.extended

@@ -173,10 +173,25 @@ def _tests(arguments: argparse.Namespace, root: pathlib.Path, chosen: list[Mutan
     same = [root / "tests" / parent.relative_to(LIBRARY) for parent in parents if parent.name != LIBRARY]
     readers = [root / "tests" / name for name in reached.READERS]
     near = lambda path: path in readers or any(folder in path.parents for folder in same)
-    reads = lambda path: any(name == part or name.startswith(part + ".") for name in imported(path) for part in beside)
+    public = _public_names(root)
+    names = lambda path: {name for word in imported(path) for name in (word, public.get(word, word))}
+    reads = lambda path: any(name == part or name.startswith(part + ".") for name in names(path) for part in beside)
     live = ("peers", "cluster")  # these tests need other libraries and programs, in separate environments
     files = (path for path in _files(root, ["tests"], "test_*.py") if path.parent.name not in live)
     return (path for path in files if near(path) or reads(path))
+
+
+def _public_names(root: pathlib.Path) -> dict[str, str]:
+    """{a name that a package of the library makes public: its name where it is defined}."""
+    names = {}
+    for path in (root / LIBRARY).rglob("__init__.py"):
+        package = ".".join(path.relative_to(root).parent.parts)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= {
+                    f"{package}.{alias.asname or alias.name}": f"{node.module}.{alias.name}" for alias in node.names
+                }
+    return names
 
 
 def imported(path: pathlib.Path) -> set[str]:
