@@ -260,6 +260,7 @@ DEFAULTS = [
     (weightings.sigmoid, {"bias": 2.0}),
     (weightings.edm, {"sigma_data": 0.5}),
     (couplings.optimal_transport, {"block": 64}),
+    (couplings.equivariant_optimal_transport, {"block": 16, "permutation": True, "rotation": True}),
     (couplings.sinkhorn, SINKHORN),
     (couplings.schroedinger_bridge, SINKHORN),
     (couplings.entropic_plan, {"tolerance": 0.001, "iterations": 1000}),

@@ -64,8 +64,7 @@ def test_latents_are_projected_place_by_place_by_a_map_of_pytorchs_first_draw():
     np.testing.assert_allclose(found[1, 3], z[1, 1, 1] @ kernel, rtol=1e-4, atol=1e-5)  # row by row
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize("adaptive", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_aligned_loss_is_va_vaes(adaptive):
     aligned = VisionFoundation(weight=0.3, cosine_margin=0.2, distance_margin=0.1, adaptive=adaptive)
     objective = autoencoding.kl_autoencoder(kl=0.0, aligned=aligned)
