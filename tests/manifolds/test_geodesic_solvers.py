@@ -96,6 +96,16 @@ def test_each_solver_has_its_order_and_stays_on_the_manifold(case, solver):
     assert abs(measured - order) < 0.35 + 0.1 * order, errors
 
 
+def test_the_stages_of_a_step_are_at_their_own_times():
+    """Without a movement the classical method is Simpson's rule, which is exact for cubic functions of time."""
+    still = lambda x, t: (jnp.zeros_like(x), jnp.full(len(x), t**3))
+    stages, weights = [[1 / 2], [0, 1 / 2], [0, 0, 1]], [1 / 6, 1 / 3, 1 / 3, 1 / 6]
+    pole = jnp.array([[0.0, 0.0, 1.0]])
+    x, integral = geodesic_solvers.carried(sphere(2), still, pole, 0.5, 0.9, stages, weights)
+    np.testing.assert_array_equal(x, pole)
+    np.testing.assert_allclose(integral, [(0.9**4 - 0.5**4) / 4], rtol=1e-6)
+
+
 @SLOW
 def test_the_random_walk_reverses_brownian_motion():
     """From the exact end of a diffusion on S^2 back to its start, by the exact score: the mean is that of the data."""
