@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         boxes as boxes,
         broadcasting as broadcasting,
         chunks as chunks,
+        equal_programs as equal_programs,
         matrices as matrices,
         padding as padding,
         parameters as parameters,

@@ -72,14 +72,16 @@ def check_interval(interval: Interval, schedule: NoiseSchedule | None = None) ->
         schedule: the process, whose times an interval of a paper's sigma / alpha, or of the indices of steps, leaves;
             None where it is not known.
     """
-    if interval is not None and not (hasattr(interval, "__len__") and len(interval) == 2):
+    if interval is None:
+        return
+    if not (hasattr(interval, "__len__") and len(interval) == 2):
         raise ValueError(f"guidance interval {interval}. Valid: a pair (t_low, t_high), or None for all times")
-    if interval is not None and not traced(*interval) and not interval[0] <= interval[1]:
+    if not traced(*interval) and not interval[0] <= interval[1]:
         raise ValueError(
             f"guidance interval {interval} is empty. Valid: (t_low, t_high) with t_low <= t_high, where t = 0 is the "
             "data"
         )
-    if interval is None or schedule is None or traced(*interval, schedule.t_max):
+    if schedule is None or traced(*interval, schedule.t_max):
         return
     last = max(schedule.t_max, 1.0)
     if interval[0] > last or last < interval[1] < math.inf:

@@ -36,6 +36,7 @@ from diffusion.arrays.arguments import (
     require_network,
     require_rows,
 )
+from diffusion.arrays.equal_programs import same_program
 from diffusion.package import public
 from diffusion.parameterizations.sampled_process import belonging_to
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
@@ -278,9 +279,7 @@ def reads_alike(one: Parameterization, other: Parameterization, schedule: NoiseS
         return clock, scale, *parameterization.to_prediction(schedule, t, x_t, output)
 
     functions = [functools.partial(values, parameterization) for parameterization in (one, other)]
-    first, second = (jax.make_jaxpr(function)(t, x_t, output) for function in functions)
-    same_constants = len(first.consts) == len(second.consts) and all(map(np.array_equal, first.consts, second.consts))
-    if same_constants and str(first.jaxpr) == str(second.jaxpr):
+    if same_program(*functions, t, x_t, output):
         return True  # nothing needs to be compiled
     mine, theirs = (jax.tree.leaves(jax.jit(function)(t, x_t, output)) for function in functions)
     return len(mine) == len(theirs) and all(np.allclose(a, b, 1e-4, 1e-5, equal_nan=True) for a, b in zip(mine, theirs))

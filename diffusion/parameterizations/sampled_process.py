@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from diffusion.arrays.equal_programs import same_program
 from diffusion.arrays.parameters import traced
 from diffusion.schedules import NoiseSchedule, check_schedule
 
@@ -54,8 +55,7 @@ def check_process(denoise: Any, schedule: NoiseSchedule) -> None:
     times = np.linspace(max(ends[:2]), min(ends[2:]), 9, dtype=np.float32)[1:-1]
     functions = [lambda t, one=one: jnp.stack([one.alpha(t), one.sigma(t)]) for one in (stated, schedule)]
     with jax.ensure_compile_time_eval():  # a sampler may be compiled
-        first, second = (jax.make_jaxpr(function)(times) for function in functions)
-        if str(first.jaxpr) == str(second.jaxpr) and _same(first.consts, second.consts):
+        if same_program(*functions, times):
             return  # one schedule, made twice: nothing needs to be compiled
         values = [jax.jit(function)(times) for function in functions]
     if any(isinstance(value, Tracer) for value in values):
@@ -69,10 +69,3 @@ def check_process(denoise: Any, schedule: NoiseSchedule) -> None:
             f"sigma = {sigma:.4g}, and the sampled one alpha = {sampled_alpha:.4g} and sigma = {sampled_sigma:.4g}. "
             "Valid: one schedule for both, or parameterizations.denoiser_under(denoise, trained, sampled)"
         )
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether the constants of two programs are the same; traced ones count as different."""
-    if len(one) != len(other) or traced(*one, *other):
-        return False
-    return all(map(np.array_equal, one, other))
