@@ -21,7 +21,7 @@ class Worker:
     Attributes:
         name: the name of the case.
         spec: the spec of the case, see `benchmarks.gpu.cases`.
-        about: what the process reports: the device, the versions, the case's figures, and "failed" with the reason.
+        about: the report of the process: the device, the versions, the case's figures, and "failed" with the reason.
         peak: the largest number of bytes of the device's memory so far; 0 if it is not known.
     """
 

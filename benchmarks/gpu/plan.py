@@ -1,4 +1,4 @@
-"""The measurements of each stage: its cases, each of which a separate worker measures, in turn.
+"""The measurements of each stage: its cases, which separate workers measure one after another.
 
 The sizes are for a device of 80 GB or more; `tiny` has sizes for a rehearsal on a CPU.
 """
@@ -30,7 +30,7 @@ class Measurement(NamedTuple):
     Attributes:
         title: the title of the rows, which says what is measured.
         cases: {name: spec of a worker}: either "ours" with its peer "torch" and its limit "matmul", or "base" and its
-            variants, each of which gets a row that compares it with the base.
+            variants; a row for each variant compares it with the base.
         seconds: the approximate time of the stage, most of which is compilation.
         apart: whether each case does all of its rounds alone on the device, since the device's memory does not hold all
             cases at once.

@@ -262,7 +262,7 @@ class _Words:
         """The next `number` words, which are the entries of a list.
 
         Raises:
-            ValueError: if fewer words are left, or a face may not have so many corners.
+            ValueError: if fewer words are left, or `number` exceeds the corners that a face may have.
         """
         if number > CORNERS:
             raise ValueError(f"a face has {number:,} corners. Valid: at most {CORNERS:,}")

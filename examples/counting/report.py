@@ -145,7 +145,7 @@ def makers(
         model: the base model.
         runs: {name: folder of the run}.
         rewarding: the rewarding judge.
-        numbers: the numbers of candidates, each of which gives a row.
+        numbers: the numbers of candidates, one for each row.
 
     Raises:
         ConfigError: if a run has neither a LoRA nor a model.
@@ -185,7 +185,7 @@ def run(
     Args:
         rows: {row: (function that makes pictures, evaluations of its training, evaluations of a picture)}.
         out: the folder of the report, made if missing.
-        texts: the captions, for each of which `measures.SEEDS` pictures are made.
+        texts: the captions; each has `measures.SEEDS` pictures.
         read: a function (caption of each picture, pictures) -> figures, as `measures.measured` returns them.
         description: entries of the protocol that describe the model and the judges.
     """

@@ -154,7 +154,7 @@ def train(key: jax.Array, width: int, classes: tuple[int, ...], steps: int) -> d
 
 
 def denoiser(params: dict[str, Any], schedule: schedules.NoiseSchedule):
-    """The denoiser whose score is that of a network."""
+    """The denoiser that belongs to the score of a network."""
 
     def denoise(x, t):
         sigma = jnp.broadcast_to(jnp.asarray(schedule.sigma(t), x.dtype), x.shape[:1])

@@ -29,7 +29,7 @@ class Remake(NamedTuple):
 
     Attributes:
         name: the remake's name on the command line.
-        title: what the table or figure shows, in one line of plain words.
+        title: the content of the table or figure, in one line of plain words.
         paper: authors, year, title and arXiv number.
         place: the table or figure of the paper.
         source: text in which the published values were read.

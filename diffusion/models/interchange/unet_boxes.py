@@ -63,7 +63,7 @@ class NamedBox(NamedTuple):
     """A box with its name in the files of EDM and EDM2.
 
     Attributes:
-        box: the box, whose level is that of its output.
+        box: the box; its level is the level of its output.
         theirs: the name in the files, e.g. "enc.32x32_block0".
     """
 
