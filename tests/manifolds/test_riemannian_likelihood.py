@@ -119,8 +119,9 @@ def test_the_likelihood_of_a_diffused_point_is_exact_up_to_its_antipode():
 def test_mistakes_are_refused():
     field = TangentField(sphere(2), lambda x, t: jnp.zeros_like(x))
     log_prior = uniform(sphere(2)).log_density
-    with pytest.raises(ValueError, match="at least two increasing"):
-        riemannian_log_likelihood(field, jnp.eye(3), [1.0, 0.0], log_prior)
+    for times in ([1.0, 0.0], [0.0, 0.5, 0.5, 1.0], [0.0]):
+        with pytest.raises(ValueError, match="at least two increasing"):
+            riemannian_log_likelihood(field, jnp.eye(3), times, log_prior)
     with pytest.raises(ValueError, match="points are unit vectors"):
         riemannian_log_likelihood(field, 2 * jnp.eye(3), TIMES, log_prior)
     with pytest.raises(ValueError, match=r"\[K, B, 2\]"):

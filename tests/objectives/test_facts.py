@@ -826,3 +826,19 @@ def test_constants_that_a_trace_holds_are_compared():
     assert alike(table(squares), table(squares)) and not alike(table(squares), table(2 * squares))
     assert alike(parameterizations.velocity(lambda schedule, t: t + t), parameterizations.velocity(lambda _, t: 2 * t))
     assert not alike(parameterizations.velocity(lambda _, t: 3 * t), parameterizations.velocity(lambda _, t: 2 * t))
+
+
+def test_two_channels_are_read_as_two():
+    """A network that learns a variance returns the estimate and the variance, and is compared by both."""
+    learned = parameterizations.learned_variance
+    alike = lambda one, other: parameterizations.reads_alike(one, other, schedules.cosine())
+    slower = learned(parameterizations.epsilon(lambda schedule, t: 2 * t))
+    assert alike(learned(parameterizations.epsilon()), learned(parameterizations.epsilon()))
+    assert alike(learned(parameterizations.epsilon(lambda schedule, t: t + t)), slower)
+    assert not alike(learned(parameterizations.epsilon()), slower)
+    assert not alike(learned(parameterizations.epsilon()), learned(parameterizations.v()))
+    assert not alike(learned(parameterizations.epsilon()), parameterizations.epsilon())
+    halves = lambda schedule, t, x_t, output: parameterizations.Prediction(x_t - output[..., :2], x_t + output[..., 2:])
+    wholes = lambda schedule, t, x_t, output: parameterizations.Prediction(-output[..., :2] + x_t, output[..., 2:] + x_t)
+    form = parameterizations.epsilon()._replace(channels=2)
+    assert alike(form._replace(to_prediction=halves), form._replace(to_prediction=wholes))
