@@ -121,7 +121,7 @@ def network_gradients(chips: int) -> np.ndarray:
 def main(argv: list[str]) -> None:
     """Prints one table: the errors of each kind of sum, and the error that is due to the choice of the batch."""
     chips = flags.FLAGS.chips
-    table = Table("gradients", "ring", "torus", "rounded once, summed in float32", "along the sum: ring, torus",
+    table = Table("gradients", "ring", "torus", "rounded once, then summed", "along the sum: ring, torus",
                   "of the batch")  # fmt: skip
     for name, parts in {**drawn(chips), "a DiT's, 4 examples a chip": network_gradients(chips)}.items():
         errors = [error(total(parts), parts) for total in (ring, torus, once)]
