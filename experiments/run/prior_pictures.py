@@ -98,8 +98,14 @@ def _make(prior: Prior, base: Base, folder: pathlib.Path, examples: Examples) ->
     """Makes the missing pictures, in the size of the run's pictures, with the model's default settings.
 
     Raises:
-        ConfigError: if a picture was made with another prompt.
+        ConfigError: if a picture was made with another prompt, or if the folder has more pictures than the run.
     """
+    stored = [path.name for path in folder.glob("[0-9][0-9][0-9][0-9][0-9].png")]
+    if beyond := sorted(name for name in stored if int(name[:5]) >= prior.number):
+        raise ConfigError(
+            f"{folder} holds the picture {beyond[0]}, but prior_preservation has number = {prior.number}. "
+            f"Valid: number = {int(beyond[-1][:5]) + 1}, or no pictures from {beyond[0]} on."
+        )
     paths = [folder / f"{i:05}.png" for i in range(prior.number)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     for path in paths:

@@ -113,6 +113,20 @@ def test_pictures_of_another_prompt_are_refused(run, tmp_path):
     assert len(asked) == 3
 
 
+def test_more_pictures_than_the_config_asks_for_are_refused(run, tmp_path):
+    """They would be paired with examples too."""
+    recipe, examples, asked, _ = run
+    base, folder = recipe.companions.tuned.base, tmp_path / "prior"
+    prior_pictures._make(Prior("a cat", 4), base, folder, examples)
+    words = r"holds the picture 00002\.png, but prior_preservation has number = 2\. Valid: number = 4, or no pictures"
+    with pytest.raises(ConfigError, match=words):
+        prior_pictures._make(Prior("a cat", 2), base, folder, examples)
+    (folder / "00002.png").unlink()
+    (folder / "00003.png").rename(folder / "mine.png")
+    prior_pictures._make(Prior("a cat", 2), base, folder, examples)
+    assert len(asked) == 4 and (folder / "mine.png").exists()
+
+
 @pytest.fixture
 def caches(run, monkeypatch):
     """What the run's own functions write and read of the class: their arguments."""
