@@ -14,7 +14,7 @@ from diffusion.adapters.tuning import CAPTIONED, Tuning
 from diffusion.data.sources.spec import Leaf
 from diffusion.models.interchange import folders, schedulers
 from diffusion.parameterizations import Parameterization
-from diffusion.text_to_image import TextToImage
+from diffusion.text_to_image import TextToImage, model_index
 from diffusion.text_to_image.programs import decode_latents
 
 NULL = "null"  # the entry of the base's parameters that stands for no caption
@@ -58,6 +58,13 @@ class Base:
             return self.model.params[part]
         network = folders.find(self.model.kind.files.place(self._folder, part), self.model.opened_as(part))
         return folders.kept_shapes(network, self.model.dtype_of(part))
+
+    def text_fingerprint(self, weights: bool = True) -> dict[str, str]:
+        """{part: sha256 of its files} for the tokenizers, and for the text encoders with `weights`."""
+        files, readers = self.model.kind.files, self.model.readers
+        parts = [f"{reader.vocabulary}{reader.suffix}" for reader in readers.values()]
+        parts += list(readers) if weights else []
+        return {part: model_index.fingerprint(files.place(self._folder, part)) for part in parts}
 
     @property
     def _folder(self) -> pathlib.Path:

@@ -354,12 +354,15 @@ def _content(source: sources.Source) -> str:
 
 
 def read(recipe: Recipe, spec: sources.DataSpec, texts: Sequence[str], folder: pathlib.Path) -> None:
-    """Writes the network's inputs from the captions of pictures, unless the folder has them."""
+    """Writes the network's inputs from the captions of pictures, unless the folder has them.
+
+    The inputs are known by the texts and by the files of the tokenizers and text encoders that read them.
+    """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
     identity = {
         "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
-        "model": str(base.path),
+        "model": base.text_fingerprint(weights=not tuning.encodes),
         "entries": {name: [list(leaf.shape), leaf.dtype] for name, leaf in tuned.text().items()},
     }
     description = captions.describe(spec, json.dumps(identity, sort_keys=True))

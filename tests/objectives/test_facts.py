@@ -839,6 +839,8 @@ def test_two_channels_are_read_as_two():
     assert not alike(learned(parameterizations.epsilon()), learned(parameterizations.v()))
     assert not alike(learned(parameterizations.epsilon()), parameterizations.epsilon())
     halves = lambda schedule, t, x_t, output: parameterizations.Prediction(x_t - output[..., :2], x_t + output[..., 2:])
-    wholes = lambda schedule, t, x_t, output: parameterizations.Prediction(-output[..., :2] + x_t, output[..., 2:] + x_t)
+    wholes = lambda schedule, t, x_t, output: parameterizations.Prediction(
+        -output[..., :2] + x_t, output[..., 2:] + x_t
+    )
     form = parameterizations.epsilon()._replace(channels=2)
     assert alike(form._replace(to_prediction=halves), form._replace(to_prediction=wholes))

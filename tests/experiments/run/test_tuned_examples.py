@@ -6,10 +6,16 @@ import types
 import numpy as np
 import pytest
 
+from diffusion.data import captions, sources
 from diffusion.experiments.run import encoded_pictures, tuned_examples
 from diffusion.experiments.run.examples import Examples
 from diffusion.objectives.objective_facts import Beside
+from diffusion.published import pipeline_kinds
+from diffusion.recipe import base as recipe_base
 from diffusion.recipe.base import TunedNetwork
+from tests.data.sources import stored
+
+TABLE = captions.Table({"text": np.zeros((2, 2), np.float32)}, np.arange(2, dtype=np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +60,50 @@ def test_each_entry_is_read_from_where_it_was_written(prompt, monkeypatch, tmp_p
     assert captioned == [(["a cat"] * 3 if prompt else texts, tmp_path / "captions")]
     assert found.source == ("seen", table) and found.augment == ("draw",)
     assert parts["network"] is parts["tuned"] and parts["tuned"].base.null.keys() == {"text"}
+
+
+def test_prompts_are_read_again_by_other_encoders_and_not_from_another_folder(monkeypatch, tmp_path):
+    """A changed file of the tokenizer or of the weights changes the inputs; a moved model does not."""
+    folder = tmp_path / "model"
+    for name in ("tokenizer/vocab.json", "text_encoder/model.safetensors", "unet/model.safetensors"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("1")
+    kind = types.SimpleNamespace(files=pipeline_kinds.Files())
+    readers = {"text_encoder": pipeline_kinds.Reader()}
+    model = types.SimpleNamespace(kind=kind, readers=readers, zeros=False)
+    spec = sources.arrays(stored.arrays(tmp_path / "data")["path"], x="image").spec
+    rows = {"text": np.zeros((1, 2), np.float32)}
+    written = []
+    monkeypatch.setattr(tuned_examples.captions, "table", lambda texts, entries, batch: written.append(texts) or TABLE)
+
+    def read(folder, texts, encodes):
+        base = recipe_base.Base(str(folder), model)
+        reader = types.SimpleNamespace(tokens=lambda few: rows, encoded=lambda params, tokens: rows)
+        tuning = types.SimpleNamespace(encodes=encodes, base=reader)
+        network = types.SimpleNamespace(base=base, tuning=tuning, text=dict)
+        monkeypatch.setattr(tuned_examples, "tuned_network", lambda recipe: network)
+        monkeypatch.setattr(recipe_base.Base, "load", lambda self, parts: {})
+        tuned_examples.read(None, spec, texts, tmp_path / "captions")
+
+    def change(folder, part):
+        (folder / part).write_text((folder / part).read_text() + "1")
+
+    changes = {"unet/model.safetensors": 1, "text_encoder/model.safetensors": 2, "tokenizer/vocab.json": 3}
+    for part, number in changes.items():
+        change(folder, part)
+        for _ in range(2):
+            read(folder, ["a", "b"], encodes=False)
+        assert len(written) == number, part
+    moved = folder.rename(tmp_path / "moved")
+    read(moved, ["a", "b"], encodes=False)
+    assert len(written) == 3
+    read(moved, ["a", "c"], encodes=False)
+    assert len(written) == 4
+    read(moved, ["a", "c"], encodes=True)  # the run trains the text encoders, and stores tokens
+    assert len(written) == 5
+    change(moved, "text_encoder/model.safetensors")
+    read(moved, ["a", "c"], encodes=True)
+    assert len(written) == 5
+    change(moved, "tokenizer/vocab.json")
+    read(moved, ["a", "c"], encodes=True)
+    assert len(written) == 6
