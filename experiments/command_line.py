@@ -18,7 +18,7 @@ from diffusion.recipe import ConfigError
 from diffusion.recipe.extensions import extend, extend_by_project
 from diffusion.training.runtime import accelerators, huge_pages
 
-__all__ = ["begin", "run"]
+__all__ = ["begin", "require_multiple", "run"]
 
 flags.disclaim_key_flags()  # `--help` then lists --extend as a flag of the command, not of this module
 
@@ -52,6 +52,17 @@ def begin(takes_words: bool = False) -> None:
         print(f"{program()}: {advice}", file=sys.stderr)
     print(f"{program()}: loading the libraries", file=sys.stderr, flush=True)
     gc.disable()  # imports leave no garbage, and looking for it takes a tenth of their time; `run` looks again
+
+
+def require_multiple(name: str, divisor: int) -> None:
+    """Refuses a value of a whole-number flag that is not a multiple of a number.
+
+    Args:
+        name: the name of the flag, which is defined already.
+        divisor: the number that must divide its value, at least 1.
+    """
+    words = f"the value is not a multiple of {divisor}. Valid: {divisor}, {2 * divisor} and so on."
+    flags.register_validator(name, lambda value: value % divisor == 0, words)
 
 
 def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bool = False) -> None:

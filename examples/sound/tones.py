@@ -21,6 +21,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", None, "folder for the files, e.g. runs/tones/report")
     flags.DEFINE_integer("number", 176, "number of notes to measure, a multiple of 8", lower_bound=8)
     flags.mark_flag_as_required("out")
+    command_line.require_multiple("number", 8)
     command_line.begin()
 
 import json

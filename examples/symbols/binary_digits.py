@@ -20,6 +20,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("number", 1000, "number of samples for each number of evaluations", lower_bound=20)
     flags.DEFINE_integer("pictures", 360, "number of test digits whose likelihood is measured", lower_bound=2)
     flags.DEFINE_list("evaluations", "16,64", "numbers of network evaluations per sample, separated by commas")
+    command_line.require_multiple("batch", 32)
+    command_line.require_multiple("width", 16)
     command_line.begin()
 
 import pathlib

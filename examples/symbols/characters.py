@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("windows", 200, "number of held-out windows for the estimate", lower_bound=2)
     flags.DEFINE_integer("times", 32, "number of times at which each window is masked", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "seed of the run", lower_bound=0)
+    command_line.require_multiple("width", 32)
     command_line.begin()
 
 import functools

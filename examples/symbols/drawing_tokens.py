@@ -26,6 +26,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     )
     flags.DEFINE_integer("pictures", 100, "number of test drawings whose likelihood is measured", lower_bound=2)
     flags.DEFINE_list("evaluations", "8,32", "numbers of network evaluations per sample, separated by commas")
+    command_line.require_multiple("batch", 32)
+    command_line.require_multiple("width", 16)
     command_line.begin()
 
 import pathlib
