@@ -5,8 +5,8 @@
     diffusion arena --out=runs/arena --scores     # prints the scores of the votes so far, without a page
 
 A competitor is a run with samples, or any other set of images: a folder of pictures, an .npz file, or a dataset as
-NAME@SPLIT. If classes or prompts are known, both pictures of a pair have the same one. The left and right arrow keys
-choose a picture, the down arrow means a tie, and Backspace withdraws the last vote. Each vote is written to
+NAME@SPLIT. If classes or prompts are known, both pictures of a pair have the same class or prompt. The left and right
+arrow keys choose a picture, the down arrow means a tie, and Backspace withdraws the last vote. Each vote is written to
 OUT/votes.jsonl before the next pair is shown. At the end the command writes scores.csv, votes.csv, arena.md and
 scores.png. See docs/evaluation.md.
 """
@@ -52,16 +52,18 @@ USUAL = {"number": 200, "question": "Which picture is better?", "seed": 0}
 def begun(
     folder: pathlib.Path, names: Sequence[str], settings: Mapping[str, Any], data_dir: str = ""
 ) -> tuple[Arena, list[competitors.Competitor]]:
-    """The arena in a folder, drawn now if there is none yet, and its competitors.
+    """The arena in a folder and its competitors; a new arena is drawn if the folder holds none.
 
     Args:
         folder: the arena's folder.
         names: the competitors' names; empty to continue the arena in the folder.
-        settings: the settings of `USUAL` that the command line sets; they must equal those of an existing arena.
+        settings: the settings that the command line sets, by their names in `USUAL`; an existing arena must have the
+            same values.
         data_dir: the folder of prepared datasets.
 
     Raises:
-        ConfigError, WorkdirError: if the competitors cannot be compared, or differ from those of the folder's arena.
+        ConfigError: if the competitors cannot be compared, or the folder's arena has other competitors or settings.
+        WorkdirError: if there is no arena to continue, or a file is damaged.
     """
     known = (folder / comparisons.FILE).is_file()
     arena = comparisons.read(folder) if known or not names else None

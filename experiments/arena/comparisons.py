@@ -15,7 +15,6 @@ from diffusion.recipe import ConfigError
 
 FILE = "arena.json"
 VERSION = 1
-LETTERS = 1000  # most letters of a question, a name or a request
 SHAPE = {
     "version": schema.integer(1, VERSION),
     "question": schema.text(),
@@ -25,13 +24,13 @@ SHAPE = {
 
 
 class Comparison(NamedTuple):
-    """Two pictures, of two competitors.
+    """A pair of pictures from two competitors.
 
     Attributes:
         first: the index of the first competitor.
         second: the index of the second competitor.
-        pictures: the index of the picture in each of the two sets.
-        request: the class or prompt that both were made for; "" if that is not known.
+        pictures: the index of the first competitor's picture in its set, and that of the second competitor's.
+        request: the class or prompt that both pictures were made for; "" if it is not known.
     """
 
     first: int
@@ -45,8 +44,8 @@ class Arena(NamedTuple):
 
     Attributes:
         question: the question that voters answer.
-        seed: the seed of the draw, and of the voters' orders.
-        competitors: the fingerprints of the competitors by their names.
+        seed: the seed for the drawn pairs and for the voters' orders.
+        competitors: the competitors' fingerprints, by name.
         comparisons: all comparisons; a vote refers to one by its index.
     """
 
@@ -69,16 +68,16 @@ class Arena(NamedTuple):
 
 
 def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: int) -> Arena:
-    """Draws comparisons, with equal numbers for all pairs of competitors as long as there are pictures.
+    """Draws comparisons: equally many for each pair of competitors, except for pairs that run out of pictures.
 
     Args:
         competitors: the competitors, at least two.
-        number: the number of comparisons in all, at least 1.
+        number: the total number of comparisons, at least 1; fewer are drawn if there are fewer matching pictures.
         question: the question that voters answer.
-        seed: the seed of the draw.
+        seed: the seed for the drawn pairs and for the voters' orders.
 
     Raises:
-        ConfigError: if there are fewer than two competitors, one is named twice, or two have no common request.
+        ConfigError: if there are fewer than two competitors, one is named twice, or two have no request in common.
     """
     names = [competitor.name for competitor in competitors]
     if len(set(names)) < max(2, len(names)):
@@ -100,7 +99,7 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
 
 
 def possible(competitors: Sequence[Competitor]) -> int:
-    """The largest number of comparisons of some competitors."""
+    """The largest number of comparisons that the competitors' pictures allow."""
     return sum(len(matched(first, second)) for first, second in itertools.combinations(competitors, 2))
 
 
@@ -131,7 +130,7 @@ def read(folder: pathlib.Path) -> Arena:
         comparisons = [Comparison(first, second, (i, j), request) for first, second, (i, j), request in rows]
         numbers = range(len(content["competitors"]))
         if not all({c.first, c.second} <= set(numbers) and c.first != c.second for c in comparisons):
-            raise ValueError("a comparison names a competitor that does not exist")
+            raise ValueError(f"each comparison must name two different competitors, by numbers below {len(numbers)}")
         return Arena(content["question"], content["seed"], content["competitors"], comparisons)
     except KeyError as error:
         raise WorkdirError(f"{path} is damaged: it has no {error}.") from error
@@ -140,10 +139,11 @@ def read(folder: pathlib.Path) -> Arena:
 
 
 def require_same(arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path) -> None:
-    """Refuses to continue an arena whose competitors, or their pictures, have changed.
+    """Refuses to continue an arena if its competitors or their pictures have changed.
 
     Raises:
-        ConfigError: if one differs; the message names the first such competitor.
+        ConfigError: if the names differ, or a competitor's pictures; the message names the first competitor whose
+            pictures have changed.
     """
     names = [competitor.name for competitor in competitors]
     if names != arena.names:

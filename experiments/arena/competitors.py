@@ -19,8 +19,8 @@ class Competitor(NamedTuple):
     Attributes:
         name: the run folder, or the name of another set of images, as the user typed it.
         images: the pictures.
-        requests: the request of each picture, "class 3" or a prompt; None if they are not known.
-        fingerprint: a sha256 that changes with any picture or request.
+        requests: the class ("class 3") or prompt that each picture was made for; None if they are not known.
+        fingerprint: a sha256 of all pictures and requests, in hexadecimal.
     """
 
     name: str
@@ -37,12 +37,12 @@ def opened(name: str, data_dir: str = "") -> Competitor:
     """Opens a competitor.
 
     Args:
-        name: a run folder with samples, or any set of images of `image_sets.open_set`. If it is a folder of PNG files
-            of a text-to-image model, their prompts are read.
+        name: a run folder with samples, or any set of images that `image_sets.open_set` opens. For a folder of PNG
+            files by a text-to-image model, the prompts stored in the files become the requests.
         data_dir: the folder of prepared datasets; "" for TFDS's default.
 
     Raises:
-        ConfigError: if there are no pictures of type uint8.
+        ConfigError: if the set cannot be opened, or its pictures are not uint8.
         WorkdirError: if the samples of a run are missing or damaged.
     """
     path = pathlib.Path(name)
@@ -69,7 +69,7 @@ def _set(open_set: Callable[[], image_sets.ImageSet]) -> image_sets.ImageSet:
 
 
 def _prompts(folder: pathlib.Path) -> list[str] | None:
-    """The prompts in the files of a folder, in the order of `image_sets`; None if a file has no prompt."""
+    """The prompts stored in a folder's files, in the order of `image_sets.files_of`; None if a file has no prompt."""
     prompts = []
     for path in image_sets.files_of(folder):
         try:
@@ -82,8 +82,8 @@ def _prompts(folder: pathlib.Path) -> list[str] | None:
 def matched(first: Competitor, second: Competitor) -> list[tuple[int, int, str]]:
     """The pairs of two competitors' pictures for the same request, as (index, index, request) in order.
 
-    The k-th picture of the first competitor for a request is paired with the k-th of the second. If the requests of a
-    competitor are not known, pictures of equal index are paired, without a request.
+    The first competitor's k-th picture for a request is paired with the second competitor's k-th picture for it. If one
+    competitor's requests are not known, pictures with the same index are paired, and the request is "".
     """
     if first.requests is None or second.requests is None:
         return [(index, index, "") for index in range(min(first.images.count, second.images.count))]

@@ -1,4 +1,4 @@
-"""The results of an arena's votes: scores with intervals, preferences pair by pair, agreement of the voters."""
+"""The results of an arena's votes: scores with intervals, preferences for each pair, and agreement of the voters."""
 
 import csv
 import io
@@ -22,10 +22,10 @@ from diffusion.metrics.voter_agreement import NO_VOTE, krippendorff_alpha
 DRAWS = 1000  # draws of the bootstrap
 CATEGORIES = (FIRST, SECOND, TIE)
 HOW_TO_READ = (
-    "The score is 400 / ln 10 times the log-strength of Bradley and Terry's model, and 0 on average. A run that is 400 "
-    "points ahead is preferred ten times out of eleven. A tie counts as half a win for both. Half a win of each run "
-    "against every other one is added, so that all scores are finite. Brackets contain 95 % bootstrap intervals over "
-    "the comparisons, each with all its votes."
+    "The score is 400 / ln 10 times the log-strength in Bradley and Terry's model; the average score is 0. A run that "
+    "is 400 points ahead is preferred ten times out of eleven. A tie counts as half a win for both runs. Each run is "
+    "credited with an extra half win against every other run, so that all scores are finite. Brackets contain 95 % "
+    "bootstrap intervals; the bootstrap draws comparisons, each with all its votes."
 )
 
 
@@ -35,11 +35,11 @@ class Score(NamedTuple):
     Attributes:
         name: the competitor's name.
         score: the score in Elo's points.
-        low: the lower end of its 95 % interval; NaN if there are votes on fewer than two comparisons.
-        high: the upper end of the interval.
+        low: the lower end of the score's 95 % interval; NaN if there are votes on fewer than two comparisons.
+        high: the upper end of the interval; NaN as `low`.
         wins: the number of votes for the competitor.
-        ties: the number of its comparisons' votes for neither.
-        losses: the number of votes for its opponents.
+        ties: the number of ties in the competitor's comparisons.
+        losses: the number of votes for its opponent in these comparisons.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Score(NamedTuple):
 
 
 def wins(arena: Arena, votes: Sequence[Vote]) -> np.ndarray:
-    """How often each competitor was preferred to each other one, float64 [K, K]; a tie counts as half for both."""
+    """How often competitor i was preferred to competitor j, float64 [K, K]; a tie counts as half a win for both."""
     matrix = np.zeros((len(arena.names),) * 2)
     for vote in votes:
         comparison = arena.comparisons[vote.comparison]
@@ -72,7 +72,7 @@ def scores(arena: Arena, votes: Sequence[Vote]) -> list[Score]:
 
     Args:
         arena: the arena of the votes.
-        votes: the votes that stand, at least one.
+        votes: the votes that were not withdrawn, at least one.
     """
     theta = bradley_terry(wins(arena, votes))
     votes_by_comparison: dict[int, list[Vote]] = {}
@@ -106,7 +106,7 @@ def _counts(arena: Arena, votes: Sequence[Vote], number: int) -> tuple[int, int,
 
 
 def agreement(arena: Arena, votes: Sequence[Vote]) -> tuple[float, int]:
-    """(Krippendorff's alpha of the voters' choices, number of comparisons with votes of two or more)."""
+    """(Krippendorff's alpha of the voters' choices, the number of comparisons on which two or more people voted)."""
     voters = sorted({vote.voter for vote in votes})
     table = np.full((len(voters), len(arena.comparisons)), NO_VOTE)
     for vote in votes:
@@ -117,7 +117,7 @@ def agreement(arena: Arena, votes: Sequence[Vote]) -> tuple[float, int]:
 def tables(
     arena: Arena, votes: Sequence[Vote], scores: Sequence[Score]
 ) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, header, rows of cells) of the scores, the pairs and the voters."""
+    """Three tables as (title, header, rows of cells): the scores, the pairs and the voters."""
     score_rows = [
         [score.name, f"{score.score:+z.0f}{report.span(score.interval, '+z.0f')}", score.wins, score.ties, score.losses]
         for score in scores
@@ -152,8 +152,8 @@ def write(arena: Arena, votes: Sequence[Vote], scores: Sequence[Score], folder: 
 
     Args:
         arena: the arena of the votes.
-        votes: the votes that stand, at least one.
-        scores: their scores.
+        votes: the votes that were not withdrawn, at least one.
+        scores: the scores of these votes, the best first.
         folder: the arena's folder.
     """
     _csv(folder / "scores.csv", Score._fields, scores)

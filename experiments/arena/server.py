@@ -6,7 +6,7 @@
     POST /vote  {"voter", "turn", "side"}     "left", "right" or "tie"; the answer is the next turn
     POST /undo  {"voter"}                     withdraws the voter's last vote; the answer is its turn
 
-A turn is a comparison's place in the voter's own order. The server listens only on this machine.
+A turn is the position of a comparison in the voter's own order, from 0. The server listens only on this machine.
 """
 
 import http
@@ -47,8 +47,8 @@ class Voting:
 
     Args:
         arena: the arena that is served.
-        competitors: its competitors, in the arena's order.
-        folder: the folder of the votes.
+        competitors: the opened competitors, in the order of `arena.names`.
+        folder: the arena's folder, in which the votes are stored.
     """
 
     def __init__(self, arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path):
@@ -64,16 +64,16 @@ class Voting:
         """A voter's order, see `Arena.turns`.
 
         Raises:
-            Refused: for a name that is empty or too long.
+            Refused: for a name that is empty, has more than 40 characters, or begins or ends with a space.
         """
         if not (0 < len(voter) <= 40 and voter.isprintable() and voter == voter.strip()):
-            raise Refused("a voter's name must have 1 to 40 printable letters")
+            raise Refused("a voter's name must have 1 to 40 printable characters, without a space at either end")
         if voter not in self._turns:
             self._turns[voter] = self.arena.turns(voter)
         return self._turns[voter]
 
     def turn(self, voter: str) -> dict[str, Any]:
-        """The first turn of a voter without a vote; "turn" is None after the last."""
+        """A voter's next comparison, as `GET /turn` answers it; "turn" is None after the last comparison."""
         turns = self.turns(voter)
         with self._lock:
             voted = {vote.comparison for vote in votes_file.select_votes(self._votes, voter)}
@@ -88,7 +88,7 @@ class Voting:
         }
 
     def picture(self, voter: str, turn: Any, side: Any) -> bytes:
-        """The PNG file of one side of a turn, without any text in it."""
+        """The PNG file for one side of a turn, without metadata, which could reveal the run."""
         number, first_is_left = self._at(voter, turn)
         if side not in (LEFT, RIGHT):
             raise Refused(f"side={side[:20]}. Valid: {LEFT}, {RIGHT}")
@@ -101,7 +101,7 @@ class Voting:
         return file.getvalue()
 
     def vote(self, voter: str, turn: Any, side: Any) -> None:
-        """Writes a vote, unless the voter has one on this comparison."""
+        """Writes a vote, unless the voter has already voted on this comparison."""
         number, first_is_left = self._at(voter, turn)
         choices = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE}
         if not isinstance(side, str) or side not in choices:
@@ -115,7 +115,7 @@ class Voting:
             self._votes.append(vote)
 
     def undo(self, voter: str) -> None:
-        """Withdraws the last vote of a voter that stands, if there is one."""
+        """Withdraws a voter's latest vote, if there is one."""
         with self._lock:
             cast = votes_file.select_votes(self._votes, voter)
             if cast:
@@ -123,7 +123,7 @@ class Voting:
                 self._votes.remove(cast[-1])
 
     def votes(self) -> list[Vote]:
-        """All votes that stand."""
+        """All votes that were not withdrawn, in the order in which they were cast."""
         with self._lock:
             return [*self._votes]
 
@@ -135,11 +135,11 @@ class Voting:
 
 
 def serve(voting: Voting, port: int) -> ThreadingHTTPServer:
-    """A server on this machine's own address, whose `serve_forever` answers.
+    """A server that listens on 127.0.0.1; call its `serve_forever` to answer requests.
 
     Args:
-        voting: the turns and votes that it serves.
-        port: the port; 0 for any that is free.
+        voting: the turns and votes that the server reads and writes.
+        port: the port; 0 for any free port.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -150,7 +150,7 @@ def serve(voting: Voting, port: int) -> ThreadingHTTPServer:
             self._answered(self._post)
 
         def log_message(self, *_):
-            """No line for each picture."""
+            """Prints nothing; by default each request would print a line."""
 
         def _answered(self, answer):
             try:
@@ -207,7 +207,7 @@ def _json(content: Mapping[str, Any]) -> tuple[str, bytes]:
 
 
 def _body(handler: BaseHTTPRequestHandler) -> Mapping[str, Any]:
-    """The JSON of a request; only of that content type, which a page of another origin cannot send without asking."""
+    """The JSON body of a request. Other content types are refused, since any page in the browser may send them."""
     if handler.headers.get_content_type() != "application/json":
         raise Refused("votes must be sent as application/json")
     length = handler.headers.get("Content-Length", "")
@@ -218,5 +218,5 @@ def _body(handler: BaseHTTPRequestHandler) -> Mapping[str, Any]:
     except limits.Refused as error:
         raise Refused(str(error)) from error
     if not isinstance(content, dict):
-        raise Refused("a vote must be a table of fields")
+        raise Refused("a vote must be a JSON object, a table of fields")
     return content

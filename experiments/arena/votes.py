@@ -9,7 +9,7 @@ from diffusion.io import json_lines, schema
 
 FILE = "votes.jsonl"
 FIRST, SECOND, TIE = "first", "second", "tie"
-WITHDRAWN = "withdrawn"  # takes the voter's vote on this comparison back
+WITHDRAWN = "withdrawn"  # cancels the voter's earlier vote on this comparison
 CHOICES = (FIRST, SECOND, TIE, WITHDRAWN)
 LINE = {
     "voter": schema.text(40),
@@ -20,13 +20,14 @@ LINE = {
 
 
 class Vote(NamedTuple):
-    """The choice of a voter.
+    """A voter's choice between the two pictures of a comparison.
 
     Attributes:
         voter: the voter's name.
-        comparison: the comparison's number.
-        choice: the first or the second picture of the comparison, a tie, or that an earlier vote is withdrawn.
-        left: the picture that was on the left: the first or the second.
+        comparison: the comparison's index in `Arena.comparisons`.
+        choice: one of `CHOICES`: `FIRST` or `SECOND` for the preferred picture, `TIE`, or `WITHDRAWN` to cancel an
+            earlier vote.
+        left: the picture that was shown on the left, `FIRST` or `SECOND`.
     """
 
     voter: str
@@ -36,20 +37,22 @@ class Vote(NamedTuple):
 
 
 def add(folder: pathlib.Path, vote: Vote) -> None:
-    """Adds a vote, which is on the disk when this returns."""
+    """Appends a vote to the file, and returns when it has reached the disk."""
     json_lines.append(folder / FILE, vote._asdict())
     json_lines.sync(folder / FILE)
 
 
 def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
-    """The valid votes, in the order in which they were cast: at most one by each voter for each comparison.
+    """The votes that were not withdrawn, in the order in which they were cast.
+
+    Each voter has at most one vote on each comparison: a later vote replaces an earlier one.
 
     Args:
         folder: the arena's folder.
-        comparisons: the number of its comparisons.
+        comparisons: the number of comparisons in the arena.
 
     Raises:
-        WorkdirError: if a line is damaged, or holds no vote on one of them.
+        WorkdirError: if a line is damaged, or its comparison is not in the arena.
     """
     path = folder / FILE
     standing: dict[tuple[str, int], Vote] = {}

@@ -1,11 +1,11 @@
 "use strict";
-const SMALL = 128; // pixels: smaller pictures are shown with sharp edges
+const SMALL = 128; // pixels: pictures up to this size are enlarged without smoothing
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
 const part = (id) => document.getElementById(id);
 const sides = { left: part("left").querySelector("img"), right: part("right").querySelector("img") };
 let voter = "";
 let turn = null;
-let waiting = false; // between a vote and its answer, so that one press is one vote
+let waiting = false; // true between a vote and its answer, so that one press counts once
 
 async function request(path, body) {
   const how = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
@@ -26,7 +26,7 @@ function load(image, address) {
 }
 
 async function show(state) {
-  turn = null; // until its pictures are here, so that no vote is on pictures that nobody sees
+  turn = null; // until both pictures have loaded, so that nobody votes on pictures that are not visible
   part("who").hidden = true;
   part("arena").hidden = state.turn === null;
   part("end").hidden = state.turn !== null;
