@@ -8,8 +8,8 @@ The page needs a separate Python environment, since gradio requires an older Pil
 `make playground-env` creates it with locked versions, and `.venv-playground/bin/python -m diffusion playground` starts
 the page.
 
---model is the folder of a text-to-image model, with model_index.json. For a class-conditional run (--workdir), the page
-shows a list of classes instead of a prompt. The command writes every picture with its settings to --out. See
+--model is a text-to-image model's folder, which holds model_index.json. For a class-conditional run (--workdir), the
+page shows a list of classes instead of a prompt. The command writes every picture with its settings to --out. See
 docs/playground.md.
 """
 
@@ -43,7 +43,7 @@ from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.recipe import ConfigError, as_config_errors, class_folders
 
-WAITING = 20  # the most requests that wait, each with its body in memory
+WAITING = 20  # the most requests in the queue; the body of each is held in memory
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
 
 
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     """Loads the model, and serves the page until the command is interrupted."""
     values = flags.FLAGS
     if bool(MODEL.value) == bool(values.workdir):
-        raise ConfigError("name either --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
+        raise ConfigError("set either --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
     try:
         from diffusion.experiments.playground import page
     except ModuleNotFoundError as error:
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
 
 
 def in_address(host: str) -> str:
-    """A host in the form that addresses of pages have: IPv6 in brackets."""
+    """A host as it is written in a URL: an IPv6 address stands in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -120,7 +120,8 @@ def opened(model: str | None, run: str | None) -> Source:
     """The model that the flags name: a published model, the text-to-image model of a run, or a trained run.
 
     Raises:
-        ConfigError, FAILURES: for a folder that holds no such model, or one that makes no pictures.
+        ConfigError: if the folder holds no such model, or a model that makes no pictures.
+        FAILURES: if a file in the folder is damaged.
     """
     if model and class_folders.is_of_classes(model):
         refuse_flags_of_prompts()

@@ -13,17 +13,17 @@ import jax
 from diffusion.experiments.playground.page_request import INPUTS, log, received, values
 from diffusion.experiments.playground.source import Source, check, make
 
-REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # the last one if a device has no memory left
+REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # JAX raises the last one when a device is out of memory
 
 
 def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[str]]]:
-    """The function behind the interface. Gradio reads its signature: the inputs, with the model's usual values."""
+    """The function behind the interface. Gradio reads the inputs and their default values from its signature."""
     usual = values(source.usual)
 
     def generate(*sent: Any) -> Iterator[list[str]]:
-        """Makes pictures: PNG files in base64, which carry their settings; for clips the films follow them.
+        """Makes pictures, and returns them as PNG files in base64, which carry their settings.
 
-        Pictures are sent in base64, too.
+        For clips, the films follow the PNG files. The pictures of a request are sent in base64, too.
         """
         try:
             inputs = dict(zip(INPUTS, sent, strict=True))

@@ -10,13 +10,13 @@ IMAGES = ("picture", "mask")  # the parts that are pictures
 
 
 class Part(NamedTuple):
-    """A field of a control.
+    """A field of a control on the page.
 
     Attributes:
         component: the name of the gradio component.
-        label: the text beside it on the page.
-        value: its value if there is no control.
-        how: further arguments of the component.
+        label: the text beside the component on the page.
+        value: the component's value in a request without this control.
+        how: the component's other arguments.
     """
 
     component: str
@@ -36,8 +36,8 @@ def parts(name: str, attachment: Attachment) -> dict[str, Part]:
     unit = {"minimum": 0, "step": 0.05, "maximum": 1}
     fields = {"picture": Part("Image", name, None, upload)}
     if attachment.masked or attachment.inpaints:
-        where = "is painted anew" if attachment.inpaints else "acts"
-        fields["mask"] = Part("Image", f"{name}: mask, white where it {where}", None, upload)
+        where = "the picture is repainted" if attachment.inpaints else "the control acts"
+        fields["mask"] = Part("Image", f"{name}: mask, white where {where}", None, upload)
     fields |= {
         "weight": Part("Slider", "Weight", 1.0, {**unit, "maximum": 2}),
         "from": Part("Slider", "From t (0: the picture)", 0.0, unit),
@@ -51,12 +51,12 @@ def parts(name: str, attachment: Attachment) -> dict[str, Part]:
 def sent(
     values: dict[str, Any], attachments: Mapping[str, Attachment], encoded: Callable[[str], str]
 ) -> list[dict[str, Any]]:
-    """The controls that have a picture, as inputs of a request.
+    """The controls for which the visitor chose a picture, as the input `controls` of a request.
 
     Args:
-        values: the values of the page's fields; the values of controls are removed from it.
-        attachments: the model's attachments.
-        encoded: a function from the path of a picture to the picture as inputs have it.
+        values: the values of the page's fields by name; the controls' fields are removed from this dict.
+        attachments: the model's attachments by name.
+        encoded: a function from a picture's path to its file in base64.
     """
     controls = []
     for name, attachment in attachments.items():
@@ -73,7 +73,10 @@ def sent(
 
 
 def shown(controls: Iterable[Control], attachments: Mapping[str, Attachment]) -> dict[str, Any]:
-    """The values of the fields for some controls, the last control of each attachment; the inverse of `sent`."""
+    """The values of the fields that show some controls; the inverse of `sent`.
+
+    Each attachment has one set of fields, which shows the last of its controls.
+    """
     said = {field(name, key): part.value for name, one in attachments.items() for key, part in parts(name, one).items()}
     for control in controls:
         low, high = control.times

@@ -16,10 +16,10 @@ from diffusion.experiments.playground.source import Source, check
 
 STATIC = pathlib.Path(__file__).parent / "static"
 QUICK = {"api_visibility": "private", "queue": False}  # events that are answered at once, without waiting in the queue
-MOST = 16  # the most pictures at once that the slider offers; the API takes as many as fit into memory
+MOST = 16  # the end of the slider for pictures at once; the API accepts as many as fit into memory
 SIDES = ("top", "bottom", "left", "right")
 LINES = ("regions", "words")  # inputs with one entry per line on the page
-SLIDER = 190  # pixels that a slider needs with its name and its number beside it
+SLIDER = 190  # pixels that a slider needs for its name, its bar and its number
 
 
 def _shown(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Form:
         self._brush: gr.HTML | None = None
 
     def condition(self) -> list[gr.Textbox]:
-        """Makes the fields of prompts, or the field of a class; returns the fields in which Enter starts a request."""
+        """Makes the fields for prompts, or for a class; returns the fields in which Enter starts a request."""
         prompts = self._source.prompts
         captions = prompts or self._source.captions
         classes = self._source.classes
@@ -47,30 +47,29 @@ class Form:
             self._add(gr.Textbox, "prompt", lines=2, visible=captions),
             self._add(gr.Textbox, "negative", label="Negative prompt", visible=prompts),
         ]
-        box = "left,top,right,bottom, in parts of the sides"
-        self._add(gr.Textbox, "regions", lines=2, label=f"Regions, one a line: PROMPT:{box}", visible=prompts)
-        self._add(
-            gr.Textbox, "words", lines=2, label=f"Words to see, one a line: WORDS, or WORDS:{box}", visible=prompts
-        )
+        box = "left,top,right,bottom, in fractions of the sides"
+        self._add(gr.Textbox, "regions", lines=2, label=f"Regions, one per line: PROMPT:{box}", visible=prompts)
+        label = f"Words of the prompt that the picture must show, one entry per line: WORDS, or WORDS:{box}"
+        self._add(gr.Textbox, "words", lines=2, label=label, visible=prompts)
         choices = [(str(i), i) for i in range(classes)]
         unset = {} if classes else {"value": None}
         self._add(gr.Dropdown, "label", choices=choices, label="Class", visible=classes > 0, **unset)
         return texts
 
     def masks(self) -> None:
-        """Makes the field of the files that lines of regions name."""
-        label = "Masks, white where a prompt holds; a line of a region names one: PROMPT:mask=FILE.png"
+        """Makes the field for the mask files that the lines of regions name."""
+        label = "Masks, white where a prompt applies; name a file in the line of its region: PROMPT:mask=FILE.png"
         self._add(gr.File, "masks", label=label, file_count="multiple", file_types=["image"], type="filepath")
 
     def attention(self) -> None:
-        """Makes the fields that act on attention: the strength of the words, and a reference picture."""
-        label = "Attention: how strongly words act"
+        """Makes the fields that change attention: the strength of the words, and a reference picture."""
+        label = "Attention: how strongly the words act"
         self._add(gr.Slider, "attention", minimum=0, maximum=5, step=0.1, label=label)
-        label = "Reference: a picture of the same size whose look is adopted"
+        label = "Reference: a picture of the same size whose look is copied"
         self._add(gr.Image, "reference", type="filepath", sources=["upload"], label=label)
 
     def sampling(self) -> None:
-        """Makes the fields of sampling: steps, guidance, seed, sampler, and the number and size of the pictures."""
+        """Makes the fields for sampling: steps, guidance, seed, sampler, and the number and size of the pictures."""
         height, width = self._source.size
         with gr.Row():
             self._add(gr.Slider, "steps", minimum=1, maximum=250, min_width=SLIDER)
@@ -88,7 +87,7 @@ class Form:
             self._add(gr.Number, "frames", min_width=90, visible=self._source.clip_rate > 0)
 
     def editing(self) -> None:
-        """Makes the fields of a picture to start from: its mask, its margins, and the strength of the change."""
+        """Makes the fields for a picture to start from: its mask, its margins, and the strength of the change."""
         self._brush = gr.HTML(
             value="",
             html_template=(STATIC / "brush.html").read_text(),
@@ -100,26 +99,26 @@ class Form:
             elem_id="brush",
         )
         gr.Markdown(
-            "Paint over the parts to replace; the other pixels stay exactly as they are. Without paint, the whole "
-            "picture is changed."
+            "Paint over the parts to replace; the other pixels stay exactly as they are. If you paint nothing, the "
+            "whole picture changes."
         )
-        label = "Pictures that the prompt edits or combines: the first, and further ones"
+        label = "Pictures that the prompt edits or combines"
         several = {"file_count": "multiple", "file_types": ["image"], "type": "filepath"}
         self._add(gr.File, "images", label=label, visible=self._source.several, **several)
-        label = "Image guidance: how much of the picture stays (0: the usual value)"
+        label = "Image guidance: how closely the result follows the picture (0: the model's usual value)"
         how = {"minimum": 0, "maximum": 5, "step": 0.05, "visible": self._source.edits}
         self._add(gr.Slider, "image_guidance", label=label, **how)
-        strength = "Strength: how much is changed (0: the usual value)"
+        strength = "Strength: how much the picture changes (0: the usual value)"
         self._add(gr.Slider, "strength", minimum=0, maximum=1, step=0.05, label=strength)
         with gr.Row():
             for side in SIDES:
                 self._add(gr.Number, side, value=0, min_width=60)
-        gr.Markdown("Pixels to add at each side, which are then painted.")
-        agreement = "Agreement: how often each part is sampled"
-        self._add(gr.Slider, "resamplings", minimum=1, maximum=10, label=agreement)
+        gr.Markdown("Pixels to add at each side; the model fills them.")
+        label = "Resamplings: how often each part of the trajectory is sampled, so that painted and kept parts agree"
+        self._add(gr.Slider, "resamplings", minimum=1, maximum=10, label=label)
 
     def controls(self) -> None:
-        """Makes the fields of each attachment: a picture, its weight, its interval of t, and its other inputs."""
+        """Makes the fields for each attachment: a picture, a weight, an interval of t, and the attachment's others."""
         for name, attachment in self._source.attachments.items():
             parts = control_fields.parts(name, attachment)
             images = {key: part for key, part in parts.items() if key in control_fields.IMAGES}
@@ -136,7 +135,7 @@ class Form:
             self._fields[field] = component(elem_id=field, label=part.label, value=part.value, **part.how)
 
     def _add(self, kind: Any, name: str, **how: Any) -> Any:
-        """The component of an input, or of a side of the margins; whole numbers are written without a point."""
+        """The component for an input, or for one side of the margins; whole numbers have no decimal point."""
         if kind is gr.Number:
             how["precision"] = 0
         elif kind is gr.Slider and INPUTS[name].type is int:
@@ -152,7 +151,7 @@ class Form:
         return [*self._fields.values(), self._brush]
 
     def read(self, shown: list[Any], inputs: pathlib.Path) -> PageRequest:
-        """The request that the components show; pictures to start from are stored in the folder `inputs`."""
+        """The request that the components show; the visitor's pictures are stored in the folder `inputs`."""
         *shown, brush = shown
         sent = dict(zip(self._fields, shown, strict=True))
         sent["controls"] = control_fields.sent(sent, self._source.attachments, encoded)
@@ -185,7 +184,7 @@ class Form:
         return [*(self._reaching(name, said[name]) for name in self._fields), brush]
 
     def _reaching(self, name: str, value: Any) -> Any:
-        """A field's value; a slider is extended to it, since the settings of other requests may lie beyond its end."""
+        """The new value of a field; a slider that ends below it is extended, since stored settings may be larger."""
         component = self._fields[name]
         beyond = isinstance(component, gr.Slider) and value is not None and value > component.maximum
         return gr.Slider(value=value, maximum=value) if beyond else value

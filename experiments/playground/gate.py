@@ -1,7 +1,7 @@
 """The gate of the page: limits who may send requests and how large they are, before a request is read.
 
-Another page that is open in the visitor's browser can send requests to this machine. If its own host name resolves to
-127.0.0.1 (DNS rebinding), it can also read the answers. The headers of both kinds of request show a foreign name.
+Another page that is open in the visitor's browser can send requests to this machine. If that page's host name resolves
+to 127.0.0.1 (DNS rebinding), the page can also read the answers. In both cases a header names the foreign host.
 """
 
 import ipaddress
@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-BODY = 2**25  # the most bytes of a request: all of its pictures and masks in base64, or a file that is uploaded
+BODY = 2**25  # the most bytes in a request's body: all its pictures and masks in base64, or one uploaded file
 LOCAL = ("localhost", "127.0.0.1", "::1")
 WILDCARDS = ("0.0.0.0", "::")
 
 
 class Gate:
-    """ASGI middleware that refuses requests of other origins, under other names, and with large bodies.
+    """ASGI middleware that refuses requests from other origins, to other host names, or with bodies above `BODY`.
 
     Args:
-        app: the application that answers the other requests.
+        app: the application that answers the accepted requests.
         host: the name or address at which the page is served; with 0.0.0.0 or ::, any address of the machine.
     """
 
@@ -45,11 +45,11 @@ class Gate:
         await send({"type": "http.response.body", "body": f"{words}\n".encode()})
 
     def _refusal(self, scope: Any) -> tuple[int, str] | None:
-        """(HTTP status, reason) of a request that is refused; None for a request that is answered."""
+        """(HTTP status, reason) if the request is refused; None if it is accepted."""
         pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         names = [name for name, _ in pairs]
-        if any(names.count(name) > 1 for name in ("host", "origin", "content-length")):
-            return 400, "a header is present twice"
+        if repeated := [name for name in ("host", "origin", "content-length") if names.count(name) > 1]:
+            return 400, f"the header {repeated[0]!r} occurs more than once"
         headers = dict(reversed(pairs))  # the first of several equal headers counts
         host = headers.get("host", "")
         if not self._ours(host):
@@ -81,6 +81,6 @@ def _too_large(headers: Mapping[str, str]) -> tuple[int, str] | None:
         return 411, "Content-Length is missing: send the length of the body"
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
-        return 400, "Content-Length is not a number"
+        return 400, f"Content-Length is {length[:20]!r}, which is not a number"
     large = len(length) > 20 or int(length) > BODY  # Python refuses to convert thousands of digits
-    return (413, f"the body is too large: at most {BODY:,} bytes are accepted") if large else None
+    return (413, f"the body has {length[:20]} bytes; at most {BODY:,} are accepted") if large else None

@@ -8,12 +8,12 @@ from diffusion.io import limits
 
 
 class Fields:
-    """ASGI middleware that answers 400 to a body that is not a table of known fields.
+    """ASGI middleware that answers 400 to a body that is not a JSON object of known fields.
 
     Args:
-        app: the application behind it.
-        path: the path of the interface; a proxy may add another path before it.
-        known: the names of the fields.
+        app: the application that answers the accepted requests.
+        path: the end of the interface's path; a proxy may put another path before it.
+        known: the names of the accepted fields.
     """
 
     def __init__(self, app: Any, path: str, known: Collection[str]):
@@ -41,7 +41,7 @@ class Fields:
         return await self._app(scope, replayed, send)
 
     def _refusal(self, content: bytes) -> str:
-        """The error of a body; "" for a valid one."""
+        """What is wrong with a body; "" if it is valid."""
         try:
             table = limits.parse_json(content, "the body")
         except limits.Refused as error:
@@ -49,4 +49,4 @@ class Fields:
         if not isinstance(table, dict):
             return f"the body is {limits.kind(table)}. Valid: a table of fields"
         unknown = [name for name in table if name not in self._known]
-        return f"{limits.short(unknown[0])} is no field. Valid: {', '.join(self._known)}" if unknown else ""
+        return f"{limits.short(unknown[0])} is not a field. Valid: {', '.join(self._known)}" if unknown else ""

@@ -11,13 +11,13 @@ from PIL import Image
 from diffusion.experiments.playground.source import coloured
 from diffusion.text_to_image import Frame
 
-COLUMNS, THUMBNAIL = 8, 112  # the pictures in a row of the strip, and their larger side in pixels
-LARGEST = 512  # pixels of the larger side of a clip; limited, since all frames are sent at every step
+COLUMNS, THUMBNAIL = 8, 112  # the most pictures in a row of the strip, and the length in pixels of their larger side
+LARGEST = 512  # pixels, the most that a clip's larger side has on the page, since every step sends all its frames
 EMPTY = '<div class="live empty"><p>Pictures appear here, step by step.</p></div>'
 
 
 class Strip:
-    """The trajectory of pictures: thumbnails of the prediction of x_0 at a few evenly spaced steps.
+    """The trajectory of pictures as thumbnails: the predictions of x_0 at up to `COLUMNS` evenly spaced steps.
 
     Args:
         rate: the frames per second of clips; 0 for pictures.
@@ -30,7 +30,7 @@ class Strip:
         self._columns = 0
 
     def add(self, frame: Frame) -> None:
-        """Counts a frame, and keeps it if its step is one of the strip's."""
+        """Counts a frame, and stores its thumbnails if the strip shows its step."""
         self.steps_done = frame.step
         self._columns = min(COLUMNS, frame.steps)
         if frame.step in {round(i * (frame.steps - 1) / (COLUMNS - 1)) + 1 for i in range(COLUMNS)}:
@@ -39,7 +39,7 @@ class Strip:
             )
 
     def html(self, seeds: Sequence[int]) -> str:
-        """The HTML of the strip, with a row for each picture."""
+        """The HTML of the strip, with one row per picture; `seeds` are the pictures' seeds."""
         times = "".join(f"<span>{t:.2f}</span>" for _, t, _ in self._kept)
         rows = "".join(
             '<div class="row">'
@@ -62,11 +62,11 @@ def progress(
     """The HTML of a running request: the predicted pictures, the number of finished steps and the trajectory so far.
 
     Args:
-        frame: the state after a step.
+        frame: the pictures after the last step.
         seeds: the seeds of the pictures.
         strip: the trajectory so far.
         notes: the sentences to show above the pictures.
-        seconds: the time since the request began.
+        seconds: the seconds since the request began.
         stopped: whether the visitor has stopped the request.
     """
     state = "done" if frame.step == frame.steps else "stopped" if stopped else "going"
@@ -93,7 +93,7 @@ def progress(
 
 
 def refused(message: str) -> str:
-    """The HTML of the reason why no picture is made."""
+    """The HTML that says why no picture is made."""
     return f'<div class="live refused" role="alert"><p><b>Not made.</b> {html.escape(message)}</p></div>'
 
 

@@ -13,8 +13,8 @@ from diffusion.experiments.playground.form import QUICK, STATIC, Form
 from diffusion.experiments.playground.page_request import left_out, log, read_file
 from diffusion.experiments.playground.source import Source, frames_a_second, make
 
-ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # further requests wait
-THEME = gr.themes.Base(  # with fonts of the visitor's machine, so that no network is needed
+ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # further requests wait in the queue
+THEME = gr.themes.Base(  # uses only fonts of the visitor's machine, so that the page works without a network
     primary_hue="indigo",
     neutral_hue="slate",
     radius_size="md",
@@ -39,7 +39,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
     kind = f"text to {medium}" if source.prompts or source.captions else without
     with gr.Blocks(title=f"{source.name}: playground", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<h1>{source.name}</h1><p>{kind}, {height} x {width} pixels</p>", elem_classes="heading")
-        mine = gr.State([])  # files of this visitor's pictures
+        mine = gr.State([])  # the files of this visitor's pictures, the latest first
         chosen = gr.State("")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -58,7 +58,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                 with gr.Accordion("Controls", open=False, elem_id="controls", visible=bool(source.attachments)):
                     form.controls()
                 with gr.Accordion("Settings of a picture", open=False, elem_id="reload"):
-                    what = "A picture that was made here"
+                    what = "A picture that this page made"
                     file = gr.File(label=what, file_types=[".png"], type="filepath", height=150, elem_id="file")
             with gr.Column(scale=3, min_width=300):
                 live = gr.HTML(live_view.EMPTY, elem_id="live")
@@ -102,14 +102,14 @@ class Answers:
         self._source = source
         self._form = form
         self._out = out
-        self._stopped: set[str] = set()  # visits whose requests end at the next step, or before the first
+        self._stopped: set[str] = set()  # the sessions whose requests end at the next step, or before their first step
 
     def begin(self, visitor: gr.Request) -> None:
         """Cancels an earlier stop at once. The request itself may wait in the queue, where it can be stopped again."""
         self._stopped.discard(visitor.session_hash)
 
     def make(self, visitor: gr.Request, *inputs: Any) -> Iterator[tuple]:
-        """Makes the pictures of the form, step by step: (the view, the gallery, the files of this visit)."""
+        """Makes the pictures that the form requests; yields (the view, the gallery, the visit's files) at each step."""
         *shown, mine = inputs
         began = time.perf_counter()
         request = None
@@ -147,7 +147,7 @@ class Answers:
         self._stopped.add(visitor.session_hash)
 
     def settings(self, path: str | None) -> list[Any]:
-        """The values of the form for the settings in a picture's file."""
+        """The values of the form's components for the settings in a picture's file."""
         if not path:
             return [gr.skip()] * len(self._form.components())
         try:
@@ -155,10 +155,10 @@ class Answers:
             lacking = left_out(path, request, self._source.usual)
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
-        but = f" The page has no fields for {', '.join(lacking)}, so it makes another picture." if lacking else ""
+        but = f" The page has no fields for {', '.join(lacking)}, so its picture will differ." if lacking else ""
         gr.Info(f"The settings of the picture are loaded.{but}")
         return self._form.written(request)
 
     def choose(self, mine: list[str], event: gr.SelectData) -> tuple[str, Any]:
-        """The file of the picture that is chosen in the gallery, and the button that loads its settings."""
+        """The PNG file of the picture that the visitor chose in the gallery, and the button that loads its settings."""
         return str(pathlib.Path(mine[event.index]).with_suffix(".png")), gr.Button(visible=True)

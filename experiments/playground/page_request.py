@@ -1,4 +1,4 @@
-"""The request of a visitor: its fields on the page and in the HTTP interface, and how to restore it from a picture."""
+"""A visitor's request: its fields on the page and in the HTTP interface, and how to restore it from a picture."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ EDITS = ("image", "mask", "margins", "strength", "resamplings")  # the settings 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PageRequest(Request):
-    """A request for pictures of one prompt, or of one class of a trained run; all pictures are made at once."""
+    """A request for one prompt, or for one class of a trained run; all its pictures are made in one batch."""
 
     label: int = setting(
         -1, schema.integer(-1, 2**31 - 1), "the class, for a trained run; -1 for a run without classes"
@@ -59,10 +59,10 @@ EMPTY = {
 
 
 def read(values: Mapping[str, Any]) -> PageRequest:
-    """The request for values of the inputs; an input that is missing has its default.
+    """The request with these values of the inputs; a missing input has its default value.
 
     Raises:
-        ValueError: for a value that has another type or is out of range, or values that do not fit together.
+        ValueError: if a value has the wrong type or is out of range, or if the values do not fit together.
     """
     given = {name: value for name, value in values.items() if name not in EMPTY or value != EMPTY[name]}
     one = {name: one.read(name, given.pop(name, one.default)) for name, one in ONE_PROMPT.items()}
@@ -70,7 +70,7 @@ def read(values: Mapping[str, Any]) -> PageRequest:
 
 
 def values(request: PageRequest) -> dict[str, Any]:
-    """The values of the inputs for a request; the inverse of `read`."""
+    """The values of the inputs that describe a request; the inverse of `read`."""
     one = {"prompt": request.prompts[0], "seed": request.seeds[0], "batch": request.number}
     one["controls"] = [control._asdict() for control in request.controls]
     one["regions"] = [region.text for region in request.regions]
@@ -83,20 +83,21 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
     """The request for inputs whose pictures arrive in base64; pictures are decoded only if everything else is valid.
 
     Args:
-        sent: the values of the inputs.
+        sent: the values of the inputs by name.
         inputs: the folder in which the pictures are stored.
-        check: a function that raises an error for a request that the model cannot do; its pictures are not read yet.
+        check: a function that raises a ValueError for a request that the model cannot do. It is called before any
+            picture is decoded, so it must not read the pictures.
 
     Raises:
-        ValueError: as `read`, `check` and `uploads.keep`.
+        ValueError: if `read`, `check` or `uploads.keep` refuses the inputs.
     """
     named = [name for name in ("image", "mask", "reference") if sent.get(name)]
     later = "is not read yet"
     controls = sent.get("controls") or []
     if not isinstance(controls, list) or not all(isinstance(one, Mapping) and one.get("picture") for one in controls):
         raise ValueError(
-            "controls must be a list of tables with attachment and picture and, optionally, weight, times, mask and "
-            "mode"
+            "controls must be a list of tables: each needs attachment and picture, and may have weight, times, mask "
+            "and mode"
         )
     parts = [[name for name in ("picture", "mask") if one.get(name)] for one in controls]
     unread = [{**one, "mask": None, **dict.fromkeys(names, later)} for one, names in zip(controls, parts)]
@@ -112,7 +113,8 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
     request = read({**sent, **dict.fromkeys(named, later), **unseen})
     if not all(mask or isinstance(region.where, tuple) for region, mask in zip(request.regions, masks)):
         raise ValueError(
-            "regions: a mask must be sent as a table of prompt and where, with the file in base64; paths are not read"
+            "regions: send a region with a mask as a table of prompt and where, with the mask's file in base64 as "
+            "where; paths are not read"
         )
     check(request)
     paths_kept: dict[str, Any] = {name: keep(sent[name], inputs) for name in named}
@@ -125,18 +127,18 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
 
 
 def read_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> PageRequest:
-    """The request by which a picture was made, on this page or by `diffusion sample --model`.
+    """The request that made a picture, on this page or by `diffusion sample --model`.
 
     Args:
         path: the PNG file of the picture.
         usual: the request that supplies the settings that the file lacks.
-        inputs: the folder of uploaded pictures. The request drops pictures that lie elsewhere, since the settings in a
-            file could name any file of this machine.
+        inputs: the folder of uploaded pictures. Pictures that lie elsewhere are dropped from the request, since the
+            settings in a file could name any file on this machine.
 
     Raises:
-        ValueError: if it carries no settings, or settings that do not fit together.
+        ValueError: if the file carries no settings, or settings that do not fit together.
     """
-    # The watermark is left out, since it is a path of the machine that made the picture.
+    # The watermark setting is dropped, since it is a path on the machine that made the picture.
     noted = {name: value for name, value in png.read(path).items() if name != "watermark"}
     is_here = lambda name: os.path.isfile(name) and pathlib.Path(name).resolve().is_relative_to(inputs.resolve())
     files = [noted[name] for name in ("image", "mask") if noted.get(name)]
@@ -154,7 +156,7 @@ def read_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path
 
 
 def left_out(path: str | pathlib.Path, request: PageRequest, usual: PageRequest) -> list[str]:
-    """The names of the settings of a picture that the page has no fields for.
+    """The names of a picture's settings that the page cannot show, since it has no fields for them.
 
     Args:
         path: the picture's file.

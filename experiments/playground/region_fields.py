@@ -8,15 +8,15 @@ from diffusion.text_to_image.regions import Region
 
 
 def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], str]) -> list[Any]:
-    """The regions of lines, as inputs of a request.
+    """The regions that the page's lines describe, as the input `regions` of a request.
 
     Args:
-        lines: the lines, PROMPT:left,top,right,bottom or PROMPT:mask=NAME with the name of an uploaded file.
+        lines: the lines: PROMPT:left,top,right,bottom, or PROMPT:mask=NAME with the name of an uploaded file.
         masks: the paths of the uploaded files.
-        encoded: a function from the path of a picture to the picture as inputs have it.
+        encoded: a function from a picture's path to its file in base64.
 
     Raises:
-        ValueError: for a line of another form, or one that names a file that was not uploaded.
+        ValueError: if a line has another form, or names a file that was not uploaded.
     """
     files = {pathlib.Path(path).name: path for path in masks}
     regions = []
@@ -33,7 +33,7 @@ def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], st
 
 
 def shown(regions: Iterable[Region]) -> tuple[str, list[str]]:
-    """(the lines, the paths of the masks) of regions; the inverse of `sent`."""
+    """The page's lines for some regions, and the paths of the regions' masks; the inverse of `sent`."""
     regions = list(regions)
     masks = dict.fromkeys(region.where for region in regions if isinstance(region.where, str))
     named = lambda where: pathlib.Path(where).name if isinstance(where, str) else where

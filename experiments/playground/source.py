@@ -20,27 +20,27 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """A model on the page."""
+    """The protocol for a model on the page."""
 
     name: str  # the heading of the page
-    usual: PageRequest  # the request with the usual settings of the model
-    size: tuple[int, int]  # height and width of the pictures that it was made for, in pixels
-    prompts: bool  # whether it reads prompts
-    captions: bool  # whether it reads captions, without a negative prompt or regions
-    clip_rate: float  # frames per second of the clips that it makes; 0 if it makes pictures
-    classes: int  # the number of its classes; 0 for none
-    samplers: tuple[str, ...]  # names of the samplers
-    free: bool  # whether it also makes pictures of other sizes
-    attachments: Mapping[str, Attachment]  # {name that controls use: attachment}
+    usual: PageRequest  # the request with the model's usual settings
+    size: tuple[int, int]  # the usual height and width of the model's pictures, in pixels
+    prompts: bool  # whether the model reads prompts
+    captions: bool  # whether the model reads captions, without a negative prompt or regions
+    clip_rate: float  # the frames per second of the model's clips; 0 for a model of pictures
+    classes: int  # the number of classes; 0 for a model without classes
+    samplers: tuple[str, ...]  # the names of the samplers that the page offers
+    free: bool  # whether the model also makes pictures of other sizes
+    attachments: Mapping[str, Attachment]  # the attachments by the name that controls use
 
     @property
     def edits(self) -> bool:
-        """Whether it edits a picture by an instruction, with a second guidance scale for the picture."""
+        """Whether the model edits a picture by an instruction, with a second guidance scale for the picture."""
         ...
 
     @property
     def several(self) -> bool:
-        """Whether it sees several pictures, which the prompt edits or combines."""
+        """Whether the model accepts several pictures, which the prompt edits or combines."""
         ...
 
     def resolved(self, request: PageRequest) -> PageRequest:
@@ -48,16 +48,16 @@ class Source(Protocol):
         ...
 
     def watch(self, request: PageRequest) -> Iterator[Frame]:
-        """The pictures after each step; a request that the model cannot do raises a ValueError at once."""
+        """Yields the pictures after each step; a request that the model cannot do raises a ValueError at once."""
         ...
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
-        """The facts about the model that are written into the files of the pictures."""
+        """The facts about the model that are written into the pictures' files."""
         ...
 
 
 class Published:
-    """The model in a folder with model_index.json, as a `Source`; arguments as in `text_to_image.load`."""
+    """The model in a folder with model_index.json, as a `Source`; the arguments are those of `text_to_image.load`."""
 
     prompts, captions, classes, free = True, False, 0, True
 
@@ -109,7 +109,7 @@ class Published:
         return text_to_image.frames(self.model, request)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
-        """The facts by which `diffusion sample --again` makes the same picture again."""
+        """The facts that `diffusion sample --again` reads to make the same picture again."""
         return self._record
 
 
@@ -117,10 +117,10 @@ class Made(NamedTuple):
     """The state of a request: the pictures so far.
 
     Attributes:
-        frame: the pictures after the last step.
-        notes: the warnings of the model.
-        paths: the PNG files of the finished pictures; () before.
-        shown: the files that the page shows: the PNG files, or the films of clips.
+        frame: the pictures after the latest step.
+        notes: the model's warnings so far.
+        paths: the PNG files of the finished pictures; () until the last step is done.
+        shown: the files that the page shows: the PNG files, or the films of clips; () until the last step is done.
     """
 
     frame: Frame
@@ -130,7 +130,7 @@ class Made(NamedTuple):
 
 
 def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Made]:
-    """Makes pictures step by step, and finally writes them into a folder with their settings.
+    """Makes pictures step by step, and at the end writes them into the folder `out` with their settings.
 
     Raises:
         ValueError: for a request that the model cannot do.
@@ -164,7 +164,7 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
 
 
 def frames_a_second(source: Source, request: PageRequest) -> float:
-    """The rate of a request's clips; 0 for a source of pictures."""
+    """The frames per second of a request's clips; 0 if the model makes pictures."""
     return source.clip_rate and (request.frame_rate or source.clip_rate)
 
 
@@ -177,22 +177,22 @@ def _noted(work: Callable[[], T]) -> tuple[T, tuple[str, ...]]:
 
 
 def check(source: Source, request: PageRequest) -> None:
-    """Refuses a request that the model cannot do, such as a prompt, a class or a control that it does not support.
+    """Refuses a request that the model cannot do, such as one with a prompt, a class or a control that it cannot read.
 
     Raises:
-        ValueError: says what the model reads.
+        ValueError: if the model cannot do the request; the message says what the model reads.
     """
     needs_prompts = (request.prompts[0] and not source.captions) or request.negative or request.regions or request.words
     if not source.prompts and (needs_prompts or request.reference is not None or request.attention != 1):
         if source.captions:
             raise ValueError(
-                f"{source.name} reads captions. Valid here: neither negative prompts, regions, words, attention nor "
+                f"{source.name} reads captions only. Leave out negative prompts, regions, words, attention and "
                 "references."
             )
         reads = "a class" if source.classes else "no condition"
         instead = "Choose the class by label" if source.classes else "Leave the prompts out"
         raise ValueError(
-            f"{source.name} receives {reads} and reads no prompt: without a text model it supports no regions, words, "
+            f"{source.name} receives {reads} and reads no prompt: without a text model it cannot use regions, words, "
             f"attention or references either. {instead}, or start the page with a text-to-image model."
         )
     if request.frames and not source.free:
@@ -221,5 +221,5 @@ def check(source: Source, request: PageRequest) -> None:
 
 
 def coloured(picture: np.ndarray) -> np.ndarray:
-    """A picture or a clip, uint8 [..., H, W, C]; a single channel is repeated to three."""
+    """The picture or clip with at least 3 channels: a single channel is repeated three times; uint8 [..., H, W, C]."""
     return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture

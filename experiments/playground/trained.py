@@ -40,8 +40,10 @@ class Trained:
     """A trained run, or a published model of classes, as a `Source`.
 
     Args:
-        folder, config: the run's folder and its config.
-        params, step: the parameters, and the training step at which they were saved.
+        folder: the run's folder.
+        config: the run's config.
+        params: the network's parameters.
+        step: the training step at which the parameters were saved.
         shape: the shape of one example, (H, W, C) or (F, H, W, C).
         described: the source of the run's data, whose `condition_of` turns a caption into the condition that the
             network receives; None for a run on classes, or without a condition.
@@ -88,11 +90,12 @@ class Trained:
 
     @classmethod
     def load(cls, folder: str) -> "Trained":
-        """The moving average of the latest checkpoint of a run.
+        """Opens a run, with the moving average of the parameters in its latest checkpoint.
 
         Raises:
             ConfigError: if the run makes no pictures, or receives text or conditions that no caption describes.
-            WorkdirError, CheckpointError: if there is no run, or no sound checkpoint.
+            WorkdirError: if the folder holds no run.
+            CheckpointError: if the run has no sound checkpoint.
         """
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
@@ -109,7 +112,7 @@ class Trained:
 
     @classmethod
     def published(cls, folder: str) -> "Trained":
-        """A published model that is class-conditional or unconditional; errors as `class_models.load`."""
+        """Opens a published class-conditional or unconditional model; raises the errors of `class_models.load`."""
         model = class_models.load(folder)
         return cls(folder, model.config, model.params, 0, model.config.data.shape, described_data(model.config))
 
@@ -139,10 +142,10 @@ class Trained:
         return checksum(self.params)
 
     def _canvas(self, request: PageRequest) -> Canvas:
-        """The image with its margins, in as many channels as the run's pictures have, and the mask.
+        """The request's picture, extended by its margins and with the run's number of channels, and its mask.
 
         Raises:
-            ValueError: if the run does not make pictures of this size, or cannot start from a picture.
+            ValueError: if the run makes pictures of another size only, or cannot start from a picture.
         """
         for side, made_side in zip((request.height, request.width), self.size):
             if side not in (0, made_side):
@@ -155,12 +158,12 @@ class Trained:
             return canvas
         if self.clip_rate:
             raise ValueError(
-                f"{self.name} makes clips. To make clips that begin with pictures, use diffusion film; the page cannot"
+                f"{self.name} makes clips, and the page cannot start a clip from a picture; diffusion film can"
             )
         if self._decoder != ():
             raise ValueError(
-                f"{self.name} was trained on latents, so this page can make its pictures but not change any. To "
-                "change pictures, use a folder with model_index.json (--model)."
+                f"{self.name} was trained on latents, so this page can make pictures with it but cannot change a "
+                "picture. To change pictures, start the page with a folder that holds model_index.json (--model)."
             )
         height, width = canvas.size_with(request.margins)
         if (height, width) != self.size:
@@ -174,10 +177,10 @@ class Trained:
         return canvas
 
     def _configured(self, request: PageRequest) -> Recipe:
-        """The run's recipe with the settings of a request.
+        """The run's recipe with a request's steps, guidance scale and sampler.
 
         Raises:
-            ConfigError: for settings that do not fit the run.
+            ConfigError: if these settings do not fit the run.
         """
         config = self.config.copy_and_resolve_references()
         config.sample.steps = request.steps
@@ -198,10 +201,10 @@ class Trained:
         return generate.trained(recipe, self.params)
 
     def _labels(self, request: PageRequest) -> Any:
-        """The network's condition from a request: classes `[N]`, or the condition of its caption `[N, ...]`.
+        """The condition that the network receives: classes, int32 [N], or the caption's condition, a tree of [N, ...].
 
         Raises:
-            ValueError: for a caption that is not understood.
+            ValueError: if the source of the run's data does not understand the caption.
         """
         if not self.captions:
             return jnp.full(request.number, max(request.label, 0), jnp.int32)
@@ -209,7 +212,7 @@ class Trained:
         return jax.tree.map(repeated, self._described.condition_of(request.prompts[0]))
 
     def _compiled(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple:
-        """The compiled functions (begin, run, finish) for some settings; the memory of new settings is checked."""
+        """The compiled functions (begin, run, finish) for some settings; new settings are first checked for memory."""
         key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
         if (key, request.number) not in self._programs:
             compiled = self._programs.get(key) or self._made(recipe, plan, noised)
@@ -272,13 +275,13 @@ class Trained:
 
 
 def described_data(config: ConfigDict) -> Any:
-    """The data of a run whose network reads vectors; they may turn captions into vectors. None for another run."""
+    """The source of a run's data if the network reads vectors, else None; its `condition_of` may encode captions."""
     recipe = checks.validate(config)
     return data.open_recipe(recipe) if config.model.get("vector_width", 0) else None
 
 
 def _rate_of_data(config: ConfigDict) -> float:
-    """Frames a second of the clips that a run is trained on, or the usual rate where the data do not say it."""
+    """The frames per second of a run's training clips, or `clip_pictures.RATE` if the data do not state it."""
     try:
         source = data.open_recipe(checks.validate(config))
     except (ConfigError, DamagedRecord):  # the page needs no data
@@ -290,7 +293,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     """Refuses runs that make no pictures, or that receive text although the folder holds no text model.
 
     Raises:
-        ConfigError: says what to do instead.
+        ConfigError: if the run is refused; the message says what to do instead.
     """
     if null_condition.text_inputs(config) == conditions.EMBEDDINGS:
         raise ConfigError(
@@ -299,16 +302,16 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
         )
     if Resolver(config).objective.reads is None:
         raise ConfigError(
-            f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
-            "a text-to-image model by --model=FOLDER."
+            f"--workdir={folder} trains {config.model.name}, which makes no pictures. Valid: the run of a denoiser, or "
+            "--model=FOLDER with a text-to-image model."
         )
 
 
 def refuse_other_samples(config: ConfigDict, folder: str) -> None:
-    """Refuses runs whose samples are not pictures, or need more than a class or a caption and the steps of a plan.
+    """Refuses runs whose samples are not pictures, or need more than a class or a caption and a plan of steps.
 
     Raises:
-        ConfigError: says what to do instead.
+        ConfigError: if the run is refused; the message says what to do instead.
     """
     recipe = checks.validate(config)
     kind = {Moves: "points of a manifold", Restores: "symbols"}.get(type(recipe.objective.reads), "")
@@ -331,7 +334,7 @@ def _not_shown(folder: str, why: str, shown: str = "pictures and clips") -> Conf
 
 
 def _fits(name: str, make: Callable, mine: samplers.Sampler) -> bool:
-    """Whether a sampler needs no arguments, and takes flow maps or fields on manifolds exactly if `mine` does."""
+    """Whether a sampler needs no arguments, and reads a flow map or a tangent field exactly if `mine` does."""
     needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
     motions = (flow_maps.FlowMap, manifolds.TangentField)
     if needed:

@@ -1,4 +1,4 @@
-"""Pictures that visitors upload: checked for size before decoding, and stored under their checksum."""
+"""Pictures that visitors upload: their size is checked before they are decoded, and their checksum names the file."""
 
 import base64
 import binascii
@@ -15,14 +15,14 @@ NAME = "the file that was sent"
 
 
 def keep(content: str, inputs: pathlib.Path) -> str:
-    """Writes a picture into a folder as PNG, named by its checksum; returns the path.
+    """Writes a picture into a folder as a PNG file, named by the picture's checksum and size; returns its path.
 
     Args:
         content: the file of the picture, in base64 or as a data URL.
-        inputs: the folder, made if missing.
+        inputs: the folder; it is made if it is missing.
 
     Raises:
-        ValueError: if it is not a valid picture, or has more than `PIXELS` pixels.
+        ValueError: if the content is not a valid picture, or has more than `PIXELS` pixels.
     """
     if not isinstance(content, str):
         raise ValueError("a picture must be a file in base64, or a data URL")

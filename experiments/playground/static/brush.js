@@ -1,6 +1,6 @@
-// A picture to start from, and a brush for what is painted anew. props: picture (data URL, "" for none), mask (a data URL
-// to begin with), loading (another text each time that both are to be taken over, even where they are as before).
-// value: {"picture", "mask"} as JSON; the mask is white where it is painted, of the picture's size.
+// A picture to start from, and a brush that marks the parts to replace. props: picture (a data URL, "" for none), mask
+// (a data URL of the first mask), loading (a text that changes each time that both are to be loaded, even if they are
+// the same as before). value: {"picture", "mask"} as JSON; the mask has the picture's size and is white where painted.
 const $ = (name) => element.querySelector(name);
 const [canvas, file, size, wipe, remove, stage] =
   ["canvas", "input[type=file]", "input[type=range]", ".wipe", ".remove", ".stage"].map($);

@@ -370,7 +370,7 @@ def test_the_layers_of_a_picture_are_shown_beside_each_other():
 @pytest.mark.extended
 def test_one_model_is_named():
     done = commands.run("-m", "experiments.playground", "--workdir=runs/none", "--model=x")
-    assert done.returncode == 2 and "name either --model=FOLDER" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "set either --model=FOLDER" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("host, message", [
@@ -499,10 +499,10 @@ def test_clips_play_at_the_rate_of_the_data_or_of_the_request(clips_run, monkeyp
 
 @pytest.mark.parametrize("wrong, message", [
     ({"prompts": "a red dog"}, "the word 'dog' is not known"),
-    ({"negative": "blue"}, r"clips reads captions\. Valid here: neither negative prompts"),
-    ({"attention": 2.0}, r"clips reads captions\. Valid here: neither .* attention"),
+    ({"negative": "blue"}, r"clips reads captions only\. Leave out negative prompts"),
+    ({"attention": 2.0}, r"clips reads captions only\. Leave out .* attention"),
     ({"prompts": "a red star turns clockwise slowly", "frames": 7}, "frames = 7: clips makes only clips of one length"),
-    ({"image": "image"}, r"clips makes clips\. To make clips that begin with pictures, use diffusion film"),
+    ({"image": "image"}, r"clips makes clips, .* cannot start a clip from a picture; diffusion film can"),
 ])  # fmt: skip
 def test_what_a_run_of_clips_cannot_do_is_refused_in_words(clips_run, files, wrong, message, tmp_path):
     wrong = {name: files.get(value, value) if name == "image" else value for name, value in wrong.items()}

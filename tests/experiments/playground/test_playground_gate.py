@@ -87,10 +87,10 @@ def posted(body, path=CALL, parts=1):
 
 
 @pytest.mark.parametrize("body, words", [
-    (b'{"lable": 1}', "'lable' is no field. Valid: label, seed"), (b"[1]", "the body is a list"),
+    (b'{"lable": 1}', "'lable' is not a field. Valid: label, seed"), (b"[1]", "the body is a list"),
     (b'{"label": 1', "the body is not valid JSON"), (b"[" * 100_000, "not valid JSON"), (b"\xff", "not valid JSON"),
-    (b'{"session_hash": "a"}', "'session_hash' is no field"),
-    (b"", "not valid JSON"), (b'{"' + b"x" * 10**6 + b'": 1}', " ... is no field"),
+    (b'{"session_hash": "a"}', "'session_hash' is not a field"),
+    (b"", "not valid JSON"), (b'{"' + b"x" * 10**6 + b'": 1}', " ... is not a field"),
 ])  # fmt: skip
 def test_a_body_with_an_unknown_field_is_answered_by_the_valid_ones(body, words):
     status, said = posted(body)
@@ -180,7 +180,7 @@ def test_fields_of_controls_are_those_that_an_attachment_takes():
     always = {"picture", "weight", "from", "to"}
     names = {name: control_fields.parts(name, each).keys() - always for name, each in attachments.items()}
     assert names == {"edges": set(), "style": {"mask"}, "any": {"kind"}, "paint": {"mask"}, "none": set()}
-    assert control_fields.parts("paint", attachments["paint"])["mask"].label.endswith("is painted anew")
+    assert control_fields.parts("paint", attachments["paint"])["mask"].label.endswith("is repainted")
     controls = [
         Control("edges", "a.png", 0.5, (0.2, 1.0)),
         Control("style", "b.png", 1.0, (0.0, 0.5), "m.png"),

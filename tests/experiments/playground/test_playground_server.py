@@ -88,7 +88,7 @@ def test_large_bodies_are_refused_before_they_are_read(page):
 
 def test_an_unknown_field_and_a_body_that_is_no_table_are_mistakes_of_the_request(page):
     kind = {"Content_Type": "application/json"}
-    for body, words in ((b'{"lable": 1}', "'lable' is no field. Valid: prompt, "), (b"[", "not valid JSON")):
+    for body, words in ((b'{"lable": 1}', "'lable' is not a field. Valid: prompt, "), (b"[", "not valid JSON")):
         with answered(page, "POST", CALL, body, **kind) as answer:
             assert answer.status == 400 and words in json.load(answer)["error"]
     assert page.ask(label=1, seed=3)[1] is None
