@@ -1,6 +1,6 @@
 """DiT in plain PyTorch, with which our train steps are compared.
 
-It imports nothing of ours, since the environment with PyTorch has no JAX.
+The module does not import our library, since the environment with PyTorch has no JAX.
 """
 
 import math
@@ -13,7 +13,7 @@ CLASSES, PATCH = 1000, 2
 
 
 class Block(nn.Module):
-    """A pre-norm block, whose shifts, scales and gates depend on the class and the time."""
+    """A pre-norm block with adaptive shifts, scales and gates, which depend on the class and the time."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """The DiT of Peebles & Xie (2023): images [B, H, H, C], times [B] in 0 .. 1000 and labels [B] -> [B, H, H, C].
+    """DiT (Peebles and Xie 2023): images [B, H, H, C], times [B] in [0, 1000] and labels int [B] -> [B, H, H, C].
 
     Args:
         shape: the shape (H, H, C) of an image.
@@ -72,18 +72,18 @@ class DiT(nn.Module):
 
 
 def update(forward, x_0: torch.Tensor, label: torch.Tensor, optimizer, average: list, params: list) -> torch.Tensor:
-    """One update by flow matching, which does the same as ours: gradients, optimizer, moving average.
+    """One update by flow matching, with the parts of our own train step: gradients, optimizer, moving average.
 
     Args:
-        forward: the network in the measured form, (x_t, 1000 t, label) -> the velocity.
+        forward: the network, eager or compiled: (x_t, 1000 t, label) -> the velocity.
         x_0: the images, [B, H, H, C].
         label: the classes, int [B].
-        optimizer: the optimizer of the parameters.
+        optimizer: the optimizer that holds the parameters.
         average: the moving averages of the parameters, changed in place.
-        params: the parameters.
+        params: the parameters, in the order of `average`.
 
     Returns:
-        The loss, on the device.
+        The loss, a scalar tensor on the device.
     """
     t = torch.rand(len(x_0), device=x_0.device)
     eps = torch.randn_like(x_0)

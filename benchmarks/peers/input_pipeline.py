@@ -2,9 +2,9 @@
 
     PYTHON -m benchmarks.peers.input_pipeline FOLDER SIDE BATCH WORKERS
 
-The folder holds files/CLASS/*.jpg, train.tar of the same files, and array.npy of the decoded squares. The program
-answers "FORMAT" (files, tar, array) with the images per second of one epoch, whose workers have started before, and
-"sum FORMAT" with the sum of all bytes, without flips and crops.
+The folder holds files/CLASS/*.jpg, the same files in train.tar, and the decoded squares in array.npy. The program reads
+lines. It answers "FORMAT" (files, tar or array) with the images per second of one epoch, which begins when the workers
+are running, and "sum FORMAT" with the sum of all bytes, without flips and crops.
 """
 
 import io
@@ -22,7 +22,7 @@ PADDING = 4
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:
-    """The square of a picture by ADM's rule, the same as by `diffusion.data.transforms.square`."""
+    """The centre square of a picture by ADM's rule, as in `diffusion.data.transforms.square`; uint8 [side, side, 3]."""
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
@@ -33,7 +33,7 @@ def square(image: Image.Image, side: int) -> np.ndarray:
 
 
 class Pictures(Dataset):
-    """A map-style dataset of (picture uint8 [side, side, 3], label); pictures may be flipped and cropped at random."""
+    """A map-style dataset of (picture, uint8 [side, side, 3]; label); `augment` flips and crops pictures at random."""
 
     def __init__(self, folder: str, form: str, side: int, augment: bool):
         self.side, self.augment, self.form = side, augment, form

@@ -3,8 +3,9 @@
     PYTHON -m benchmarks.peers.sampling FOLDER THREADS
 
 The folder holds a network as diffusers saves it, and start.safetensors with the noise "x" [B, C, H, W] and, for a
-network with classes, "labels" and the "scale" of the guidance. The program answers "eager STEPS" and "compiled STEPS"
-(torch.compile) with the seconds of the whole loop. For "write PATH STEPS" it writes the samples of the eager loop.
+network with classes, "labels" [B] and the guidance "scale". The program reads lines. It answers "eager STEPS" and
+"compiled STEPS" (torch.compile) with the seconds of the whole loop. For "write PATH STEPS" it writes the samples of the
+eager loop.
 """
 
 import json
@@ -45,7 +46,7 @@ def main(folder: str, threads: str) -> None:
 
 
 def loop(network, scheduler, start: dict, steps: int) -> torch.Tensor:
-    """The loop of DiTPipeline, with guidance, or of DDPMPipeline, without; latents in, latents out."""
+    """The sampling loop of DiTPipeline (with guidance) or DDPMPipeline (without), from noise to latents."""
     sample = start["x"]
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
@@ -54,7 +55,7 @@ def loop(network, scheduler, start: dict, steps: int) -> torch.Tensor:
 
 
 def output(network, sample: torch.Tensor, t: torch.Tensor, start: dict) -> torch.Tensor:
-    """The predicted noise, with guidance if the network has classes."""
+    """The predicted noise [B, C, H, W], with classifier-free guidance if the network has classes."""
     if "labels" not in start:
         return network(sample, t.expand(len(sample))).sample
     labels = torch.cat([start["labels"], torch.full_like(start["labels"], network.config.num_embeds_ada_norm)])

@@ -2,9 +2,9 @@
 
     PYTHON -m benchmarks.peers.symbols WEIGHTS.npz SIZE LENGTH WIDTH DEPTH HEADS BATCH STEPS THREADS
 
-The program answers "train eager", "sample compiled" and so on with the seconds of one train step, or of one batch of
-samples. It answers "difference" after loading the weights of WEIGHTS.npz, with the largest difference of its logits
-from those in the file.
+The program reads lines. It answers "train eager", "sample compiled" and so on with the seconds of one train step, or of
+one batch of samples. At "difference" it loads the weights of WEIGHTS.npz, and answers with the largest difference
+between its logits and the logits in the file.
 """
 
 import sys
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 
 class Block(nn.Module):
-    """A pre-norm layer with rotary positions, whose attention has no biases."""
+    """A pre-norm block with rotary position embeddings; its attention layers have no biases."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """Logits [B, L, K] of symbols [B, L]."""
+    """A transformer from symbols, int [B, L], to logits [B, L, K]."""
 
     def __init__(self, size: int, length: int, width: int, depth: int, heads: int):
         super().__init__()
@@ -58,7 +58,7 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def difference(network: Network, path: str) -> float:
-    """Loads the weights of the other library into the network; returns the largest difference of both logits."""
+    """Loads our library's weights into the network; returns the largest difference between its logits and ours."""
     arrays = np.load(path, allow_pickle=False)
     weights = lambda name: torch.from_numpy(arrays[name])
     width = network.table.weight.shape[1]

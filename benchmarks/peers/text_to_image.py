@@ -2,10 +2,11 @@
 
     PYTHON -m benchmarks.peers.text_to_image FOLDER KIND THREADS
 
-The program writes the folder of a small pipeline with random weights (KIND is a name in PIPELINES), and prints its
-versions. It answers "eager STEPS" and "compiled STEPS" (torch.compile) with the seconds of the whole pipeline. For
-"write PATH STEPS" it writes the pictures. FOLDER/start.safetensors holds the initial latents, and in its metadata the
-prompt, the negative prompt and the scale of the guidance.
+The program writes the folder of a small pipeline with random weights (KIND is a name in PIPELINES), and prints the
+versions of its libraries. Then it reads lines. It answers "eager STEPS" and "compiled STEPS" (torch.compile) with the
+seconds of the whole pipeline. For "write PATH STEPS" it writes the pictures of the eager pipeline.
+FOLDER/start.safetensors holds the initial latents and, in its metadata, the prompt, the negative prompt and the
+guidance scale.
 """
 
 import pathlib
@@ -30,11 +31,11 @@ VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
-LAST = ("conv_out.", "proj_out.")  # layers whose weights are made small, so that the trajectory follows the noise
+LAST = ("conv_out.", "proj_out.")  # the last layers; their weights are scaled down, so that the outputs stay small
 
 
 def transformer(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """PixArt's pipeline: a transformer with 8 layers of width 256 for 16 x 16 tokens, and T5."""
+    """PixArt's pipeline with T5: a transformer of 8 layers and width 256, for 16 x 16 tokens."""
     encoder = transformers.T5EncoderModel(
         transformers.T5Config(
             vocab_size=512, d_model=256, d_kv=32, d_ff=512, num_layers=4, num_heads=8, feed_forward_proj="gated-gelu"
@@ -62,7 +63,7 @@ def transformer(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
 
 
 def unet(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """Stable Diffusion's pipeline: a U-Net of widths 64, 128 and 256, and CLIP."""
+    """Stable Diffusion's pipeline with CLIP: a U-Net of widths 64, 128 and 256."""
     encoder = transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
             vocab_size=60,
