@@ -38,7 +38,13 @@ def test_a_batch_has_the_features_of_the_view_that_its_latents_are_of(tmp_path):
     assert set(batch["features"][:, 1, 0] - 10 * rows) == {0, 5}  # the first column, and that of the mirror image
     without = next(pipeline.batches(latents, latents.spec, seed=3, batch_size=SIZE, augment=(latents.draw,), threads=0))
     np.testing.assert_array_equal(batch["x"], without["x"])  # the features change no draw
-    assert source.fingerprint().keys() == {"records", "sha256", "features", "encoder"}
+    stored = latent_cache.open_cache(feature_cache.beside(tmp_path))[0]
+    assert source.fingerprint() == {
+        **latents.fingerprint(),
+        "features": stored.fingerprint()["sha256"],
+        "encoder": "cd" * 32,
+    }
+    assert source.fingerprint()["features"] != source.fingerprint()["sha256"]
 
 
 def test_features_of_other_pictures_or_views_are_refused(tmp_path):

@@ -253,6 +253,41 @@ def test_a_lost_or_cut_file_is_named_and_written_again(tmp_path):
         latent_cache.open_cache(tmp_path)
     write(tmp_path)
     assert content(tmp_path) == before
+    cut.write_bytes(before[cut.name] + b"0")  # longer than it was written
+    with pytest.raises(CacheError, match=r"latents-00001.*bytes, but .* were written"):
+        latent_cache.open_cache(tmp_path)
+    write(tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_no_two_processes_write_one_folder(tmp_path):
+    """The second would write into the parts of the first."""
+
+    def encode_twice(images):
+        with pytest.raises(CacheError, match="is being written by another process"):
+            write(tmp_path)
+        return encode(images)
+
+    write(tmp_path, encode_twice)
+    write(tmp_path)  # the lock ends with the writing
+
+
+def test_a_writing_that_goes_on_notes_the_order_of_its_first_records(tmp_path):
+    """What was not known of the latents that exist is not asserted later; what was known is not lost."""
+
+    def interrupted(images):
+        if images[0, 0, 0, 0] >= 50:  # within the second file
+            raise Killed
+        return encode(images)
+
+    for name, first, then in (("unknown", Pictures(), Named()), ("known", Named(), Pictures())):
+        with pytest.raises(Killed):
+            write(tmp_path / name, interrupted, source=first)
+        before = json.loads((tmp_path / name / latent_cache.BEGUN).read_text()).get(latent_cache.ORDER)
+        assert (before is None) == (name == "unknown")
+        write(tmp_path / name, source=then)
+        after = json.loads((tmp_path / name / latent_cache.INDEX).read_text()).get(latent_cache.ORDER)
+        assert after == before
 
 
 def test_other_latents_are_refused_by_what_differs(tmp_path):
