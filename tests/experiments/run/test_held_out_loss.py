@@ -147,6 +147,12 @@ def test_it_is_the_objectives_loss_at_the_last_step_of_the_run():
     assert row["trained"]["loss"] == row["average"]["loss"] == 6
 
 
+def test_each_batch_has_draws_of_its_own():
+    """If the second batch of 64 had the times of the first, each bin of t would count an even number of the 128."""
+    row = measured(recipe({"evaluate.loss.number": 128}))
+    assert sum(row["count_by_t"]) == 128 and any(count % 2 for count in row["count_by_t"])
+
+
 @pytest.mark.extended
 def test_neither_seed_nor_batch_size_nor_accumulation_nor_length_changes_the_draws():
     """The same weights have the same loss in runs that differ in everything that a run may choose."""
