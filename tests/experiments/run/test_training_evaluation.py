@@ -54,6 +54,30 @@ def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, c
     assert set(previews(tmp_path, 8)) == {"samples"}  # of a driver that does not show its steps
 
 
+def test_the_followed_samples_have_their_conditions_seeds_and_classes(tmp_path, monkeypatch):
+    """The classes of records come in any order; samples 2, 1 and 0 are here the first of classes 0, 4 and 7."""
+    config = digits.get_config("tiny")
+    config.evaluate.number, config.sample.seed = 6, 3
+    recipe = Recipe.from_config(config, (8, 8, 1))
+    classes = np.array([7, 4, 0, 7, 0, 4])
+    followed, drawn = [], []
+
+    def trajectory(params, labels, seeds):
+        followed.append((labels.tolist(), seeds.tolist()))
+        return np.zeros((2, 3, 8, 8, 1)), np.zeros((1, 3, 8, 8, 1))
+
+    images = lambda params, labels, seeds, progress: np.zeros((6, 8, 8, 1), np.uint8)
+    made = generate.Generator(images, trajectory, 1)
+    monkeypatch.setattr(training_evaluation.generate, "generator", lambda *_: made)
+    monkeypatch.setattr(training_evaluation.generate, "conditions_of", lambda *_: classes)
+    monkeypatch.setattr(training_evaluation, "evaluate_samples", lambda *_: {})
+    monkeypatch.setattr(training_evaluation.plots, "sample_grid", lambda *_, **how: None)
+    draw = lambda x, x0, times, labels, path, classes: drawn.append(labels.tolist())
+    monkeypatch.setattr(training_evaluation.plots, "trajectory", draw)
+    training_evaluation.evaluation(recipe, tmp_path, None)("params", 7, preemption.StopRequest())
+    assert followed == [([0, 4, 7], [3_000_002, 3_000_001, 3_000_000])] and drawn == [[0, 4, 7]]
+
+
 @pytest.mark.parametrize("infinite", [5, 12])
 def test_figures_of_samples_that_are_not_finite_are_no_silent_ones(tmp_path, monkeypatch, infinite):
     """Pictures show them in black, and figures would compare these with the data."""
