@@ -401,6 +401,31 @@ def test_guides_without_a_derivative_read_the_measured_pictures(gaussian, tmp_pa
     np.testing.assert_allclose(guided.x0, x0 + share * known * (y - x0), atol=1e-5)
 
 
+def test_each_sample_agrees_with_the_picture_of_its_seed(gaussian, tmp_path):
+    """Three pictures in turn: a later batch has those of its seeds, and not the first two."""
+    pictures = np.full((3, *SHAPE), np.array([20, 120, 240], np.uint8).reshape(3, 1, 1, 1))
+    np.save(tmp_path / "seen.npy", pictures)
+    operator = {"name": "masked", "mask": {"name": "box", "corner": (0, 0), "size": (4, 8)}}
+    config = config_of(
+        measurement={"operator": operator, "pictures": str(tmp_path / "seen.npy"), "noise_std": 0.01},
+        guides=({"name": "proximal", "scale": 0.2},),
+        sampler={"name": "ddim"},
+        steps=1,
+        seed=7,
+        number=6,
+        batch_size=2,
+    )
+    config.model = {"name": "gaussian"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+    config.objective.wrappers = ()
+    make = generate.generator(checks.validate(config).at(SHAPE))
+    seeds = generate.seeds(config, 6)
+    for rows in ([0, 1], [5, 4]):
+        samples = make.images(gaussian, np.zeros(2, np.int32), seeds[rows])
+        known = samples[:, 4:].mean((1, 2, 3))  # the box hides the upper half
+        np.testing.assert_allclose(known, pictures[:, 0, 0, 0][np.array(rows) % 3], atol=4)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_a_blur_is_solved_in_fouriers_basis(ratio):
     """A is symmetric and keeps the mean; solve is (A A^T + ratio I)^-1."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import editing, samplers, schedules, timesteps
+from diffusion import editing, parameterizations, samplers, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser, run_samples
@@ -145,6 +145,22 @@ def test_the_grid_that_a_network_decides():
     first, _ = generate.keys(generate.seeds(config, 4))
     exactly = 0.5 + 0.1 * samplers.prior(LINE, first, SHAPE)
     assert np.abs(x - exactly).mean() < np.abs(plain - exactly).mean() / 2
+
+
+def test_a_cache_waits_until_the_grid_is_chosen(monkeypatch):
+    """Its errors would move the grid; afterwards the samples are made with it."""
+    plan = timesteps.plan(timesteps.uniform(LINE, steps=1))
+    recipe = checks.validate(exact()).at(SHAPE).with_parts(cache="a cache", chosen_plan=(plan, lambda *_: plan))
+    caches = []
+
+    def denoiser(recipe):
+        caches.append(recipe.sampling.cache)
+        return lambda params, condition: lambda x, t: parameterizations.Prediction(x, x)
+
+    monkeypatch.setattr(run_denoiser, "denoiser", denoiser)
+    trained = generate.trained(recipe, {})
+    assert caches == [None] and trained.sampling.cache == "a cache"
+    assert trained.sampling.plan is plan and trained.sampling.chosen_plan is None
 
 
 REFUSED = {
