@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models.diffwave import DiffWave, DilatedConvolution
+from diffusion.models.diffwave import DiffWave, DilatedConvolution, ResidualLayer
+from tests.drawn_parameters import drawn
 from tests.models import backbones
 
 
@@ -25,6 +26,23 @@ def test_a_dilated_convolution_is_xlas(dilation):
         dimension_numbers=("NWC", "WIO", "NWC"),
     )
     np.testing.assert_allclose(found, expected + bias, atol=1e-5)
+
+
+def test_a_layer_is_its_equation():
+    """sigmoid of the first half of the channels, tanh of the second, in NumPy sample by sample."""
+    module = ResidualLayer(2)
+    h, time, levels = backbones.drawn(1, 5, 2), backbones.drawn(1, 512), backbones.drawn(1, 5, 3)
+    params = drawn(module.init, h, time, levels)["params"]
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    dense = lambda name, x: x @ p[name]["kernel"] + p[name]["bias"]
+    padded = np.pad(h[0] + dense("time", time[0]), ((2, 2), (0, 0)))
+    taps = p["conv"]["taps"]
+    out, skip = module.apply({"params": params}, h, time, levels)
+    for i in range(5):
+        y = padded[i : i + 5 : 2].ravel() @ taps["kernel"] + taps["bias"] + dense("spectrogram", levels[0, i])
+        both = dense("out", np.tanh(y[2:]) / (1 + np.exp(-y[:2])))
+        np.testing.assert_allclose(out[0, i], (h[0, i] + both[:2]) / np.sqrt(2), atol=1e-5)
+        np.testing.assert_allclose(skip[0, i], both[2:], atol=1e-5)
 
 
 def test_the_sinusoids_of_both_clocks():

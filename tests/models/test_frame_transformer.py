@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +119,35 @@ def test_the_condition_and_the_place_in_the_chain_count():
     assert np.abs(np.asarray(apply(x, t, np.array([1, 2])))[0] - u[0]).max() > 1e-3
     backwards = np.asarray(apply(x[:, ::-1].copy(), t, np.array([0, 2])))[:, ::-1]
     assert np.abs(backwards - u).max() > 1e-3
+
+
+@pytest.mark.extended
+def test_each_layer_sees_the_neighbours_where_the_layer_before_has_moved_them():
+    """A motion that all frames make in the first layer, each in its own axes, and what the second layer then sees."""
+    module = FrameTransformer(4, 2, 1, 2, 1, 1)
+    x, t = frames()[:1, :3], np.float32([0.5])
+    params = jax.tree.map(np.zeros_like, drawn(module.init, x, t))
+    motion = np.float32([0.3, -0.2, 0.5, 1.0, -2.0, 0.5])
+    params["params"]["update_0"]["bias"] = motion
+    seen = {}
+
+    def record(call, args, kwargs, context):
+        seen[context.module.name] = args[0]
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        module.apply(params, x, t)
+    turns = [Rotation.from_matrix(r) for r in x[0, ..., :3]]
+    centred = x[0, ..., 3] - x[0, ..., 3].mean(0)
+    positions = [turn.apply(0.5 * motion[3:]) + place for turn, place in zip(turns, centred)]
+    turns = [turn * Rotation.from_rotvec(0.5 * motion[:3]) for turn in turns]
+    for i, parts in enumerate(np.asarray(seen["neighbours_1"])[0].reshape(3, 2, 12)):
+        for j, part in zip((i - 1, i + 1), parts):
+            back = turns[i].inv()
+            there = 0 <= j < 3
+            turn = (back * turns[j]).as_matrix().ravel() if there else np.zeros(9)
+            bond = back.apply(positions[j] - positions[i]) / 0.38 if there else np.zeros(3)
+            np.testing.assert_allclose(part, [*turn, *bond], atol=2e-5)
 
 
 @pytest.mark.extended

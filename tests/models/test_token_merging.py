@@ -42,6 +42,13 @@ def test_the_most_alike_tokens_share_their_mean(height, width, number):
         np.testing.assert_allclose(np.sort(few[b], axis=0), np.sort(list(means.values()), axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_each_square_of_a_wide_grid_keeps_a_token():
+    """Two squares of equal tokens beside each other: the tokens of each become one, with their mean."""
+    square = np.array([[0, 0, 1, 1]] * 2).ravel()
+    merge, _ = matching(jnp.eye(2)[square][None], 2, 4, 6)
+    np.testing.assert_allclose(merge(jnp.arange(8.0)[None, :, None])[0, :, 0], [10 / 4, 18 / 4])
+
+
 def _network(name):
     if name == "dit":
         module, condition = DiT(2, 16, 2, 2, 3), jnp.array([1, 2])

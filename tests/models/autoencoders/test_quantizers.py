@@ -89,7 +89,6 @@ def test_fixed_assignments_lead_to_their_means_as_the_closed_form_says():
     np.testing.assert_allclose(state.codes[1], codes[1], rtol=1e-4)  # nobody's: it stays
 
 
-@pytest.mark.slow
 def test_smoothing_is_laplaces():
     state = Codebook(jnp.zeros((3, 1)), jnp.array([5.0, 1.0, 0.0]), jnp.array([[10.0], [4.0], [0.0]]))
     z = jnp.zeros((0, 1))

@@ -49,6 +49,17 @@ def encoder():
     return made(ENCODER, IDS)
 
 
+def test_t5s_states_are_float32_whatever_the_compute_type():
+    """With layers that add nothing, the tokens are the normalised embeddings, to more digits than bfloat16 has."""
+    model = ENCODER.clone(dtype="bfloat16")
+    params = jax.tree.map(np.zeros_like, made(model, IDS))
+    table = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    params |= {"tokens": {"embedding": table}, "final_norm": {"scale": np.ones(8, np.float32)}}
+    rows = table[IDS].astype(np.float64)
+    exact = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(model.apply({"params": params}, IDS).tokens, exact, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_spread_of_the_embeddings_at_the_start():
     ids = np.zeros((1, 6), np.int32)
