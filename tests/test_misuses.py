@@ -45,6 +45,20 @@ from tests.test_slips import (
     train,
 )
 
+ON_SPHERE = jnp.eye(3)[jnp.array([0, 1, 2, 0])]
+OFF_SPHERE = 2 * ON_SPHERE
+
+
+def walked(velocity, x, score=None):
+    """The samples of the random walk on the sphere if there is a score, else of Heun's method, from x."""
+    field = manifolds.TangentField(manifolds.sphere(2), velocity, score)
+    if score is None:
+        return samplers.sample(manifolds.geodesic_heun(), field, FLOW, x, PLAN, KEYS)
+    schedule = schedules.variance_exploding()
+    plan = timesteps.plan(timesteps.uniform(schedule, 3))
+    return samplers.sample(manifolds.geodesic_random_walk(), field, schedule, x, plan, KEYS)
+
+
 MISUSES = {
     **{
         f"{name} of Flax for a network": (
@@ -308,6 +322,26 @@ MISUSES = {
             ("hat", manifolds.hat, jnp.ones((4, 2)), r"2\)"),
         )
     },
+    "a start off the manifold": (
+        lambda: walked(lambda x, t: 0 * x, OFF_SPHERE),
+        ValueError,
+        r"sphere\(2\): point \[0\], .* violates the condition by 1\. Valid: points are unit vectors; `project` finds",
+    ),
+    "a start in another space": (
+        lambda: walked(lambda x, t: 0 * x, X),
+        ValueError,
+        r"sphere\(2\): points have shape \[\.\.\., 3\], got \[4, 2\]",
+    ),
+    "a velocity that would be broadcast": (
+        lambda: walked(lambda x, t: x[:, :1], ON_SPHERE),
+        ValueError,
+        r"the velocity of a tangent field must have the shape \(4, 3\)",
+    ),
+    "a score that would be broadcast": (
+        lambda: walked(lambda x, t: 0 * x, ON_SPHERE, lambda x, t: x[:1]),
+        ValueError,
+        r"the score of a tangent field must have the shape \(4, 3\)",
+    ),
     "a predictor without a reading": (lambda: discrete.predictor(network, PROCESS, None), TypeError, "read must be"),
 }
 

@@ -214,6 +214,8 @@ def loop(
 
     def init(x):
         check_start(x, keys)
+        if isinstance(denoise, TangentField):
+            denoise.manifold.check(x)
         x = as_float(x)
         check_moves(sampler, plan, x.dtype)
         state = sampler.init(x, schedule, typed(x))
@@ -286,10 +288,10 @@ def sample(
     Raises:
         TypeError: if the sampler does not take `denoise`, or an argument has a wrong type, such as a grid in place of a
             plan.
-        ValueError: if keys do not match the batch, the denoiser was made for another process, a prediction does not
-            have the shape of x, after_step was made for another plan, a time of the plan lies outside of [0,
-            schedule.t_max], two neighbouring times are the same number in the type of x, or the plan of a stochastic
-            sampler has steps that go up without renoise.
+        ValueError: if keys do not match the batch, x is off the manifold of a tangent field, the denoiser was made for
+            another process, a prediction does not have the shape of x, after_step was made for another plan, a time of
+            the plan lies outside of [0, schedule.t_max], two neighbouring times are the same number in the type of x,
+            or the plan of a stochastic sampler has steps that go up without renoise.
     """
     return sample_with_memory(sampler, denoise, schedule, x, plan, keys, after_step=after_step)[0]
 
@@ -469,9 +471,9 @@ def check_start(x: Array, keys: Array) -> None:
 
 
 def checker(denoise: Any) -> Callable[[Callable], Callable]:
-    """The output check for `denoise`: `checked_map` for a flow map, none for a tangent field, `checked` otherwise."""
+    """The output check for `denoise`: `checked_map` for a flow map, `checked_field` or else `checked`."""
     if isinstance(denoise, TangentField):
-        return lambda field: field
+        return checked_field
     read = checked_map if isinstance(denoise, FlowMap) else checked
     return lambda denoise: keeps_type(read(denoise))
 
@@ -505,6 +507,21 @@ def checked_map(flow_map: Callable[..., Any]) -> Callable[..., Array]:
         return x_s
 
     return read
+
+
+def checked_field(field: TangentField) -> TangentField:
+    """A tangent field that raises a ValueError if its velocity or score does not have the shape of x."""
+
+    def read(function, name):
+        def tangent(x, t):
+            v = function(x, t)
+            require_shape(v, x.shape, f"the {name} of a tangent field")
+            return v
+
+        return tangent
+
+    score = field.score and read(field.score, "score")
+    return field._replace(velocity=read(field.velocity, "velocity"), score=score)
 
 
 def check_taken(sampler: Sampler, denoise: Any) -> None:
