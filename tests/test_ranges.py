@@ -54,6 +54,7 @@ from diffusion.objectives import (
 from diffusion.parameterizations import Prediction
 from diffusion.training import ema, optimizers, power_ema
 from diffusion.training.step import make_train_step
+from tests.training import toys
 
 FLOW = schedules.rectified_flow()
 SHORT = FLOW._replace(t_max=0.5)
@@ -472,7 +473,12 @@ RANGES = {
     "clip": (lambda clip: optimizers.adamw(clip=clip), [1e-3, None], [0.0], "clip = 0"),
     "b1": (lambda b1: optimizers.adan(b1=b1), [0.0, 0.99], [-0.1, 1.0], "b1 = "),
     "muon": (lambda momentum: optimizers.muon(momentum=momentum), [0.0, 0.99], [-0.1, 1.0], "momentum = "),
-    "accumulate": (lambda n: make_train_step(None, None, FLOW, None, None, accumulate=n), [1], [0], "accumulate = 0"),
+    "accumulate": (
+        lambda n: make_train_step(toys.objective, toys.apply, FLOW, toys.optimizer(), toys.ema(), accumulate=n),
+        [1],
+        [0],
+        "accumulate = 0",
+    ),
     "reconstruction": (
         lambda step: power_ema.reconstruction_weights([1, 4], 0.1, step, 0.1),
         [1, 4],

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffusion.arrays.arguments import described
+from diffusion.arrays.arguments import described, require_function
 from diffusion.models.layers import scan
+from diffusion.schedules import check_schedule
 from diffusion.timesteps.densities import check_density
 from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.gradient_norms import by_block
@@ -143,6 +144,23 @@ def loss_by_t(t: jax.Array, losses: jax.Array) -> dict[str, jax.Array]:
     return {"sum": total.astype(jnp.float32), "count": member.sum(0).astype(jnp.int32)}
 
 
+def _check_arguments(objective: Any, apply: Any, schedule: Any, optimizer: Any, ema: Any) -> None:
+    """Refuses arguments of `make_train_step` of another kind, which would fail while the step is traced."""
+    example = (
+        "an objective (networks, schedule, keys, batch, step) -> (losses, metrics), e.g. objectives.denoising(...)"
+    )
+    require_function(objective, "objective", example, takes=5)
+    require_function(apply, "apply", "a function (params, x_t, clock, condition) -> output, e.g. module.apply")
+    if callable(schedule):
+        check_schedule(schedule)
+    for value, argument, valid in (
+        (optimizer, "optimizer", "an optax transformation, e.g. optax.adamw(1e-4)"),
+        (ema, "ema", "a moving average, e.g. ema.exponential_moving_average(0.9999)"),
+    ):
+        if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+            raise TypeError(f"{argument} must be {valid}; got {described(value)}")
+
+
 def make_train_step(
     objective: Callable,
     apply: Callable[..., jax.Array],
@@ -199,11 +217,13 @@ def make_train_step(
         number of damaged records, where the batch counts them.
 
     Raises:
+        TypeError: if an argument has another kind, such as an objective that was not called.
         ValueError: if accumulate is below 1, or the density draws times outside of the schedule's.
         TypeError: while tracing, if the objective does not return losses and metrics with "t".
         ValueError: while tracing, if the batch does not divide by `accumulate * shards`, or the objective returns
             statistics that no function of `follow` takes.
     """
+    _check_arguments(objective, apply, schedule, optimizer, ema)
     if accumulate < 1:
         raise ValueError(f"accumulate = {accumulate}: must be >= 1.")
     if density is not None and schedule is not None:

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion import schedules, timesteps
+from diffusion import objectives, schedules, timesteps
 from diffusion.training.ema import exponential_moving_average
 from diffusion.training.state import SecondPlayer, create
 from diffusion.training.step import loss_by_t, make_train_step, prepare, seeded
@@ -308,3 +308,22 @@ def test_a_state_keeps_frozen_networks_with_and_without_a_checkpoint():
     assert full.frozen == frozen and full.unsaved == unsaved
     bare = create(params, optimizer, average, frozen={}, unsaved={})
     assert bare.frozen is None and bare.unsaved is None and bare.second_players is None
+
+
+@pytest.mark.parametrize(
+    "position, value, words",
+    [
+        (0, objectives.flow_matching, r"objective must be .* got flow_matching\(.*if it makes the function"),
+        (0, None, "objective must be .*; got a value of type NoneType"),
+        (1, {"w": 1.0}, r"apply must be a function \(params, x_t, clock, condition\) -> output"),
+        (2, schedules.cosine, "schedule must be .* the function cosine"),
+        (3, optax.adamw, "optimizer must be an optax transformation.*the function adamw"),
+        (3, 1e-4, "optimizer must be .*; got a value of type float"),
+        (4, 0.999, "ema must be a moving average.*; got a value of type float"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(position, value, words):
+    arguments = [toys.objective, toys.apply, None, toys.optimizer(), toys.ema()]
+    arguments[position] = value
+    with pytest.raises(TypeError, match=words):
+        make_train_step(*arguments)
