@@ -1,4 +1,4 @@
-"""One server of forks, with one compilation cache, for all tests of this folder."""
+"""One server that forks the commands, with one compilation cache, for all tests of this folder."""
 
 import pytest
 

@@ -1,7 +1,8 @@
 """Runs commands in forked processes that can end themselves by SIGKILL at a named point, for the tests of this folder.
 
-`Driver` starts a server that has imported the libraries but touched no device, and forks it for every command: a
-process then costs a second rather than four. The product knows nothing of this; points.py names the points.
+`Driver` starts a server that has imported the libraries but has not touched a device. The server forks for every
+command, so that a process starts in one second rather than four. The library has no code for this; points.py defines
+the points.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from tests import kept_programs
 
 ROOT = pathlib.Path(__file__).parents[2]
-HANGS = 1800.0  # seconds after which a command is held to hang: far more than it takes beside a dozen busy processes
+HANGS = 1800.0  # seconds after which a command counts as hanging; beside a dozen busy processes it takes far less
 TINY = {  # a network of a few thousand parameters, saved every other step
     "model.width": 16,
     "model.depth": 1,
@@ -40,8 +41,14 @@ TINY = {  # a network of a few thousand parameters, saved every other step
 
 
 class Result(NamedTuple):
-    """How a command ended: its status (-9: by SIGKILL), its words but the first line of each command, and the points
-    that it passed or died at."""
+    """How a command ended.
+
+    Attributes:
+        status: the exit status; -9 for a process that SIGKILL ended.
+        out: the text on standard output.
+        err: the text on standard error, without the lines that say that the libraries are loading.
+        points: the noted points, as (name, moment).
+    """
 
     status: int
     out: str
@@ -77,17 +84,18 @@ class Driver:
     def start(
         self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None, rights=True, store=None
     ) -> tuple:
-        """Starts `python -m argv...`; returns (process id, stem of the files of what it says).
+        """Starts `python -m argv...`; returns (process id, the path of its output files without their suffixes).
 
         Args:
             argv: the module and its arguments.
-            kill: {"point": [name, when], "number": n, "seconds": s}: where to end it, s seconds after the n-th time;
-                with "does": "wait" it waits there instead, with "clock" its clock then jumps by so many seconds.
-            record: whether to note the points that are passed.
-            env: environment variables to add.
+            kill: {"point": [name, when], "number": n, "seconds": s} ends the process s seconds after it passes the
+                point for the n-th time. With "does": "wait" the process waits there for s seconds instead, and with
+                "does": "clock" its clock jumps by s seconds.
+            record: whether to note every point that the process passes.
+            env: the environment variables to add.
             cwd: the folder to run in.
-            limit: bytes beyond which no file grows, as if the disk were full.
-            rights: whether root may read and write what its mode denies to the owner.
+            limit: the size in bytes beyond which no file can grow, as on a full disk.
+            rights: whether root keeps its right to read and write files whose mode forbids it.
             store: {"root": folder of its objects, ...}: the arguments of `object_stores.connect_to`.
         """
         self.started += 1
@@ -98,7 +106,7 @@ class Driver:
         return self._ask(**job, env=env or {}, cwd=str(cwd), stem=stem, store=store), stem
 
     def wait(self, started: tuple, timeout: float = HANGS) -> Result:
-        """Waits for a started command; one that takes longer than `timeout` seconds fails the test."""
+        """Waits for a started command; the test fails if the command takes longer than `timeout` seconds."""
         pid, stem = started
         status = self._ask(wait=pid, timeout=timeout)
         out, err, points = (pathlib.Path(f"{stem}.{name}").read_text() for name in ("out", "err", "points"))
@@ -122,10 +130,10 @@ def two_processes(port: int) -> list[dict[str, str]]:
 
 
 def until(condition, seconds: float = HANGS) -> None:
-    """Waits until something holds; a test fails if it never does."""
+    """Waits until a condition holds; the test fails if it does not hold within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not so within {seconds} s"
+        assert time.monotonic() < end, f"the condition did not hold within {seconds} s"
         time.sleep(0.02)
 
 
@@ -139,7 +147,7 @@ def train_command(workdir: pathlib.Path, changes: dict | None = None) -> list[st
 
 
 def serve() -> None:
-    """Forks for every command that standard input names."""
+    """Reads commands from standard input, one per line, and forks a process for each."""
     import gc
     import warnings
 
@@ -154,7 +162,7 @@ def serve() -> None:
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")
     gc.collect()
-    gc.freeze()  # a command's garbage collector need not scan the libraries, and copy their pages
+    gc.freeze()  # so that a command's garbage collector does not scan the libraries, which would copy their pages
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:
@@ -167,7 +175,7 @@ def serve() -> None:
 
 
 def wait(pid: int, timeout: float) -> int | None:
-    """Returns the status of a child, or None, having killed it, if it does not end in time."""
+    """Returns a child's exit status; kills the child and returns None if it does not end in time."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         ended, status = os.waitpid(pid, os.WNOHANG)

@@ -1,6 +1,6 @@
-"""Kinds of fuzzed files that are added to models, with their weights, and of what commands read and write beside them.
+"""Kinds of fuzzed files that extend models (attachments, with their weights) or that commands read and write.
 
-Files are opened in the folder of the input alone, and no socket is; see `fuzzed_data.watched`.
+A reader may open files only in the folder of the input, and no socket; see `fuzzed_data.watched`.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from tests.text_to_image import made_pipelines
 
 
 def weights_altered(place: pathlib.Path) -> Callable[[random.Random | None], None]:
-    """A function that alters one of the files of a folder, weights or not, and restores those altered before."""
+    """A function that alters one file of a folder, which may hold weights, and restores all other files."""
     small = one_altered(place)
     stored = {path: path.read_bytes() for path in sorted(place.rglob("*.safetensors"))}
 
@@ -74,7 +74,7 @@ def weights_altered(place: pathlib.Path) -> Callable[[random.Random | None], Non
 
 
 def attachments(places: dict[str, tuple[pathlib.Path, Any, Any]], folder: pathlib.Path) -> Reader:
-    """Reads {name: (folder, denoiser, its parameters)}."""
+    """A reader of attachments, from {name: (the attachment's folder, the denoiser, the denoiser's parameters)}."""
     alter = {name: weights_altered(place) for name, (place, _, _) in places.items()}
 
     def read(rng: random.Random | None) -> None:
@@ -190,7 +190,7 @@ def prompt_lists(folder: pathlib.Path) -> Reader:
 
 
 def converted(folder: pathlib.Path) -> Reader:
-    """What `diffusion convert` wrote, read by it again: folders of networks, and a LoRA file in another layout."""
+    """Folders of networks that `interchange.save` wrote, and the same weights as single files, for `convert`."""
     names = ("dit", "autoencoder_kl_sd", "clip_text")  # kind "networks" has larger ones, which take longer to trace
     places = {}
     for name in names:
@@ -213,7 +213,7 @@ def converted(folder: pathlib.Path) -> Reader:
 
 
 def chats(folder: pathlib.Path) -> Reader:
-    """Vocabularies beside the templates of their chats, which no reader runs, and prompts within a chat's words."""
+    """Vocabularies with chat templates beside them, which no reader runs; a prompt in the markers of Qwen's chat."""
     kinds = ("clip", "gemma")
     template = "{% for message in messages %}{{ message['role'] + message['content'] }}{% endfor %}"
     places = {}
@@ -239,10 +239,10 @@ def chats(folder: pathlib.Path) -> Reader:
 
 
 def flax_files_of(folder: pathlib.Path) -> Reader:
-    """Checkpoints of Flax in msgpack, by their tree and byte by byte."""
+    """Flax checkpoints in msgpack, with an altered tree or altered bytes."""
     path = folder / "checkpoint_7"
     whole = flax.serialization.msgpack_serialize(test_other_formats.TREE)
-    # What an array holds in a file: its shape, type and bytes.
+    # Flax stores an array as its shape, type and bytes.
     array = lambda shape, kind, content: msgpack.ExtType(1, msgpack.packb((shape, kind, content), use_bin_type=True))
     kinds = ("float32", "bfloat16", "V8", "object", "<U4", "int4", "", "float32,float32", 3)
 
@@ -250,7 +250,7 @@ def flax_files_of(folder: pathlib.Path) -> Reader:
         content = whole
         if rng and rng.random() < 0.5:
             shape = rng.choice(((2, 3), (), (0,), [2, 3], (10**12,), (-1,), (2**63,), rng.choice(ODD)))
-            with contextlib.suppress(OverflowError, ValueError, TypeError):  # what msgpack itself cannot write
+            with contextlib.suppress(OverflowError, ValueError, TypeError):  # msgpack cannot write some of the trees
                 tree = {"params": {"a": array(shape, rng.choice(kinds), rng.choice((bytes(24), b"", "x")))}}
                 content = msgpack.packb(rng.choice((tree, {1: tree}, {"": tree, "a.b": 1}, [tree])), use_bin_type=True)
         if rng and (content is whole or rng.random() < 0.3):
@@ -299,7 +299,7 @@ def proteins(folder: pathlib.Path) -> Reader:
 
 
 def measurements(folder: pathlib.Path) -> Reader:
-    """Records of measurements, with a checksum that fits, read and compared with a sound one."""
+    """Records of measurements with a valid checksum, which are read and compared with an unaltered record."""
     request = comparison.Request(samples="a.npz", reference="b.npz")._asdict()
     figure = {"value": 1.0, "standard_error": 0.1, "of": "inception"}
     sound = {
@@ -312,7 +312,7 @@ def measurements(folder: pathlib.Path) -> Reader:
     def read(rng: random.Random | None) -> None:
         content = altered(sound, rng) if rng else sound
         if isinstance(content, dict):
-            with contextlib.suppress(ValueError, RecursionError):  # of numbers that JSON does not have
+            with contextlib.suppress(ValueError, RecursionError):  # JSON has no NaN, and a deep list has no digest
                 content["sha256"] = records._digest(content)
         text = json.dumps(content).encode()
         path.write_bytes(spoilt(text, rng) if rng and rng.random() < 0.2 else text)

@@ -1,6 +1,6 @@
-"""Kinds of fuzzed files that data consists of: tar, Parquet, ArrayRecord, npy, CSV, JSON, WAV, GIF and MP4.
+"""Kinds of fuzzed files of data: tar, Parquet, ArrayRecord, npy, CSV, JSON, WAV, GIF and MP4.
 
-An error names the file. Files are opened in the folder of the input alone, and no socket is; see `watched`.
+An error must name the file. A reader may open files only in the folder of the input, and no socket; see `watched`.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ from tests.reliability.fuzzing import MEMORY, ODD, SECONDS, Kind, Reader, altere
 ROOT = pathlib.Path(__file__).parents[2]
 ERRORS = (ValueError, OSError)
 HOSTS = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto")
-# Where Python and its packages lie, and what the system says of itself.
+# The folders of Python and its packages, and of facts about the system, which readers may read.
 ELSEWHERE = tuple({str(ROOT), sys.prefix, sys.base_prefix, "/usr/lib", "/usr/share", "/proc", "/sys"})
 
 
-# ==== What is opened ====
+# ==== Files and sockets that readers open ====
 
-_watching: list[tuple[str, list[str]]] = []  # the folder, and what was opened out of it
+_watching: list[tuple[str, list[str]]] = []  # (the folder, the files opened outside it and the sockets)
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -61,7 +61,7 @@ sys.addaudithook(_hook)
 
 @contextlib.contextmanager
 def watched(folder: pathlib.Path) -> Iterator[None]:
-    """Raises what a reader must not do: to open a file outside of the folder, or a socket."""
+    """Raises a RuntimeError at the end if a file outside the folder was opened, or a socket."""
     strange: list[str] = []
     _watching.append((os.path.realpath(folder), strange))
     try:
@@ -73,7 +73,7 @@ def watched(folder: pathlib.Path) -> Iterator[None]:
 
 
 def records(folder: pathlib.Path, call: Callable[[], Any]) -> None:
-    """Opens a source, and reads its records and texts; each error names a file of the folder."""
+    """Opens a source and reads its first records and its fingerprint; each error must name a file of the folder."""
     with watched(folder.parent):
         try:
             source = call()
@@ -95,7 +95,7 @@ def records(folder: pathlib.Path, call: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def of_child() -> Iterator[None]:
-    """Raises where the child that decodes films takes more memory or time than `MEMORY` and `SECONDS` for one input."""
+    """Raises a RuntimeError if the process that decodes films exceeds `MEMORY` or `SECONDS` for one input."""
     child = film_reader._reader.child
     place = pathlib.Path(f"/proc/{child.process.pid}") if child and child.process.poll() is None else None
     if place is None:
@@ -112,7 +112,7 @@ def of_child() -> Iterator[None]:
 
 
 def _spent(place: pathlib.Path) -> tuple[int, float] | None:
-    """The peak of the memory of a process in bytes, and its time in seconds; None where it has gone."""
+    """(the peak of a process's memory in bytes, its processor time in seconds); None if the process has ended."""
     try:
         status, times = (place / "status").read_text(), (place / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -137,7 +137,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def npy_altered(content: bytes, rng: random.Random) -> bytes:
-    """A .npy file whose header says something else."""
+    """A .npy file with a false header, or with spoilt bytes."""
     if rng.random() < 0.4:
         return spoilt(content, rng)
     numbers = (0, 1, 2, 3, -1, 10**6, 10**12, 2**31, 2**63, 10**30)
@@ -149,7 +149,7 @@ def npy_altered(content: bytes, rng: random.Random) -> bytes:
 
 
 def in_folder(folder: pathlib.Path) -> pathlib.Path:
-    """A folder of the input, beside which lies a file that it may not read."""
+    """The folder of an input; the file outside.png beside it must not be read."""
     (folder / "outside.png").write_bytes(png())
     os.environ["DIFFUSION_CACHE"] = str(folder / "cache")
     (folder / "data").mkdir(exist_ok=True)
@@ -157,7 +157,7 @@ def in_folder(folder: pathlib.Path) -> pathlib.Path:
 
 
 def members(rng: random.Random | None) -> dict[str, bytes]:
-    """The members of a tar's two records, altered by a generator."""
+    """The members of a tar file with two records; a generator may alter one member."""
     whole: dict[str, bytes] = {}
     for k in range(2):
         about = {"a": 1, "image": {"bytes": None, "path": "outside.png"}}
@@ -178,7 +178,7 @@ def members(rng: random.Random | None) -> dict[str, bytes]:
 
 
 def tar_altered(content: bytes, rng: random.Random) -> bytes:
-    """A tar file in which a field of a header is another, with a sum that fits."""
+    """A tar file with an altered field in a member's header, whose checksum is made to fit."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2))):
         at = 512 * rng.randrange(len(data) // 512)

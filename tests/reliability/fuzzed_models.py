@@ -1,6 +1,6 @@
 """Kinds of fuzzed files around published models and runs: folders of pipelines, shards, pictures' settings, keys.
 
-Only what is opened before anything is computed is read. Files are opened in the folder of the input alone.
+The readers stop before anything is computed. They may open files only in the folder of the input.
 """
 
 import json
@@ -48,7 +48,7 @@ PIPELINES = ("sd", "flux", "stable_cascade", "ltx2")
 
 
 def one_altered(place: pathlib.Path, names: str = "*") -> Reader:
-    """A function that alters one of a folder's small files by a generator, and restores those altered before."""
+    """A function that alters one of a folder's files without weights, and restores all others."""
     content = {path: path.read_bytes() for path in sorted(place.rglob(names)) if path.is_file()}
     content = {path: data for path, data in content.items() if path.suffix != ".safetensors"}
 
@@ -92,7 +92,7 @@ def class_model_folders(folder: pathlib.Path) -> Reader:
     def read(rng: random.Random | None) -> None:
         for name in [rng.choice(names)] if rng else names:
             alter[name](rng)
-            class_models.config_of(folder / name)  # it computes a table, whose program a cache may keep
+            class_models.config_of(folder / name)  # unwatched: it compiles a program, which JAX's cache may write
             class_models.classes_of(folder / name)
 
     return read
@@ -220,7 +220,7 @@ def workflows(folder: pathlib.Path) -> Reader:
 
 
 def runs(folder: pathlib.Path) -> Reader:
-    """Two folders of runs to compare, one of them altered: config, report, samples' settings, metrics."""
+    """Two run folders to compare, of which one has an altered config, report, settings of samples, or metrics."""
     with tarfile.open(FIXTURES / "run_folders/digits.tar.gz") as archive:
         members = [name for name in archive.getnames() if name.endswith("config.json")]
         (config,) = (json.loads(archive.extractfile(name).read()) for name in members)  # type: ignore[union-attr]
@@ -260,7 +260,7 @@ def runs(folder: pathlib.Path) -> Reader:
 
 
 def checkpoint_files(folder: pathlib.Path) -> Reader:
-    """A checkpoint whose description is altered, with a checksum that fits it, or any other of its files."""
+    """A checkpoint with an altered description and a valid checksum, or with spoilt bytes in another file."""
     shutil.unpack_archive(FIXTURES / "run_folders/digits.tar.gz", folder)
     run = next(folder.rglob("checkpoints")).parent
     place = run / "checkpoints/2"
@@ -315,7 +315,7 @@ def captions(folder: pathlib.Path) -> Reader:
 
 
 def image_prompts(folder: pathlib.Path) -> Reader:
-    """IP-Adapters of three kinds, of whose tensors some have another name, shape or type."""
+    """IP-Adapters of three kinds, in which some tensors have another name, shape or type."""
     known = []
     small = {"tokens": 2, "inner": 64, "depth": 1, "heads": 1}
     for kind, sizes in {"global": {}, "full": {}, "plus": small}.items():
@@ -338,7 +338,7 @@ def image_prompts(folder: pathlib.Path) -> Reader:
 
 
 def sights(folder: pathlib.Path) -> Reader:
-    """What processors of pictures state: the bounds of areas of Qwen 2.5 VL, the filter of a square."""
+    """Configs of picture processors: the bounds of a picture's area (Qwen 2.5 VL), and the filter of a square."""
     path = folder / "preprocessor_config.json"
     nested = {"size": {"shortest_edge": 3136, "longest_edge": 12845056}, "resample": 3}
     tables = ({"min_pixels": 3136, "max_pixels": 12845056, "resample": 3}, {"image_processor": nested}, nested)

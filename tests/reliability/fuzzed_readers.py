@@ -1,6 +1,6 @@
-"""Kinds of fuzzed files that people hand over beside data: GGUF, meshes, LoRA, words, votes of an arena, sweeps.
+"""Kinds of fuzzed files that people share besides data: GGUF, meshes, LoRA, words, votes of an arena, sweeps.
 
-Files are opened in the folder of the input alone, and no socket is; see `fuzzed_data.watched`.
+A reader may open files only in the folder of the input, and no socket; see `fuzzed_data.watched`.
 """
 
 import json
@@ -96,7 +96,7 @@ def meshes(folder: pathlib.Path) -> Reader:
 
 
 def renamed(tensors: dict[str, np.ndarray], rng: random.Random) -> dict[str, np.ndarray]:
-    """Tensors of which a few have another name, shape or type, or are gone."""
+    """Tensors among which a few have another name, shape or type, or are missing."""
     tensors = dict(tensors)
     for _ in range(rng.choice((1, 1, 2, 5))):
         name = rng.choice(sorted(tensors)) if tensors else "a"
@@ -171,7 +171,7 @@ def words(folder: pathlib.Path) -> Reader:
 
 
 def lines(rows: list[dict], rng: random.Random | None) -> bytes:
-    """Rows as lines of JSON, of which some are altered."""
+    """Rows as lines of JSON, of which a generator alters some."""
     alter = lambda row: as_json(row, rng) if rng and rng.random() < 0.4 else json.dumps(row).encode()
     content = b"".join(alter(row) + b"\n" for row in rows)
     return spoilt(content, rng) if rng and rng.random() < 0.3 else content

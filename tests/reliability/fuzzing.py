@@ -1,9 +1,9 @@
 """Randomly altered files, as a stranger might send them, and a check of their readers, for the tests of fuzzed files.
 
-    python -m tests.reliability.fuzzing KIND FIRST LAST      # the inputs of these seeds, in little memory and time
+    python -m tests.reliability.fuzzing KIND FIRST LAST      # seeds FIRST to LAST - 1, with limits of memory and time
 
 An input is a valid file with a few changes of its structure (types, ranges, missing and repeated entries) or of single
-bytes. A reader must read it, or refuse it by an error that its documentation names; anything else is a fault.
+bytes. A reader must read the input, or raise an error that the reader's documentation names; anything else is a fault.
 """
 
 import copy
@@ -39,13 +39,13 @@ from tests.models.interchange import published
 from tests.reliability.hostile import peak
 from tests.text import vocabularies
 
-MEMORY = 200 * 10**6  # of one input
-SECONDS = 2
+MEMORY = 200 * 10**6  # bytes that reading one input may add to the peak of memory
+SECONDS = 2  # of processor time for one input
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
 def nested(depth: int) -> list:
-    """Lists in lists."""
+    """An empty list inside `depth` further lists."""
     found: list = []
     for _ in range(depth):
         found = [found]
@@ -89,7 +89,7 @@ def altered(value: Any, rng: random.Random) -> Any:
 
 
 def spoilt(content: bytes, rng: random.Random) -> bytes:
-    """Bytes with some flipped, cut, put in or repeated."""
+    """A copy of some bytes with a few flipped bits, and bytes removed, inserted or repeated."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
         at = rng.randrange(len(data) + 1)
@@ -107,7 +107,7 @@ def spoilt(content: bytes, rng: random.Random) -> bytes:
 
 
 def as_json(value: Any, rng: random.Random) -> bytes:
-    """An altered value as a file: mostly as it is, at times with bytes spoilt or a key said twice."""
+    """An altered value as JSON; one time in eight only bytes are spoilt, and one time in eight a key is repeated."""
     content = json.dumps(altered(value, rng)).encode()
     match rng.randrange(8):
         case 0:
@@ -118,7 +118,7 @@ def as_json(value: Any, rng: random.Random) -> bytes:
     return content
 
 
-# ==== Kinds of files: each makes its valid file in a folder, and gives a function that reads one altered by a seed ====
+# ==== Kinds of files: a function writes a valid file to a folder, and returns a reader of altered copies ====
 
 Reader = Callable[[random.Random | None], Any]
 
@@ -127,8 +127,9 @@ class Kind(NamedTuple):
     """One kind of file.
 
     Attributes:
-        prepare: (folder) -> reader; None in place of a generator reads the valid file.
-        refusals: the errors that its reader documents.
+        prepare: a function from a folder to a reader. The reader alters the valid file by a generator, and reads it;
+            with None it reads the valid file.
+        refusals: the errors that the reader's documentation names.
     """
 
     prepare: Callable[[pathlib.Path], Reader]
@@ -234,7 +235,7 @@ def pickled_statistics(folder: pathlib.Path) -> Reader:
 
 
 def header_altered(content: bytes, rng: random.Random) -> bytes:
-    """A safetensors file with its header altered."""
+    """A safetensors file whose header is altered; at times the stated length of the header is wrong."""
     (length,) = struct.unpack("<Q", content[:8])
     header = as_json(json.loads(content[8 : 8 + length]), rng)
     stated = len(header) if rng.random() < 0.9 else rng.choice((0, 2**62, length, len(header) - 1))
@@ -255,7 +256,7 @@ def scheduler_configs(folder: pathlib.Path) -> Reader:
 
 
 def network_folders(folder: pathlib.Path, names: str = "*") -> dict[str, dict]:
-    """The configs of small networks of every family, each saved in a folder of its own."""
+    """Saves a small network of every family, each to a folder with its name; returns {name: config}."""
     known = {}
     for path in sorted(published.FIXTURES.glob(f"{names}.safetensors")):
         case = published.case(path.stem)
@@ -340,8 +341,8 @@ KINDS = {
 
 
 def kinds() -> dict[str, Kind]:
-    """The kinds of files, those of data and of other readers among them."""
-    # imported here: they are made of what is above
+    """All kinds of files by name: those of this module and of the modules fuzzed_*."""
+    # These modules import this one, so they cannot be imported at the top.
     from tests.reliability import fuzzed_additions, fuzzed_data, fuzzed_models, fuzzed_readers
 
     modules = (fuzzed_data, fuzzed_readers, fuzzed_models, fuzzed_additions)
@@ -349,7 +350,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def fault(kind: Kind, reader: Reader, seed: int) -> str:
-    """What is wrong with how the input of a seed is read; "" where nothing is."""
+    """What is wrong with how a reader treats the input of a seed; "" if the input is read or properly refused."""
     try:
         with warnings.catch_warnings(action="ignore"):
             reader(random.Random(seed))
@@ -366,12 +367,12 @@ def fault(kind: Kind, reader: Reader, seed: int) -> str:
 
 
 def held() -> int:
-    """Bytes of data of this process, as RLIMIT_DATA counts them."""
+    """The size of this process's data segment in bytes, as RLIMIT_DATA counts it."""
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 
 
 def main(name: str, first: int, last: int) -> None:
-    """Reads the inputs of some seeds; each line printed is a seed that is begun, or a fault."""
+    """Reads the inputs of some seeds; prints a line when a seed begins, and a line for each fault."""
     kind = kinds()[name]
     with tempfile.TemporaryDirectory() as folder:
         reader = kind.prepare(pathlib.Path(folder))
@@ -380,10 +381,10 @@ def main(name: str, first: int, last: int) -> None:
             print("seed", seed, flush=True)
             if seed % 50 == 0:
                 jax.clear_caches()
-            pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
             before = peak()
             resource.setrlimit(resource.RLIMIT_DATA, (held() + 2 * MEMORY, resource.RLIM_INFINITY))
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of computing: then the kernel ends this process
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # after so much processor time the kernel ends this process
             wrong = fault(kind, reader, seed)
             signal.setitimer(signal.ITIMER_PROF, 0)
             resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""What the tests of hostile folders share."""
+"""Helpers for the tests of hostile files: a limit for memory, and an object whose pickle would run a command."""
 
 import os
 
@@ -8,20 +8,20 @@ HUGE = 10**12
 
 
 def peak() -> int:
-    """The most memory that this process has held so far, in bytes."""
+    """The peak of this process's resident memory so far, in bytes."""
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 @pytest.fixture(autouse=True)
 def little_memory():
-    """No refusal needs more than a moment's memory: at most 192 MiB alone, and other threads may allocate meanwhile."""
+    """Fails a test that raises the peak of memory by 384 MiB: a refusal needs up to 192 MiB, and other threads more."""
     before = peak()
     yield
     assert peak() - before < 3 * 2**27
 
 
 class Called:
-    """What pickle would call, if anything did."""
+    """An object whose pickle runs `touch executed` when it is loaded."""
 
     def __reduce__(self):
         return (os.system, ("touch executed",))

@@ -1,9 +1,10 @@
-"""The points that a run passes, and a process that ends itself at one.
+"""The points that a run passes, and a process that ends itself at one of them.
 
 A point is an operation on the run folder or one of a few calls, for example "rename checkpoints/#.tmp" or
-"call records": every writing open, write, flush to disk, rename, making and removing that Python does there, ours and
-Orbax's alike, and the data files that TensorStore writes behind Python's back. Numbers in a point's name are "#", and
-the four items of a checkpoint are ITEM, so that the n-th time of a point is of one or another step and item.
+"call records". The operations are all that Python does in the run folder, by our code or by Orbax: to open a file for
+writing, to write, to flush to disk, to rename, to make a folder, and to remove. TensorStore's data files, which it
+writes outside Python, are points too. In a point's name "#" stands for a number, and ITEM for one of a checkpoint's
+four items, so a point recurs for every step and item.
 """
 
 import json
@@ -16,7 +17,14 @@ import time
 
 
 class Points:
-    """Watches the points that this process passes, and ends it at one."""
+    """Watches the points that this process passes, and ends the process at a chosen one.
+
+    Args:
+        notes: the file to which points are written, a JSON list per line.
+        workdir: the run folder; "" for the current folder.
+        kill: the chosen point, as in `driver.Driver.start`; None for none.
+        record: whether to note every point.
+    """
 
     def __init__(self, notes: str, workdir: str, kill: dict | None, record: bool):
         self.notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -29,7 +37,7 @@ class Points:
         self.guard = threading.Lock()
 
     def watch(self) -> None:
-        """Puts itself between Python and the operating system, and around a few calls."""
+        """Wraps the functions of Python that reach the operating system, and a few calls of the library."""
         import builtins
         import io
 
@@ -55,7 +63,7 @@ class Points:
             threading.Thread(target=self.wait_for_data, daemon=True).start()
 
     def passed(self, name: str, when: str) -> None:
-        """Called at every point, in any thread."""
+        """Notes a point and acts at the chosen one; every wrapped function calls this, in any thread."""
         with self.guard:
             if self.record:
                 self.note(name, when)
@@ -86,7 +94,7 @@ class Points:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def name(self, operation: str, path, folder=None) -> str | None:
-        """A point's name, or None for a path outside of the run folder."""
+        """The name of the point for an operation on a path; None if the path lies outside the run folder."""
         if isinstance(path, int):
             path = os.readlink(f"/proc/self/fd/{path}")
         elif folder is not None:
@@ -121,7 +129,7 @@ class Points:
         return watched
 
     def opening(self, function):
-        """Of a file for writing: "before" it is made or emptied, "after" that; then its writes are watched."""
+        """Wraps `open`: a file opened for writing passes "before" and "after", and its writes are then watched."""
 
         def watched(path, mode="r", *args, **kwargs):
             writes = mode & (os.O_WRONLY | os.O_RDWR) if isinstance(mode, int) else set("wax+") & set(mode)
@@ -136,7 +144,7 @@ class Points:
         return watched
 
     def writing(self, function):
-        """Of bytes to a descriptor: "before", "half" (a part is written), "after"."""
+        """Wraps `os.write`: it passes "before", "half" (half of the bytes are written) and "after"."""
 
         def watched(descriptor, data):
             name = self.name("write", descriptor)
@@ -153,7 +161,7 @@ class Points:
         return watched
 
     def wait_for_data(self) -> None:
-        """Sees the data files that TensorStore begins ("data begun"), and those that it merges them into."""
+        """Polls for new data files of TensorStore: files that it begins ("data begun") or merges ("data merged")."""
         name, when = self.point
         pattern = {"data begun": "*tmp*/*/ocdbt.process_0/d/*", "data merged": "*tmp*/*/d/*"}[name]
         folder = pathlib.Path(self.workdir, "checkpoints")
@@ -167,7 +175,7 @@ class Points:
 
 
 class Watched:
-    """A file whose writes are points, the half of them too."""
+    """A file whose writes pass the points "before", "half" and "after"."""
 
     def __init__(self, file, points: Points, name: str):
         self._file, self._points, self._point = file, points, name

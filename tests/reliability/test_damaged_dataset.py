@@ -1,4 +1,4 @@
-"""A run on a dataset with damaged records: it stops with one sentence and its state saved, or goes on and counts."""
+"""A run on a dataset with damaged records stops with one sentence and a saved state, or skips and counts them."""
 
 import itertools
 import json
@@ -63,7 +63,7 @@ def lines(folder):
 
 
 def skipped_by_definition() -> list[int]:
-    """The damaged records that the first k steps meet, for k = 1, 2, ..."""
+    """The number of damaged records in the first k batches, for k = 1, 2, ..."""
     rows = [int(pipeline.permutation(SIZE, 0, i // SIZE)[i % SIZE]) for i in range(STEPS * BATCH)]
     return np.cumsum([sum(row in BAD for row in rows[k : k + BATCH]) for k in range(0, len(rows), BATCH)]).tolist()
 
@@ -90,7 +90,7 @@ def test_skip_counts_in_every_line_and_survives_an_interruption(flawed, tmp_path
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:left out")
 def test_stop_saves_the_state_and_the_same_run_goes_on_with_skip(flawed, tmp_path):
-    first = next(k for k, number in enumerate(skipped_by_definition()) if number)  # the step that meets one, from 0
+    first = next(k for k, number in enumerate(skipped_by_definition()) if number)  # the first batch with one
     assert first > 0
     with pytest.raises(sources.DamagedRecord, match=r"made \(train\): record (12|13|24) cannot be used"):
         train.run(config(flawed, **{"data.damaged": "stop"}), tmp_path)

@@ -1,4 +1,4 @@
-"""Faults, one by one: what the user sees, and what is kept."""
+"""What the user sees, and what remains, after single faults: a full disk, a damaged checkpoint, a clock that jumps."""
 
 import ast
 import contextlib
@@ -24,14 +24,14 @@ YEAR = 365 * 24 * 3600
 
 @pytest.fixture(scope="module")
 def straight(driver, tmp_path_factory):
-    """Ten steps, undisturbed; to be copied."""
+    """The folder of an undisturbed run of ten steps, which tests copy."""
     folder = tmp_path_factory.mktemp("straight")
     assert driver.train(folder, {"train.steps": 10}).status == 0
     return folder
 
 
 def one_sentence(result, *words):
-    """The command failed with status 1 and a line that holds the words; no traceback of ours."""
+    """Asserts that a command failed with status 1 and a single line that holds the words, without a traceback."""
     assert result.status == 1, result
     assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
     assert all(word in result.err for word in words), result.err
@@ -39,7 +39,7 @@ def one_sentence(result, *words):
 
 @contextlib.contextmanager
 def file_size_limit(size):
-    """No file of this process grows beyond a size: the rest of a write is refused, as on a full disk."""
+    """Limits the size of this process's files; the rest of a write is refused, as on a full disk."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -52,21 +52,21 @@ def file_size_limit(size):
 
 @pytest.mark.slow
 def test_full_disk_during_a_save(driver, straight, tmp_path):
-    """The run ends with a sentence and its older checkpoints; with room again it ends in the same bits."""
+    """The run ends with a sentence and keeps its older checkpoints; with room again it computes the same bits."""
     folder = tmp_path / "run"
     assert driver.train(folder, {"train.steps": 4}).status == 0
     result = driver.train(folder, {"train.steps": 10}, limit=20_000)
     one_sentence(result, "Could not write the checkpoint", "intact: 2, 4", "disk has room", "same command")
     assert checkpoints.steps(folder) == [2, 4]
     assert driver.train(folder, {"train.steps": 10}).status == 0
-    assert all(path.name.isdigit() for path in (folder / "checkpoints").iterdir())  # what was half-written is gone
+    assert all(path.name.isdigit() for path in (folder / "checkpoints").iterdir())  # the unfinished save is gone
     assert checkpoints.read_about(folder, 10)["leaves"] == checkpoints.read_about(straight, 10)["leaves"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["/params/d/*", "/about/metadata", "/training/manifest.ocdbt", ""])
 def test_a_checkpoint_that_may_not_be_read(driver, straight, tmp_path, file):
-    """As after a restore of a backup by another user: nothing is renamed, and with the right to read it goes on."""
+    """Nothing is renamed, and the run continues once it may read: this happens after another user restores a backup."""
     folder = shutil.copytree(straight, tmp_path / "run")
     path = max((folder / "checkpoints").glob(f"10{file}"), key=lambda path: path.stat().st_size)
     mode = path.stat().st_mode
@@ -82,7 +82,7 @@ def test_a_checkpoint_that_may_not_be_read(driver, straight, tmp_path, file):
 
 
 def test_full_disk_in_the_middle_of_a_line(tmp_path):
-    """The torn line is reported and removed at once: a vote of an arena that comes when there is room is a line."""
+    """The torn line is reported and removed at once, so that the next line, such as an arena's vote, is readable."""
     path = tmp_path / "metrics.jsonl"
     json_lines.append(path, {"step": 1, "loss": 0.5})
     before = path.read_bytes()
@@ -100,7 +100,7 @@ def test_full_disk_in_the_middle_of_a_line(tmp_path):
 
 
 def test_full_disk_while_lines_are_dropped(tmp_path):
-    """Rewinding writes a new file and puts it in place of the old one: a full disk leaves the old one."""
+    """Rewinding writes a new file, which then replaces the old one; on a full disk the old file stays."""
     path = tmp_path / "metrics.jsonl"
     for step in (1, 2, 3):
         json_lines.append(path, {"step": step})
@@ -122,7 +122,7 @@ def test_full_disk_while_lines_are_dropped(tmp_path):
     ids=["bytes", "buffered", "npy", "npz", "picture"],
 )
 def test_full_disk_while_a_file_is_written(tmp_path, write):
-    """The error names the file and says what to do; the old content stays, and nothing is left beside it."""
+    """The error names the file and says what to do; the old content stays, and no temporary file remains."""
     path = tmp_path / "samples.npz"
     path.write_bytes(b"old")
     with file_size_limit(5), pytest.raises(OSError, match=r"samples\.npz cannot be written: .*Make room") as caught:
@@ -134,7 +134,7 @@ def test_full_disk_while_a_file_is_written(tmp_path, write):
 
 @pytest.mark.slow
 def test_run_folder_removed_while_training(driver, tmp_path):
-    """The run stops at its next line or save, instead of computing what nobody will find."""
+    """The run stops at its next line or save, instead of computing results that it cannot store."""
     run = driver.start(*train_command(tmp_path / "run", {"train.steps": 10**6}))
     until(lambda: checkpoints.latest(tmp_path / "run"))
     while (tmp_path / "run").exists():
@@ -145,7 +145,7 @@ def test_run_folder_removed_while_training(driver, tmp_path):
 
 
 def altered(folder, change):
-    """Changes what the last checkpoint says of itself, with a checksum that fits."""
+    """Changes the description in the last checkpoint, with a valid checksum."""
     path = folder / f"checkpoints/{checkpoints.latest(folder)}/about/metadata"
     written = json.loads(path.read_text())
     change(written["about"])
@@ -155,7 +155,7 @@ def altered(folder, change):
 
 @pytest.mark.slow
 def test_checkpoint_of_a_newer_version(driver, straight, tmp_path):
-    """It is sound, so nothing falls back: the user has to update."""
+    """The checkpoint is sound, so the run does not fall back to an older one: the user has to update."""
     folder = shutil.copytree(straight, tmp_path / "run")
     altered(folder, lambda about: about.update(format=checkpoints.FORMAT + 1))
     before = sorted(os.listdir(folder / "checkpoints"))
@@ -167,7 +167,7 @@ def test_checkpoint_of_a_newer_version(driver, straight, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["truncated", "a file is missing", "half copied"])
 def test_a_checkpoint_that_is_not_whole(driver, straight, tmp_path, fault):
-    """The run falls back to the one before it, loudly, keeps the damaged one, and ends in the same bits."""
+    """The run warns and falls back to the checkpoint before, keeps the damaged one, and computes the same bits."""
     folder = shutil.copytree(straight, tmp_path / "run")
     last = folder / "checkpoints/10"
     if fault == "truncated":
@@ -189,7 +189,7 @@ def test_a_checkpoint_that_is_not_whole(driver, straight, tmp_path, fault):
 @pytest.mark.slow
 @pytest.mark.parametrize("jump", [-YEAR, YEAR])
 def test_a_clock_that_jumps(driver, straight, tmp_path, jump):
-    """By a year while training: only the times in timing.jsonl show it, as they should."""
+    """The clock jumps by a year during training; only the times in timing.jsonl show it, as they should."""
     kill = {"point": ["call records", "before"], "number": 7, "seconds": jump, "does": "clock"}
     result = driver.train(tmp_path, {"train.steps": 10}, kill=kill)
     assert result.status == 0 and result.points, result
@@ -202,7 +202,7 @@ def test_a_clock_that_jumps(driver, straight, tmp_path, jump):
 
 
 def test_the_clock_on_the_wall_is_read_for_the_record_alone():
-    """Durations come from a clock that never jumps; nothing that a run computes depends on either."""
+    """Durations come from a clock that never jumps, and no result of a run depends on either clock."""
     readers = {}
     for path in (*library_files(), *example_files()):
         text = path.read_text()
@@ -211,7 +211,7 @@ def test_the_clock_on_the_wall_is_read_for_the_record_alone():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.now"):
                 readers.setdefault(str(path.relative_to(ROOT)), []).append(ast.unparse(node))
-    # timing, events, result.json, the record of a sweep's run
+    # These write timing.jsonl, events, result.json, and the record of a sweep's run.
     records = ("run/bookkeeping.py", "run/tracking.py", "evaluation/records.py", "sweeps/sweep_folder.py")
     assert readers == {f"diffusion/experiments/{path}": ["time.time"] for path in records}
 
@@ -222,7 +222,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 3), st.floats(-1e9, 1e9), st.text(max_s
 @pytest.mark.extended
 @given(rows=ROWS, cut=st.floats(0, 1), at=st.integers(-1, 20), again=st.booleans())
 def test_rewound_lines_are_the_undisturbed_prefix(tmp_path, rows, cut, at, again):
-    """Cut at any byte and rewound to any step: what remains are the whole lines up to that step, byte for byte."""
+    """A file that is cut at any byte and rewound to any step keeps exactly the complete lines up to that step."""
     path = tmp_path / "metrics.jsonl"
     step = 0
     lines = []

@@ -1,4 +1,4 @@
-"""One bit of a checkpoint flips: it is refused, or it lay where nothing is read and the values are the saved ones."""
+"""A checkpoint with one flipped bit is refused, unless no reader needs the bit; then all values are the saved ones."""
 
 import re
 
@@ -9,13 +9,13 @@ import pytest
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from tests.training import toys
 
-# Files that restoring depends on; a flip in one of them is always refused.
+# Files that are read to restore a state; a flipped bit in one of them is always refused.
 READ = {"about/metadata", "training/_METADATA", "training/manifest.ocdbt", "training/d/FILE"}
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A state whose values do not compress, on the disk as step 0."""
+    """(the run folder, the state that it holds as step 0); the state's values do not compress."""
     workdir = tmp_path_factory.mktemp("run")
     state = toys.make_state()._replace(density={"big": jax.random.normal(jax.random.key(0), (2**16,))})
     saver = checkpoint_writer.Checkpoints(workdir)
@@ -25,7 +25,7 @@ def saved(tmp_path_factory):
 
 
 def restored_with_flips(saved, path, number, seed=0):
-    """Flips so many bits of a file, one at a time and spread over it; yields what each restore gives, or its error."""
+    """Flips `number` bits spread over a file, one at a time; yields each bit with the restored state or the error."""
     workdir, state = saved
     sound = path.read_bytes()
     parts = np.array_split(np.arange(8 * len(sound)), min(number, 8 * len(sound)))
@@ -44,7 +44,7 @@ def restored_with_flips(saved, path, number, seed=0):
 
 
 def files(workdir):
-    """The files of the checkpoint by their size, the largest first."""
+    """The checkpoint's files, the largest first."""
     found = [path for path in (workdir / "checkpoints/0").rglob("*") if path.is_file() and path.stat().st_size]
     return sorted(found, key=lambda path: -path.stat().st_size)
 
@@ -56,7 +56,7 @@ def test_no_flipped_bit_of_the_values_passes(saved):
     results = list(restored_with_flips(saved, largest, 50))
     assert len(results) == 50
     assert not [bit for bit, result in results if not isinstance(result, checkpoints.DamagedCheckpoint)]
-    assert toys.equal(checkpoints.restore(saved[0], 0, saved[1])[0], saved[1])  # whole again, it is read
+    assert toys.equal(checkpoints.restore(saved[0], 0, saved[1])[0], saved[1])  # the repaired file is read again
 
 
 @pytest.mark.extended
@@ -68,7 +68,7 @@ def test_a_flipped_bit_elsewhere_is_refused_or_changes_nothing(saved):
     for path in files(workdir)[1:]:
         name = re.sub(r"[0-9a-f]{32}", "FILE", str(path.relative_to(root)))
         if name.split("/")[0] in ("params", "ema"):
-            continue  # as "training"
+            continue  # their files have the form of those in "training"
         for bit, result in restored_with_flips(saved, path, 3):
             if isinstance(result, checkpoints.DamagedCheckpoint):
                 refused.add(name)

@@ -1,5 +1,7 @@
-"""Hostile run and checkpoint folders are refused in one sentence, before anything big or foreign is opened: sizes
-that are only declared, names and links that lead out of a folder, configs that name code."""
+"""Hostile run and checkpoint folders are refused in one sentence, before anything large or foreign is opened.
+
+The attacks are false sizes, names and links that lead out of a folder, and configs that name code.
+"""
 
 import gc
 import json
@@ -38,7 +40,7 @@ def command(module, *words):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A checkpoint of a state of two leaves, at step 3."""
+    """A run folder with a checkpoint at step 3, of a state with two parameters."""
     folder = tmp_path_factory.mktemp("run")
     optimizer = optimizers.adamw(1e-3)
     average = ema.exponential_moving_average(0.9)
@@ -52,13 +54,13 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def run(whole, tmp_path):
-    """A copy of it to tamper with."""
+    """A copy of the run folder, with which a test may tamper."""
     shutil.copytree(whole, tmp_path / "run")
     return tmp_path / "run"
 
 
 def change_about(run, change):
-    """Rewrites what the checkpoint says about itself, with a fitting checksum: an attacker can, too."""
+    """Rewrites the checkpoint's description with a valid checksum, as an attacker can."""
     path = run / "checkpoints/3/about/metadata"
     about = json.loads(path.read_text())["about"]
     change(about)
@@ -66,7 +68,7 @@ def change_about(run, change):
 
 
 def change_array(run, name, change):
-    """Rewrites the description of an array in the `ema` of the checkpoint."""
+    """Rewrites the description of an array in the checkpoint's moving average."""
     folder = run / "checkpoints/3/ema"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
     described = json.loads(store[f"{name}/.zarray"])
@@ -137,8 +139,8 @@ def test_an_array_that_is_larger_than_declared_is_refused(run, changes):
         checkpoints.load_ema(run)
 
 
-def test_a_compressed_bomb_in_an_array_is_not_unpacked(run):
-    """A chunk of 12 bytes whose compressed form holds a thousand million: little_memory watches."""
+def test_a_chunk_that_unpacks_to_more_than_its_array_is_refused(run):
+    """The chunk of an array of 12 bytes unpacks to 64 MiB."""
     folder = run / "checkpoints/3/ema"
     scratch = tensorstore.open(
         {
@@ -182,7 +184,7 @@ def test_a_pipe_in_a_checkpoint_does_not_hang(run):
 
 
 def test_a_checkpoint_of_another_form_is_refused(run):
-    """Without OCDBT, Orbax makes paths of the names of leaves."""
+    """A checkpoint without OCDBT is refused, since there Orbax turns the leaves' names into paths."""
     (run / "checkpoints/3/ema/manifest.ocdbt").unlink()
     with pytest.raises(checkpoints.DamagedCheckpoint, match=r"manifest.ocdbt is missing"):
         checkpoints.load_ema(run)
@@ -267,7 +269,7 @@ def test_a_config_that_names_code_comes_back_as_data(tmp_path, monkeypatch, valu
 def test_a_config_of_another_form_is_refused(tmp_path, monkeypatch, content, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_bytes(content)
-    gc.disable()  # what others left to be collected would be collected at the deepest place, with no stack to do it
+    gc.disable()  # otherwise other tests' garbage is collected at the deepest call, where too little stack is left
     try:
         with pytest.raises((WorkdirError, ConfigError), match=words):
             workdir.read_config(tmp_path)
@@ -291,7 +293,7 @@ def test_a_config_that_is_endless_or_a_pipe_is_not_read(tmp_path):
 @pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "config.json", "samples.npz", "samples.png",
                                   ".samples.npz.new"])  # fmt: skip
 def test_a_run_folder_whose_file_is_a_link_is_refused(tmp_path, name):
-    """A run would write through it."""
+    """The file is refused, since a run would write through the link."""
     (tmp_path / "run").mkdir()
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run" / name).symlink_to(tmp_path / "precious")

@@ -1,5 +1,7 @@
-"""Hostile datasets, images and samples are refused in one sentence, before anything big or foreign is opened: modules
-that a file names, names that are paths, sizes that are only declared, bombs."""
+"""Hostile datasets, images and samples are refused in one sentence, before anything large or foreign is opened.
+
+The attacks are modules that a file names, names that are paths, false sizes, and data that unpack to far more.
+"""
 
 import io
 import json
@@ -41,7 +43,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def dataset(made, tmp_path):
-    """A copy to tamper with: its root, and the folder of its version."""
+    """A copy of the dataset with which a test may tamper: (the data folder, the folder of the dataset's version)."""
     shutil.copytree(made, tmp_path / "data")
     return str(tmp_path / "data"), tmp_path / "data/made/1.2.0"
 
@@ -61,7 +63,7 @@ def test_a_dataset_name_that_is_a_path_is_refused(made, name):
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):
-    """A module that leaves a trace when it is imported."""
+    """The class of a module that leaves a trace when it is imported; the test fails if it was imported."""
     (tmp_path / "trap_module.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "trap_module.Trap"
@@ -117,7 +119,7 @@ def test_dataset_info_with_a_path_is_refused(dataset, tamper):
 
 
 def test_a_feature_whose_name_is_a_path_is_refused(dataset):
-    """TFDS reads the names of its classes from a file of that name."""
+    """TFDS reads the classes' names from a file whose name contains the feature's name."""
     root, folder = dataset
     change(
         folder / "features.json",
@@ -130,7 +132,7 @@ def test_a_feature_whose_name_is_a_path_is_refused(dataset):
 
 
 def test_more_records_than_bytes_are_refused(dataset):
-    """The order of an epoch of so many records would fill the memory."""
+    """The false number is refused, since the order of so many records would fill the memory."""
     root, folder = dataset
     change(folder / "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=[str(HUGE)]))
     with pytest.raises(ValueError, match="declares 1,000,000,000,000 records, but its files have"):
@@ -173,7 +175,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of(width: int, height: int, *extra: bytes) -> bytes:
-    """A PNG of that declared size, whose pixels are compressed zeros."""
+    """A PNG that declares a size and holds at most 1 MiB of compressed zeros as pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(min(height * (3 * width + 1), 2**20)), 9))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
@@ -199,7 +201,7 @@ def test_a_bomb_in_the_text_or_profile_of_a_png_is_not_unpacked(kind):
 
 
 def test_formats_that_run_programs_are_refused():
-    """Pillow hands PostScript to Ghostscript."""
+    """PostScript is refused, since Pillow passes it to Ghostscript."""
     with pytest.raises(ValueError, match=r"not a valid picture in one of these formats: PNG, JPEG, WEBP, BMP, TIFF$"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n", (4, 4, 3))
 
@@ -244,11 +246,11 @@ def test_honest_samples_are_read(tmp_path):
     assert images.shape == (3, 8, 8, 1) and labels.tolist() == [0, 1, 2]
 
 
-# ==== The rules themselves ====
+# ==== Rules for all modules ====
 
 
 def code_of(path):
-    """A module without its plain strings: some say what people run elsewhere, such as the zoo's programs of export."""
+    """A module's code without its plain strings, some of which quote programs that people run elsewhere."""
     lines = path.read_text().splitlines()
     tokens = tokenize.generate_tokens(iter([line + "\n" for line in lines]).__next__)
     strings = [token for token in tokens if token.type == tokenize.STRING]
@@ -259,7 +261,7 @@ def code_of(path):
 
 
 def test_nothing_reads_pickle(tmp_path):
-    """No module unpickles, evaluates text, or lets NumPy do so."""
+    """No module unpickles or evaluates text, or lets NumPy do it."""
     (tmp_path / "module.py").write_text('x = """a\nexec(b)""" + exec(c)\ny = "eval(d)" + f"{exec(e)}"\n')
     assert code_of(tmp_path / "module.py") == 'x =  + exec(c)\n\ny =  + f"{exec(e)}"'
     words = ("pickle.load", "Unpickler(", "allow_pickle=True", "yaml.load", "torch.load", " eval(", "exec(")
@@ -272,7 +274,7 @@ def test_nothing_reads_pickle(tmp_path):
 
 
 def test_limits_are_generous():
-    """Seven thousand million parameters in float32 with their average, and ImageNet's 1.28 million images."""
+    """Ordinary sizes pass: a model of 1 GiB fits, and a picture of 1024 x 1024 pixels is below the limit."""
     limits.fits("a small model", 2**30)
     assert limits.memory() > 2**30
     assert 1024 * 1024 * 4 < records_spec.IMAGE_LIMIT

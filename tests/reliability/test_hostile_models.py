@@ -1,5 +1,8 @@
-"""Hostile folders of models are refused in one sentence: sizes that no network has, types of another kind, rules of a
-vocabulary that grow a text or end in a panic."""
+"""Hostile folders of models are refused in one sentence.
+
+The attacks are sizes that no network has, values of the wrong type, and rules of a vocabulary that make a text grow or
+that end in a panic.
+"""
 
 import json
 import time
@@ -17,7 +20,7 @@ from tests.text import vocabularies
 
 @pytest.fixture(autouse=True)
 def little_time():
-    """No refusal needs more than moments."""
+    """Fails a test that takes 10 s of processor time: a refusal must be quick."""
     before = time.process_time()
     yield
     assert time.process_time() - before < 10
@@ -68,7 +71,7 @@ def test_a_config_of_no_network_is_refused_before_anything_of_its_size_is_made(t
     ("clip_text", {"architectures": ["CLIPTextModal"]}, "architecture='CLIPTextModal' is not known"),
 ])  # fmt: skip
 def test_a_value_that_is_not_what_it_seems_is_refused_with_the_name_of_its_file(tmp_path, name, change, words):
-    """Python takes true for 1, an empty list for nothing, and one number for one of each channel."""
+    """Python would accept each value: true counts as 1, and one number broadcasts to all channels."""
     known = published.case(name).config
     folders.built(families.find(folders.family_of(known, tmp_path)), known)
     (tmp_path / "config.json").write_text(json.dumps(known | change))
@@ -123,7 +126,7 @@ def test_a_vocabulary_that_no_text_can_be_read_by_is_refused(tmp_path, file, cha
         text.Tokenizer.open(folder)
 
 
-# The expressions of GPT-4o's vocabulary, whose first two alternatives have the most ways of all that are published.
+# The expression of GPT-4o's vocabulary. Of all published expressions, its first two alternatives match in most ways.
 LETTERS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 GPT_4O = "|".join(
     (
@@ -145,7 +148,7 @@ ENDLESS = (
     ("expression", "sound"), [*((one, True) for one in SOUND), *((one, False) for one in ENDLESS)], ids=lambda one: ""
 )
 def test_an_expression_that_a_text_matches_in_many_ways_is_refused_before_it_is_tried(tmp_path, expression, sound):
-    """The library tries (.{0,40}){4} for minutes at one text, and no signal stops it."""
+    """The library spends minutes on (.{0,40}){4} for a single text, and no signal stops it."""
     folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip", whole=True)
     content = json.loads((folder / "tokenizer.json").read_text())
     split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
@@ -169,7 +172,7 @@ def test_a_vocabulary_whose_ids_are_none_is_refused(tmp_path, change):
 
 
 def test_a_text_at_which_the_expression_of_a_vocabulary_gives_up_is_refused(tmp_path):
-    """Two repetitions take n^2 / 2 tries for n letters without the end that they look for, and the library panics."""
+    """Two repetitions that never find their end take n^2 / 2 attempts on n letters, at which the library gives up."""
     folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip", whole=True)
     content = json.loads((folder / "tokenizer.json").read_text())
     rule = {**REPLACE, "pattern": {"Regex": r"a+a+(?<=\n)"}, "content": "x"}

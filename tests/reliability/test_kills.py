@@ -1,4 +1,4 @@
-"""SIGKILL at every point of a run: what is left always goes on to the same bits as an undisturbed run."""
+"""SIGKILL at every point of a run: the remaining files always continue to the bits of an undisturbed run."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from tests.reliability.driver import TINY
 
 TEMPORARY, OLD = "checkpoints/#.tmp", "checkpoints/#.removed.tmp"
 
-# Where a run is killed: (operation on the run folder, or call; moment; how many times it has come by).
+# The points at which a run is killed: (operation on the run folder, or call; moment; the n-th time it is passed).
 FEW = [
     ("write .config.json.new", "half", 1),
     (f"write {TEMPORARY}/ITEM.tmp/_METADATA", "half", 2),
@@ -36,23 +36,23 @@ WRITES = [
 RENAMES = [
     f"{TEMPORARY}/ITEM.tmp", TEMPORARY, "checkpoints/#", ".config.json.new", ".metrics.jsonl.new", ".timing.jsonl.new"
 ]  # fmt: skip
-ONCE = [  # the state that these leave is that of the next operation's beginning
+ONCE = [  # one moment suffices, since the files do not change between the end of these and the next operation
     "open .lock", "write .lock", "mkdir checkpoints", f"mkdir {TEMPORARY}",
     f"mkdir {TEMPORARY}/ITEM.tmp/array_metadatas",
     *(f"open {TEMPORARY}/{name}" for name in ("ITEM.tmp/_METADATA", "_CHECKPOINT_METADATA", "ITEM.tmp/metadata")),
     "open metrics.jsonl", "fsync metrics.jsonl", "fsync .config.json.new", "fsync .metrics.jsonl.new",
     f"remove {OLD}/ITEM/d/FILE", f"remove {OLD}/ITEM/manifest.ocdbt", f"remove {OLD}/_CHECKPOINT_METADATA",
     f"remove {OLD}/ITEM/ocdbt.process_#/d/FILE", f"rmdir {OLD}/ITEM/d", f"rmdir {OLD}/ITEM", f"rmdir {OLD}",
-    f"remove {TEMPORARY}/ITEM/_METADATA", f"rmdir {TEMPORARY}",  # what an earlier kill left, cleared at the start
+    f"remove {TEMPORARY}/ITEM/_METADATA", f"rmdir {TEMPORARY}",  # a start clears the files of an earlier kill
     "write previews/.#.png.new", "rename previews/.#.png.new", "rename .probe",
 ]  # fmt: skip
-BEFORE = {  # what must have been killed before, so that the point comes by
+BEFORE = {  # an earlier kill, without which a run does not pass the point
     ".metrics.jsonl.new": ("write metrics.jsonl", "half", 1),
     ".timing.jsonl.new": ("write timing.jsonl", "half", 1),
     f"remove {TEMPORARY}/ITEM/": (f"rename {TEMPORARY}", "before", 1),
     f"rmdir {TEMPORARY}": (f"rename {TEMPORARY}", "before", 1),
 }
-EVERY = [  # files with a dot are written once a start
+EVERY = [  # a file whose name begins with a dot is written once in each start
     *(
         (f"write {name}", when, 1 if name[0] == "." else 1 + i % 2)
         for i, name in enumerate(WRITES)
@@ -82,17 +82,14 @@ EVERY = [  # files with a dot are written once a start
 
 
 def one_checkpoint_is_damaged(workdir):
-    """Alters the last checkpoint, if one stands before it, so that the next start falls back."""
+    """Alters the last checkpoint, if there is an earlier one, so that the next start falls back."""
     if len(checkpoints.steps(workdir)) > 1:
         about = workdir / f"checkpoints/{checkpoints.latest(workdir)}/about/metadata"
         about.write_bytes(about.read_bytes().replace(b'"step"', b'"stop"'))
 
 
 def kill(driver, workdir, point, seconds=0.0, changes=None, env=None):
-    """Trains until the process dies at a point, or so many seconds after it; it must not end in any other way.
-
-    Each start changes a field that a run may change, so that config.json is written anew.
-    """
+    """Trains until the process dies `seconds` after a point, and asserts that it does not end in any other way."""
     *point, number = point
     result = driver.train(workdir, changes, kill={"point": point, "number": number, "seconds": seconds}, env=env)
     assert result.status == -9 and result.points == [tuple(point)], (point, result)
@@ -105,7 +102,7 @@ def kill(driver, workdir, point, seconds=0.0, changes=None, env=None):
 
 
 def values(workdir, step):
-    """Every leaf of a checkpoint as its type and bytes, read without our code."""
+    """The type, shape and bytes of every leaf of a checkpoint by its name, read by Orbax without our code."""
     found = {}
     for item in ("params", "ema", "training"):
         folder = workdir / "checkpoints" / str(step) / item
@@ -119,7 +116,7 @@ def values(workdir, step):
 
 
 def finish(driver, workdir, changes, env=None):
-    """Trains to the end, and samples; nothing but the last state is saved on the way."""
+    """Trains to the end, saves only the last state, and samples."""
     result = driver.train(workdir, changes | {"checkpoint.every": 10**6}, env=env)
     assert result.status == 0, result
     sampled = driver.run("experiments.sample", f"--workdir={workdir}", env=env)
@@ -127,7 +124,7 @@ def finish(driver, workdir, changes, env=None):
 
 
 def assert_same(workdir, other, step):
-    """Parameters, average, optimizer, metrics, config and samples, if they were made, bit for bit."""
+    """Asserts that two runs have the same bits: parameters, average, optimizer, metrics, config, and any samples."""
     ours = values(workdir, step)
     theirs = values(other, step)
     assert ours == theirs
@@ -145,7 +142,7 @@ def assert_same(workdir, other, step):
 
 @pytest.mark.slow
 def test_a_few_kills(driver, tmp_path):
-    """test_hundred_kills has the other points too; test_interrupted_equals_undisturbed_bit_for_bit is in process."""
+    """Six kills; `test_hundred_kills` visits all points."""
     finish(driver, tmp_path / "straight", {})
     for i, point in enumerate(FEW):
         kill(driver, tmp_path / "killed", point, changes={"checkpoint.keep_every": 10**6 + i})
@@ -156,7 +153,10 @@ def test_a_few_kills(driver, tmp_path):
 
 @pytest.mark.slow
 def test_hundred_kills(driver, tmp_path):
-    """At every named point, in an order drawn by a seed, then at random moments; with evaluation in the loop."""
+    """Kills at every named point in a random order, and at random moments, in runs that also evaluate.
+
+    Each start changes a field that a run may change, so that config.json is written again.
+    """
     draw = random.Random(0)
     draw.shuffle(points := list(EVERY))
     moments = [(("call records", "before", draw.randint(1, 8)), draw.uniform(0.001, 0.15)) for _ in range(15)]
@@ -171,7 +171,7 @@ def test_hundred_kills(driver, tmp_path):
             if part in point[0]:
                 hit += kill(driver, tmp_path / "killed", earlier, changes=changes).points
         result = kill(driver, tmp_path / "killed", point, seconds, changes | {"checkpoint.keep_every": 10**6 + i})
-        assert "FALLING BACK" not in result.err  # what was cut off never looks like a checkpoint
+        assert "FALLING BACK" not in result.err  # an unfinished save is never taken for a checkpoint
         hit += result.points
     for when in ("before", "after"):
         one_checkpoint_is_damaged(tmp_path / "killed")

@@ -1,4 +1,4 @@
-"""Object stores as places of a run: addresses and mounted buckets are refused in words, and nothing is left behind."""
+"""Runs whose folder is an object store's address or a mounted bucket are refused in a sentence, and leave no files."""
 
 import builtins
 import errno
@@ -19,10 +19,11 @@ ADDRESSES = ["hdfs://host/run", "gs:/bucket/run", "file:///tmp/run"]
 
 
 class MountedStore:
-    """A bucket mounted as a folder: a store that puts, gets, lists and deletes whole objects, and what it lacks.
+    """A bucket that is mounted as a folder, and lacks one operation of a file system.
 
-    Objects lie as files under `root`; the operations of the operating system that have no counterpart in the store
-    fail below it, as they do under gcsfuse, s3fs and Mountpoint, or (`silently`) claim to have worked.
+    A store puts, gets, lists and deletes complete objects, which lie as files under `root`. An operation of the
+    operating system without a counterpart in the store fails below `root`, as under gcsfuse, s3fs and Mountpoint. With
+    `silently` the operation reports success, but does nothing.
     """
 
     def __init__(self, root, monkeypatch, lacking, silently=False):
@@ -39,7 +40,7 @@ class MountedStore:
             monkeypatch.setattr(module, name, lambda *args, real=real, check=check, **rest: check(real, *args, **rest))
 
     def list(self):
-        """Names of the objects; a store knows no empty folders."""
+        """The names of the objects; a store has no empty folders."""
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
 
     def within(self, path):
@@ -89,7 +90,7 @@ class MountedStore:
 )
 @pytest.mark.parametrize("new", [True, False])
 def test_a_mounted_bucket_is_refused_by_the_operation_that_it_lacks(tmp_path, monkeypatch, lacking, words, new):
-    """Before anything is compiled: the run's own function is called."""
+    """The bucket is refused before the state is traced, by the function that trains."""
     if not new:
         (tmp_path / "bucket").mkdir()
         (tmp_path / "bucket/mine").write_text("kept")
@@ -152,7 +153,7 @@ def test_paths_that_look_a_little_like_addresses_are_taken():
 
 @pytest.mark.slow
 def test_addresses_on_the_command_line(driver, tmp_path):
-    """Every command, every path that it takes: one sentence, status 2, and no folder named "gs:"."""
+    """Every command refuses an address for every path with one sentence and status 2, and makes no folder "gs:"."""
     run = f"--workdir={tmp_path / 'run'}"
     for command in (
         train_command("gs:/bucket/run"),

@@ -1,4 +1,4 @@
-"""One of two processes of a run dies or hangs: the other stops with an error within a minute; a restart goes on."""
+"""If one of a run's two processes dies or hangs, the other stops with an error within a minute, and a restart works."""
 
 import io
 import json
@@ -23,12 +23,12 @@ from tests.experiments.run import made_tuning
 from tests.reliability.driver import ROOT, train_command, two_processes, until
 from tests.reliability.test_kills import values
 
-BOUND = 60.0  # seconds
+BOUND = 60.0  # seconds in which the other process must stop
 ENDLESS = {"train.steps": 10**6, "checkpoint.every": 20}
 
 
 def start_two(driver, workdir, changes, kills=(None, None)):
-    """Starts both processes by hand, as SLURM would: no launcher watches them."""
+    """Starts both processes without a launcher that watches them, as SLURM does."""
     environments = two_processes(local.free_port())
     return [
         driver.start(*train_command(workdir, changes), env={**env, "DIFFUSION_HEARTBEAT_SECONDS": "30"}, kill=kill)
@@ -37,7 +37,7 @@ def start_two(driver, workdir, changes, kills=(None, None)):
 
 
 def stopped(driver, run):
-    """Waits for the survivor; returns what it said, once it has ended by itself with an error and in time."""
+    """Waits for the surviving process, which must end by itself in time with an error; returns its result."""
     began = time.monotonic()
     result = driver.wait(run)
     assert result.status not in (0, -signal.SIGKILL) and time.monotonic() - began < BOUND, result
@@ -48,7 +48,7 @@ def stopped(driver, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other(driver, tmp_path, victim):
-    """While they train; afterwards both start again, and end in the bits of a run that nothing disturbed."""
+    """A process is killed during training; both then start again, and compute the bits of an undisturbed run."""
     runs = start_two(driver, tmp_path / "run", ENDLESS)
     until(lambda: checkpoints.latest(tmp_path / "run"))
     os.kill(runs[victim][0], signal.SIGKILL)
@@ -71,7 +71,7 @@ def test_a_killed_process_ends_the_other(driver, tmp_path, victim):
 
 @pytest.mark.slow
 def test_two_processes_tune_a_model_and_one_writes_its_files(driver, tmp_path):
-    """All take part in reading the checkpoint that the files are of; also when a finished run lacks them."""
+    """Both processes read the checkpoint, and one writes the files; a finished run writes missing files again."""
     made = made_tuning.config(tmp_path, {})
     run = tmp_path / "run"
     fields = {"base.path": made.base.path, "data.source.path": tmp_path / "pictures", "data.source.side": 16}
@@ -88,7 +88,7 @@ def test_two_processes_tune_a_model_and_one_writes_its_files(driver, tmp_path):
 
 
 def shards(folder):
-    """Two tar shards of the 20 first digits, for a stream."""
+    """Writes two tar shards with the first 20 digits; returns the config of a stream of them."""
     folder.mkdir()
     digits = sources.open_source("digits", "train")[0]
     for part, rows in enumerate((range(13), range(13, 20))):
@@ -104,7 +104,7 @@ def shards(folder):
 
 @pytest.mark.slow
 def test_processes_share_a_stream_and_may_change_in_number(driver, tmp_path):
-    """Two, then one, then two go on with one stream, over its end: what one process does, up to the order of sums."""
+    """Two, one and two processes in turn continue a stream past its end, as one process does up to the order of sums."""
     changes = {"data.source": json.dumps(shards(tmp_path / "shards")), "train.log_every": 1}
     for number, steps in ((2, 2), (1, 4), (2, 6)):
         settings = changes | {"train.steps": steps}
@@ -126,7 +126,7 @@ def test_processes_share_a_stream_and_may_change_in_number(driver, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_evaluate_on_their_mesh_and_keep_one_best_checkpoint(driver, tmp_path):
-    """As one process does: the same figures up to the order of sums, so the same best step, kept by both."""
+    """Two processes find the figures of one process up to the order of sums, so they keep the same best step."""
     changes = {
         "train.steps": 8,
         "evaluate.every": 2,
@@ -154,7 +154,7 @@ def test_two_processes_evaluate_on_their_mesh_and_keep_one_best_checkpoint(drive
 
 @pytest.mark.slow
 def test_processes_without_a_shared_folder_refuse_to_train(driver, tmp_path):
-    """A relative --workdir on two hosts: each has made one of its own."""
+    """A relative --workdir on two hosts means two different folders."""
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     command = train_command("run")
     command[1] = f"--config={ROOT}/configs/digits.py"
@@ -174,7 +174,7 @@ def test_processes_without_a_shared_folder_refuse_to_train(driver, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_cannot_read_ends_both_in_a_sentence(driver, tmp_path, victim):
-    """A host without the right to the checkpoint: both end with status 1, and nothing is renamed."""
+    """If one host may not read the checkpoint, both processes end with status 1, and nothing is renamed."""
     assert driver.train(tmp_path, {"train.steps": 4}).status == 0
     path = tmp_path / "checkpoints/4/training/manifest.ocdbt"
     path.chmod(0)
@@ -193,7 +193,7 @@ def test_a_process_that_cannot_read_ends_both_in_a_sentence(driver, tmp_path, vi
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["samples", "alone"])
 def test_a_signal_while_two_processes_evaluate(driver, tmp_path, part):
-    """To process 1, between two batches of both, and while it waits for process 0: both stop, and evaluate later."""
+    """Process 1 gets the signal between two batches, or while it waits for process 0; both stop, and evaluate later."""
     changes = ENDLESS | {"evaluate.every": 2, "evaluate.number": 10**5 if part == "samples" else 20}
     hang = {"point": ["mkdir previews", "before"], "number": 1, "seconds": 90, "does": "wait"}
     runs = start_two(driver, tmp_path, changes, (None if part == "samples" else hang, None))
@@ -214,20 +214,20 @@ def test_a_signal_while_two_processes_evaluate(driver, tmp_path, part):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_killed_while_saving_ends_the_other(driver, tmp_path, victim):
-    """The other waits for it at a barrier of the save, where only the heartbeat tells."""
+    """The other process waits at a barrier of the save, where only the missing heartbeat reveals the failure."""
     kills = [None, None]
     kills[victim] = {"point": ["data begun", "after"], "number": 3, "seconds": 0}
     runs = start_two(driver, tmp_path, ENDLESS, kills)
     assert driver.wait(runs[victim]).status == -signal.SIGKILL
     stopped(driver, runs[1 - victim])
-    again = driver.train(tmp_path, {"train.steps": 30})  # alone: any number of processes may go on
+    again = driver.train(tmp_path, {"train.steps": 30})  # as one process: any number may continue a run
     assert again.status == 0 and "FALLING BACK" not in again.err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_hangs_ends_the_other(driver, tmp_path, victim):
-    """As a machine that no longer answers: its heartbeat is missing, though its connections stay open."""
+    """A stopped process acts like a machine that hangs: its connections stay open, but its heartbeat is missing."""
     runs = start_two(driver, tmp_path, ENDLESS)
     until(lambda: checkpoints.latest(tmp_path))
     os.kill(runs[victim][0], signal.SIGSTOP)
@@ -239,7 +239,7 @@ def test_a_process_that_hangs_ends_the_other(driver, tmp_path, victim):
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_the_launcher_with_its_words(driver, tmp_path):
-    """Process 0 finds the folder in use and leaves at once; JAX alone would have it wait for the other."""
+    """Process 0 finds the folder in use and ends at once; JAX alone would make it wait for the other process."""
     alone = driver.start(*train_command(tmp_path, ENDLESS))
     until(lambda: pathlib.Path(tmp_path, "checkpoints").exists())
     module, *arguments = train_command(tmp_path, ENDLESS)
@@ -276,7 +276,7 @@ def test_the_launcher_ends_the_others(tmp_path):
         assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)
 
 
-# Two processes where JAX would wait 2 s for one at the end of the other, and process 0 has 6 s of work more.
+# When one process ends, JAX waits only 2 s for the other; process 0 works 6 s longer.
 IMPATIENT = {"DIFFUSION_SHUTDOWN_SECONDS": "2"}
 LONGER = 6
 WANDB = f"""
@@ -297,13 +297,13 @@ class init:
 
 
 def start_both(driver, *command):
-    """Starts a command as two processes that JAX would not wait for."""
+    """Starts a command as two processes, with JAX's wait for the other process cut to 2 s."""
     return [driver.start(*command, env={**env, **IMPATIENT}) for env in two_processes(local.free_port())]
 
 
 @pytest.fixture
 def with_wandb(tmp_path):
-    """The flags of a run that logs to a Weights & Biases of ours, which is slow to finish."""
+    """The flags of a run that logs to a stand-in for Weights & Biases, which is slow to finish."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "wandb.py").write_text(WANDB)
     (tmp_path / "extension.py").write_text(f"import sys\nsys.path.insert(0, {str(tmp_path / 'modules')!r})\n")
@@ -320,7 +320,7 @@ def test_no_process_leaves_before_process_0_has_finished_what_it_logs(driver, tm
 
 @pytest.mark.slow
 def test_an_error_without_a_sentence_ends_its_process_at_once(driver, tmp_path, with_wandb):
-    """Here of process 0 alone, in the middle of a run: JAX would have it wait for the other, which waits for it."""
+    """Process 0 alone fails in the middle of a run; JAX alone would let both processes wait for each other."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "refuse").touch()
     limits = {"DIFFUSION_SHUTDOWN_SECONDS": "200", "DIFFUSION_HEARTBEAT_SECONDS": "30"}
@@ -335,7 +335,7 @@ def test_an_error_without_a_sentence_ends_its_process_at_once(driver, tmp_path, 
 
 @pytest.mark.slow
 def test_no_process_leaves_before_process_0_has_written_the_samples(driver, tmp_path):
-    """Nor where it cannot write them."""
+    """The other process also waits if process 0 then fails to write the samples."""
     assert driver.train(tmp_path / "run", {"train.steps": 2}).status == 0
     slow = tmp_path / "slow.py"
     slow.write_text(

@@ -1,4 +1,4 @@
-"""Requests to stop: by Ctrl-C, a scheduler or a preempted machine; once, twice, and in one of two processes."""
+"""Signals that stop a run, by Ctrl-C, a scheduler or a preempted machine: once, twice, and to one of two processes."""
 
 import json
 import os
@@ -16,30 +16,30 @@ from diffusion.launch import local
 from diffusion.training.checkpointing import checkpoints
 from tests.reliability.driver import ROOT, train_command, two_processes, until
 
-GRACE = 30.0  # seconds that every scheduler gives: Kubernetes by default, TPU and spot machines about as many
+GRACE = 30.0  # seconds until a scheduler kills: Kubernetes' default, and about the time of TPUs and spot machines
 ENDLESS = {"train.steps": 10**6, "checkpoint.every": 10**6}
 
 
 def said(started, words):
-    """Whether a started command has said something on its standard output."""
+    """A function that says whether a started command's standard output matches a regular expression."""
     return lambda: re.search(words, pathlib.Path(f"{started[1]}.out").read_text())
 
 
 def caught(process, number):
-    """Whether a process has a handler of its own for a signal."""
+    """Whether a process handles a signal itself."""
     status = pathlib.Path(f"/proc/{process}/status").read_text()
     return bool(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)
 
 
 def lines(workdir):
-    file = workdir / "metrics.jsonl"  # which a run that stops before its first line does not have
+    file = workdir / "metrics.jsonl"  # missing if a run stops before its first line
     return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path, number):
-    """SLURM's warning (SIGUSR1) and a lost connection (SIGHUP) as SIGTERM, which test_train has in process."""
+    """SLURM's warning (SIGUSR1) and a lost connection (SIGHUP) have the effect of SIGTERM."""
     run = driver.start(*train_command(tmp_path, ENDLESS))
     until(said(run, "first step"))
     os.kill(run[0], number)
@@ -56,7 +56,7 @@ def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path, number):
 
 @pytest.mark.slow
 def test_a_lost_terminal_saves(tmp_path):
-    """As when a connection breaks: from then on nothing can be written to the terminal, which is no error."""
+    """When a connection breaks, nothing can be written to the terminal any more, which is not an error."""
     process, terminal = pty.fork()
     if not process:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup inherit that it is ignored
@@ -72,12 +72,12 @@ def test_a_lost_terminal_saves(tmp_path):
 @pytest.mark.extended
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_second_signal_ends_at_once(driver, tmp_path, number):
-    """Here while a save hangs; what was saved before stays."""
+    """The second signal comes while a save hangs; the earlier checkpoint stays."""
     hang = {"point": ["mkdir checkpoints/#.tmp", "before"], "number": 2, "seconds": 600, "does": "wait"}
     run = driver.start(*train_command(tmp_path), kill=hang)
     until(lambda: pathlib.Path(f"{run[1]}.points").read_text())
     os.kill(run[0], number)
-    until(lambda: not caught(run[0], number))  # the first is noted; sent sooner, two could arrive as one
+    until(lambda: not caught(run[0], number))  # the first signal is handled; two that come sooner may merge into one
     began = time.monotonic()
     os.kill(run[0], number)
     result = driver.wait(run)
@@ -88,7 +88,7 @@ def test_a_second_signal_ends_at_once(driver, tmp_path, number):
 @pytest.mark.slow
 @pytest.mark.parametrize("index, number", [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGUSR1)])
 def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(driver, tmp_path, index, number):
-    """As a scheduler sends it to the machine that it takes away: the notice that JAX spreads to the others."""
+    """A scheduler signals only the machine that it takes away, and JAX passes the notice to the others."""
     environments = two_processes(local.free_port())
     runs = [driver.start(*train_command(tmp_path, ENDLESS), env=env) for env in environments]
     until(said(runs[0], "first step"))

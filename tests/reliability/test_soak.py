@@ -1,4 +1,4 @@
-"""A run with sampling, evaluation and saves in the loop neither compiles anew nor gathers files, threads or memory."""
+"""A run that samples, evaluates and saves does not recompile, nor does it accumulate files, threads or memory."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def write(folder, steps, recompilations):
 def test_the_slope_is_that_of_the_memory_after_the_warm_up(tmp_path, slope):
     write(tmp_path, 40, 3)
     seconds = np.arange(0.0, 1800, 2)
-    memory = 500 + slope * seconds / 3600 + np.where(seconds < 360, 4000, 0)  # whatever happens in the first fifth
+    memory = 500 + slope * seconds / 3600 + np.where(seconds < 360, 4000, 0)  # the first fifth must not count
     samples = [soak.Sample(s, m, 10 + int(s % 60 == 0), 7) for s, m in zip(seconds, memory)]
     report = soak.summary(samples, tmp_path)
     np.testing.assert_allclose(report.slope, slope, atol=1e-6)
@@ -39,7 +39,7 @@ def test_a_run_that_ends_by_itself_is_no_soak(tmp_path):
 
 @pytest.mark.slow
 def test_nothing_gathers(tmp_path):
-    """Two minutes here, or SOAK_MINUTES; `python -m benchmarks.soak` runs half an hour and draws it."""
+    """Runs for two minutes, or SOAK_MINUTES; `python -m benchmarks.soak` runs for half an hour and plots the memory."""
     report, samples = soak.soak(MINUTES, tmp_path / "run", ("config.evaluate.every=40", "config.checkpoint.every=20"))
     assert report.recompilations == 0 and report.evaluations >= 2
     third, last = (samples[int(len(samples) * a) : int(len(samples) * b)] for a, b in ((0.5, 0.75), (0.75, 1.0)))

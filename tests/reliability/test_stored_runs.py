@@ -1,4 +1,4 @@
-"""Runs in an object store: whatever the store does and wherever the process is killed, they end with the same bits."""
+"""Runs in an object store compute the same bits, whatever the store does and wherever the process is killed."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ SHORT = {"train.steps": 8, "checkpoint.keep": 2}  # with a save every other step
 
 
 class StoredRun:
-    """A run at one address of a store of its own, by the commands of machines with a cache each."""
+    """A run at an address in a new store, trained by commands on several machines, each with its own cache."""
 
     def __init__(self, driver, root: pathlib.Path):
         self.driver, self.root = driver, root
@@ -37,7 +37,7 @@ class StoredRun:
         return stores.Store(DiskStore(self.root / "store"), "bucket/run", ADDRESS)
 
     def stored(self, folder: pathlib.Path) -> pathlib.Path:
-        """The run that the store has, in a folder."""
+        """Copies the run in the store to a folder; returns the folder."""
         objects = self.objects()
         for path, entry in snapshots.latest(objects).files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class StoredRun:
 
 
 def bits(folder: pathlib.Path) -> tuple:
-    """What a run has computed: its metrics, and the checksums of every leaf of each checkpoint that it keeps."""
+    """The results of a run: its metrics, and {step: the checksums of every leaf} of the checkpoints that it keeps."""
     steps = checkpoints.steps(folder)
     return (folder / "metrics.jsonl").read_bytes(), {s: checkpoints.read_about(folder, s)["leaves"] for s in steps}
 
@@ -79,14 +79,14 @@ def test_a_run_ends_in_the_store_with_the_bits_of_a_local_one(run, undisturbed, 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [1, 4, 9, 21, 40, 66])
 def test_a_run_that_is_killed_at_a_call_of_the_store_goes_on_elsewhere(run, undisturbed, tmp_path, kill):
-    """On another machine, which has only what was sent; every kill comes by."""
+    """The run continues on another machine, from the files in the store; every kill takes place."""
     assert run.train(kill=kill).status == -9
     result = run.train(machine="second")
     assert result.status == 0, result.err
     stored = bits(run.stored(tmp_path / "copy"))
     assert stored == undisturbed
     listed = {entry.object for entry in snapshots.latest(run.objects()).files.values()}
-    assert set(run.objects().names("files")) == listed, "nothing is left that no list has"
+    assert set(run.objects().names("files")) == listed, "the store holds objects that no list names"
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_an_altered_object_costs_the_steps_since_the_checkpoint_before(run, undi
 
 @pytest.mark.slow
 def test_sample_and_evaluate_read_the_store_and_send_what_they_write(run, driver, tmp_path):
-    """The same samples as of the local run, on a machine that has neither."""
+    """A machine that has no copy of the run makes the samples of the local run."""
     assert run.train().status == 0
     local = tmp_path / "local"
     shutil.copytree(run.folder(), local)
@@ -148,7 +148,7 @@ def test_sample_and_evaluate_read_the_store_and_send_what_they_write(run, driver
 
 @pytest.mark.slow
 def test_a_run_on_data_of_a_store_has_the_bits_of_one_on_local_data(run, driver, tmp_path):
-    """Its weights and its samples too: a second run begins from the first one by its address."""
+    """Training on pictures in a store gives the bits of training on local pictures; samples are sent to the store."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
     for number, picture in enumerate(pixels):
         folder = tmp_path / "store/bucket/data" / "cats dogs".split()[number % 2]
