@@ -1,10 +1,10 @@
-"""A SLURM cluster of two virtual nodes on loopback: starts munged, slurmctld and two slurmd, and ends them again.
+"""Starts a SLURM cluster of two virtual nodes on the loopback address, and ends it again.
 
     python -m tests.cluster.daemons FOLDER
 
-The daemons write only below FOLDER, whose path must be short, since it holds a socket. The command prints "ready" when
-both nodes accept jobs, and waits until its standard input is closed, which also happens if its parent is killed. Then
-it ends the daemons, and all processes of jobs that are left.
+The daemons are munged, slurmctld and two slurmd. They write only below FOLDER, whose path must be short, since FOLDER
+holds a socket. The command prints "ready" when both nodes accept jobs, and waits until its standard input is closed,
+which also happens if its parent is killed. Then it ends the daemons and all remaining processes of jobs.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ import subprocess
 import sys
 import time
 
-PROGRAMS = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}  # their packages
-SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"  # where daemons are, which PATH of a user may lack
+PROGRAMS = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}  # to packages
+SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"  # the folders of daemons, which a user's PATH may lack
 NODES = 2
-CPUS = 4  # that each node says it has
-# Real preemption: a job of "high" takes a node from one of "low", which SLURM then sends SIGTERM, and ends 60 s later.
-# A requeued job waits until its old credential has expired, here 5 s in place of two minutes.
+CPUS = 4  # the number of processors that each node declares
+# Jobs are really preempted: a job in "high" takes the node of a job in "low". SLURM sends that job SIGTERM, and ends it
+# 60 s later. A requeued job waits until its old credential expires, here for 5 s instead of two minutes.
 CONFIG = """ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
@@ -61,24 +61,24 @@ PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF
 
 
 def missing() -> str:
-    """What is to be installed for a cluster, as a sentence; "" where all is there."""
+    """A sentence that names the packages to install for a cluster; "" if none is missing."""
     packages = [package for program, package in PROGRAMS.items() if find(program) is None]
     return f"SLURM's {', '.join(packages)} must be installed: apt-get install {' '.join(packages)}" if packages else ""
 
 
 def find(program: str) -> str | None:
-    """The path of a daemon or a command."""
+    """The path of a daemon or a command; None if it is not installed."""
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SYSTEM}")
 
 
 def variables(folder: pathlib.Path) -> dict[str, str]:
-    """The environment in which SLURM's commands mean this cluster, without what a job of another one had set."""
+    """The environment in which SLURM's commands reach this cluster, without the variables of another cluster's job."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
     return {**rest, "SLURM_CONF": str(folder / "slurm.conf")}
 
 
 def start(folder: pathlib.Path) -> list[subprocess.Popen]:
-    """Starts the daemons; they write to NAME.out and the logs of `CONFIG`."""
+    """Starts the daemons, which write to NAME.out and to the logs named in `CONFIG`; returns their processes."""
     (folder / "state").mkdir()
     key = folder / "munge.key"
     key.touch(0o600)
@@ -131,7 +131,7 @@ def _start(output: pathlib.Path, command: list[str], environment: dict[str, str]
 
 
 def wait_until_ready(folder: pathlib.Path, daemons: list[subprocess.Popen], seconds: float = 60) -> str:
-    """Waits until both nodes take jobs; returns "" then, or what went wrong."""
+    """Waits until both nodes accept jobs; returns "", or a sentence that says what went wrong."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         ended = [daemon.args[0] for daemon in daemons if daemon.poll() is not None]
@@ -150,7 +150,7 @@ def wait_until_ready(folder: pathlib.Path, daemons: list[subprocess.Popen], seco
 
 
 def stop(folder: pathlib.Path, daemons: list[subprocess.Popen]) -> None:
-    """Ends the daemons and all that they started, which SLURM_CONF in its environment tells from others' processes."""
+    """Ends the daemons and all processes that they started, which `left` recognises."""
     for daemon in daemons:
         daemon.kill()
         daemon.wait()
@@ -165,7 +165,10 @@ def stop(folder: pathlib.Path, daemons: list[subprocess.Popen]) -> None:
 
 
 def left(folder: pathlib.Path) -> list[int]:
-    """The processes of a cluster, this one's command apart: daemons, slurmstepd, and those of jobs."""
+    """The process ids of a cluster's daemons, job steps and jobs.
+
+    SLURM_CONF in the environment of a process says to which cluster the process belongs.
+    """
     mark = f"SLURM_CONF={folder}/slurm.conf".encode()
     found = []
     for entry in pathlib.Path("/proc").iterdir():

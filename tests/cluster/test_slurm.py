@@ -1,6 +1,6 @@
-"""The SLURM launchers on a real SLURM of two virtual nodes: make test-cluster.
+"""The SLURM launchers on a real SLURM cluster of two virtual nodes: make test-cluster.
 
-The commands of the jobs are small scripts of bash, with a run's exit statuses, but for one real training.
+Most jobs are small bash scripts with the exit statuses of a run; one job really trains.
 """
 
 import os
@@ -25,7 +25,8 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(bool(daemons.missing()), reason=daemons.missing()),
 ]
-# A run of a sweep: notes its turn, saves 1 s after SIGTERM, and is done once there is a file "end".
+# A stand-in for a sweep's run: it notes its turn, ends 1 s after SIGTERM as a saved run does, and is done when the file
+# end.TASK exists.
 RUN = """
 turn=${SLURM_RESTART_COUNT:-0}
 echo "$turn $SLURM_JOB_ID $SLURM_ARRAY_JOB_ID $SLURMD_NODENAME" >> "$1/turns.$SLURM_ARRAY_TASK_ID"
@@ -35,7 +36,7 @@ until [ -e "$1/end.$SLURM_ARRAY_TASK_ID" ]; do sleep 0.1; done
 
 
 class Cluster:
-    """SLURM's commands, for the cluster in a folder."""
+    """Runs SLURM's commands on the cluster in a folder."""
 
     def __init__(self, folder: pathlib.Path):
         self.variables = daemons.variables(folder)
@@ -49,16 +50,16 @@ class Cluster:
         return done.stdout
 
     def submit(self, launcher, *argv: str) -> int:
-        """Submits what a launcher writes; returns the job's id."""
+        """Submits the script that a launcher writes; returns the job's id."""
         return int(self.run("sbatch", "--parsable", text=launcher.script(*launcher.parse(list(argv)))))
 
     def state(self, job: int | str) -> str:
-        """State and exit status of a job or of a task, e.g. "COMPLETED 0:0"."""
+        """The state and exit status of a job or a task, e.g. "COMPLETED 0:0"."""
         shown = self.run("scontrol", "--oneliner", "show", "job", str(job))
         return f"{re.search('JobState=([A-Z_]+)', shown)[1]} {re.search('ExitCode=([0-9:]+)', shown)[1]}"
 
     def until(self, reached, what: str, seconds: float = 60) -> None:
-        """Waits until a condition holds."""
+        """Waits until `reached()` holds; after `seconds` the test fails and names `what` was awaited."""
         until = time.monotonic() + seconds
         while not reached():
             assert time.monotonic() < until, f"not within {seconds} s: {what}\n{self.run('scontrol', 'show', 'jobs')}"
@@ -67,7 +68,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster():
-    with tempfile.TemporaryDirectory(prefix="slurm") as name:  # short: munged's socket is in it
+    with tempfile.TemporaryDirectory(prefix="slurm") as name:  # a short path, since it holds munged's socket
         folder = pathlib.Path(name)
         folder.chmod(0o755)
         running = subprocess.Popen(
@@ -97,7 +98,7 @@ def no_job_left(cluster):
 
 
 def turns(folder: pathlib.Path, task: int) -> list[list[str]]:
-    """For each turn of a run: its number, the job's id, the array's id and the node."""
+    """[number, job's id, array's id, node] of each turn of a task, as strings."""
     file = folder / f"turns.{task}"
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -114,7 +115,7 @@ def test_two_nodes_are_one_job(cluster, tmp_path):
 
 
 def test_two_nodes_train_and_go_on_after_sigterm(cluster, tmp_path):
-    """To the bits of a run that nothing disturbed. The names of the virtual nodes mean this machine."""
+    """The stopped run ends with the bits of an undisturbed run. The coordinator's host is replaced by this machine."""
     here = 'export DIFFUSION_COORDINATOR=127.0.0.1:${DIFFUSION_COORDINATOR##*:}; exec "$@"'
     variables = ["env", "JAX_PLATFORMS=cpu", f"JAX_COMPILATION_CACHE_DIR={tmp_path}/cache"]
     for name in ("disturbed", "straight"):
@@ -132,14 +133,16 @@ def test_two_nodes_train_and_go_on_after_sigterm(cluster, tmp_path):
 
 
 def test_a_failure_on_one_node_ends_the_job_and_is_final(cluster, tmp_path):
-    fail = 'if [ "$DIFFUSION_PROCESS_INDEX" = 1 ]; then exit 3; fi; trap "" TERM; sleep 100'  # as one stuck in JAX does
+    fail = (
+        'if [ "$DIFFUSION_PROCESS_INDEX" = 1 ]; then exit 3; fi; trap "" TERM; sleep 100'  # like a process stuck in JAX
+    )
     job = cluster.submit(slurm, "--nodes=2", f"--log={tmp_path}/log", "--", "bash", "-c", fail)
     cluster.until(lambda: cluster.state(job).startswith("FAILED"), "job failed")
     assert "requeue" not in (tmp_path / "log").read_text()
 
 
 def test_the_time_limit_saves_and_the_run_goes_on(cluster, tmp_path):
-    """SLURM sends SIGTERM --grace seconds before the end, or up to a minute sooner."""
+    """SLURM sends SIGTERM --grace seconds before the time limit, or up to a minute earlier."""
     run = (
         'echo "turn $SLURM_RESTART_COUNT"; [ "$SLURM_RESTART_COUNT" ] && exit 0; trap "sleep 1; exit 143" TERM; '
         "while true; do sleep 0.1; done"
@@ -153,7 +156,7 @@ def test_the_time_limit_saves_and_the_run_goes_on(cluster, tmp_path):
 
 @pytest.mark.parametrize("others", ["running", "done"])
 def test_the_last_task_of_an_array_is_preempted_and_goes_on_alone(cluster, tmp_path, others):
-    """The last task's job id is the array's own: by it SLURM's commands would mean all tasks."""
+    """The last task has the array's id as its job id, so a command that names this id would act on all tasks."""
     job = cluster.submit(
         slurm_array,
         "--runs=2",
@@ -207,7 +210,7 @@ def test_a_cancelled_task_stays_cancelled(cluster, tmp_path):
 
 
 def test_no_daemon_and_no_job_outlives_the_tests_that_started_them(tmp_path):
-    """Whoever holds the other end of the pipe may be killed."""
+    """The process at the other end of the pipe may be killed."""
     with tempfile.TemporaryDirectory(prefix="slurm") as name:
         folder = pathlib.Path(name)
         folder.chmod(0o755)
@@ -225,7 +228,7 @@ def test_no_daemon_and_no_job_outlives_the_tests_that_started_them(tmp_path):
 
 
 def test_a_job_whose_log_lies_in_a_new_folder_has_its_log(cluster, tmp_path, monkeypatch):
-    """SLURM itself makes no folder: such a job fails, and says nothing."""
+    """SLURM does not make the log's folder: without the launcher the job fails, and leaves no message."""
     argv = ["--log", f"{tmp_path}/new/folder/%j.out", "--", "echo", "here"]
     job = cluster.submit(slurm, *argv)
     cluster.until(lambda: cluster.state(job).startswith("FAILED"), "job failed")
