@@ -64,9 +64,11 @@ def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, meas
     Returns:
         {"templates": the shares of `drawn_objects` and `drawn_words`, without a network, "count": {"templates",
         "rewarding", "measuring": the share of pictures with the right number of several objects, by each measure},
-        "gap": the share by the rewarding judge minus that by the measuring one, "variety": the mean distance between
-        pictures of a caption divided by that between real ones, "frechet": the Frechet distance to real pictures of the
-        same captions}. The last two are in the measuring judge's features.
+        "all": {"rewarding", "measuring": the share of pictures without words whose kind, colours, shapes and counts are
+        all right, by each judge}, "gap": the share of right counts by the rewarding judge minus the share by the
+        measuring one, "variety": the mean distance between pictures of a caption divided by the mean distance between
+        real ones, "frechet": the Frechet distance to real pictures of the same captions}. The last two are measured in
+        the measuring judge's features.
     """
     requested = [scenes.parsed(text) for text in texts]
     several = np.array([scene.kind == "several" for scene in requested])

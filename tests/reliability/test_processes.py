@@ -104,7 +104,7 @@ def shards(folder):
 
 @pytest.mark.slow
 def test_processes_share_a_stream_and_may_change_in_number(driver, tmp_path):
-    """Two, one and two processes in turn continue a stream past its end, as one process does up to the order of sums."""
+    """Two, one and two processes in turn continue a stream past its end, as one process does up to rounding."""
     changes = {"data.source": json.dumps(shards(tmp_path / "shards")), "train.log_every": 1}
     for number, steps in ((2, 2), (1, 4), (2, 6)):
         settings = changes | {"train.steps": steps}
