@@ -1,4 +1,4 @@
-"""Reads the nodes of ComfyUI's workflow files, in the format of its API and in the format that its page saves.
+"""Reads the nodes of ComfyUI's workflow files, in the format of ComfyUI's API and in the format that its page saves.
 
     nodes = comfyui_graph.nodes(opener.read_json("flow.json"), "flow.json")
     nodes["3"].kind, nodes["3"].inputs                     # "KSampler", {"seed": 5, "model": Link("4", 0), ...}
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from diffusion.io import limits
 
-NODES = 1000  # of a file
+NODES = 1000  # the most nodes of a file
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "CheckpointLoaderSimple": ("ckpt_name",),
     "CLIPTextEncode": ("text",),
@@ -47,41 +47,51 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "SaveImage": ("filename_prefix",),
     "PreviewImage": (),
 }
-"""The nodes that are read, with the fields of their values in the order of the page."""
+"""The supported classes of nodes: {class: the names of its values, in the order in which the page saves them}."""
 INSTEAD = {
     "VAEEncodeForInpaint": "it hides the masked part from the autoencoder too. Valid: a VAEEncode with a "
     "SetLatentNoiseMask, or, for a model that was trained to inpaint, an InpaintModelConditioning",
     "LoraLoaderModelOnly": "a file of this library acts on both networks. Valid: LoraLoader",
 }
-"""Nodes that are often used and not read: why, and what is."""
-NOTES = ("Note", "MarkdownNote")  # texts for a reader
-VALUES = "PrimitiveNode"  # a value of the page that several nodes share
-RUNS = (None, 0)  # the modes of a node that runs; others are muted or bypassed
+"""Common classes of nodes that are not supported: {class: the reason, and what to use instead}."""
+NOTES = ("Note", "MarkdownNote")  # nodes that hold only a text for people
+VALUES = "PrimitiveNode"  # a node that holds one value, which several nodes share
+RUNS = (None, 0)  # the modes of a node that runs; a node in another mode is muted or bypassed
 
 
 class Link(NamedTuple):
-    """A connection: the node that it comes from, and the number of that node's output."""
+    """A connection to an output of another node.
+
+    Attributes:
+        node: the number of the other node, as a text.
+        output: the index of its output.
+    """
 
     node: str
     output: int
 
 
 class Node(NamedTuple):
-    """A node: its class, and its inputs by name, values or `Link`s."""
+    """A node of a workflow.
+
+    Attributes:
+        kind: the class of the node, such as "KSampler".
+        inputs: the inputs by name; each is a value or a `Link`.
+    """
 
     kind: str
     inputs: dict[str, Any]
 
 
 def nodes(graph: Any, what: str) -> dict[str, Node]:
-    """The nodes of a workflow by their numbers; notes are left out.
+    """The nodes of a workflow by their numbers, without the notes.
 
     Args:
-        graph: the content of the file.
-        what: the file, for messages.
+        graph: the content of the file, as parsed JSON.
+        what: the name of the file, for messages.
 
     Raises:
-        ValueError: for what is no workflow, or a node that is not in FIELDS, with its name.
+        ValueError: if the content is not a workflow, or a node's class is not in `FIELDS`; the message names the node.
     """
     if isinstance(graph, Mapping) and isinstance(graph.get("nodes"), list):
         table = _saved(graph, what)
@@ -136,7 +146,7 @@ def _saved(graph: Mapping[str, Any], what: str) -> dict[str, Node]:
     table = {}
     for entry in graph["nodes"]:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str) or "id" not in entry:
-            raise ValueError(f"{what}: the node {limits.short(entry)} has no id and type")
+            raise ValueError(f"{what}: the node {limits.short(entry)} must have an id and a type")
         name, kind = str(entry["id"]), entry["type"]
         if kind not in NOTES and entry.get("mode") not in RUNS:
             raise ValueError(

@@ -28,7 +28,7 @@ from diffusion.text_to_image import second_stage, video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.guided_denoiser import Evaluation, denoise, flow_map
 
-REFERENCE = 7  # folded into the keys of a reference's noise, which no other draw has
+REFERENCE = 7  # folded into the keys for the noise of a reference, so that it differs from all other draws
 
 
 def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: Array) -> Array:
@@ -38,7 +38,12 @@ def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: A
 
 
 class Kept(NamedTuple):
-    """The latents of an image with a kept part, and the noise that is added at all steps; [B, ...]."""
+    """An image of which a part is kept.
+
+    Attributes:
+        latents: the image's latents, [B, ...].
+        noise: the noise that is added to the latents at all steps, [B, ...].
+    """
 
     latents: Array
     noise: Array
@@ -50,10 +55,10 @@ class Start(NamedTuple):
     Attributes:
         x: the sample at the first time, [B, ...].
         keys: the random keys of the steps, [B].
-        known: the latents of an image with a kept part, an array or `Kept`, or of the first frame of a clip; None
-            without either.
+        known: the latents of an image of which a part is kept, as an array or `Kept`, or the latents of a clip's first
+            frame; None without either.
         painted: Bool [1, h, w, 1], True where the latents are painted; None if no step restores the others.
-        beside: the entries that the images of a request add to both conditions.
+        beside: the entries that the request's images add to both conditions, by name.
     """
 
     x: Array
@@ -67,18 +72,18 @@ class Course(NamedTuple):
     """The settings of a program, besides the shapes of its arrays.
 
     Attributes:
-        size: (height, width) of the pictures.
+        size: (height, width) of the pictures in pixels.
         trajectory: the sampler and its steps.
         noised: whether the trajectory starts at a noised picture.
-        guided: whether two branches are evaluated.
-        tile: side of the autoencoder's tiles in pixels, or 0.
-        settings: the settings of the request that choose functions, such as the sampler's name: `Request.functions`.
+        guided: whether the unconditional branch is evaluated too.
+        tile: side of the autoencoder's tiles in pixels; 0 for no tiles.
+        settings: the settings of the request that select functions, such as the sampler's name: `Request.functions`.
         watermark: the watermark in the noise or the pictures, or None.
         evaluation: the evaluation of the denoiser.
         frames: number of frames of a clip; 0 for pictures.
-        layers: number of layers into which a picture is taken apart; 0 for pictures.
-        one_noise: whether the kept part of an image has the noise of the start at all steps.
-        rate: frames of a clip in a second; 0 for pictures.
+        layers: number of layers into which a picture is decomposed; 0 for no decomposition.
+        one_noise: whether the kept part of an image has the initial noise at all steps, rather than fresh noise.
+        rate: frames per second of a clip; 0 for pictures.
     """
 
     size: tuple[int, int]
@@ -107,24 +112,24 @@ class Course(NamedTuple):
         return tuple(self._replace(trajectory=trajectory, evaluation=evaluation))
 
     def latents(self, model: Any) -> tuple[int, ...]:
-        """The shape of the denoiser's latents of one example; the complete picture precedes its layers."""
+        """The shape of the denoiser's latents of one example; with layers, the complete picture comes first."""
         frames = (video_models.latent_frames(model, self.frames),) if self.frames else ()
         frames = (1 + self.layers,) if self.layers else frames
         return (*frames, *(side // model.factor for side in self.size), model.channels)
 
     def shape(self, model: Any) -> Any:
-        """The shape of x of one example: that of `latents`, or those of {"video", "sound"}, which x has packed."""
+        """The shape of one example of x: `latents`, or {"video": shape, "sound": shape}, which x holds packed."""
         sound = model.kind.sound
         if sound is None:
             return self.latents(model)
         return {"video": self.latents(model), "sound": sound.shape(model.modules, self.frames, self.rate)}
 
     def pictured(self, model: Any, x: Array) -> Array:
-        """The latents of the pictures or clips in x [B, ...]; x itself where they have no sound."""
+        """The latents of the pictures or clips in x [B, ...], without their sound."""
         return x if model.kind.sound is None else pytrees.unpack(x, self.shape(model))["video"]
 
     def decoded_latents(self, model: Any) -> tuple[int, ...]:
-        """The shape of the latents of one example that the autoencoder decodes: those of `latents`, or finer ones."""
+        """The shape of the latents of one example that the autoencoder decodes; a second stage makes them finer."""
         vae = model.modules["vae"]
         return (*self.latents(model)[:-3], *(side // vae.factor for side in self.size), vae.latent_channels)
 
@@ -141,7 +146,7 @@ def stepwise(model: Any, course: Course) -> Callable:
 
 
 def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> tuple[Callable, Callable]:
-    """The functions (encode, decode) of pictures or of clips; in tiles if `tile` is not 0."""
+    """The autoencoder's functions (encode, decode) for pictures or clips; they work in tiles if `tile` is not 0."""
     vae = model.modules["vae"]
     encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
     if of_clips:
@@ -158,12 +163,12 @@ def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> 
 
 
 def _on_one_frame(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """A function of clips as a function of pictures, which are clips of one frame."""
+    """Turns a function of clips into a function of pictures, each of which is a clip of one frame."""
     return lambda x: jax.tree.map(lambda leaf: leaf[:, 0], function(x[:, None]))
 
 
 def _on_opaque(encode: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """The encoder of pictures with alpha, as one of pictures [B, H, W, 3], whose alpha is 1 everywhere."""
+    """Turns an encoder of pictures with alpha into one of pictures [B, H, W, 3], whose alpha is 1 everywhere."""
     return lambda x: encode(jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1))
 
 
@@ -184,11 +189,11 @@ def begin(
         course: the settings of the program.
         vae_params: parameters of the autoencoder.
         keys: random keys of the pictures, [B].
-        image: the image from which the trajectory starts, whose part is kept, or that is a clip's first frame, float
-            [1, H, W, 3] in [-1, 1]; None without one.
+        image: the request's image, float [1, H, W, 3] in [-1, 1]: the start of the trajectory, an image of which a part
+            is kept, or a clip's first frame; None without one.
         mask: Bool [1, H, W, 1], True where the image is painted; None without a kept part.
         reference: the picture whose look is copied, float [1, H, W, 3] in [-1, 1]; None without one.
-        images: further images that the denoiser sees, each float [1, H_i, W_i, 3] in [-1, 1]; for a clip, frames.
+        images: further images that the denoiser receives, each float [1, H_i, W_i, 3] in [-1, 1]; for a clip, frames.
     """
     vae = model.modules["vae"]
     factor = vae.factor
@@ -289,7 +294,7 @@ def _guided(
     scale: Any,
     attached: Sequence[Attached] = (),
 ) -> tuple[Any, Callable | None]:
-    """For a trajectory: (denoiser or flow map, the hook that restores the known latents)."""
+    """(the guided denoiser or flow map of a trajectory, the hook that restores known latents after a step or None)."""
     schedule, known, painted = model.process.schedule, start.known, start.painted
     conditional = {**conditional, **start.beside}
     other = {**unconditional, **start.beside} if course.guided else None
@@ -319,18 +324,19 @@ def decode_latents(
     image: Array | None = None,
     mask: Array | None = None,
 ) -> Array:
-    """The pictures [B, H, W, 3], or clips, that the autoencoder decodes from the denoiser's latents.
-
-    They are [B, H, W, 4], the last channel alpha, by an autoencoder of such pictures.
+    """The pictures or clips that the autoencoder decodes from the denoiser's latents.
 
     Args:
-        model: the model.
-        vae_params: parameters of its autoencoder.
-        x: the latents.
+        model: a `TextToImage`.
+        vae_params: parameters of the model's autoencoder.
+        x: the denoiser's latents, [B, h, w, D], or [B, f, h, w, D] for clips.
         tile: side of the tiles in pixels; 0 for none.
         of_clips: whether clips are decoded.
         image: the picture whose part outside the mask is kept, [1, H, W, 3], for an autoencoder that sees it.
         mask: Bool [1, H, W, 1], True where the image is painted.
+
+    Returns:
+        float [B, H, W, 3], or [B, F, H, W, 3] for clips; [B, H, W, 4] with alpha last if the autoencoder has alpha.
     """
     vae = model.modules["vae"]
     z = latent_space.from_diffusion(x, vae.scale, vae.shift)
@@ -341,12 +347,12 @@ def decode_latents(
 
 
 def decoded(*arguments: Any) -> Array:
-    """The pictures of `decoded_values`, which has the same arguments, as uint8."""
+    """`decoded_values` as uint8; the arguments are the same."""
     return decoded_pictures(*arguments)[0]
 
 
 def decoded_pictures(*arguments: Any) -> tuple[Array, Array]:
-    """(the pictures of `decoded`, whether all values of each were finite before they became bytes, bool `[B]`)."""
+    """(`decoded`, whether all values of each picture were finite before they became bytes, bool `[B]`)."""
     values = decoded_values(*arguments)
     return to_uint8(values), sampling.finite(values)
 
@@ -372,8 +378,8 @@ def decoded_values(
         mask: its mask, see `decode_latents`.
 
     Returns:
-        float [B, H, W, 3], [B, F, H, W, 3] for clips, or [B, L, H, W, 4] for the L layers of a picture that is taken
-        apart. Values are mostly in [-1, 1], but may lie outside.
+        float [B, H, W, 3], [B, F, H, W, 3] for clips, or [B, L, H, W, 4] for the L layers of a picture. Most values lie
+        in [-1, 1], but some may lie outside.
     """
     if course.layers:
         apart = decode_latents(model, vae_params, x[:, 1:].reshape(-1, *x.shape[2:]), course.tile)
@@ -393,7 +399,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         pictures: uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips.
-        sounds: waveforms of the clips, float [B, L, K] in [-1, 1]; None for clips without sound.
+        sounds: waveforms of the clips, float [B, L, K] in [-1, 1]; None for pictures, and for clips without sound.
         finite: whether all values of each picture were finite before they became bytes, bool [B].
     """
 
@@ -459,7 +465,7 @@ def pictures(
         images: further images, see `begin`.
 
     Returns:
-        (the pictures and sounds, counts of the work that a cache left out).
+        (the pictures and sounds, the counts of the network's blocks and calls with a cache, or None without one).
     """
     start = begin(model, course, params["vae"], keys, image, mask, reference, images)
     return sampled(model, course, params, start, conditional, unconditional, scale, attached, image, mask)
@@ -477,7 +483,7 @@ def sampled(
     image: Array | None = None,
     mask: Array | None = None,
 ) -> tuple[Decoded, caching.Work | None]:
-    """Does what `pictures` does, from the `start` that `begin` returns. Its other arguments are those of `pictures`."""
+    """Continues `pictures` from the `start` that `begin` returns; the other arguments are those of `pictures`."""
     weights = params[model.kind.denoiser.folder]
     evaluated, hook = _guided(model, course, weights, start, conditional, unconditional, scale, attached)
     sampler, plan, schedule = course.trajectory.sampler, course.trajectory.plan, model.process.schedule
