@@ -1,4 +1,4 @@
-"""Captions as conditions of training: a table with a row for each distinct caption, and the row of each record.
+"""Captions as conditions of training: a table with a row for each distinct caption, and each record's row number.
 
     FOLDER/captions.json           the note: the pictures that the captions belong to, and the text encoder
     FOLDER/captions.safetensors    the rows: an array [U, ...] for each entry of the condition; and "row" int32 [N]
@@ -47,13 +47,13 @@ from diffusion.text import Tokenizer, Tokens, fingerprint
 
 FORMAT = 1
 INDEX = "captions.json"
-"""File of a folder of captions that describes it, which is written last."""
+"""The file that describes a folder of captions; it is written last."""
 ARRAYS = "captions.safetensors"
 ROW = "row"
-READING = {"masked": True}  # how a text encoder reads captions: without the padding, as PixArt's does
+READING = {"masked": True}  # a text encoder reads captions without the padding, as in PixArt
 
 Entries = dict[str, np.ndarray]
-"""The entries of a network's condition, arrays by their names."""
+"""The entries of a network's condition: arrays by name."""
 
 
 class Table(NamedTuple):
@@ -74,17 +74,23 @@ class Table(NamedTuple):
 
 
 class Captioned(Derived, ManyAtOnce):
-    """A source whose records carry the entries of a table for their captions, {name: [...]}, beside their own entries.
+    """A source that adds the table's entries for each record's caption, {name: [...]}, to the record.
 
-    They are a text encoder's input or output in "condition", or the facts that a reward reads in "metadata".
+    The entries are added to "condition", where they are a text encoder's input or output, or to "metadata", where they
+    are the facts that a reward reads.
     """
 
     def __init__(self, source: sources.Source, table: Table, entry: str = "condition"):
         """Adds the table's entries to an entry of each record.
 
+        Args:
+            source: the source of N records.
+            table: the table, whose `row` has N entries.
+            entry: the entry of a record that receives the table's entries, "condition" or "metadata".
+
         Raises:
             CacheError: if the table has another number of records.
-            ValueError: if the source's own condition has no names, or one of the table's.
+            ValueError: if the source's records have a condition without names, or with a name of the table.
         """
         if len(source) != len(table.row):
             raise CacheError(
@@ -96,14 +102,14 @@ class Captioned(Derived, ManyAtOnce):
         self._table, self._entry = table, entry
 
     def fingerprint(self) -> dict[str, int | str]:
-        """The source's fingerprint, and "conditions", or "metadata": a digest of each record's row and of some rows."""
+        """The source's fingerprint with "conditions" or "metadata": a digest of all row numbers and of some rows."""
         row, entries = self._table.row, self._table.entries
         some = [entries[name][k].tobytes() for name in sorted(entries) for k in fingerprints.rows(len(entries[name]))]
         name = "conditions" if self._entry == "condition" else self._entry
         return super().fingerprint() | {name: fingerprints.digest([row.tobytes(), *some])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns many records; errors as the source's."""
+        """Returns many records; raises the errors of the source."""
         records = pipeline.fetch(self._of, np.asarray(rows))
         entries, entry = self._table.entries, self._entry
         return [
@@ -121,8 +127,9 @@ def tokenized_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Seque
         names: the names of the entries that the network receives.
 
     Raises:
-        FileNotFoundError, ValueError: as `text.Tokenizer.open`, or if the first record has no caption, or the stream's
-            own condition has no names, or one of these.
+        FileNotFoundError: if the folder holds no vocabulary.
+        ValueError: if the vocabulary is refused, the first record has no caption, or the records have a condition
+            without names, or with one of `names`.
         DamagedRecord: if none of the first records has a caption.
     """
     _require_other_names(stream.spec.condition, names)
@@ -131,7 +138,7 @@ def tokenized_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Seque
 
 
 def _require_other_names(condition: Any, names: Iterable[str]) -> None:
-    """Refuses a condition beside captions that has no names, or shares a name with the captions."""
+    """Refuses a condition to which captions cannot be added: one without names, or with a name of the captions."""
     if condition is not None and not (isinstance(condition, Mapping) and not condition.keys() & set(names)):
         raise ValueError(
             f"the condition of the records, {condition}, cannot hold the captions too. Valid: a mapping whose names "
@@ -143,7 +150,7 @@ def texts_of(source: sources.Source) -> list[str]:
     """The captions of a source, in the order of its records.
 
     Raises:
-        ValueError: for a source without captions, or with empty ones: names their records.
+        ValueError: if the source has no captions, or some are empty; the message then lists the records.
     """
     spec = source.spec
     read = getattr(source, "captions", None)
@@ -167,8 +174,8 @@ def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], 
 
     Args:
         texts: the caption of each record.
-        read: a function texts -> {name: [B, ...]}, the entries of the condition.
-        batch_size: how many texts are read at once.
+        read: a function from B texts to the entries of the condition, {name: [B, ...]}.
+        batch_size: the number of texts that are read at once.
     """
     distinct = list(dict.fromkeys(["", *texts]))
     number = {text: i for i, text in enumerate(distinct)}
@@ -185,8 +192,8 @@ def tokens(texts: Sequence[str], tokenizer: str | pathlib.Path) -> Table:
     """The table of captions as the tokens of a vocabulary: {"ids": int32 [U, M], "mask": Bool [U, M]}.
 
     Args:
-        texts: the captions of each record.
-        tokenizer: folder of the vocabulary, see `text.Tokenizer`.
+        texts: the caption of each record.
+        tokenizer: the folder of the vocabulary, see `text.Tokenizer`.
 
     Raises:
         FileNotFoundError, ValueError: as `text.Tokenizer.open`.
@@ -206,7 +213,7 @@ def _reader(tokenizer: str | pathlib.Path) -> Callable[[list[str]], Mapping[str,
 
 
 def encoder_fingerprint(params: Any) -> str:
-    """The fingerprint of a text encoder as a folder of captions notes it, from the encoder's parameters."""
+    """The fingerprint that a folder of captions stores for a text encoder, computed from the encoder's parameters."""
     return fingerprint(params, **READING)
 
 
@@ -218,9 +225,9 @@ def describe(
     Args:
         spec: the description of the dataset.
         encoder: the fingerprint of the encoder that read the captions.
-        texts: the caption of each record; the note has a digest of them. () for no digest.
-        order: a digest of the records' names, as `identities.order_of` returns it; None where they have none.
-        tokens: the captions in the encoder's vocabulary; the note has a digest of them. None if they are not known.
+        texts: the caption of each record, of which the note holds a digest; () for no digest.
+        order: a digest of the records' names, as `identities.order_of` returns it; None if they have no names.
+        tokens: the captions in the encoder's vocabulary, of which the note holds a digest; None for no digest.
     """
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
     known = ({"texts": _digest(texts)} if texts else {}) | ({} if order is None else {ORDER: order})
@@ -234,7 +241,7 @@ def _digest(texts: Sequence[str]) -> str:
 
 
 def write(folder: str | pathlib.Path, contents: Table, description: Mapping[str, Any]) -> None:
-    """Writes a table as a folder; the note last, so that no part is taken for the whole."""
+    """Writes a table as a folder. The note comes last, so that an unfinished folder is not mistaken for a table."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
@@ -248,7 +255,7 @@ def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
     """The note of a folder.
 
     Raises:
-        FileNotFoundError: if it holds no captions.
+        FileNotFoundError: if the folder holds no captions.
         CacheError, limits.Refused: if the note is damaged.
     """
     path = pathlib.Path(folder) / INDEX
@@ -268,7 +275,7 @@ def read(folder: str | pathlib.Path) -> Table:
 
     Raises:
         FileNotFoundError, CacheError, limits.Refused: as `description_of`, or for damaged arrays.
-        failures.Unreadable: if this machine could not read them.
+        failures.Unreadable: if this machine could not read the files.
     """
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
@@ -284,7 +291,7 @@ def read(folder: str | pathlib.Path) -> Table:
 
 
 def null(folder: str | pathlib.Path) -> Entries:
-    """The condition of the empty caption, without reading the other rows; errors as in `read`."""
+    """The condition of the empty caption, without reading the other rows; raises the errors of `read`."""
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
@@ -310,7 +317,7 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
         size: the number of records of the split.
 
     Raises:
-        CacheError: naming what differs.
+        CacheError: if they differ; the message names the differences.
         FileNotFoundError: as `description_of`.
     """
     dataset, (bare, _, version) = description_of(folder)["dataset"], name.partition(":")
@@ -328,11 +335,11 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
 
 
 def require_same_texts(folder: str | pathlib.Path, source: sources.Source) -> None:
-    """Refuses captions that have changed, or lie in another order, since a text encoder read them.
+    """Refuses captions that have changed, or are in another order, since a text encoder read them.
 
     Args:
-        folder: the folder of the captions; earlier versions noted no digest of them, so that all are taken.
-        source: the records; those without captions are taken as well.
+        folder: the folder of the captions. A folder of an earlier version has no digest, and is accepted.
+        source: the source of the records. A source without captions is accepted.
 
     Raises:
         CacheError: if they differ.
@@ -353,11 +360,11 @@ def require_same_texts(folder: str | pathlib.Path, source: sources.Source) -> No
 
 
 def require_order_of_latents(folder: str | pathlib.Path, latents: str | pathlib.Path) -> None:
-    """Refuses captions whose records lay in another order, or had other names, than the pictures of latents.
+    """Refuses captions whose records were in another order, or had other names, than the pictures of latents.
 
     Args:
         folder: the folder of the captions.
-        latents: the folder of the cache of latents; where one of the two notes no order, both are taken.
+        latents: the folder of the cache of latents. If one of the two folders stores no order, both are accepted.
 
     Raises:
         CacheError: if they differ.

@@ -1,4 +1,4 @@
-"""Parametric solids with drawn proportions: signed distances, and points uniform by area on their surfaces.
+"""Parametric solids with random proportions: signed distances, and points uniform by area on their surfaces.
 
 A `Part` is one closed surface; a `Solid` is the union of its parts. z points up, and every solid of `KINDS` lies within
 the cube [-0.85, 0.85]^3.
@@ -27,17 +27,17 @@ import numpy as np
 
 from diffusion.package import public
 
-ROUNDING = 1e-9  # rounding error of a distance
-NODES = 2000  # directions by which a superellipsoid's area is integrated
+ROUNDING = 1e-9  # the largest rounding error of a distance
+NODES = 2000  # the number of directions over which a superellipsoid's area is integrated
 
 
 class Part(NamedTuple):
     """A closed surface.
 
     Attributes:
-        distance: a function points [N, 3] -> signed distances [N], negative inside.
+        distance: a function from points [N, 3] to signed distances [N], negative inside.
         area: the area of the surface.
-        draw: a function (generator, n) -> n points [n, 3], independent and uniform by area.
+        draw: a function from (generator, n) to n independent points [n, 3], uniform by area.
     """
 
     distance: Callable[[np.ndarray], np.ndarray]
@@ -59,7 +59,7 @@ def box(half: Sequence[float] | np.ndarray) -> Part:
     """A box about the origin.
 
     Args:
-        half: half of each of its sides, [3], positive.
+        half: half the length of each side, [3], positive.
 
     Raises:
         ValueError: if a side is not positive.
@@ -84,8 +84,8 @@ def torus(major: float, minor: float) -> Part:
     """A torus about the z axis.
 
     Args:
-        major: the radius of the circle in its middle.
-        minor: the radius of the tube, below `major`.
+        major: the radius of the circle in the middle of the tube.
+        minor: the radius of the tube, between 0 and `major`.
 
     Raises:
         ValueError: if 0 < minor < major does not hold.
@@ -110,14 +110,14 @@ def torus(major: float, minor: float) -> Part:
 
 
 def revolved(profile: Sequence[tuple[float, float]]) -> Part:
-    """The solid that an outline makes when it turns about the z axis: cylinders, cones, vases.
+    """A solid of revolution about the z axis: cylinders, cones, vases.
 
     Args:
-        profile: corners (radius, z) of the outline from one point of the axis to another, without crossing itself; all
-            radii are at least 0, and the first and the last are 0.
+        profile: at least three corners (radius, z) of the outline, from one point of the axis to another. The outline
+            does not cross itself, all radii are at least 0, and the first and the last are 0.
 
     Raises:
-        ValueError: for another outline.
+        ValueError: if there are fewer corners, or a radius is not as stated.
     """
     corners = np.asarray(profile, float)
     if corners.ndim != 2 or corners.shape[1:] != (2,) or len(corners) < 3 or (corners[:, 0] < 0).any():
@@ -133,7 +133,7 @@ def revolved(profile: Sequence[tuple[float, float]]) -> Part:
         along = np.sum((flat - begin) * step, axis=2) / np.maximum(np.sum(step**2, axis=1), 1e-300)
         nearest = begin + np.clip(along, 0, 1)[..., None] * step
         away = np.linalg.norm(flat - nearest, axis=2).min(axis=1)
-        # A ray outward crosses the outline an odd number of times from a point inside.
+        # An outward ray from a point inside crosses the outline an odd number of times.
         radius, z = flat[..., 0], flat[..., 1]
         between = (begin[:, 1] > z) != (end[:, 1] > z)
         rise = np.where(step[:, 1] == 0, 1, step[:, 1])
@@ -159,13 +159,13 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
 
         F(p) = (|x / a|^(2 / flat) + |y / b|^(2 / flat))^(flat / upright) + |z / c|^(2 / upright) = 1
 
-    `distance` is taken along the ray from the centre, which is never less than the true one in size. Points are drawn
-    by directions: a surface around the origin has the area |p|^3 / (p . n) for each unit of solid angle.
+    `distance` is measured along the ray from the centre, so its size is never less than the true distance. Points are
+    drawn by their directions: a surface around the origin has the area |p|^3 / (p . n) per unit of solid angle.
 
     Args:
         half: the half axes (a, b, c), positive.
-        upright: the exponent of outlines through the z axis, in (0, 2).
-        flat: the exponent of outlines across it, in (0, 2).
+        upright: the exponent of sections through the z axis, in (0, 2).
+        flat: the exponent of sections perpendicular to the z axis, in (0, 2).
 
     Raises:
         ValueError: for values out of range.
@@ -200,7 +200,7 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
         return length - implicit(directions)[0] ** (-upright / 2)
 
     shortest = np.eye(3)[sides.argmin()]
-    inner = 1 / np.linalg.norm(1 / sides)  # inner radius of the octahedron inside
+    inner = 1 / np.linalg.norm(1 / sides)  # the inner radius of the octahedron that lies inside every such solid
     most = np.linalg.norm(sides) ** 3 / inner
 
     def draw(rng, n):
@@ -218,23 +218,23 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
 
 
 def signed_distance(solid: Solid, points: np.ndarray) -> np.ndarray:
-    """The distance of points to a solid's surface, negative inside: the least distance of its parts.
+    """The distance of points to a solid's surface, negative inside: the least of the distances to the parts.
 
-    Exact outside of all parts where the parts' distances are; inside, where parts overlap, at most the true one in
-    size.
+    Outside the solid it is exact if the parts' distances are. Inside, where parts overlap, its size can be less than
+    the true distance.
 
     Args:
         solid: the parts.
         points: the points, [N, 3].
 
     Returns:
-        float64 [N].
+        The distances, float64 [N].
     """
     return np.min([part.distance(points) for part in solid], axis=0)
 
 
 def surface_points(solid: Solid, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Independent points, uniform by area on the surface of the union; points within another part are left out.
+    """Independent points, uniform by area on the surface of the union; no point lies within another part.
 
     Args:
         solid: the parts.
@@ -242,7 +242,7 @@ def surface_points(solid: Solid, number: int, rng: np.random.Generator) -> np.nd
         rng: the generator.
 
     Returns:
-        float64 [number, 3], in random order.
+        The points in random order, float64 [number, 3].
     """
     areas = np.array([part.area for part in solid])
     accepted = np.empty((0, 3))
@@ -253,7 +253,7 @@ def surface_points(solid: Solid, number: int, rng: np.random.Generator) -> np.nd
         for i, points in enumerate(drawn):
             outside = np.ones(len(points), bool)
             for j, other in enumerate(solid):
-                if j != i:  # if two surfaces coincide, the first part's counts
+                if j != i:  # where two surfaces coincide, only the first part's points are used
                     outside &= other.distance(points) > (ROUNDING if j < i else -ROUNDING)
             free.append(points[outside])
         accepted = np.concatenate([accepted, rng.permutation(np.concatenate(free))])
@@ -266,7 +266,7 @@ def grid(side: int) -> np.ndarray:
     return np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-# ==== Kinds, each with drawn proportions ====
+# ==== Kinds, each with random proportions ====
 
 
 def _cylinder(rng: np.random.Generator) -> Solid:
@@ -316,11 +316,11 @@ KINDS: dict[str, Callable[[np.random.Generator], Solid]] = {
     "table": _table,
     "chair": _chair,
 }
-"""Kinds of solids: a generator -> the solid."""
+"""Functions from a generator to a solid with random proportions, by the name of the kind."""
 
 
 def draw(kind: str, rng: np.random.Generator) -> Solid:
-    """A solid of a kind, with drawn proportions.
+    """A solid of a kind, with random proportions.
 
     Args:
         kind: a name in `KINDS`.
@@ -330,7 +330,7 @@ def draw(kind: str, rng: np.random.Generator) -> Solid:
         ValueError: for another name.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind = {kind!r} is no kind of solid. Valid: {', '.join(KINDS)}")
+        raise ValueError(f"kind = {kind!r} is not a kind of solid. Valid: {', '.join(KINDS)}")
     return KINDS[kind](rng)
 
 

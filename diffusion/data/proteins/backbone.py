@@ -1,11 +1,11 @@
-"""Backbones of proteins: atoms N, CA, C and O of each residue, its frame, and torsions.
+"""Backbones of proteins: the atoms N, CA, C and O of each residue, the residue's frame, and its torsions.
 
-Atoms are in Angstrom, `[..., n, 3, 3]` for N, CA, C. Frames are `[..., n, 3, 4]`, as `manifolds.frames` has them:
-the rotation, and beside it the position of CA in nanometres, as the networks of the field scale it. Torsions are in
-radians.
+Atoms are in Angstrom, `[..., n, 3, 3]` for N, CA, C. Frames are `[..., n, 3, 4]`, as in `manifolds.frames`: three
+columns for the rotation, and one for the position of CA, which is in nanometres, the usual scale for networks of
+proteins. Torsions are in radians.
 
-Bond lengths and angles are as in Engh and Huber 1991, "Accurate bond and angle parameters for X-ray protein structure
-refinement", so that a backbone is its frames, or its torsions.
+Bond lengths and angles are fixed to the values of Engh and Huber 1991, "Accurate bond and angle parameters for X-ray
+protein structure refinement", so that frames, or torsions, determine a backbone.
 """
 
 import math
@@ -22,9 +22,9 @@ ANGSTROM = 0.1  # in nanometres, the unit of frames
 N_CA, CA_C, C_N, C_O = 1.458, 1.525, 1.329, 1.231  # Angstrom
 N_CA_C, CA_C_N, C_N_CA, CA_C_O = (math.radians(angle) for angle in (111.2, 116.2, 121.7, 120.8))
 CA_CA = 3.80  # Angstrom, of neighbours with a trans peptide bond
-CLASH = 3.6574  # Angstrom between CA that are no neighbours; as benchmarks after arXiv:2409.06744 count
+CLASH = 3.6574  # Angstrom: CA that are closer, and not neighbours, clash, as in benchmarks that follow arXiv:2409.06744
 IDEAL = np.array([[N_CA * math.cos(N_CA_C), N_CA * math.sin(N_CA_C), 0], [0, 0, 0], [CA_C, 0, 0]])  # N, CA, C
-LEAST = 0.1  # Angstrom between CA and the line of its neighbours, below which they span no plane
+LEAST = 0.1  # Angstrom between N and the line through CA and C; if it is less, the three atoms span no plane
 
 
 def frames_of(atoms: ArrayLike) -> Array:
@@ -35,14 +35,14 @@ def frames_of(atoms: ArrayLike) -> Array:
     Jumper et al. 2021, "Highly accurate protein structure prediction with AlphaFold", supplementary algorithm 21.
 
     Args:
-        atoms: `[..., n, 3, 3]` N, CA, C in Angstrom.
+        atoms: positions of N, CA, C in Angstrom, `[..., n, 3, 3]`.
 
     Returns:
-        `[..., n, 3, 4]`.
+        The frames, `[..., n, 3, 4]`.
 
     Raises:
-        ValueError: for another shape, and, outside of `jit`, for a residue whose atoms are missing (not finite) or lie
-            on one line, by its number.
+        ValueError: for another shape; outside of `jit` also for a residue whose atoms are missing (not finite) or lie
+            on one line. The message has the residue's number, from 1.
     """
     atoms = jnp.asarray(atoms)
     if atoms.ndim < 3 or atoms.shape[-2:] != (3, 3):
@@ -63,13 +63,13 @@ def frames_of(atoms: ArrayLike) -> Array:
 
 
 def atoms_of(frames: ArrayLike) -> Array:
-    """N, CA, C of frames, with ideal bonds within each residue: the inverse of `frames_of` on such atoms.
+    """The atoms N, CA, C of frames, with ideal bonds within each residue: the inverse of `frames_of` on such atoms.
 
     Args:
-        frames: `[..., n, 3, 4]`.
+        frames: frames of the residues, `[..., n, 3, 4]`.
 
     Returns:
-        `[..., n, 3, 3]` in Angstrom.
+        The positions in Angstrom, `[..., n, 3, 3]`.
     """
     frames = jnp.asarray(frames)
     ideal = jnp.asarray(IDEAL, frames.dtype)
@@ -78,15 +78,16 @@ def atoms_of(frames: ArrayLike) -> Array:
 
 
 def with_oxygen(atoms: ArrayLike) -> Array:
-    """N, CA, C, O: each O in the plane of its peptide bond, opposite to the next N by psi + pi.
+    """The atoms N, CA, C, O: each O lies in the plane of its peptide bond, opposite to the next residue's N.
 
-    The last residue has no next one; it takes the psi of the residue before.
+    The torsion of O about the bond CA-C is psi + pi. The last residue has no next one, so it takes the psi of the
+    residue before.
 
     Args:
-        atoms: `[..., n, 3, 3]` N, CA, C in Angstrom, n >= 2.
+        atoms: positions of N, CA, C in Angstrom, `[..., n, 3, 3]`, n >= 2.
 
     Returns:
-        `[..., n, 4, 3]`.
+        The positions in Angstrom, `[..., n, 4, 3]`.
 
     Raises:
         ValueError: for a chain of one residue.
@@ -102,16 +103,16 @@ def with_oxygen(atoms: ArrayLike) -> Array:
 
 
 def from_torsions(torsions: ArrayLike) -> Array:
-    """N, CA, C of a chain with ideal bonds, atom by atom.
+    """The atoms N, CA, C of a chain with ideal bonds, placed one after the other.
 
     Parsons et al. 2005, "Practical conversion from torsion space to Cartesian space for in silico protein synthesis".
 
     Args:
-        torsions: `[n, 3]` phi, psi, omega of each residue in radians; omega turns about the bond to the next residue.
-            The first phi and the last psi and omega have no meaning.
+        torsions: phi, psi, omega of each residue in radians, `[n, 3]`; omega turns about the bond to the next residue.
+            The first phi and the last psi and omega have no effect.
 
     Returns:
-        `[n, 3, 3]` in Angstrom; the first residue lies in its own frame.
+        The positions in Angstrom, `[n, 3, 3]`, in the frame of the first residue: CA at 0, C on the x axis.
     """
     torsions = jnp.asarray(torsions)
     start = jnp.asarray(IDEAL, torsions.dtype)
@@ -133,7 +134,7 @@ def torsions_of(atoms: ArrayLike) -> Array:
     """phi, psi, omega of each residue, `[..., n, 3]` in (-pi, pi]; NaN for the first phi and the last psi and omega.
 
     Args:
-        atoms: `[..., n, 3, 3]` N, CA, C.
+        atoms: positions of N, CA, C, `[..., n, 3, 3]`.
     """
     atoms = jnp.asarray(atoms)
     n, ca, c = (atoms[..., i, :] for i in range(3))
@@ -147,11 +148,11 @@ def torsions_of(atoms: ArrayLike) -> Array:
 
 
 def clashes(ca: ArrayLike, least: float = CLASH) -> Array:
-    """`[...]` how many pairs of CA are nearer than a distance, neighbours in the chain left out.
+    """The number of pairs of CA that are closer than a distance, without neighbours in the chain, int `[...]`.
 
     Args:
-        ca: `[..., n, 3]` in Angstrom.
-        least: the least distance of a pair that does not clash, in Angstrom.
+        ca: positions of CA in Angstrom, `[..., n, 3]`.
+        least: the least distance in Angstrom of a pair that does not clash.
     """
     ca = jnp.asarray(ca)
     squared = jnp.sum((ca[..., :, None, :] - ca[..., None, :, :]) ** 2, -1)
@@ -160,15 +161,13 @@ def clashes(ca: ArrayLike, least: float = CLASH) -> Array:
 
 
 def dihedral(a: Array | np.ndarray, b: Array | np.ndarray, c: Array | np.ndarray, d: Array | np.ndarray) -> Array:
-    """`[...]` the angle of the bonds a-b and c-d about the axis b-c in (-pi, pi]: 0 for cis, positive clockwise.
+    """The angle in radians of the bonds a-b and c-d about the axis b-c, `[...]` in (-pi, pi]: 0 for cis.
 
-    IUPAC-IUB 1970, "Abbreviations and symbols for the description of the conformation of polypeptide chains".
+    Seen from b to c, the angle is positive if d lies clockwise from a: IUPAC-IUB 1970, "Abbreviations and symbols for
+    the description of the conformation of polypeptide chains".
 
     Args:
-        a: `[..., 3]`.
-        b: `[..., 3]`.
-        c: `[..., 3]`.
-        d: `[..., 3]`.
+        a, b, c, d: positions of four atoms, `[..., 3]` each.
     """
     axis = _unit(c - b)
     left, right = jnp.cross(b - a, axis), jnp.cross(axis, d - c)
@@ -176,13 +175,11 @@ def dihedral(a: Array | np.ndarray, b: Array | np.ndarray, c: Array | np.ndarray
 
 
 def placed(a: Array, b: Array, c: Array, length: float, angle: float, torsion: ArrayLike) -> Array:
-    """`[..., 3]` the atom d at a length from c, with the angle b-c-d and the dihedral a-b-c-d.
+    """The position d of an atom, `[..., 3]`, from three others, the bond c-d, the angle b-c-d and the dihedral a-b-c-d.
 
     Args:
-        a: `[..., 3]`.
-        b: `[..., 3]`.
-        c: `[..., 3]`.
-        length: the length of the bond c-d.
+        a, b, c: positions of the other atoms, `[..., 3]` each.
+        length: the length of the bond c-d, in the unit of the positions.
         angle: the angle b-c-d, in radians.
         torsion: the dihedral a-b-c-d, `[...]` in radians.
     """

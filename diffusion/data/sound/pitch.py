@@ -4,8 +4,8 @@ import numpy as np
 
 from diffusion.data.sound.spectrograms import stft
 
-THRESHOLD = 0.1  # threshold of the normalised difference: the first dip below it is the period
-SILENT = 40.0  # frequency in Hz below which sound is hardly heard, such as the mean of a clip
+THRESHOLD = 0.1  # the first minimum of the normalised difference that is lower marks the period
+SILENT = 40.0  # frequency in Hz below which sound is hardly heard; the mean of a clip is at 0 Hz
 
 
 def yin(waveform: np.ndarray, sample_rate: int, lowest: float = 70.0, highest: float = 1200.0) -> float:
@@ -13,19 +13,20 @@ def yin(waveform: np.ndarray, sample_rate: int, lowest: float = 70.0, highest: f
 
         d(tau) = sum_j (x_j - x_(j + tau))^2,   d'(tau) = tau d(tau) / (d(1) + .. + d(tau)),   j < L / 2
 
-    The period is the first minimum of d' below 0.1, or the least of all; a parabola through d
-    there and at its neighbours gives it between samples.
+    The period is the first minimum of d' that is below 0.1. If there is none, it is the least value of d'. A parabola
+    through d at this lag and its two neighbours refines the period to a fraction of a sample.
 
     Args:
         waveform: the clip, `[L]`.
-        sample_rate: R, the samples a second, in Hz.
-        lowest, highest: the range of the pitch in Hz; L is at least 2 (R / lowest + 2).
+        sample_rate: the sample rate R in Hz.
+        lowest, highest: the range of the pitch in Hz, 0 < lowest < highest <= R / 4; L is at least
+            2 (R / lowest + 2).
 
     Returns:
         The pitch in Hz.
 
     Raises:
-        ValueError: for a range that does not fit the clip and its sample rate.
+        ValueError: if the range does not fit the clip and its sample rate.
 
     Reference: de Cheveigne and Kawahara, "YIN, a Fundamental Frequency Estimator for Speech and Music", 2002.
     """
@@ -56,20 +57,21 @@ def yin(waveform: np.ndarray, sample_rate: int, lowest: float = 70.0, highest: f
 
 
 def cents(pitch: float, reference: float) -> float:
-    """1200 log2(pitch / reference): the distance of two pitches, 100 a semitone."""
+    """The interval between two pitches in cents, 1200 log2(pitch / reference); a semitone is 100 cents."""
     return 1200 * float(np.log2(pitch / reference))
 
 
 def harmonic_share(waveform: np.ndarray, sample_rate: int, pitch: float, within: float = 20.0) -> float:
     """The share of a clip's energy above 40 Hz that lies near multiples of a pitch.
 
-    Of white noise it is 2 `within` / pitch.
+    For white noise the share is about 2 `within` / pitch.
 
     Args:
-        waveform: the clip, `[L]`, in frames of 2,048 samples; a rest of less than 512 does not count.
-        sample_rate: the samples a second, in Hz.
+        waveform: the clip, `[L]`. It is read in frames of 2,048 samples; the last L mod 512 samples are not read.
+        sample_rate: the sample rate R in Hz.
         pitch: the pitch in Hz.
-        within: the distance to a multiple in Hz up to which energy counts; Hann's line is +- 2 R / 2048 wide.
+        within: the largest distance in Hz at which energy counts as near a multiple; a pure tone spreads over
+            +- 2 R / 2048 under the Hann window.
 
     Returns:
         The share, 0 to 1; 0 for silence.

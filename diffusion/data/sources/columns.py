@@ -1,4 +1,4 @@
-"""From the columns of a format to a record: its example, label, condition and text."""
+"""Makes records of the columns of a file format: the example, label, condition and text of each."""
 
 import pathlib
 import warnings
@@ -24,12 +24,12 @@ from diffusion.io import limits, opener, pictures
 from diffusion.package.public import nearest
 
 MODES = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3, "YCbCr": 3, "LA": 4}  # channels by Pillow's mode
-# Columns that are the example, the label and the caption, if none is named.
+# The columns that are the example, the label and the caption unless the user names others.
 EXAMPLE = ("image", "x", "images", "jpg", "jpeg", "png", "webp", "img")
 LABEL = ("label", "labels", "cls")
 CAPTION = ("caption", "captions", "text", "txt", "prompt")
-ENCODED = 2**29  # most bytes of an encoded picture, twice as many as of a decoded one
-CLASSES = 10**6  # most classes; the largest label says how many there are
+ENCODED = 2**29  # the most bytes of an encoded picture, twice the limit of a decoded one
+CLASSES = 10**6  # the most classes; the largest label determines their number
 
 
 class PictureFile(NamedTuple):
@@ -37,7 +37,7 @@ class PictureFile(NamedTuple):
 
     Attributes:
         path: the encoded file.
-        within: the folder that it must lie in; None where the user named the file itself.
+        within: the folder in which the file must lie; None if the user named the file itself.
     """
 
     path: pathlib.Path
@@ -45,15 +45,15 @@ class PictureFile(NamedTuple):
 
 
 class Columns:
-    """The part of each column in a record, and the records that the columns make.
+    """The roles of a file's columns in a record, and the records that the columns make.
 
     Attributes:
         names: the names of all columns.
-        example: the column of the example, or several, whose example is a pytree.
+        example: the column of the example, or several columns, which make a pytree.
         label: the column of the label; "" for none.
         condition: the column that the network receives, or several; "" or () for none.
-        channels: channels of the example's picture; 0 where it is no picture, and before the first one is known.
-        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        channels: number of channels of the example's picture; 0 if it is not a picture, or not yet known.
+        varied: (H, W) of the samples if pictures keep their sizes; () if all have one size.
     """
 
     def __init__(
@@ -69,24 +69,24 @@ class Columns:
         varied: tuple[int, ...] = (),
         viewed: bool = False,
     ):
-        """Looks the columns up.
+        """Finds the columns.
 
         Args:
-            where: the place of the data, for messages.
+            where: the file or folder of the data, for messages.
             names: the names of all columns.
-            x: the column of the example, or several, whose example is the pytree {column: array}; "" for the one of
-                `EXAMPLE` that is there, or the only column.
-            label: the column of the label; None for the one of `LABEL` that is there; "" for no labels.
-            condition: the column that the network receives, or several, then as {column: array}; the column of the
-                label is the number of its class.
-            caption: the column of the text that a network receives; "" for the one of `CAPTION` that is there.
-            side: height and width of the squares that pictures become; 0 for pictures of one size.
-            varied: (H, W) of the samples, where pictures keep their sizes, as in `tfds_records.open_source`; () where
-                all have one size.
+            x: the column of the example, or several, which make the pytree {column: array}; "" for the first column of
+                `EXAMPLE` that exists, or the only column.
+            label: the column of the label; None for the first column of `LABEL` that exists; "" for no labels.
+            condition: the column that the network receives, or several, which make {column: array}; for the column of
+                the label the network receives the number of the class.
+            caption: the column of the text that a network receives; "" for the first column of `CAPTION` that exists.
+            side: height and width of the squares to which pictures are cropped and scaled; 0 for pictures of one size.
+            varied: (H, W) of the samples if pictures keep their sizes, as in `tfds_records.open_source`; () if all have
+                one size.
             viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
         Raises:
-            ValueError: for a column that does not exist; the message lists the columns. For a side that no picture has.
+            ValueError: if a column does not exist (the message lists the columns), or `side` is not valid.
         """
         transforms.check_side(side)
         self.where = where
@@ -101,15 +101,12 @@ class Columns:
         self.viewed = viewed
 
     def pixels(self) -> dict[str, str]:
-        """What a fingerprint says of how pictures are read; those of earlier versions say nothing.
-
-        Frames of films are decoded where they are stored.
-        """
+        """The entries of a fingerprint about how pictures are read; {} for the way in which earlier versions read."""
         return {"pixels": "viewed"} if self.viewed and self.channels else {}
 
     @property
     def wanted(self) -> list[str]:
-        """The columns that a record is made of, except the label."""
+        """The columns from which a record is made, except the label."""
         parts = ((part,) if isinstance(part, str) else part for part in (self.example, self.condition))
         return list(dict.fromkeys(name for part in parts for name in part if name))
 
@@ -129,7 +126,7 @@ class Columns:
 
     @property
     def text(self) -> str:
-        """The column of the text; "" where there is none."""
+        """The column of the text; "" if there is none."""
         return str(self._caption) or next((name for name in CAPTION if name in self.names), "")
 
     def text_of(self, stored: Mapping[str, Any]) -> str:
@@ -147,10 +144,10 @@ class Columns:
         return text
 
     def known(self, names: str | Sequence[str], what: str) -> tuple[str, ...] | str:
-        """The names, if they are columns.
+        """The names, after a check that they are columns.
 
         Raises:
-            ValueError: if a name is no column; the message says the nearest column.
+            ValueError: if a name is not a column; the message suggests the nearest column.
         """
         for name in (names,) if isinstance(names, str) else names:
             if name and name not in self.names:
@@ -195,14 +192,15 @@ class Columns:
             return 4 if image.has_transparency_data else MODES.get(image.mode, 3)
 
     def record(self, stored: Mapping[str, Any], number: int | None = None) -> dict[str, Any]:
-        """The record of stored values.
+        """The record of some stored values.
 
         Args:
             stored: the values of the `wanted` columns, by column.
-            number: the number of its class; None where there are no labels.
+            number: the number of the record's class; None without labels.
 
         Raises:
-            ValueError: if a value is neither a picture nor an array of numbers. Errors of a picture's decoder pass.
+            ValueError: if a value is neither a picture nor an array of numbers. Errors of a picture's decoder are not
+                caught.
         """
         if isinstance(self.example, str):
             example = self._value(stored[self.example], self.channels)
@@ -227,13 +225,20 @@ class Columns:
             picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT, self.viewed)
         else:
             picture = transforms.decode_any(content, channels, IMAGE_LIMIT, self.viewed)
-        picture.flags.writeable = False  # it may be handed out again
+        picture.flags.writeable = False  # the same array may be returned again
         return picture
 
     def described(
         self, record: Mapping[str, Any], name: str, split: str, classes: tuple[str, ...], size: int
     ) -> DataSpec:
-        """The description of `size` records like this one; -1 for a stream.
+        """The description of a dataset of records like this one.
+
+        Args:
+            record: a record, such as the first.
+            name: the name of the dataset.
+            split: the split of the dataset.
+            classes: the names of the classes.
+            size: the number of records; -1 for a stream.
 
         Raises:
             ValueError: if the example is an encoded picture whose bytes are stored as numbers.
@@ -251,10 +256,10 @@ class Columns:
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
-        """Refuses a record of another shape than the first, or whose example or condition is not finite.
+        """Refuses a record with another shape than the first record, or with a NaN or infinity.
 
         Raises:
-            ValueError: if the shapes differ, both of which the message states; or for a NaN or infinity.
+            ValueError: if the shapes differ (the message states both), or the example or condition is not finite.
         """
         if self.varied:
             return
@@ -275,18 +280,20 @@ class Columns:
 def class_numbers(
     values: Sequence[Any], classes: tuple[str, ...], place: Callable[[int], str], what: str
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The names of the classes of labels, and the number of each label, int64 [N].
+    """(the names of the classes, the class number of each label, int64 [N]).
+
+    Warns if a number below the largest label does not occur, as 0 if classes are numbered from 1, and if labels are
+    texts of digits whose order as texts differs from their order as numbers.
 
     Args:
         values: the labels, texts or integers.
-        classes: their names, in the order of their numbers; () for all that occur, sorted.
-        place: row -> its name in messages.
+        classes: the names of the classes in the order of their numbers; () for all labels that occur, sorted.
+        place: a function from a row to the row's name in messages.
         what: the name of the labels in messages.
 
-    Warns if a number up to the largest label occurs nowhere, as 0 where classes are numbered from 1.
-
     Raises:
-        ValueError: for a missing label, or a label of no class or of another kind; the message names its place.
+        ValueError: if a label is missing, names no class, or is neither a text nor an integer from 0 to `CLASSES` - 1;
+            the message names its place.
     """
     values = [
         value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
@@ -351,7 +358,7 @@ def encoded(value: Any) -> bytes | PictureFile | None:
     """The content or the file of an encoded picture; None for a value of another kind.
 
     Raises:
-        limits.Refused: for a record that names a file, which could be any of this user.
+        limits.Refused: if the value names a file, since it could name any file that the user can read.
     """
     if isinstance(value, dict) and "bytes" in value:
         value = value["bytes"]
@@ -364,7 +371,7 @@ def encoded(value: Any) -> bytes | PictureFile | None:
 
 
 def opened(data: bytes | PictureFile) -> Image.Image:
-    """The picture, of which only the header is read."""
+    """A picture whose header alone has been read."""
     if isinstance(data, PictureFile):
         return pictures.opened(data.path, "its image", within=data.within)
     return pictures.opened(data, "its image")
@@ -379,7 +386,7 @@ def numeric(value: Any) -> np.ndarray:
     """A stored value as an array of numbers.
 
     Raises:
-        ValueError: for a text, a ragged list, or nothing.
+        ValueError: if the value is a text, a ragged list or None.
     """
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
@@ -388,7 +395,7 @@ def numeric(value: Any) -> np.ndarray:
 
 
 def _refuse_bytes_as_numbers(where: str, column: Any, example: Any) -> None:
-    """Refuses an encoded picture that is stored as a list of the numbers of its bytes: it would be read as numbers."""
+    """Refuses an encoded picture that is stored as a list of its bytes' numbers, since it would be read as numbers."""
     numbers = (
         np.asarray(example[: pictures.HEAD]) if isinstance(example, np.ndarray) and example.ndim == 1 else np.zeros(0)
     )
