@@ -12,7 +12,8 @@ from diffusion.arrays.parameters import traced
 from diffusion.schedules.bisection import bisect, in_unit
 from diffusion.schedules.noise_schedule import NoiseSchedule, variance_preserving_from
 
-# sigma jumps from 0 at t = 0, the data, to its first value just after it, as in `variance_exploding`.
+# The smallest time of training and sampling. At t = 0, the data, sigma is 0, and just above it sigma jumps to its first
+# value, as in `variance_exploding`.
 T_MIN = 1e-5
 
 
@@ -96,7 +97,7 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         alpha: sqrt(sigmoid(log-SNR)), log-SNR a monotone network
         sigma: sqrt(sigmoid(-log-SNR))
         end: log-SNR = log_snr_max - range, learned; -5 at first
-        paper: Kingma et al. 2021, "Variational Diffusion Models", section 4.1 and appendix H
+        paper: Kingma et al. 2021, "Variational Diffusion Models", section 3.2 and appendix H
 
     Args:
         params: parameters from `init_learned`.

@@ -1,4 +1,4 @@
-"""Grids that were optimised for a published network, as data."""
+"""Published tables of noise levels that were optimised for a network."""
 
 import numpy as np
 
@@ -40,10 +40,10 @@ SIGMAS = {
 
 
 def align_your_steps(schedule: NoiseSchedule, steps: int, network: str) -> np.ndarray:
-    """`[steps + 1]` times of the published optimal grid of a network, with 0 in place of its last time.
+    """The times of the published optimal grid of a network, `[steps + 1]`, with 0 in place of the last time.
 
     The tables hold ten steps. For another number of steps, ln(sigma / alpha) is interpolated linearly in the index, as
-    by the authors.
+    the authors do.
 
     Facts:
         paper: Sabour et al. 2024, "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models"
@@ -54,7 +54,7 @@ def align_your_steps(schedule: NoiseSchedule, steps: int, network: str) -> np.nd
         network: "stable_diffusion_1.5", "stable_diffusion_xl" or "stable_video_diffusion".
 
     Raises:
-        ValueError: if the network has no table, or the schedule does not reach its first value.
+        ValueError: if the network has no table, or the schedule does not reach the table's first value.
     """
     if network not in SIGMAS:
         raise ValueError(
