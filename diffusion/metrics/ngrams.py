@@ -3,11 +3,11 @@
 import numpy as np
 
 NAMES = ("unigram_divergence", "bigram_divergence", "trigram_divergence")
-"""The figures of samples that are symbols, in an evaluation, by n = 1, 2, 3."""
+"""The names of the figures by which an evaluation compares sequences of symbols, for n = 1, 2, 3."""
 
 
 def codes(x: np.ndarray, n: int, size: int) -> np.ndarray:
-    """A number for each run of n consecutive symbols, the same for the same run.
+    """A number for each run of n consecutive symbols; equal runs have equal numbers.
 
     Args:
         x: the sequences, int `[N, L]`, symbols 0 .. size - 1.
@@ -33,14 +33,14 @@ def codes(x: np.ndarray, n: int, size: int) -> np.ndarray:
 
 
 def divergence(counts: np.ndarray, others: np.ndarray) -> float:
-    """The Jensen-Shannon divergence of two histograms in bits: 0 where they agree, 1 where they share nothing.
+    """The Jensen-Shannon divergence of two histograms in bits: 0 if they agree, 1 if they share no entry.
 
         JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2
 
     Args:
-        counts, others: the counts of both histograms, `[U]`, at least 0, each of a positive sum.
+        counts, others: the counts of the two histograms, `[U]`, at least 0 and with a positive sum.
 
-    The paper: Lin 1991, "Divergence Measures Based on the Shannon Entropy", eq. 4.1.
+    Paper: Lin 1991, "Divergence Measures Based on the Shannon Entropy", eq. 4.1.
     """
     p, q = counts / counts.sum(), others / others.sum()
     entropy = lambda p: -np.sum(p * np.log2(np.where(p > 0, p, 1)))

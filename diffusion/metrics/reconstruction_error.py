@@ -1,6 +1,6 @@
-"""PSNR and SSIM: errors of pictures against their originals, by pixels and by windows, one number an example.
+"""PSNR and SSIM: the likeness of pictures to their originals, by pixels and by windows, as one number per picture.
 
-Both take bytes, since published figures are of bytes; round a model's floats first.
+Both functions take bytes, since published figures are computed from bytes; round a model's floats first.
 """
 
 import functools
@@ -20,17 +20,17 @@ def psnr(pictures: Array, originals: Array) -> Array:
 
         10 log10(255^2 / mean (x - y)^2),    the mean over pixels and channels
 
-    The mean over pictures is the mean of their decibels, as papers usually report it.
+    For several pictures, papers usually report the mean of the decibels.
 
     Args:
-        pictures: uint8 [B, H, W, C].
-        originals: the original pictures, likewise.
+        pictures: the pictures, uint8 [B, H, W, C].
+        originals: the original pictures, uint8 [B, H, W, C].
 
     Returns:
-        float32 [B]; infinity where the two are equal.
+        The decibels, float32 [B]; infinity for equal pictures.
 
     Raises:
-        ValueError: for other shapes or types.
+        ValueError: if the arrays differ in shape, or are not uint8.
     """
     x, y = _floats(pictures, originals)
     return 20 * jnp.log10(PEAK) - 10 * jnp.log10(jnp.mean(jnp.square(x - y), axis=(1, 2, 3)))
@@ -41,22 +41,23 @@ def ssim(pictures: Array, originals: Array, window: int = WINDOW) -> Array:
 
         (2 mx my + (K1 L)^2) (2 sxy + (K2 L)^2) / ((mx^2 + my^2 + (K1 L)^2) (sx^2 + sy^2 + (K2 L)^2))
 
-    is averaged over windows and channels. The means m, variances s^2 and covariances sxy are weighted by a Gaussian of
-    deviation 1.5 in each window of 11 x 11 that lies wholly within the picture; L = 255, K1 = 0.01, K2 = 0.03. It
-    equals the authors' code, which takes grey pictures; here each channel counts as one. Another window, for smaller
-    pictures, has other figures. (scikit-image agrees with
-    gaussian_weights=True, sigma=1.5, use_sample_covariance=False.)
+    is averaged over windows and channels. In each window of 11 x 11 pixels that lies completely within the picture, the
+    means m, variances s^2 and covariances sxy are weighted by a Gaussian of standard deviation 1.5; L = 255, K1 = 0.01,
+    K2 = 0.03. The value equals that of the authors' code for grey pictures; here each channel counts as a grey picture.
+    A smaller window, for smaller pictures, gives values that are not comparable. scikit-image agrees with
+    gaussian_weights=True, sigma=1.5 and use_sample_covariance=False.
 
     Args:
-        pictures: uint8 [B, H, W, C], at least as high and wide as the window.
-        originals: the original pictures, likewise.
+        pictures: the pictures, uint8 [B, H, W, C], at least as high and wide as the window.
+        originals: the original pictures, uint8 [B, H, W, C].
         window: side of a window in pixels, odd; 11 in published figures.
 
     Returns:
-        float32 [B], in [-1, 1]; 1 where the two are equal.
+        The similarity, float32 [B] in [-1, 1]; 1 for equal pictures.
 
     Raises:
-        ValueError: for other shapes or types, smaller pictures, or an even window.
+        ValueError: if the arrays differ in shape or are not uint8, the pictures are smaller than the window, or the
+            window is not odd and positive.
 
     Reference: Wang, Bovik, Sheikh & Simoncelli, "Image Quality Assessment: From Error Visibility to Structural
     Similarity", 2004, equation 13 and section III.C.
@@ -66,7 +67,7 @@ def ssim(pictures: Array, originals: Array, window: int = WINDOW) -> Array:
         raise ValueError(f"ssim: window = {window} must be odd and positive")
     if min(x.shape[1:3]) < window:
         raise ValueError(f"ssim needs pictures of at least {window} x {window} pixels, got {x.shape[1]} x {x.shape[2]}")
-    # Bytes are centred, since the variances are differences of squares, which would lose digits otherwise.
+    # The bytes are centred, since the variances are differences of squares, which lose digits if the squares are large.
     x = x - PEAK / 2
     y = y - PEAK / 2
     mx, my, xx, yy, xy = _windows(jnp.stack([x, y, x * x, y * y, x * y]), window)
@@ -86,7 +87,7 @@ def _windows(x: Array, window: int) -> Array:
     offsets = np.arange(window) - window // 2
     weights = np.exp(-(offsets**2) / (2 * DEVIATION**2))
     weights = jnp.asarray(weights / weights.sum(), x.dtype)
-    for axis in (2, 3):  # the Gaussian of two dimensions is a product
+    for axis in (2, 3):  # a Gaussian in two dimensions is a product of two Gaussians
         size = x.shape[axis] - window + 1
         shifted = [weights[i] * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(window)]
         x = functools.reduce(jnp.add, shifted)

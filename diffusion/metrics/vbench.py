@@ -1,4 +1,4 @@
-"""VBench's dimensions of films, as functions of clips and of what networks of your own say of them.
+"""VBench's dimensions of films, as functions of clips and of the outputs of networks that you provide.
 
 | dimension                                   | function             | network of the paper's figures            |
 |---------------------------------------------|----------------------|-------------------------------------------|
@@ -15,8 +15,8 @@
 | appearance style                            | `text_consistency`   | CLIP ViT-B/32, of each frame              |
 | temporal style, overall consistency         | `text_consistency`   | ViCLIP, of the whole film                 |
 
-Aesthetic and imaging quality are means over the frames of a predictor's score (LAION's, MUSIQ), in [0, 1].
-Each function gives a number for each film; a figure is the mean over films. No weights come with this library.
+Aesthetic quality and imaging quality are the mean over frames of a predictor's score (LAION's and MUSIQ), in [0, 1].
+Each function returns a number for each film; a figure is the mean over films. This library contains no weights.
 
 Reference: Huang et al. 2024, "VBench: Comprehensive Benchmark Suite for Video Generative Models",
 https://arxiv.org/abs/2311.17982; where the paper is silent, the authors' code, Vchitect/VBench.
@@ -30,28 +30,29 @@ import numpy as np
 from diffusion.metrics.prompt_following.readers import Detection, overlap
 
 Interpolate = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Frames uint8 [M, H, W, 3] and the frames that follow them -> the frames in their middle, uint8 [M, H, W, 3]."""
+"""A function from frames, uint8 [M, H, W, 3], and the frames after them to the frames in between, of that shape."""
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Frames uint8 [M, H, W, 3] and the frames that follow them -> the motion of each pixel [M, H, W, 2], in pixels."""
+"""A function from frames, uint8 [M, H, W, 3], and the frames after them to each pixel's motion in pixels, [M, H, W, 2].
+"""
 
-SHARE = 0.05  # share of pixels that move most; their mean is the motion of a step
-SURE = 0.85  # probability from which on an action is seen
-APART = 0.1  # intersection over union from which on two objects overlap
+SHARE = 0.05  # the share of pixels that move most, whose mean is the motion of a step
+SURE = 0.85  # the least probability at which an action counts as recognised
+APART = 0.1  # the least intersection over union at which two objects overlap
 COLOURS = ("white", "red", "pink", "blue", "silver", "purple", "orange", "green", "gray", "yellow", "black", "grey")
 SIDES = ("on the right of", "on the left of")
 HEIGHTS = ("on the bottom of", "on the top of")
 
 
-# ==== Of frames and their features ====
+# ==== Dimensions from frames and their features ====
 
 
 def consistency(features: np.ndarray) -> np.ndarray:
-    """How alike the frames of films are: subject consistency with DINO's features, background with CLIP's.
+    """The likeness of a film's frames: subject consistency with DINO's features, background consistency with CLIP's.
 
         1 / (F - 1) sum_{f > 0} (max(0, cos(x_f, x_{f - 1})) + max(0, cos(x_f, x_0))) / 2
 
     Args:
-        features: the features of each frame, [N, F, D], of any length but zero; F >= 2.
+        features: the features of each frame, [N, F, D], not zero; F >= 2.
 
     Returns:
         float64 [N], in [0, 1].
@@ -67,7 +68,7 @@ def consistency(features: np.ndarray) -> np.ndarray:
 
 
 def flickering(clips: np.ndarray) -> np.ndarray:
-    """1 where nothing changes from a frame to the next; for films that should not move (see `dynamic`).
+    """Temporal flickering: 1 if consecutive frames are equal; for films that should not move (see `dynamic`).
 
         (255 - 1 / (F - 1) sum_f mean |x_f - x_{f - 1}|) / 255
 
@@ -85,7 +86,7 @@ def flickering(clips: np.ndarray) -> np.ndarray:
 
 
 def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray:
-    """How near the odd frames are to the frames that are interpolated between the even ones.
+    """Motion smoothness: how close the odd frames are to frames that are interpolated between the even frames.
 
         (255 - mean_k mean |x_{2k + 1} - I(x_{2k}, x_{2k + 2})|) / 255
 
@@ -97,7 +98,8 @@ def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray
         float64 [N], in [0, 1].
 
     Raises:
-        TypeError, ValueError: for clips of another type or shape, or an answer of another shape.
+        TypeError: if the clips are not uint8.
+        ValueError: if the clips have another shape, or `interpolate` returns another shape or type.
     """
     _checked(clips, 3)
     scores = []
@@ -115,23 +117,24 @@ def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray
 
 
 def dynamic(clips: np.ndarray, flow: Flow, rate: float) -> np.ndarray:
-    """Whether films move; dynamic degree is the share that does, and flickering is measured on films that do not.
+    """Whether each film moves. Dynamic degree is the share of films that move; flickering is measured on the others.
 
-    Frames are taken at even steps so that about 8 a second are left, M of them. A step moves by r, the mean length of
-    the flow of the 5 % of pixels that move most. A film moves if
+    M frames are selected at even steps, about 8 per second. The motion r of a step is the mean length of the flow over
+    the 5 % of pixels that move most. A film moves if
 
         #{steps: r > 6 max(1, 8 / rate) min(H, W) / 256} >= round(4 M / 16)
 
     Args:
-        clips: uint8 [N, F, H, W, 3], of at least 20 pixels.
-        flow: the optical flow from a frame to the next one that is taken.
-        rate: frames a second of the clips.
+        clips: uint8 [N, F, H, W, 3], with at least 20 pixels in a frame.
+        flow: the optical flow from a frame to the next selected one.
+        rate: frames per second of the clips, > 0.
 
     Returns:
         Bool [N].
 
     Raises:
-        TypeError, ValueError: for clips of another type or shape, no positive rate, or an answer of another shape.
+        TypeError: if the clips are not uint8.
+        ValueError: if the clips have another shape, the rate is not positive, or `flow` returns another shape.
     """
     if not rate > 0:
         raise ValueError(f"rate must be positive; got {rate}")
@@ -141,7 +144,7 @@ def dynamic(clips: np.ndarray, flow: Flow, rate: float) -> np.ndarray:
     taken = clips[:, :: max(1, round(rate / 8))]
     _several(taken.shape)
     if not most:
-        raise ValueError(f"frames must have sides of at least 20 pixels; got {height} x {width}")
+        raise ValueError(f"frames must have at least 20 pixels; got {height} x {width}")
     least = 6 * max(1.0, 8 / rate) * min(height, width) / 256
     moves = []
     for clip in taken:
@@ -157,15 +160,15 @@ def dynamic(clips: np.ndarray, flow: Flow, rate: float) -> np.ndarray:
 
 
 def text_consistency(features: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """How well films fit texts: 1 / F sum_f cos(x_f, text), [N].
+    """How well films fit texts: 1 / F sum_f cos(x_f, text), float64 [N].
 
     Args:
-        features: the features of each frame, [N, F, D] (CLIP's, appearance style), or with F = 1 of the whole film
-            (ViCLIP's, temporal style and overall consistency).
+        features: the features of each frame, [N, F, D] (appearance style, CLIP), or of the complete film with F = 1
+            (temporal style and overall consistency, ViCLIP).
         texts: the features of the style or of the prompt, [N, D].
 
     Raises:
-        ValueError: for shapes that do not fit, or features that are not finite or zero.
+        ValueError: if the shapes do not fit, or features are zero or not finite.
     """
     x, y = _unit("features", features, 3), _unit("texts", texts, 2)
     if y.shape != (x.shape[0], x.shape[2]):
@@ -175,11 +178,11 @@ def text_consistency(features: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return np.einsum("nfd,nd->n", x, y) / x.shape[1]
 
 
-# ==== Of what networks find ====
+# ==== Dimensions from the findings of networks ====
 
 
 def objects(detections: Sequence[Sequence[Detection]], names: Sequence[str]) -> float:
-    """The share of a film's frames in which every object is found: object class, and multiple objects for two names.
+    """The share of a film's frames in which all objects are found: object class (one name), multiple objects (two).
 
     Args:
         detections: the objects in each frame, from a function such as a `readers.Detector`.
@@ -194,7 +197,7 @@ def objects(detections: Sequence[Sequence[Detection]], names: Sequence[str]) -> 
 
 
 def colour(answers: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -> float | None:
-    """The share of frames that show the object in the wanted colour, of the frames whose captions name its colour.
+    """The number of frames that show an object in the wanted colour, divided by the number that name its colour.
 
     Args:
         answers: the (label, caption) of each object in each frame.
@@ -202,7 +205,7 @@ def colour(answers: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str)
         wanted: the colour, one of COLOURS.
 
     Returns:
-        None where no caption says a colour of the object: such films do not count.
+        The share, or None if no caption names a colour of the object; such a film does not count.
 
     Raises:
         ValueError: for an unknown colour.
@@ -219,12 +222,12 @@ def colour(answers: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str)
 
 
 def relation(detections: Sequence[Sequence[Detection]], first: str, second: str, place: str) -> float:
-    """How well two objects stand beside or above one another, mean over a film's frames.
+    """How well two objects stand beside or above one another, as the mean score of a film's frames.
 
-    A frame's score is the greatest score of a pair of boxes with these labels. A pair has the score 0 unless the
-    centres are further apart along the place's axis than across it; then it has 1, or APART / IoU if the boxes overlap
-    by APART or more. As in the authors' code the order, left or right, does not count, and two boxes of one label are
-    also a pair.
+    A frame's score is the largest score of a pair of boxes with these labels. A pair scores 0 if its centres are not
+    further apart along the place's axis than across it. Otherwise it scores 1, or `APART` / IoU if the IoU of the boxes
+    is `APART` or more. As in the authors' code, the order (left or right) does not count, and two boxes with the same
+    label are also a pair.
 
     Args:
         detections: the objects in each frame, from a function such as a `readers.Detector`.
@@ -256,14 +259,14 @@ def _placed(a: np.ndarray, b: np.ndarray, beside: bool) -> float:
 
 
 def action(probabilities: Mapping[str, float], wanted: str) -> bool:
-    """Whether an action is among the five likeliest of a film, with a probability of 0.85 at least.
+    """Whether an action is among a film's five likeliest actions, and has a probability of at least 0.85.
 
     Args:
-        probabilities: the probability of each action; each is a sigmoid by itself, so they need no sum of 1.
+        probabilities: the probability of each action, in [0, 1]; each is a separate sigmoid, so their sum is not 1.
         wanted: the action of the prompt.
 
     Raises:
-        ValueError: for an action that has no probability.
+        ValueError: if the action has no probability.
     """
     if wanted not in probabilities:
         raise ValueError(f"{wanted!r} is not one of the {len(probabilities)} actions")
@@ -272,14 +275,14 @@ def action(probabilities: Mapping[str, float], wanted: str) -> bool:
 
 
 def scene(captions: Sequence[str], wanted: str) -> float:
-    """The share of a film's frames whose caption has every word of the scene.
+    """The share of a film's frames whose caption contains every word of the scene.
 
     Args:
         captions: the caption of each frame.
-        wanted: the scene, words with spaces.
+        wanted: the scene, words separated by single spaces.
 
     Raises:
-        ValueError: without a caption.
+        ValueError: if there is no caption.
     """
     if not captions:
         raise ValueError("give the caption of at least one frame")
@@ -290,12 +293,12 @@ def scene(captions: Sequence[str], wanted: str) -> float:
 
 
 class Dimension(NamedTuple):
-    """A dimension in the total.
+    """The share of a dimension in the total.
 
     Attributes:
-        least, most: the figures that become 0 and 1.
-        weight: its weight in the mean of its half.
-        semantic: whether it belongs to the semantic half, and not to the half of quality.
+        least, most: the figures that are mapped to 0 and 1.
+        weight: the dimension's weight in the mean of its half.
+        semantic: whether the dimension belongs to the semantic half, rather than to the half of quality.
     """
 
     least: float = 0.0
@@ -334,7 +337,7 @@ def total(figures: Mapping[str, float]) -> dict[str, float]:
         figures: the figure of every dimension, by the names of DIMENSIONS.
 
     Raises:
-        ValueError: naming the dimensions that are missing or unknown.
+        ValueError: if dimensions are missing or unknown; the message names them.
     """
     if figures.keys() != DIMENSIONS.keys():
         raise ValueError(
