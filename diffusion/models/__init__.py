@@ -1,4 +1,4 @@
-"""Linen backbones. Each is a `Network` once applied: (x_t, t, condition) -> output."""
+"""Backbones in Flax Linen; the `apply` of one, with its variables, is a `Network`: (x_t, t, condition) -> output."""
 
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ MODELS = rooms.Entries(
 
 __all__ = ["MODELS"]
 
-ROOMS = {  # the files that networks had here until 0.2, and have in diffusion.published
+ROOMS = {  # {a module that was here until 0.2: its place in diffusion.published}
     "cogvideox": "cogvideox.network",
     "conditional_unet": "stable_diffusion.network",
     "control_net": "stable_diffusion.control_net",

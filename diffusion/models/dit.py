@@ -69,18 +69,18 @@ class DiT(Layered, Backbone):
         remat: parts to compute again in the backward pass to save memory: "none"; "elementwise", all but products and
             attention; "dots", attention too; "narrow", all but fused attention and the products that are added to the
             tokens; or "full".
-        unroll: number of blocks in one turn of the scan; 0: the number of `layers.scan.turn`, on CPU all of up to 12.
+        unroll: number of blocks in one iteration of the scan; 0 for the number that `layers.scan.turn` chooses.
         times: number of times that the network receives as its clock: 1, or 2 for a network of two times (MeanFlow,
             shortcut models); the sum of their embeddings conditions it.
-        strength: whether the network receives the scale of the guidance that it imitates (1 for none), as "strength"
-            [B] of its condition; see `objectives.latent_consistency_distillation`.
-        interval: whether the network also receives the times from and to which it is guided, as "interval" [B, 2]; only
-            with `strength`.
+        strength: whether the network receives the scale of the guidance that it imitates (1 for none), as the entry
+            "strength" [B] of its condition; see `objectives.latent_consistency_distillation`.
+        interval: whether the network also receives the first and the last time of the guidance, as the entry "interval"
+            [B, 2]; only with `strength`.
         frequency_shift: shift of the frequencies of the time's features, 0 (the paper) or 1, see `sinusoid`.
-        own_embeddings: whether every block has its own embeddings of the time and the class, and the last layers the
-            first block's, as diffusers trains a DiT; in the paper all share one.
-        shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
-            too. None: the shape of the first images.
+        own_embeddings: whether every block has separate embeddings of the time and the class, and the last layers use
+            the first block's, as in diffusers; in the paper all layers share one pair.
+        shape: (H, W, C) of the images that files of other libraries state for the network, which accepts other H and W
+            too; None for the shape of the images at initialisation.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
     """
@@ -183,7 +183,7 @@ class DiT(Layered, Backbone):
         return single_stack(self, Block, fields, tokens, arguments, axes, output, features, through, unroll=self.unroll)
 
     def _without_guidance(self, condition, batch):
-        """The condition without its guidance, and the numbers of the guidance by name, 0 for none at all times."""
+        """(the condition without its guidance, the guidance's numbers [B] by name: "strength" is the scale - 1)."""
         entries = {"strength": "[B]"} | ({"interval": "[B, 2]"} if self.interval else {})
         if not isinstance(condition, Mapping) or not set(entries) <= set(condition):
             needed = " and ".join(f'"{name}" {shape}' for name, shape in entries.items())
@@ -215,7 +215,7 @@ def dit_preset(size: str, num_classes: int, **options: Any) -> DiT:
         **options: other fields of `DiT`; the paper's networks have learn_sigma=True.
 
     Raises:
-        ValueError: for an unknown size, and as `DiT`.
+        ValueError: if the size is unknown, or `DiT` refuses a field.
 
     Reference: Peebles & Xie, 2023, table 1.
     """

@@ -1,4 +1,4 @@
-"""Heads of a discriminator on the features of a frozen backbone: one logit for each of its blocks that are read."""
+"""Heads of a discriminator on the features of a frozen backbone: one logit for each block whose features are read."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 
 class FeatureHeads(nn.Module):
-    """One small network for each block, from its features at each position to a logit; their mean is the output.
+    """A small network for each block k: it turns the features at each position into a logit, and averages the logits.
 
-        h_k [B, ..., C] - norm - dense - gelu - dense - mean over positions - logits [B, K]
+        h_k [B, ..., C] - norm - dense - gelu - dense - mean over positions - logit k of [B, K]
 
-    The features of a denoiser already depend on the time and on the condition, so that the heads read neither. The
-    published heads are convolutions with both as inputs.
+    The features of a denoiser already depend on the time and on the condition, so the heads read neither. The published
+    heads are convolutions that also receive the time and the condition.
 
     Attributes:
         width: number of hidden features of a head.

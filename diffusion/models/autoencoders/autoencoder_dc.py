@@ -36,14 +36,14 @@ BLOCKS = ("ResBlock", "EfficientViTBlock")
 
 
 class Levels(NamedTuple):
-    """The levels of the encoder or of the decoder, from the picture's side on; one entry each.
+    """The levels of the encoder or of the decoder; each field has one entry per level, from the picture's side on.
 
     Attributes:
-        widths: channels.
-        layers: blocks; only level 0 may have 0.
-        blocks: "ResBlock" or "EfficientViTBlock".
-        scales: sides of the neighbourhoods that attention reads beside pixels; () for none.
-        norms: "rms_norm" or "batch_norm" (with fixed statistics).
+        widths: number of channels.
+        layers: number of blocks; only level 0 may have 0.
+        blocks: kind of the blocks, "ResBlock" or "EfficientViTBlock".
+        scales: sides of the neighbourhoods that attention reads in addition to pixels; () for none.
+        norms: kind of the norms, "rms_norm" or "batch_norm" (with fixed statistics).
         activations: activation of the residual blocks, "silu" or "relu".
     """
 
@@ -142,14 +142,14 @@ class AutoencoderDC(WithoutPosterior):
 
     Attributes:
         encoder_levels: `Levels` of the encoder.
-        decoder_levels: `Levels` of the decoder, the same number of levels.
+        decoder_levels: `Levels` of the decoder, as many as the encoder has.
         latent_channels: number D of the latents' channels.
         picture_channels: number C of the pictures' channels.
         head_size: number of features of a head of the linear attention.
         shuffle_down: whether to halve by shuffling, see `Halve`.
         shuffle_up: whether to double by shuffling, see `Double`.
-        out_shortcut: whether to add the mean of channels to the encoder's output.
-        in_shortcut: whether to add the repeated channels of the latent after the decoder's first convolution.
+        out_shortcut: whether the means of groups of channels are added to the output of the encoder's last convolution.
+        in_shortcut: whether the repeated channels of the latent are added after the decoder's first convolution.
         last_activation: activation before the decoder's last convolution, "relu" or "silu".
         scale: scale of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
         shift: shift of the latents, likewise.
@@ -185,8 +185,8 @@ class AutoencoderDC(WithoutPosterior):
             self._check(side, levels)
         if len(self.encoder_levels.widths) != len(self.decoder_levels.widths):
             raise ValueError(
-                "the encoder and the decoder must have the same number of levels, with one entry in each of their "
-                "fields for each level"
+                "the encoder and the decoder must have the same number of levels; got "
+                f"{len(self.encoder_levels.widths)} and {len(self.decoder_levels.widths)}"
             )
         if not self.input_range[0] < self.input_range[1]:
             raise ValueError(f"input_range={self.input_range}: the first number must be below the second")
@@ -227,7 +227,7 @@ class AutoencoderDC(WithoutPosterior):
 
     @property
     def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
+        """The number f by which the picture's sides are divided."""
         return 2 ** (len(self.encoder_levels.widths) - 1)
 
     def setup(self):

@@ -1,4 +1,4 @@
-"""The plain vision transformer, which MAE, I-JEPA and BLIP have in common."""
+"""The plain vision transformer, on which the encoders of MAE, I-JEPA and BLIP are built."""
 
 import flax.linen as nn
 import jax
@@ -22,14 +22,15 @@ class PlainViT(VisionTransformer):
 
         tokens = [class, patches] + positions, through pre-norm layers and a norm
 
-    The network normalises the images by the mean and standard deviation of each channel, which the class holds as
-    `statistics`. If a class has no `leading` token, pooled is the mean of the patches.
+    The network normalises the images by the mean and standard deviation of each channel, which are the class's
+    `statistics`. If `leading` is False, the network has no class token, and pooled is the mean of the patches.
 
     Attributes:
-        size: side of the images whose grid of positions was learned, in pixels; other sides interpolate the grid.
-        patch: side of a patch.
+        size: side in pixels of the images for which the grid of positions was learned; for other sides the grid is
+            interpolated.
+        patch: side of a patch in pixels.
         epsilon: epsilon of the norms, > 0.
-        affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
+        affine: whether the last norm has a scale and a shift, as in the paper; representation autoencoders omit them.
 
     Reference: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
     """
@@ -47,11 +48,11 @@ class PlainViT(VisionTransformer):
             images: [B, H, W, 3] in [-1, 1]; the patch divides H and W.
 
         Returns:
-            `ImageFeatures`: patches [B, N, width], normalised, and the class token or the mean of the patches
-            [B, width].
+            `ImageFeatures`: the normalised features of the patches, [B, N, width], and those of the class token, or the
+            mean of the patches, [B, width].
 
         Raises:
-            ValueError: for images of another shape or of integers.
+            ValueError: if the images have another shape, or are integers.
         """
         grid = images_checked(images, self.patch)
         x = Patches(self.width, self.patch, self.dtype, name="patches")(normalised(images, *self.statistics))

@@ -1,4 +1,4 @@
-"""CogVideoX's autoencoder by diffusers' names, AutoencoderKLCogVideoX."""
+"""The table of CogVideoX's autoencoder in the layout of diffusers' AutoencoderKLCogVideoX."""
 
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
@@ -12,7 +12,7 @@ DOWN, UP = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
 
 
 def _norm(theirs: str, ours: str) -> list[Row]:
-    scaled = ours.startswith("decoder")  # by the latents
+    scaled = ours.startswith("decoder")  # the latents scale and shift the decoder's norms
     inner = ".norm_layer" * scaled
     rows = [Row(f"{theirs}{inner}.weight", f"{ours}/norm/scale"), Row(f"{theirs}{inner}.bias", f"{ours}/norm/bias")]
     for name, layer in (("y", "scale"), ("b", "shift")):
@@ -54,7 +54,7 @@ CONFIG = FieldTable(
         Follows("use_post_quant_conv", False),
         *(Follows(name, None, silent=True) for name in ("shift_factor", "latents_mean", "latents_std")),
     ),
-    # Fields about training pictures, about memory, and about latents of image-to-video alone.
+    # Fields that do not change the network: the size of training pictures, and the precision of the pipeline.
     unread=dict.fromkeys(("sample_height", "sample_width", "force_upcast")),
 )
 

@@ -1,4 +1,4 @@
-"""FLUX.1 Redux by the names of its repository, which diffusers' ReduxImageEncoder has too."""
+"""The table of FLUX.1 Redux, whose repository and diffusers' ReduxImageEncoder use the same names."""
 
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable
@@ -17,7 +17,7 @@ CONFIG = FieldTable(NAME, Redux, (Field("redux_dim", "features", 1152), Field("t
 
 
 def example(module: Redux) -> tuple:
-    """Arguments of a small call."""
+    """The arguments of a small example call."""
     return (array(1, 2, module.features),)
 
 

@@ -1,4 +1,4 @@
-"""The pipelines of FLUX.2, and the conditions of their prompts."""
+"""The pipelines of FLUX.2, and the conditions that their denoisers receive for prompts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,12 @@ JUDGE = (
 
 
 def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text"} of FLUX.2 dev: Mistral 3's states of the padding, and of the prompt after a system prompt.
+    """The condition {"text": [B, 512, D]} of FLUX.2 dev: Mistral 3's states of the system prompt, prompt and padding.
 
     Args:
         prompts: B texts; "[IMG]", the placeholder of a picture, is removed from them.
-        mistral: the states of its layers 10, 20 and 30, `masked=True, layers=(10, 20, 30)`, with a tokenizer of 512
-            tokens that pads on the left.
+        mistral: the encoder, which returns the states of Mistral's layers 10, 20 and 30 (`masked=True,
+            layers=(10, 20, 30)`), with a tokenizer of 512 tokens that pads on the left.
         **how: further arguments of `encode`.
     """
     texts = [prompt.replace("[IMG]", "") for prompt in prompts]
@@ -28,11 +28,14 @@ def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any
 
 
 def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text"} of FLUX.2 klein: Qwen 3's states of the prompt, as a user's message without thinking, and of padding.
+    """The condition {"text": [B, 512, D]} of FLUX.2 klein: Qwen 3's states of the prompt and of the padding.
+
+    The prompt is a user's message, to which the model answers without thinking.
 
     Args:
         prompts: B texts.
-        qwen: the states of its layers 9, 18 and 27, `masked=True, layers=(9, 18, 27)`, with a tokenizer of 512 tokens.
+        qwen: the encoder, which returns the states of Qwen's layers 9, 18 and 27 (`masked=True, layers=(9, 18, 27)`),
+            with a tokenizer of 512 tokens.
         **how: further arguments of `encode`.
     """
     return {"text": encode(prompts, qwen, before=USER, behind=ANSWER + NO_THOUGHT, **how).tokens}

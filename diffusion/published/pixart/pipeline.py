@@ -1,4 +1,4 @@
-"""The pipelines of PixArt-alpha and PixArt-Sigma, and the conditions of their prompts."""
+"""The pipelines of PixArt-alpha and PixArt-Sigma, and the conditions that their denoisers receive for prompts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from diffusion.text.encoding import Encoder, encode
 
 
 def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of PixArt, which was trained on captions in lower case.
+    """The condition {"text": [B, N, D], "text_mask": Bool [B, N]}; the prompts are in lower case, as in training.
 
     Args:
         prompts: B texts.
@@ -23,9 +23,9 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
 
 
 def perturbed_layers(denoiser: Any) -> np.ndarray:
-    """The layer mask [1, depth] of perturbed-attention guidance: layers whose number begins with 1, as 1 and 10 to 19.
+    """The layer mask [1, depth] of perturbed-attention guidance: the layers 1, 10 to 19, and so on.
 
-    diffusers takes its default, "blocks.1", for the beginning of a name.
+    diffusers perturbs every layer whose name begins with "blocks.1", its default.
 
     Args:
         denoiser: a network with `depth` layers.
