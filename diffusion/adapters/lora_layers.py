@@ -1,4 +1,4 @@
-"""Layers of a LoRA file as parts of our parameters: which part a layer is, and the adapter that such parts make."""
+"""Layers of a LoRA file as parts of our parameters: the part that a layer changes, and the adapter of several parts."""
 
 import functools
 from collections.abc import Sequence
@@ -17,20 +17,35 @@ from diffusion.models.interchange.rows import Mismatch, Row
 
 
 class Place(NamedTuple):
-    """The part of our parameters that a tensor of a layer, or some rows of it, is."""
+    """The part of our parameters that corresponds to a tensor of another library, or to some rows of the tensor.
+
+    Attributes:
+        row: the row of the table that pairs the tensor with our leaf.
+        theirs: the shape of the complete tensor.
+        leaf: the shape of our leaf.
+    """
 
     row: Row
-    theirs: tuple[int, ...]  # shape of the whole tensor
-    leaf: tuple[int, ...]  # shape of our leaf
+    theirs: tuple[int, ...]
+    leaf: tuple[int, ...]
 
     def how(self) -> Separation | None:
+        """The mapping of inputs and outputs from the tensor to our part; None if the layout mixes them."""
         rows_of_it = self.theirs[0] if self.row.rows is None else self.row.rows[1] - self.row.rows[0]
         ours = rows.part_shape(self.leaf, self.row.at)
         return separation(self.row.layout, (rows_of_it, *self.theirs[1:]), ours)
 
 
 class Part(NamedTuple):
-    """Our factors, and the part of a leaf that they update."""
+    """The factors of an adapter, and the part of a leaf that they update.
+
+    Attributes:
+        path: the path of the leaf.
+        at: the index of the part in the leaf.
+        leaf: the shape of the leaf.
+        factors: the factors by name, such as "down" and "up".
+        scale: the scale of the update.
+    """
 
     path: str
     at: tuple
@@ -41,7 +56,7 @@ class Part(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def layers_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[Place]]:
-    """The layers of a network that have a matrix, by their names in the given layouts, or in all layouts."""
+    """The layers of a network that have a matrix, by their names in `layouts`, or in all layouts if there are none."""
     return {
         name.removesuffix(".weight"): places
         for name, places in tensors_of(module, layouts).items()
@@ -51,9 +66,9 @@ def layers_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, lis
 
 @functools.lru_cache(maxsize=16)
 def tensors_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[Place]]:
-    """The tensors of a network, by their names in the given layouts, or in all layouts."""
+    """The tensors of a network, by their names in `layouts`, or in all layouts if there are none."""
     same_class = lambda known: [family for family in known if type(module) is family.module]
-    # Flux and Chroma are of one class; what neither can write has the layers of both.
+    # Flux and Chroma share a class. A module that neither family describes gets the layers of both.
     families_of_module = same_class(families.describing(module)) or same_class(families.FAMILIES.values())
     tensors: dict[str, list[Place]] = {}
     leaves = folders.leaves_of(folders.shapes_of(families_of_module[0], module)) if families_of_module else {}
@@ -78,7 +93,18 @@ def parts_of(
     scale: float,
     what: str,
 ) -> list[Part]:
-    """A [r, in, ..] and B [out, r, ..] of one of their layers, and its magnitudes, as parts of our leaves."""
+    """The factors of a layer of another library as parts of our leaves.
+
+    Args:
+        places: the parts that correspond to the layer's tensor.
+        pairs: the factors (A [r, in, ..], B [out, r, ..]): one pair, or two whose products are multiplied (LoHa, LoKr).
+        magnitude: the magnitudes of a DoRA, ("outputs" or "inputs", array); None without magnitudes.
+        scale: the scale of the update.
+        what: the file and the layer, for messages.
+
+    Raises:
+        Mismatch: if our leaf separates inputs and outputs in another way than the layer.
+    """
     parts = []
     for place in places:
         how = place.how()
@@ -106,17 +132,17 @@ def parts_of(
 
 
 def changed_parts(places: Sequence[Place], kind: str, tensor: np.ndarray, scale: float, what: str) -> list[Part]:
-    """A tensor with the shape of one of the other library's, split into parts of our leaves.
+    """A complete tensor of another library, split into parts of our leaves.
 
     Args:
-        places: the parts that their tensor is.
-        kind: "difference", the values that are added, or "whole", the values after the change.
-        tensor: its values; axes of length 1 do not count.
+        places: the parts that correspond to the tensor.
+        kind: "difference" if the values are added, or "whole" if they replace our values.
+        tensor: the values; axes of length 1 are ignored when shapes are compared.
         scale: the scale of the change.
         what: the file and the tensor, for the message.
 
     Raises:
-        Mismatch: for another shape.
+        Mismatch: if the tensor has another shape than the other library's.
     """
     theirs = places[0].theirs
     if [size for size in tensor.shape if size > 1] != [size for size in theirs if size > 1]:
@@ -130,7 +156,7 @@ def changed_parts(places: Sequence[Place], kind: str, tensor: np.ndarray, scale:
 
 
 def stacked(parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str, float]]:
-    """The adapter of these parts and its scales, with all layers of a scan as one where the parts hold each of them."""
+    """(the adapter of some parts, its scales); if the parts cover all layers of a scan, the adapter stacks them."""
     groups: dict[tuple, list[Part]] = {}
     for part in parts:
         layer = bool(part.at) and isinstance(part.at[0], int)  # the first axis of a kernel's inputs is never indexed so

@@ -1,4 +1,4 @@
-"""Arrays with one entry for each example: times whose shape is a prefix of the samples', and flat samples."""
+"""Broadcasting of times, whose shape is a prefix of the samples' shape, and samples as flat vectors."""
 
 __all__ = ["flattened", "left_broadcast"]
 
@@ -31,7 +31,7 @@ def left_broadcast(t: ArrayLike, x: Array) -> Array:
 
 
 def flattened(x: Array) -> Array:
-    """The numbers `[B, D]` of each example of x `[B, ...]`, also of a batch without examples."""
+    """x `[B, ...]` with each example as a vector, `[B, D]`; B may be 0."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 

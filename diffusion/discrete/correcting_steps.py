@@ -16,8 +16,9 @@ from diffusion.schedules import left_broadcast
 def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law) -> SymbolSampler:
     """Steps of a sampler, each followed by forward and backward jumps at the time s.
 
-    The jumps have the sum of the rates of the process and of its reversal. They preserve the marginal at s, so the
-    errors of earlier steps decay. For masks, they mask some symbols and unmask others. There are no jumps at time 0.
+    The rate of a jump is the sum of its rates in the process and in the process's reversal. Such jumps preserve the
+    marginal at s, so the errors of earlier steps decay. In a process of masks they mask some symbols and unmask others.
+    There are no jumps at time 0.
 
     Facts:
         nfe: (1 + corrections) steps
@@ -26,14 +27,16 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
 
     Args:
         corrections: number of corrections after each step, at least 1.
-        size: duration of a correction in units of t - s, > 0.
-        law: the distribution of a step; that of `ancestral` by default.
+        size: duration of a correction divided by t - s, > 0.
+        law: the function that returns the distribution of a step; by default that of `ancestral`.
 
     Raises:
         ValueError: if corrections or size is out of range.
     """
     if corrections < 1 or (not traced(size) and not size > 0):
-        raise ValueError(f"corrected: {corrections} corrections of size {size}. Valid: at least 1, above 0")
+        raise ValueError(
+            f"corrected: corrections = {corrections} and size = {size}. Valid: corrections >= 1 and size > 0"
+        )
 
     def move(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array, keys: Array) -> Array:
         keys = jax.vmap(lambda key: jax.random.split(key, 1 + corrections), out_axes=1)(keys)
@@ -42,7 +45,7 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
 
         def correct(x: Array, keys: Array) -> tuple[Array, None]:
             moved = draw(keys, corrector_law(predict, process, x, at, size * (t - s)))
-            return jnp.where((left_broadcast(s, x) > 0) & (x >= 0), moved, x), None  # -1: see `draw`
+            return jnp.where((left_broadcast(s, x) > 0) & (x >= 0), moved, x), None  # `draw` explains symbols of -1
 
         return jax.lax.scan(correct, x, keys[1:])[0]
 

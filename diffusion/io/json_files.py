@@ -1,4 +1,4 @@
-"""Files of one JSON value, written whole, in which numbers that JSON does not have are null."""
+"""Files of one JSON value, which are written completely or not at all; NaN and infinity become null."""
 
 import json
 import math
@@ -12,17 +12,17 @@ from diffusion.io import files
 
 
 def write(path: pathlib.Path, content: Any) -> None:
-    """Writes a value as indented JSON, whole or not at all.
+    """Writes a value as indented JSON, completely or not at all.
 
     Args:
         path: file to write, in a folder that exists.
-        content: value that `plain` takes.
+        content: value that `plain` accepts.
     """
     files.write_text(path, json.dumps(finite(plain(content)), indent=2, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Nested mappings, sequences and numbers of NumPy or JAX as dicts with keys of text, lists and numbers of Python.
+    """A nested value of Python, NumPy or JAX as dicts with text keys, lists and Python's numbers.
 
     Args:
         value: mapping with keys of any type, sequence, number, text, bool or None, nested to any depth.
@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """A value of `plain` with None in place of NaN and infinity, which JSON does not have.
+    """A value that `plain` returned, with None in place of NaN and infinity, which JSON does not have.
 
     Args:
         value: dict, list, number, text, bool or None, nested to any depth.

@@ -1,4 +1,4 @@
-"""Self-made certificates to try content credentials with: a root that nobody trusts, and a signer under it."""
+"""Certificates for trying content credentials: a root that nobody trusts, and a signer that the root certifies."""
 
 import datetime
 import pathlib
@@ -14,10 +14,13 @@ UNUSED = ("content_commitment", "key_encipherment", "data_encipherment", "key_ag
 
 
 def make(folder: str | pathlib.Path) -> pathlib.Path:
-    """Writes a signer's folder: root.pem, chain.pem, and key.pem, which only its owner can read.
+    """Writes a signer's folder with root.pem, chain.pem, and key.pem, which only the user can read; returns the folder.
 
-    The root's key is thrown away. The signer's certificate has what C2PA requires: ES256, the key usage "digital
+    The root's key is not stored. The signer's certificate has what C2PA requires: ES256, the key usage "digital
     signature" and the extended usage "email protection". It is valid for 90 days.
+
+    Args:
+        folder: the folder to make, which must not exist.
 
     Raises:
         FileExistsError: if the folder exists.

@@ -1,4 +1,4 @@
-"""Flat space."""
+"""Euclidean space as a manifold."""
 
 import math
 

@@ -25,8 +25,8 @@ def poincare(n: int) -> Manifold:
         paper: Ganea, Becigneul and Hofmann 2018, "Hyperbolic Neural Networks"; Mathieu and Nickel 2020, "Riemannian
             Continuous Normalizing Flows"
 
-    Float32 has about 7 digits, and 1 - |x|^2 is about 4 e^-r at distance r from the origin, so the relative error grows
-    as e^r.
+    At distance r from the origin, 1 - |x|^2 is about 4 e^-r. Float32 has about 7 digits, so the relative error of
+    1 - |x|^2 grows as e^r.
 
     Args:
         n: dimension, >= 1.
@@ -219,10 +219,10 @@ def lorentz_to_poincare(x: Array) -> Array:
 
 
 def _require_room(name: str, n: int, mean: Array, scale: ArrayLike) -> None:
-    """Refuses a wrapped normal whose draws are too near to the edge of the ball for the number type.
+    """Refuses a wrapped normal whose draws would lie too near the edge of the ball for the number type.
 
     Raises:
-        ValueError: if they are; the message has the scale and the largest distance from the origin.
+        ValueError: if the draws reach too far; the message has the scale and the largest distance from the origin.
     """
     room = math.log(2 / (16 * float(jnp.finfo(jnp.result_type(mean)).eps)))
     means = np.asarray(mean, np.float64)

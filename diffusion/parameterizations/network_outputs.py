@@ -1,4 +1,4 @@
-"""Predictions, and the one place where the output of a network becomes one."""
+"""Predictions of x_0 and eps, and the function that reads a network's output as a prediction."""
 
 __all__ = [
     "Clock",
@@ -43,12 +43,13 @@ from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_bro
 from diffusion.schedules.noise_schedule import as_float, check_times
 
 Network = Callable[..., Any]
-"""(x, clock or clocks, condition) -> an array, or a tuple of it and further heads where an objective needs them.
+"""A function (x, clock or clocks, condition) -> output: an array, or a tuple of the array and further heads.
 
-With features=(block, ...), which some objectives pass: (this output, a tuple of the features after these blocks).
+Some objectives need further heads. Some pass features=(block, ...); the network then returns (output, a tuple of the
+features after these blocks).
 """
 Clock = Callable[[NoiseSchedule, ArrayLike], Array]
-"""(schedule, t) -> the time that a network receives."""
+"""A function (schedule, t) -> the time that a network receives."""
 
 
 class Prediction(NamedTuple):
@@ -67,7 +68,7 @@ class Prediction(NamedTuple):
 
 
 Denoiser = Callable[[Array, ArrayLike], Prediction]
-"""(x_t, t) -> `Prediction`."""
+"""A function (x_t, t) -> `Prediction`."""
 
 
 class Parameterization(NamedTuple):
@@ -78,8 +79,8 @@ class Parameterization(NamedTuple):
         input_scale: (schedule, t) -> c_in, by which x_t is multiplied before it enters the network.
         clock: (schedule, t) -> the time that the network receives.
         to_prediction: (schedule, t, x_t, output) -> `Prediction`.
-        target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
-        defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
+        target: (schedule, t, x0, eps) -> the output that a network is trained to have for this pair.
+        defined: (schedule, t) -> Bool, True unless `to_prediction` would divide by zero at t.
         needs: the condition that `defined` checks, in words.
         channels: the network's output channels divided by the channels of x: 1, or 2 if it also learns a variance.
     """
@@ -158,7 +159,7 @@ def evaluate(
     Args:
         network: (x, clock, condition) -> output.
         schedule: the process.
-        parameterization: meaning of the output; it has c_in, the clock and the number of channels.
+        parameterization: meaning of the output, with c_in, the clock and the number of channels.
         x_t: noised data `[B, ...]`, float.
         t: times in [0, t_max], `[]`, `[B]`, or `[B, F]` with a time for each frame.
         condition: pytree of arrays `[B, ...]`, or None.
@@ -168,8 +169,8 @@ def evaluate(
 
     Raises:
         TypeError: if the network does not take three arguments, or x_t does not hold floating-point numbers.
-        ValueError: if the network's output does not have the shape of x_t, with `parameterization.channels` times its
-            channels; if the condition has several rows, but another number than x_t; outside of `jit`, if a time lies
+        ValueError: if the network's output does not have the shape of x_t with `parameterization.channels` times the
+            channels; if the condition has neither one row nor as many rows as x_t; or, outside of `jit`, if a time lies
             outside of [0, schedule.t_max].
     """
     require_network(network)
@@ -187,7 +188,9 @@ def evaluate(
 
 
 def read_output(output: Any, x: Array, channels: int = 1) -> Array:
-    """A network's output for x, in float32 or wider; refuses an output of a wrong shape, which would be broadcast.
+    """A network's output for x, in float32 or wider.
+
+    An output of a wrong shape is refused, since later operations could broadcast it without an error.
 
     Args:
         output: the network's output `[B, ..., channels C]`.
@@ -216,7 +219,7 @@ def checked(denoise: Denoiser) -> Denoiser:
         denoise: (x_t, t) -> Prediction.
 
     Returns:
-        The same function, with a TypeError or a ValueError that names the output.
+        The same function; it raises a TypeError or a ValueError that describes a wrong output.
     """
 
     def read(x_t, t):
@@ -242,7 +245,7 @@ def checked(denoise: Denoiser) -> Denoiser:
 
 
 def check_network(network: Network, schedule: NoiseSchedule, parameterization: Parameterization) -> None:
-    """Checks the arguments of `denoiser`, with the errors that it raises."""
+    """Checks the arguments of `denoiser`, and raises its errors."""
     require_network(network)
     check(parameterization, schedule)
 
@@ -257,12 +260,12 @@ def check_kind(parameterization: Parameterization) -> None:
 
 
 def reads_alike(one: Parameterization, other: Parameterization, schedule: NoiseSchedule) -> bool:
-    """Whether two parameterizations call a network with the same input, and make the same of its output.
+    """Whether two parameterizations give a network the same input and turn its output into the same prediction.
 
-    They are compared by their values at seven times inside the schedule, whatever their names are.
+    The names do not count: the function compares values at seven times inside the schedule.
 
     Args:
-        one, other: the parameterizations.
+        one, other: the parameterizations to compare.
         schedule: the process, with concrete coefficients.
     """
     if one is other or one.channels != other.channels:

@@ -1,4 +1,4 @@
-"""Prompts in which some words weigh more: brackets, as people write them.
+"""Prompts in which brackets give some words more or less weight.
 
 | written        | the weight of the word is multiplied by |
 |----------------|-----------------------------------------|
@@ -7,14 +7,14 @@
 | "(word:1.3)"   | 1.3                                     |
 | "\\(word\\)"     | 1: the brackets are text                |
 
-Brackets nest, and their factors multiply. A bracket that is left open closes at the end of the prompt, and one that
-closes nothing is text. Syntax and corner cases follow AUTOMATIC1111's "stable-diffusion-webui".
+Brackets nest, and their factors multiply. A bracket that is left open closes at the end of the prompt. A closing
+bracket without an open one is text. Syntax and corner cases follow AUTOMATIC1111's "stable-diffusion-webui".
 """
 
 import re
 from collections.abc import Iterable
 
-EMPHASIS = ("none", "scale", "restore_mean", "from_empty")  # what a weight does, see `text.encode`
+EMPHASIS = ("none", "scale", "restore_mean", "from_empty")  # the effects of a weight, see `text.encode`
 ROUND = 1.1
 SQUARE = 1 / 1.1
 PARTS = re.compile(
@@ -27,7 +27,7 @@ PARTS = re.compile(
 
 
 def parse(prompt: str) -> list[tuple[str, float]]:
-    """The texts of a prompt and their weights, in order; neighbours of one weight are one text.
+    """The texts of a prompt and their weights, in order; neighbouring texts of equal weight are joined.
 
         parse("a ((red) cat:1.5)") = [("a ", 1.0), ("red", 1.65), (" cat", 1.5)]
 
@@ -64,7 +64,7 @@ def parse(prompt: str) -> list[tuple[str, float]]:
 
 
 def joined(parts: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Texts and weights with neighbours of one weight as one text, whose letters a tokenizer may join to one token."""
+    """Texts and weights in which neighbours of equal weight are joined, since a tokenizer may merge their letters."""
     merged: list[tuple[str, float]] = []
     for text, weight in parts:
         if merged and merged[-1][1] == weight:

@@ -82,7 +82,7 @@ def test_a_correction_lasts_for_its_share_of_the_step(size):
 
 
 def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"corrected: 0 corrections of size 1\.0. Valid: at least 1, above 0"):
+    with pytest.raises(ValueError, match=r"corrections = 0 and size = 1\.0\. Valid: corrections >= 1 and size > 0"):
         discrete.corrected(0)
-    with pytest.raises(ValueError, match="1 corrections of size 0"):
+    with pytest.raises(ValueError, match=r"corrections = 1 and size = 0\b"):
         discrete.corrected(1, size=0)

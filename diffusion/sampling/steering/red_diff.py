@@ -1,4 +1,4 @@
-"""Restoration by optimisation: a denoising residual regularises the fit to a measurement."""
+"""Restoration by optimisation: the residual of a denoiser regularises the fit to a measurement."""
 
 __all__ = ["red_diff"]
 
@@ -47,7 +47,7 @@ def red_diff(
         schedule: the process.
         log_likelihood: x `[B, ...]` -> log p(y_b | x_b) `[B]`, such as `guidance.gaussian_likelihood(...)`.
         x: initial pictures `[B, ...]`, such as A^+ y.
-        plan: plan whose times t are used from the first to the last.
+        plan: plan whose times t are used from the first to the last, one for each step.
         keys: random keys `[B]`.
         optimizer: the optimizer, `optax.adam(0.1, b2=0.99)` in the paper's code. With one that combines examples, such
             as global clipping, the pictures depend on each other.
