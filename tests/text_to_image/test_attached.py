@@ -291,6 +291,18 @@ def test_the_files_of_a_picture_are_its_controls_and_the_attachments_in_use():
     request = Request(image="a.png", controls=[("edges", "b.png")])
     source = {"loras": {"c.safetensors": 1.0}, "attachments": {"edges": "net", "depth": "other"}}
     assert png.named_files(request, source) == ["a.png", "b.png", "c.safetensors", "net"]
+    request = Request(
+        image="a.png",
+        mask="m.png",
+        watermark="w.json",
+        reference="r.png",
+        images=("1.png", "2.png"),
+        regions=[("a cat", "left.png"), ("a dog", (0, 0, 0.5, 1))],
+        controls=[{"attachment": "edges", "picture": "b.png", "mask": "c.png"}],
+    )
+    files = ["a.png", "m.png", "w.json", "r.png", "1.png", "2.png", "left.png", "b.png", "c.png", "net"]
+    assert sorted(png.named_files(request, {**source, "loras": {}})) == sorted(files)
+    assert png.named_files(Request(), {"embeddings": {"e.safetensors": "<cat>"}}) == ["e.safetensors"]
 
 
 def test_a_picture_names_the_checksum_of_all_that_was_read(tmp_path, monkeypatch):

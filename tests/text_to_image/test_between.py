@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +41,27 @@ def test_a_stochastic_sampler_draws_the_same_noise_for_all_weights(model):
     way = text_to_image.between(stochastic, ["a cat", "a cat"], (4, 4), np.array([0.0, 0.5, 1.0]), **HOW)
     (picture,) = text_to_image.generate(stochastic, "a cat", seeds=4, **HOW)
     assert np.abs(way.astype(int) - picture).max() <= 1
+
+
+def test_all_weights_begin_between_two_noises_and_step_by_the_keys_of_the_first(model, monkeypatch):
+    starts = []
+
+    def compiled(model, course, function):
+        if function is programs.begin:
+            keys = jax.random.split(jax.random.key(0), 2)
+            x = jnp.stack([jnp.eye(3), jnp.eye(3)[::-1]])
+            return lambda *_: programs.Start(x, keys, beside={"control": jnp.array([1.0, 2.0])})
+        decoded = programs.Decoded(np.zeros((3, 8, 8, 3), np.uint8), None, np.ones(3, bool))
+        return lambda params, start, *_: (starts.append(start) or decoded, None)
+
+    monkeypatch.setattr(interpolation, "compiled", compiled)
+    text_to_image.between(model, ["a cat", "a dog"], (3, 5), np.array([0.0, 0.5, 1.0]), **HOW)
+    (start,) = starts
+    first, _ = jax.random.split(jax.random.key(0), 2)
+    np.testing.assert_array_equal(jax.random.key_data(start.keys), [jax.random.key_data(first)] * 3)
+    np.testing.assert_array_equal(start.beside["control"], [1.0] * 3)
+    np.testing.assert_allclose(start.x[0], np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(start.x[2], np.eye(3)[::-1], atol=1e-6)
 
 
 class Infinite(Product):

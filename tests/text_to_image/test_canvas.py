@@ -5,7 +5,10 @@ import types
 import numpy as np
 import pytest
 
+from diffusion.published.pipeline_kinds import EditedPictures
 from diffusion.text_to_image.canvas import Canvas, edited_images, scaled
+from diffusion.text_to_image.requested_images import open_images
+from diffusion.text_to_image.requests import Request
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 MASK = np.random.default_rng(1).random((4, 6)) < 0.5
@@ -56,3 +59,16 @@ def test_an_edited_picture_keeps_its_ratio_and_its_middle():
     how = types.SimpleNamespace(divisor=0, pixels=10**6)
     (edited,) = edited_images([picture], how, 8)
     np.testing.assert_array_equal(edited, picture[1:17, 2:18])
+
+
+def test_the_pictures_in_a_prompt_have_fewer_pixels_than_those_that_the_denoiser_sees():
+    """40 x 40 pixels are 16 x 16 for the denoiser, and 8 x 8 for the text encoder, which sees them in their order."""
+    edits = EditedPictures(256, 4, prompt_pixels=64)
+    kind = types.SimpleNamespace(video=None, pictures=types.SimpleNamespace(several=edits))
+    model = types.SimpleNamespace(kind=kind, multiple=4, sight=lambda picture: picture + 1)
+    greys = [np.full((40, 40, 3), grey, np.uint8) for grey in (10, 20)]
+    images = open_images(model, Request(images=tuple(greys)))
+    assert [(image.shape, image.max()) for image in images.edited] == [((16, 16, 3), 10), ((16, 16, 3), 20)]
+    assert [(image.shape, image.max()) for image in images.in_prompt] == [((8, 8, 3), 11), ((8, 8, 3), 21)]
+    blind = types.SimpleNamespace(kind=kind, multiple=4, sight=None)
+    assert open_images(blind, Request(images=tuple(greys))).in_prompt == ()

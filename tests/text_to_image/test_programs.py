@@ -562,6 +562,11 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_with_the_estimate(mode
         check_memory(one, course, 1, {"tokens": jnp.ones((1, WIDTH))}, {})
     numbers = (WIDTH + 3 + 1) + WIDTH * 3  # of the factors and the scale, and of the kernel in the interval
     assert held[0] - held[2] == 4 * numbers and "weights" not in vars(model)
+    # So do the parameters of an attachment, which the decoder's program does not read.
+    attachment = Attachment(jnp.zeros(1000), lambda *inputs: {})
+    one = attached.Attached(attachment, (jnp.zeros((1, 2)),) * 2, jnp.float32(1.0), jnp.array([0.0, 1.0]))
+    check_memory(dataclasses.replace(model, timed=()), course, 1, {"tokens": jnp.ones((1, WIDTH))}, {}, (one,))
+    assert held[4] - held[2] == 4 * (1000 + 2 + 2 + 1 + 2)
 
 
 def test_the_peak_of_a_program_is_counted_by_hand():

@@ -15,9 +15,11 @@ from diffusion.models.layers import attention_records
 from diffusion.sampling import editing
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import png
+from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.regions import Places, Region, Word, ends, on_latents, token_places
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
+from tests.text_to_image.stand_ins import made_model
 
 HALF = (0.0, 0.0, 0.5, 1.0)
 
@@ -106,6 +108,17 @@ SAME = {"steps": 4, "guidance": 2.0, "sampler": "ddim", "height": 16, "width": 1
 
 def made(prompt="a cat", **more):
     return text_to_image.generate(model(), prompt, **{**SAME, **more})
+
+
+def test_each_region_has_the_condition_of_its_own_prompt_for_every_picture():
+    """The stand-in's condition ends with the number of letters of its text."""
+    regions = [("a cat", HALF), ("the long car", (0.5, 0, 1, 1))]
+    request = Request.make(["the hill"], seeds=[1, 2], regions=regions, steps=1, sampler="ddim")
+    both = made_model()
+    conditional, unconditional = Job.prepare(both, request).conditions(both, 2)
+    letters = [condition["tokens"][:, -1].tolist() for condition in (conditional, *conditional["regions"])]
+    assert letters == [[len(text)] * 2 for text in ("the hill", "a cat", "the long car")]
+    assert "regions" not in unconditional
 
 
 @pytest.mark.slow
