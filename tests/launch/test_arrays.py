@@ -139,6 +139,12 @@ def test_a_pod_runs_the_run_of_its_index():
     assert {"name": "v0", "mountPath": "/runs"} in container["volumeMounts"]
 
 
+def test_a_pod_reads_a_variable_from_a_secret():
+    (container,) = job("--secret-env=API_KEY=wandb:key", "--", "x")["spec"]["template"]["spec"]["containers"]
+    secret = {"secretKeyRef": {"name": "wandb", "key": "key"}}
+    assert {"name": "API_KEY", "valueFrom": secret} in container["env"]
+
+
 def ends(spec: dict, pods: list) -> str:
     """What the Job controller makes of an index whose pods end so: exit statuses, or None for a disruption."""
     failures = 0

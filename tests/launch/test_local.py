@@ -571,6 +571,10 @@ def test_simulated_devices_replace_those_of_the_caller_beside_its_other_flags():
     assert added["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=4"
     assert (added["DIFFUSION_PROCESS_INDEX"], added["DIFFUSION_PROCESS_COUNT"]) == ("1", "2")
     assert "XLA_FLAGS" not in local.variables(1, 2, 9000, None, {"XLA_FLAGS": flags})
+    # Simulated devices are those of the CPU, unless a platform is chosen already.
+    assert added["JAX_PLATFORMS"] == "cpu"
+    assert local.variables(1, 2, 9000, 4, {"JAX_PLATFORMS": "cuda,cpu"})["JAX_PLATFORMS"] == "cuda,cpu"
+    assert "JAX_PLATFORMS" not in local.variables(1, 2, 9000, None, {})
 
 
 def test_the_guard_kills_the_whole_groups_that_are_left(monkeypatch):

@@ -42,6 +42,23 @@ def test_wins_ties_and_losses_are_those_of_the_votes(tmp_path):
     assert "| ana | 3 | 1 | 0.0%" in text and "| a | b | 2 : 0 | 100.0%" in text and "scores.png" in text
 
 
+def test_the_sides_of_the_pictures_are_those_that_the_voter_saw(tmp_path, monkeypatch):
+    """Ana saw the second picture on the left and chose it, twice."""
+    here = arena([(0, 1), (0, 2), (1, 2)])
+    votes = [Vote("ana", 0, SECOND, SECOND), Vote("ana", 1, SECOND, SECOND), Vote("ana", 2, TIE, FIRST)]
+    monkeypatch.setattr(scores, "_draw", lambda drawn, path: path.write_bytes(b""))
+    drawn = [scores.Score(name, 0.0, -9.0, 9.0, 1, 0, 1) for name in "abc"]
+    scores.write(here, votes, drawn, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "votes.csv").open()))
+    assert [(row["left"], row["right"], row["preferred"]) for row in rows] == [
+        ("b", "a", "b"),
+        ("c", "a", "c"),
+        ("b", "c", "tie"),
+    ]
+    ((_, cast, ties, left),) = scores.tables(here, votes, drawn)[2][2]
+    assert (cast, ties) == (3, 1) and left.startswith("100.0%")
+
+
 def test_the_interval_holds_the_spread_that_theory_gives():
     """Of 400 votes on as many comparisons of two: sd of the log-odds 1 / sqrt(n p (1 - p))."""
     rng = np.random.default_rng(1)

@@ -95,7 +95,10 @@ def test_what_cannot_be_reconstructed_is_refused(files):
         reconstructions.reconstruct(autoencoder, image_sets.from_array(images[:, :11]))
 
 
-def test_records_of_before_autoencoders_are_still_read():
-    fields = comparison.Request("a.npz", "b.npz")._asdict()
-    del fields["autoencoder"]
-    assert comparison.parse(fields) == comparison.Request("a.npz", "b.npz")
+def test_records_of_before_autoencoders_sizes_and_encoders_are_still_read():
+    earlier = comparison.Request("a.npz", "b.npz")._asdict()
+    for field in ("encoder", "size", "autoencoder"):
+        del earlier[field]
+        assert comparison.parse(earlier) == comparison.Request("a.npz", "b.npz")
+    stated = comparison.Request("a.npz", "b.npz", autoencoder="vae", size=8, encoder="dino")
+    assert comparison.parse(stated._asdict()) == stated

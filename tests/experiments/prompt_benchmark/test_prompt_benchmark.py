@@ -102,6 +102,14 @@ def test_what_is_judged_is_not_judged_again(geneval):
         run(geneval, about={"detector": "other"})
 
 
+def test_results_with_a_setting_that_is_not_named_again_are_those_of_another_request(tmp_path):
+    judging.begin(tmp_path, {"benchmark": "geneval", "threshold": 0.3})
+    judging.begin(tmp_path, {"benchmark": "geneval", "threshold": 0.3})
+    for request in ({"benchmark": "geneval"}, {"benchmark": "geneval", "threshold": None}):
+        with pytest.raises(ConfigError, match=r"another request: threshold was 0\.3 there and is None now"):
+            judging.begin(tmp_path, request)
+
+
 def test_bad_input_ends_before_a_picture_is_read(geneval, monkeypatch):
     monkeypatch.setattr(judging, "judge", None)
     monkeypatch.setattr(making, "make", None)

@@ -75,6 +75,22 @@ def test_of_a_traceback_the_exception_and_its_place_are_told(tmp_path):
     assert first.startswith('File "') and "decoder.py" in first and last.startswith("json.decoder.JSONDecodeError: Exp")
 
 
+def test_the_reason_is_in_the_output_of_the_command_that_failed(tmp_path):
+    """The log begins with an earlier attempt, which failed for another reason."""
+    log = tmp_path / "output.log"
+    before = b"--- attempt 1: x\nerror: the disk is full\n--- attempt 2: x\n"
+    log.write_bytes(before + b"the network is down\n")
+    assert runner.reason(log, len(before), 1) == "the network is down"
+    log.write_bytes(before)
+    assert runner.reason(log, len(before), 1) == "exit status 1, without any output"
+
+
+def test_a_command_holds_the_lock_of_its_run(tmp_path):
+    """If the sweep is killed, its run stays locked until the command has ended."""
+    ended, *_ = go(tmp_path, [plan("a", "ls -l /proc/self/fd | grep -q a/.sweep.lock")])
+    assert ended == {"a": 0}
+
+
 @pytest.mark.extended
 def test_commands_run_in_turn_in_the_runs_folder_and_a_failure_ends_the_turn(tmp_path):
     plans = [plan("a", 'echo 1 >> "$1/made"', 'echo 2 >> "$1/made"'), plan("b", "exit 1", 'touch "$1/made"')]
