@@ -98,9 +98,9 @@ def test_the_directions_are_not_the_noise_of_the_draws_and_the_loss_is_a_mean_ov
 
 def test_damping_is_a_share_of_the_mean_curvature():
     """Of curvatures c_1 and c_2 in two directions: 1 / (c + 0.1 (c_1 + c_2) / 2) in each."""
-    outputs = np.array([[[2.0, 0.0], [0.0, 1.0]]])  # c = 2 and 1 / 2: the mean over the rows of their squares
+    outputs = np.array([[[2.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])  # c = 4 / 3 and 2 / 3: the mean of squares over 3 rows
     scores = attribution.trak(np.eye(2), np.eye(2), outputs, damping=0.1)
-    np.testing.assert_allclose(scores, np.diag(1 / (np.array([2.0, 0.5]) + 0.1 * 1.25)))
+    np.testing.assert_allclose(scores, np.diag(1 / (np.array([4 / 3, 2 / 3]) + 0.1 * 1)))
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -67,6 +67,16 @@ def test_secondary_structure_and_torsions_of_known_chains():
     assert (noise > 0).mean() < 0.05
 
 
+def test_a_residue_of_a_helix_has_its_distances_from_the_one_before_it():
+    """P-SEA: residue i has 4.8 .. 5.8 Angstrom from i - 1 to i + 2, and 5.8 .. 7 to i + 3; a run has five of them."""
+    turn = np.radians(-100) * np.arange(9)  # left-handed, so that no angle fits; 1.5 Angstrom up per residue
+    helix = np.stack([2.3 * np.cos(turn), 2.3 * np.sin(turn), 1.5 * np.arange(9)], 1)
+    rod = np.array([0.0, 0.0, 3.8]) * np.arange(1, 6)[:, None]
+    ca = np.concatenate([helix[0] - rod[3::-1], helix, helix[-1] + rod])
+    structure = backbone_geometry.secondary_structure(ca)
+    assert np.flatnonzero(structure).tolist() == [5, 6, 7, 8, 9]  # the helix is 4 .. 12
+
+
 @pytest.mark.parametrize(
     "structure, phi, psi", [(1, (-100, -30 - 1e-9), (-80, -5)), (2, (-180, -50), (90, 195 - 1e-9))]
 )

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from diffusion.metrics import caption_retrieval
 
@@ -76,6 +77,40 @@ def test_towers_learn_which_caption_is_whose():
     moved = caption_retrieval.retrieved(np.roll(scores, 1, axis=0), captions, among=9)
     assert moved["share"] < 0.4
     assert caption_retrieval.similarities(found, images[:2], ["purple"]).tolist() == [[0], [0]]
+
+
+def test_the_loss_is_the_mean_over_pictures_and_over_captions(monkeypatch):
+    """-log p of the right caption among those of the batch, and of the right picture, by logits of 16 cosines."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+    captions = ["red cat", "cat", "blue blue dog"]
+    losses = []
+
+    def minimised(loss, params, keys_of_steps, batch, *rest):
+        params = jax.tree.map(np.asarray, params)
+        losses.append((params, float(loss(params, keys_of_steps(0), images, caption_retrieval.bags(captions, words)))))
+        return params
+
+    words = {"blue": 0, "cat": 1, "dog": 2, "red": 3}
+    flat = lambda images: np.reshape(images, (len(images), -1))[:, : caption_retrieval.attribute_reader.DIM] / 255
+    for name, instead in {
+        "minimised": minimised,
+        "init_hidden": lambda key, shape: {},
+        "he_normal": lambda key, shape: rng.normal(size=shape),
+        "changed": lambda key, images: images,
+        "hidden": lambda params, images: flat(images),
+    }.items():
+        monkeypatch.setattr(caption_retrieval.attribute_reader, name, instead)
+    caption_retrieval.train(images, captions, steps=1)
+    ((params, loss),) = losses
+    red_cat = params["word"][3] + params["word"][1]
+    texts = np.stack([red_cat, params["word"][1], 2 * params["word"][0] + params["word"][2]])
+    pictures = flat(images) @ params["picture"]
+    unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    logits = 16 * unit(pictures) @ unit(texts).T
+    right = [-np.diag(scipy.special.log_softmax(logits, axis=axis)).mean() for axis in (0, 1)]
+    assert abs(right[0] - right[1]) > 0.1
+    assert loss == pytest.approx(np.mean(right), rel=1e-4)
 
 
 def test_no_step_has_a_key_that_drew_the_parameters(monkeypatch):

@@ -44,6 +44,15 @@ def test_the_definitions_whatever_the_block(rng, dtype):
         assert (found.manifold_k, found.density_k, found.samples, found.reference) == (2, 4, 31, 40)
 
 
+def test_balls_of_density_may_be_the_smaller_ones(rng):
+    """The neighbours are sorted once, for the larger of the two numbers."""
+    real = rng.normal(size=(13, 3))
+    samples = 0.7 * rng.normal(size=(9, 3)) + 0.2
+    found = figures(manifold.overlap(samples, real, manifold_k=3, density_k=1))
+    assert found == pytest.approx(brute_force(samples, real, 3, 1), abs=1e-12)
+    assert found != figures(manifold.overlap(samples, real, manifold_k=3, density_k=3))
+
+
 def test_by_hand():
     """Real 0, 1, 3 with k = 1: radii 1, 1, 2. Samples 2, 9 with k = 1: radii 7, 7."""
     found = manifold.overlap(np.array([[2.0], [9.0]]), np.array([[0.0], [1.0], [3.0]]), manifold_k=1, density_k=1)

@@ -71,6 +71,14 @@ def test_a_film_moves_if_enough_steps_are_longer_than_the_bound():
         vbench.dynamic(clips, lambda a, b: np.zeros(3), 8.0)
 
 
+@pytest.mark.parametrize("height, width", [(64, 128), (128, 64)])
+def test_the_bound_of_a_film_counts_in_its_shorter_side(height, width):
+    """6 pixels of 256 are 1.5 of 64, whichever side is the shorter one."""
+    clips = np.zeros((1, 16, height, width, 3), np.uint8)
+    flow = lambda length: lambda first, second: np.full((len(first), height, width, 2), length / np.sqrt(2))
+    assert vbench.dynamic(clips, flow(1.51), 8.0)[0] and not vbench.dynamic(clips, flow(1.49), 8.0)[0]
+
+
 def test_texts_are_compared_by_the_mean_cosine():
     features = np.array([[[1.0, 0.0], [0.0, 2.0]], [[-1.0, 0.0], [-3.0, 0.0]]])
     texts = np.array([[2.0, 0.0], [1.0, 0.0]])
