@@ -116,7 +116,7 @@ def test_two_players_beside_one_base_by_hand(base):
         "critic": Player(_pay("b", lambda o: 2 * o["a"] + 1), "b", optax.sgd(0.1)),
         "generator": Player(_pay("a", lambda o: o["b"]), "a", optax.sgd(0.5), every=2),
     }
-    averages = {"target": Average("a", ema_lib.exponential_moving_average(0.75, warmup=False))}
+    averages = {"target": Average("a", ema_lib.exponential_moving_average(0.75))}
     init, step = alternating(players, apply, None, averages, base="base")
     a, b, average = 2.3, -1.0, 2.3
     state = init({"a": jnp.float32(a), "b": jnp.float32(b), "base": jnp.float32(base)})
@@ -128,7 +128,8 @@ def test_two_players_beside_one_base_by_hand(base):
         b -= 0.1 * (b + base - 2 * (a + base) - 1)
         if k % 2 == 0:
             a -= 0.5 * (a - b)
-            average = 0.75 * average + 0.25 * a
+            decay = (1 / 10, 2 / 11)[k // 2]  # (1 + n) / (10 + n) at the n-th step of the generator
+            average = decay * average + (1 - decay) * a
         found = [float(state.networks[name]) for name in ("a", "b", "target", "base")]
         np.testing.assert_allclose(found, [a, b, average, base], rtol=1e-5)
 
@@ -156,6 +157,19 @@ def test_a_run_of_two_players_is_that_game(as_in_use):
     assert toys.equal(networks, game.networks) and int(run.step) == 5
     assert toys.equal(found, {name.removeprefix("model/"): value for name, value in wanted.items()})
     assert "loss" in found and "critic/loss" in found
+
+
+def test_records_that_a_batch_skips_count_once_whoever_acts():
+    """Two players read one batch, and one that rests counts none."""
+
+    def on_counts(*counts):
+        names = [f"{player}/skipped" for player in ("model", "critic", "other")]
+        step = lambda state, batch, key: (state, dict(zip(names, map(np.int32, counts), strict=True)))
+        run = state_lib.create(jnp.float32(1), optax.sgd(0.5), ema_lib.exponential_moving_average(0.75))
+        return as_train_step(step)(run._replace(second_players={}), BATCH, KEY)[1]
+
+    assert {name: int(value) for name, value in on_counts(3, 3, 0).items()} == {"skipped": 3}
+    assert int(on_counts(0, 2, 2)["skipped"]) == 2
 
 
 def test_players_draw_different_keys_and_the_same_ones_again():

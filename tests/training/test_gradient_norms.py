@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusion.training import gradient_norms
 from tests.training import toys
@@ -41,6 +42,15 @@ def test_squares_add_up_to_the_whole_whatever_the_type():
     norms = jax.jit(gradient_norms.by_block)(gradients)
     assert norms.dtype == jnp.float32
     np.testing.assert_allclose(np.linalg.norm(norms), norm(gradients), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [300.0, 1e-4])
+def test_no_square_of_half_precision_overflows_or_vanishes(size):
+    """The squares 9e4 and 1e-8 are infinite and 0 in float16."""
+    leaf = np.full((2, 3), size, np.float16)
+    norms = gradient_norms.by_block({"out": leaf, "layers": {"kernel": leaf}})
+    expected = float(leaf[0, 0]) * np.sqrt([3, 3, 6])  # of each scanned layer, and of the whole leaf
+    np.testing.assert_allclose(norms, expected, rtol=1e-6)
 
 
 def test_names_need_shapes_alone_and_a_plain_pytree_will_do():

@@ -234,6 +234,7 @@ def test_the_largest_side_that_divides_is_split_and_small_leaves_are_not():
     least = sharding.SMALLEST_SPLIT
     shapes = {
         "mlp": {"kernel": leaf(3, least, 8)},  # stacked layers: the rule is of the last two sides
+        "wide": {"mlp": {"kernel": leaf(least, 2 * least)}},  # the largest side is that of the rule
         "odd": leaf(least + 1, 6),
         "even": leaf(6, least),
         "small": leaf(2, least // 2 - 2),
@@ -244,6 +245,7 @@ def test_the_largest_side_that_divides_is_split_and_small_leaves_are_not():
     spec = jax.sharding.PartitionSpec
     assert found == {
         "mlp": {"kernel": spec(None, "fsdp", "tensor")},
+        "wide": {"mlp": {"kernel": spec("fsdp", "tensor")}},
         "odd": spec(None, "fsdp"),
         "even": spec(None, "fsdp"),
         "small": spec(),

@@ -48,6 +48,17 @@ def test_loss_falls_and_step_counts():
     assert float(last["loss"]) < 0.9 * float(first["loss"])
 
 
+def test_the_average_warms_up_by_the_number_of_updates_before():
+    """The decays of the first three updates are 1 / 10, 2 / 11 and 3 / 12."""
+    state = toys.make_state()
+    average = jax.tree.map(np.array, state.params)
+    for k in range(3):
+        state, _ = toys.make_step()(state, toys.batch(k), KEY)
+        decay = (1 + k) / (10 + k)
+        average = jax.tree.map(lambda a, p, decay=decay: decay * a + (1 - decay) * np.asarray(p), average, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, average)
+
+
 @pytest.mark.extended
 def test_metrics_are_those_of_the_batch():
     """Loss, gradient norm and the bins against numbers computed from the objective directly."""
