@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import text_to_image
-from diffusion.adapters import low_rank
+from diffusion.adapters import lora, low_rank
 from diffusion.io.leaf_names import leaves_of
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from tests.adapters.received import instead_of, reached, same, wide
@@ -87,6 +87,19 @@ def test_factors_of_a_lokr_are_near_the_square_root_and_its_small_one_is_zero(mo
             for name in ("lokr_w2_a", "lokr_w2_b"):  # each uniform by its own number of inputs
                 bound = 1 / np.sqrt(layer[name].shape[1])
                 assert bound / 2 < np.abs(layer[name]).max() <= bound
+
+
+def test_each_layer_of_a_stack_begins_for_itself():
+    """Norms over the 5 inputs of each of 3 layers; B of a first pair has the bound 1 / sqrt(r), here 1 / 2."""
+    kernel = np.random.default_rng(0).normal(size=(3, 5, 2, 7)) * np.array([1, 10, 100])[:, None, None, None]
+    blank = {"down": np.zeros((3, 5, 4)), "up": np.zeros((3, 4, 2, 7))}
+    begin = lambda **more: lora.started(jax.random.key(0), params, {"blocks": {"kernel": blank | more}})
+    params = {"blocks": {"kernel": jnp.asarray(kernel, jnp.float32)}}
+    dora = begin(magnitude=np.zeros((3, 2, 7)))["blocks"]["kernel"]
+    np.testing.assert_allclose(dora["magnitude"], np.linalg.norm(kernel, axis=1), rtol=1e-5)
+    loha = begin(down_2=np.zeros((3, 5, 6)), up_2=np.zeros((3, 6, 2, 7)))["blocks"]["kernel"]
+    assert 0.45 < np.abs(loha["up"]).max() <= 0.5
+    assert loha["up"].shape == (3, 4, 2, 7) and loha["down_2"].shape == (3, 5, 6)
 
 
 KINDS = {"lora": low_rank.lora, "dora": low_rank.dora, "loha": low_rank.loha, "lokr": low_rank.lokr}
