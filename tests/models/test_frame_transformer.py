@@ -13,6 +13,7 @@ from diffusion import manifolds, samplers, schedules, timesteps
 from diffusion.manifolds.tangent_field import velocity_field
 from diffusion.models.frame_transformer import FrameTransformer
 from diffusion.models.layers.invariant_point_attention import InvariantPointAttention
+from tests import numpy_programs
 from tests.drawn_parameters import drawn
 
 B, N = 2, 6
@@ -129,19 +130,24 @@ def test_each_layer_sees_the_neighbours_where_the_layer_before_has_moved_them():
     params = jax.tree.map(np.zeros_like, drawn(module.init, x, t))
     motion = np.float32([0.3, -0.2, 0.5, 1.0, -2.0, 0.5])
     params["params"]["update_0"]["bias"] = motion
-    seen = {}
 
-    def record(call, args, kwargs, context):
-        seen[context.module.name] = args[0]
-        return call(*args, **kwargs)
+    def read_by_the_second_layer(params):
+        reads = {}
 
-    with nn.intercept_methods(record):
-        module.apply(params, x, t)
+        def record(call, args, kwargs, context):
+            reads[context.module.name] = args[0]
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(record):
+            module.apply(params, x, t)
+        return reads["neighbours_1"]
+
+    features = numpy_programs.outputs(read_by_the_second_layer, params)
     turns = [Rotation.from_matrix(r) for r in x[0, ..., :3]]
     centred = x[0, ..., 3] - x[0, ..., 3].mean(0)
     positions = [turn.apply(0.5 * motion[3:]) + place for turn, place in zip(turns, centred)]
     turns = [turn * Rotation.from_rotvec(0.5 * motion[:3]) for turn in turns]
-    for i, parts in enumerate(np.asarray(seen["neighbours_1"])[0].reshape(3, 2, 12)):
+    for i, parts in enumerate(features[0].reshape(3, 2, 12)):
         for j, part in zip((i - 1, i + 1), parts):
             back = turns[i].inv()
             there = 0 <= j < 3
