@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps
+from diffusion.models.layers import layer_masks
+from tests import numpy_programs
 from tests.models import backbones
 from tests.models.backbones import BACKBONES
 
@@ -24,6 +26,7 @@ def slow_but(*fast):
     return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in BACKBONES]
 
 
+MASKED = [name for name, backbone in BACKBONES.items() if "skip" in getattr(backbone.module, "layer_masks", ())]
 SECOND = ("jit", "mmdit")  # whose "blocks" are the second stack to run
 
 
@@ -239,6 +242,24 @@ def test_features_are_what_the_blocks_put_out(name, at):
         np.testing.assert_allclose(h, block, rtol=1e-4, atol=1e-4 * np.abs(block).max())
     with pytest.raises(ValueError, match=rf"no block {number + 1}. Valid: 1 .. {number}"):
         backbone.module.apply({"params": params}, *arguments, features=(1, number + 1))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "mask_dit" else pytest.mark.extended) for name in MASKED]
+)
+def test_a_layer_mask_counts_the_layers_of_all_stacks(name):
+    """The example that skips the last layer leaves it as it entered; the other does not."""
+    module = BACKBONES[name].module
+    x, t, condition = backbones.inputs(BACKBONES[name])
+    entries = condition if isinstance(condition, dict) else {} if condition is None else {"label": condition}
+    number = module.feature_blocks
+    skip = np.stack([layer_masks.mask(1, number, (number - 1,))[0], layer_masks.mask(1, number, ())[0]])
+    features = lambda params, condition: module.apply(
+        {"params": params}, x, t, condition, features=(number - 1, number)
+    )[1]
+    before, after = numpy_programs.outputs(features, backbones.parameters(BACKBONES[name]), {**entries, "skip": skip})
+    np.testing.assert_array_equal(after[0], before[0])
+    assert np.abs(after[1] - before[1]).max() > 1e-2
 
 
 @pytest.mark.extended

@@ -45,13 +45,13 @@ def test_another_value_is_refused(field, words):
 
 
 def test_states_are_centred_and_divided_by_the_range_of_valid_ones():
-    """Of one state the valid numbers are 1, 3, 5 and 7, of the other twice as many plus one; padding is far off."""
+    """Of one state the valid numbers are 1, 3, 5 and 7, of the others twice and three times as much, plus one."""
     one = np.array([[99.0, -99.0], [1.0, 3.0], [5.0, 7.0]], np.float32)
-    states = np.stack([one, 2 * one + 1], axis=1)[None]
+    states = np.stack([one, 2 * one + 1, 3 * one + 1], axis=1)[None]
     expected = 8 * np.array([[0, 0], [-3, -1], [1, 3]]) / 6
     out = ranged(jnp.asarray(states), jnp.asarray([[False, True, True]]))
-    np.testing.assert_allclose(out[0, :, 0], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(out[0, :, 1], expected, rtol=1e-5, atol=1e-6)
+    for state in range(3):
+        np.testing.assert_allclose(out[0, :, state], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.extended
