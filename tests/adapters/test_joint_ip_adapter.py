@@ -18,6 +18,7 @@ from diffusion import samplers, text_to_image
 from diffusion.adapters import ip_adapter, ip_adapter_files
 from diffusion.models import interchange
 from diffusion.models.image_encoders import prompt_features
+from diffusion.models.image_projections import ResamplerLayer
 from diffusion.models.interchange import schedulers
 from diffusion.models.joint_image_projections import JointIPAdapter, TimedResampler
 from diffusion.models.layers import extra_attention
@@ -26,6 +27,7 @@ from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion_3.network import MMDiT
 from diffusion.text_to_image import attached, canvas
 from diffusion.text_to_image.picture_controls import Control
+from tests import drawn_parameters
 from tests.adapters.test_ip_adapter import picture
 from tests.peers.made_weights import drawn, made
 from tests.text_to_image import made_pipelines
@@ -38,6 +40,21 @@ PROJECTION = TimedResampler(6, 8, tokens=3, inner=4, depth=1, heads=1, time_feat
 def fixture():
     arrays = load_file(made_pipelines.FIXTURES / "ip_adapter_mmdit.safetensors")
     return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
+
+
+def test_the_time_shifts_and_scales_what_the_norms_put_out():
+    """Before the attention, then before the MLP: as norms with another scale and bias, without a time."""
+    y, x, c = (np.random.default_rng(seed).normal(size=(1, 2, 4)).astype(np.float32) for seed in range(3))
+    layer = ResamplerLayer(1, 4, 2)
+    params = drawn_parameters.drawn(layer.init, y, x, c[:, 0])["params"]
+    vectors = np.float32([[1.0, -1, 2, 0.5], [0.5, 2, -1, 1], [-2, 1, 0.5, 1], [1, 0.5, -2, 2]])
+    params["modulation"]["dense"] = {"kernel": np.zeros((4, 4, 4), np.float32), "bias": vectors}
+    plain = {name: leaf for name, leaf in params.items() if name != "modulation"}
+    for name, (shift, scale) in (("norm_own", vectors[:2]), ("norm_mlp", vectors[2:])):
+        norm = {part: leaf * (1 + scale) for part, leaf in params[name].items()}
+        plain[name] = {**norm, "bias": norm["bias"] + shift}
+    timed = layer.apply({"params": params}, y, x, c[:, 0])
+    np.testing.assert_allclose(timed, layer.apply({"params": plain}, y, x), atol=1e-4)
 
 
 @pytest.mark.extended

@@ -116,6 +116,17 @@ def test_known_symbols_show_at_every_step_of_a_sampler_that_masks_again(sampler)
     assert (found != 3).all()
 
 
+def test_under_another_process_known_symbols_are_their_values_at_the_end():
+    """After one step from noise: 64 draws of the noise at its start would all agree once in 4^64 times."""
+    process = discrete.uniform(discrete.linear(), 4)
+    predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
+    values = np.random.default_rng(0).integers(4, size=(4, 16))
+    sampler = discrete.infilling(discrete.ancestral(), values, np.ones((4, 16), bool))
+    plan = timesteps.plan(np.array([1.0, 0.0]))
+    found = discrete.sample(sampler, predict, process, jnp.zeros((4, 16), jnp.int32), plan, KEYS)
+    np.testing.assert_array_equal(found, values)
+
+
 @pytest.mark.extended
 def test_under_another_process_known_symbols_have_the_noise_of_their_time():
     process, number, seen = discrete.uniform(discrete.linear(), 4), 4_000, []

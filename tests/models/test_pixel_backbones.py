@@ -10,8 +10,9 @@ import pytest
 
 from diffusion.models.jit import JiT, jit_preset
 from diffusion.models.mdt import MDT, distances
-from diffusion.models.pixnerd import PixNerd, pixnerd_preset, place_features
+from diffusion.models.pixnerd import FieldBlock, PixNerd, pixnerd_preset, place_features
 from diffusion.models.residual_u_vit import ResidualUViT
+from tests.drawn_parameters import drawn
 from tests.models import backbones
 
 JIT = {"patch": 2, "width": 32, "depth": 3, "heads": 2, "num_classes": 3, "class_start": 1}
@@ -72,6 +73,19 @@ def test_the_places_of_pixels_in_a_patch():
     np.testing.assert_allclose(found[:, :, 1, 0], np.tile(np.cos(2 * np.pi * x), (3, 1)), atol=1e-6)
     np.testing.assert_allclose(found[:, :, 0, 1].T, np.tile(np.cos(2 * np.pi * y), (3, 1)), atol=1e-6)
     np.testing.assert_allclose(found[1, 2, 1, 1], np.cos(np.pi) / 5, atol=1e-6)
+
+
+def test_a_field_block_is_its_equation_with_columns_of_length_one():
+    """One patch of two pixels, in NumPy."""
+    block, h, s = FieldBlock(2, "float32"), backbones.drawn(1, 1, 2, 3), backbones.drawn(1, 1, 4)
+    params = drawn(block.init, h, s)["params"]
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    first, second = (np.tensordot(s[0, 0], p[name]["kernel"], 1) + p[name]["bias"] for name in ("first", "second"))
+    first, second = (w / np.linalg.norm(w, axis=0) for w in (first, second))
+    normed = p["norm"]["scale"] * h[0, 0] / np.sqrt((h[0, 0] ** 2).mean(-1, keepdims=True) + 1e-6)
+    x = normed @ first
+    out, _ = block.apply({"params": params}, h, s)
+    np.testing.assert_allclose(out[0, 0], h[0, 0] + x / (1 + np.exp(-x)) @ second, atol=1e-5)
 
 
 def test_distances_of_a_grid():

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion.models.edm2_unet import EDM2Block, EDM2UNet
+from diffusion.models.edm2_unet import ClassWeights, EDM2Block, EDM2UNet
 from diffusion.models.layers import magnitude
 from diffusion.models.layers.magnitude import MPConv, MPFourier, forced, mp_cat, mp_silu, mp_sum
 
@@ -30,6 +30,21 @@ def test_sums_and_activations_keep_the_magnitude():
     fourier = MPFourier(64)
     params = {"frequencies": 6 * draw(2, 64), "phases": 2 * np.pi * np.random.default_rng(3).random(64)}
     assert rms(fourier.apply({"params": params}, draw(4, 2000))) == pytest.approx(1, abs=0.02)
+
+
+def test_fourier_features_are_drawn_over_whole_turns():
+    """Frequencies N(0, (2 pi)^2), phases U(0, 2 pi): means and deviations within 5 standard errors."""
+    params = MPFourier(4000).init(jax.random.key(0), np.ones(1, np.float32))["params"]
+    assert np.std(params["frequencies"]) == pytest.approx(2 * np.pi, rel=5 / np.sqrt(2 * 4000))
+    assert np.mean(params["phases"]) == pytest.approx(np.pi, abs=5 * 2 * np.pi / np.sqrt(12 * 4000))
+    assert 0 <= np.min(params["phases"]) < 0.05 and 2 * np.pi - 0.05 < np.max(params["phases"]) <= 2 * np.pi
+
+
+def test_the_row_of_a_class_is_what_a_layer_makes_of_its_unit_vector():
+    kernel = draw(0, 3, 5)
+    rows = ClassWeights(3, 5).apply({"params": {"kernel": kernel}})
+    np.testing.assert_allclose(rows, kernel / np.sqrt(np.square(kernel).mean(0)), rtol=1e-3)
+    np.testing.assert_allclose(MPConv(5).apply({"params": {"kernel": kernel}}, np.sqrt(3) * np.eye(3)), rows, rtol=1e-5)
 
 
 def test_concatenation_keeps_the_magnitude_and_gives_each_its_share():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.models.interchange import Refusal
-from diffusion.published.ltx2 import connectors_table
+from diffusion.published.ltx2 import connectors, connectors_table
 from diffusion.published.ltx2.connectors import LTX2Connectors, ranged
 
 SMALL = LTX2Connectors(8, 3, 8, 8, 2, 1, 4)
@@ -52,6 +52,17 @@ def test_states_are_centred_and_divided_by_the_range_of_valid_ones():
     out = ranged(jnp.asarray(states), jnp.asarray([[False, True, True]]))
     for state in range(3):
         np.testing.assert_allclose(out[0, :, state], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_separate_layers_read_states_times_the_root_of_their_width(monkeypatch):
+    """States of one and kernels of one give sqrt(width / 8), once for each of 3 x 8 numbers."""
+    monkeypatch.setattr(connectors, "LTX2Connector", lambda *fields, name: lambda x, mask: x)
+    module = SMALL.clone(separate=True, width=16, sound_width=12)
+    kernels = {"projection": np.ones((3, 8, 16), np.float32), "sound_projection": np.ones((3, 8, 12), np.float32)}
+    params = {"params": {name: {"kernel": kernel} for name, kernel in kernels.items()}}
+    text, sound = module.apply(params, np.ones((1, 4, 24), np.float32), jnp.ones((1, 4), bool))
+    np.testing.assert_allclose(text, np.full((1, 4, 16), 24 * 2**0.5), rtol=1e-5)
+    np.testing.assert_allclose(sound, np.full((1, 4, 12), 24 * 1.5**0.5), rtol=1e-5)
 
 
 @pytest.mark.extended

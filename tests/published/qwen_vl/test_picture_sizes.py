@@ -7,7 +7,7 @@ import pytest
 
 from diffusion.io import limits
 from diffusion.published.qwen_vl import picture_sizes
-from diffusion.published.qwen_vl.network import text_positions, windows
+from diffusion.published.qwen_vl.network import Attention, text_positions, windows
 from diffusion.published.qwen_vl.picture_sizes import Bounds
 
 # By `smart_resize` of transformers 5.23.0, with factor 28 and the default bounds.
@@ -92,6 +92,17 @@ def test_windows_part_a_grid_into_squares_from_its_corner():
     # 10 11| 12 13| 14
     whole = [[0, 1, 5, 6], [2, 3, 7, 8], [4, -1, 9, -1], [10, 11, -1, -1], [12, 13, -1, -1], [14, -1, -1, -1]]
     np.testing.assert_array_equal(found, whole)
+
+
+def test_attention_within_windows_sees_no_padding_in_any_example():
+    """Windows of the tokens 0 and 2, and of token 1 alone, in two examples, token by token."""
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 3, 1, 4)).astype(np.float32)
+    out = Attention(1, "xla", "float32")._by_window(q, k, v, np.array([[0, 2], [1, -1]]))
+    for b in range(2):
+        np.testing.assert_allclose(out[b, 1], v[b, 1], rtol=1e-5)
+        for n in (0, 2):
+            weights = np.exp([q[b, n, 0] @ k[b, m, 0] / 2 for m in (0, 2)])
+            np.testing.assert_allclose(out[b, n, 0], weights @ v[b, [0, 2], 0] / weights.sum(), rtol=1e-5, atol=1e-6)
 
 
 def test_words_go_on_behind_the_longer_side_of_a_picture():
