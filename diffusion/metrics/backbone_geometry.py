@@ -1,6 +1,7 @@
-"""Measures of plausible backbones: bonds and angles between residues, breaks, clashes, secondary structure, novelty.
+"""Measures of protein backbones: bonds and angles between residues, breaks, clashes, secondary structure, novelty.
 
-All functions take CA or atoms in Angstrom and NumPy arrays, and know nothing of how a chain was made.
+All functions take NumPy arrays of positions in Angstrom, of CA or of N, CA and C. They do not depend on how a chain was
+made.
 """
 
 import itertools
@@ -9,26 +10,27 @@ import numpy as np
 
 from diffusion.data.proteins import backbone
 
-BREAK = 2.5  # Angstrom of C-N, beyond which Kabsch and Sander's DSSP (1983) sees a break
+BREAK = 2.5  # Angstrom: a longer C-N bond is a break of the chain, as in DSSP (Kabsch and Sander 1983)
 HELIX, STRAND = 1, 2
-# Labesse et al. 1997: CA distances i - 1 to i + 1, i + 2 and i + 3, the angle at i and the dihedral about i to i + 1.
+# (centre, half width) by Labesse et al. 1997: the distances d2, d3, d4 of CA i - 1 to i + 1, i + 2, i + 3, the angle at
+# i, and the dihedral about the axis from i to i + 1; Angstrom and degrees.
 RANGES = {
     HELIX: {"d3": (5.3, 0.5), "d4": (6.4, 0.6), "angle": (89, 12), "dihedral": (50, 20)},
     STRAND: {"d2": (6.7, 0.6), "d3": (9.9, 0.9), "d4": (12.4, 1.1), "angle": (124, 14), "dihedral": (-170, 45)},
 }
 DISTANCES = {HELIX: ("d3", "d4"), STRAND: ("d2", "d3", "d4")}
-SHORTEST = {HELIX: 5, STRAND: 3}  # residues of a run
-BOXES = {HELIX: ((-100, -30), (-80, -5)), STRAND: ((-180, -50), (90, 195))}  # degrees of phi, psi; psi from -165 to 195
+SHORTEST = {HELIX: 5, STRAND: 3}  # the least number of residues of a helix or a strand
+BOXES = {HELIX: ((-100, -30), (-80, -5)), STRAND: ((-180, -50), (90, 195))}  # degrees of phi, psi; -165 <= psi < 195
 
 
 def between_residues(atoms: np.ndarray) -> dict[str, np.ndarray]:
-    """The geometry between neighbouring frames: "C-N", "CA-CA" in Angstrom, "CA-C-N", "C-N-CA" in degrees.
+    """The geometry between neighbouring residues.
 
     Args:
         atoms: the positions of N, CA and C, `[..., n, 3, 3]`.
 
     Returns:
-        `[..., n - 1]` each.
+        The lengths "C-N" and "CA-CA" in Angstrom and the angles "CA-C-N" and "C-N-CA" in degrees, `[..., n - 1]` each.
     """
     n, ca, c = (np.asarray(atoms, np.float64)[..., i, :] for i in range(3))
     ca_0, c_0, n_1, ca_1 = ca[..., :-1, :], c[..., :-1, :], n[..., 1:, :], ca[..., 1:, :]
@@ -41,21 +43,26 @@ def between_residues(atoms: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def radius_of_gyration(ca: np.ndarray) -> np.ndarray:
-    """`[...]` root of the mean squared distance of CA `[..., n, 3]` from their centre."""
+    """The root of the mean squared distance of CA `[..., n, 3]` from their centre, `[...]`."""
     ca = np.asarray(ca, np.float64)
     return np.sqrt(np.mean(np.sum((ca - ca.mean(-2, keepdims=True)) ** 2, -1), -1))
 
 
 def rmsd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Root-mean-square distance of points after the best rigid motion, without reflection; batches broadcast.
+    """The root-mean-square distance of points after the best rigid motion, without reflection; batches broadcast.
 
-        rmsd^2 = (|a|^2 + |b|^2 - 2 (s_1 + s_2 + det s_3)) / n,    s the singular values of a^T b, det its sign
+        rmsd^2 = (|a|^2 + |b|^2 - 2 (s_1 + s_2 + d s_3)) / n
+
+    Here a and b are centred, s are the singular values of a^T b in descending order, and d is the sign of det(a^T b).
 
     Kabsch 1976, "A solution for the best rotation to relate two sets of vectors".
 
     Args:
-        a: points, `[..., n, 3]`.
+        a: the points that are moved, `[..., n, 3]`.
         b: the points onto which they are moved, `[..., n, 3]`.
+
+    Returns:
+        The distances, float64 `[...]`.
     """
     a, b = (np.asarray(x, np.float64) - np.mean(x, -2, keepdims=True, dtype=np.float64) for x in (a, b))
     covariance = np.swapaxes(a, -1, -2) @ b
@@ -73,7 +80,7 @@ def nearest(chains: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
         others: the positions of CA of the chains to compare with, `[M, n, 3]`.
 
     Returns:
-        (float64 `[N]`, int `[N]`).
+        (the RMSDs, float64 `[N]`; the rows, int `[N]`).
     """
     distances = [rmsd(chains[i : i + 1], others) for i in range(len(chains))]
     rows = np.array([np.argmin(row) for row in distances])
@@ -81,18 +88,21 @@ def nearest(chains: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def secondary_structure(ca: np.ndarray) -> np.ndarray:
-    """`[..., n]` of each residue: 1 in a helix, 2 in a strand, 0 in neither, by distances and angles of CA only.
+    """The secondary structure of each residue, from distances and angles of CA alone.
 
-    Labesse et al. 1997, "P-SEA: a new efficient assignment of secondary structure from C alpha trace of proteins";
-    without its extension of ends, and without contacts between strands. Helices have five residues at least, strands
-    three.
+    Labesse et al. 1997, "P-SEA: a new efficient assignment of secondary structure from C alpha trace of proteins",
+    without its extension of ends and without contacts between strands. A helix has at least five residues, a strand at
+    least three.
 
     Args:
         ca: the positions of CA, `[..., n, 3]`, n >= 5.
+
+    Returns:
+        1 in a helix, 2 in a strand, 0 in neither, int `[..., n]`.
     """
     ca = np.asarray(ca, np.float64)
     number = ca.shape[-2]
-    at = lambda i: ca[..., 1 + i : number - 3 + i, :]  # residues 1 .. n - 4
+    at = lambda i: ca[..., 1 + i : number - 3 + i, :]  # the residues 1 .. n - 4, shifted by i
     measures = {f"d{k + 1}": np.linalg.norm(at(k) - at(-1), axis=-1) for k in (1, 2, 3)}
     measures["angle"] = _angle(at(-1), at(0), at(1))
     measures["dihedral"] = np.degrees(np.asarray(backbone.dihedral(at(-1), at(0), at(1), at(2))))
@@ -118,12 +128,15 @@ def secondary_structure(ca: np.ndarray) -> np.ndarray:
 
 
 def ramachandran(torsions: np.ndarray) -> np.ndarray:
-    """`[..., n - 2]` of inner residues: 1 in the helix's box of phi and psi, 2 in the strand's, 0 in neither.
+    """The region of the Ramachandran plot for each inner residue.
 
-    The boxes are round numbers about the two large basins of the plot.
+    The regions are two boxes of phi and psi, with round numbers, around the two large basins of the plot.
 
     Args:
         torsions: the torsions phi, psi and omega in radians, `[..., n, 3]`; see `backbone.torsions_of`.
+
+    Returns:
+        1 in the box of helices, 2 in the box of strands, 0 in neither, int `[..., n - 2]`.
     """
     phi, psi = (np.degrees(np.asarray(torsions, np.float64))[..., 1:-1, i] for i in (0, 1))
     structure = np.zeros(phi.shape, int)
@@ -134,7 +147,7 @@ def ramachandran(torsions: np.ndarray) -> np.ndarray:
 
 
 def _angle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """`[...]` degrees of a-b-c."""
+    """The angle a-b-c in degrees, `[...]`."""
     u, v = a - b, c - b
     cosine = np.sum(u * v, -1) / np.sqrt(np.sum(u**2, -1) * np.sum(v**2, -1))
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))

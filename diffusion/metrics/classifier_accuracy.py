@@ -9,12 +9,12 @@ from diffusion.metrics import bootstrap, classifier
 
 
 class Accuracy(NamedTuple):
-    """Accuracy on real images of a classifier trained on samples.
+    """The accuracy on real images of a classifier trained on samples.
 
     Attributes:
-        value: share of real images whose label is predicted, in [0, 1].
-        interval: its 95 % interval over draws of the real images (Wilson), with the classifier fixed.
-        by_class: label -> share of the real images of that label; the classes that a model misses show here.
+        value: share of real images whose label is predicted correctly, in [0, 1].
+        interval: Wilson's 95 % interval of the share, over draws of the real images, with the classifier fixed.
+        by_class: {label: the share among the real images with this label}; it reveals classes that the model misses.
         samples: number of generated training images.
         test: number of real test images.
         seed: the seed of the training.
@@ -40,16 +40,16 @@ def classifier_accuracy(
 ) -> Accuracy:
     """Trains a classifier on samples with their requested labels, and tests it on real held-out images.
 
-    Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models". The paper has a
-    ResNet-50 on ImageNet. Here it is the small network of `classifier`, so that only figures of this network compare.
-    Report the figure of as many real training images beside it, which is the ceiling. The score punishes a model that
-    drops modes or ignores its condition; it does not detect copies.
+    Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models". The paper trains a
+    ResNet-50 on ImageNet. Here the classifier is the small network of `classifier`, so figures of other classifiers are
+    not comparable. Report the figure for an equal number of real training images beside it, as the ceiling. The score
+    is low for a model that drops modes or ignores its condition; it does not detect copies.
 
     Args:
-        samples: uint8 [N, H, W, C], generated images.
-        labels: int [N] in 0..K-1, the requested class of each.
-        test_images: uint8 [M, H, W, C], real images that neither the model nor the classifier has seen, M >= 1.
-        test_labels: int [M] in 0..K-1.
+        samples: the generated images, uint8 [N, H, W, C].
+        labels: the requested class of each sample, int [N] in 0..K-1.
+        test_images: real images that neither the model nor the classifier has seen, uint8 [M, H, W, C], M >= 1.
+        test_labels: the classes of the real images, int [M] in 0..K-1.
         seed: the seed of the training.
         folder: the folder where `classifier.cached` keeps the network.
 

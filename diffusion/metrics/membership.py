@@ -1,7 +1,7 @@
-"""Whether an example was in a model's training set: attacks on its loss, and how well they do.
+"""Scores that tell whether an example was in a model's training set: membership inference attacks on the loss.
 
-scores = membership.loss_scores(denoise, schedule, x, t=0.3, keys=keys)     # [B], higher: rather a member
-detection.auroc(scores_of_train, scores_of_held_out)                         # 0.5: the model tells nothing
+scores = membership.loss_scores(denoise, schedule, x, t=0.3, keys=keys)     # [B], higher for likely members
+detection.auroc(scores_of_train, scores_of_held_out)                         # 0.5: the model reveals nothing
 """
 
 import jax
@@ -20,7 +20,7 @@ def _squares(difference: Array) -> Array:
 
 
 def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, keys: Array, draws: int = 8) -> Array:
-    """Minus the error of the predicted noise at t, the mean over some draws: members have been trained on.
+    """Minus the mean squared error of the predicted noise at t, which is smaller for examples of the training set.
 
         score = -mean over eps of |eps(alpha x + sigma eps, t) - eps|^2 / D
 
@@ -29,15 +29,15 @@ def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, 
             "Extracting Training Data from Diffusion Models", section 5.1
 
     Args:
-        denoise: (x_t, t) -> Prediction, with the condition of each example and without guidance.
+        denoise: the denoiser (x_t, t) -> Prediction, with the condition of each example and without guidance.
         schedule: the process.
         x: examples `[B, ...]`.
         t: the time, in (0, t_max].
-        keys: random keys `[B]`; the keys of members and of others must be drawn alike.
+        keys: random keys `[B]`; draw the keys of members and non-members in the same way.
         draws: the number of draws of the noise for each example, >= 1.
 
     Returns:
-        `[B]`.
+        The scores `[B]`, <= 0.
     """
 
     def error(noise_keys: Array) -> Array:
@@ -50,7 +50,7 @@ def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, 
 def inversion_scores(
     denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, keys: Array, steps: int = 10
 ) -> Array:
-    """SecMI: minus the change of x_t after one step of DDIM up, and back down by the model.
+    """SecMI: minus the squared change of x_t after one step of DDIM's inversion to s > t and one DDIM step back.
 
         x_t by DDIM's inversion of x in `steps` steps,    x_s by one more,    score = -|DDIM(x_s; s -> t) - x_t|^2 / D
 
@@ -59,18 +59,18 @@ def inversion_scores(
             t-error, and the statistic of their threshold attack)
 
     Args:
-        denoise: the denoiser, as `loss_scores` takes it.
+        denoise: the denoiser, as in `loss_scores`.
         schedule: the process.
         x: examples `[B, ...]`.
-        t: the time, in (0, t_max) with a step above it.
+        t: the time, > 0, with s = t + t / steps below t_max.
         keys: random keys, `[B]`.
-        steps: the number of steps to t; s lies one more step above t.
+        steps: the number of steps from 0 to t, >= 1.
 
     Returns:
-        `[B]`.
+        The scores `[B]`, <= 0.
 
     Raises:
-        ValueError: if the step above t passes t_max.
+        ValueError: if t is not positive, or s is not below t_max.
     """
     s = t + t / steps
     if not (0 < t and s < float(schedule.t_max)):
