@@ -4,15 +4,16 @@
 |----------|------------------------------------------|------------------------------------------------------------|
 | data     | the batch                                | an all-reduce of the gradients                             |
 | fsdp     | the batch, and the state                 | all-gathers of parameters, a reduce-scatter of gradients   |
-| sequence | the tokens of an example (models.layout) | two all-to-alls an attention                               |
-| tensor   | heads, hidden features, their parameters | two all-reduces of the tokens a layer                      |
+| sequence | the tokens of an example (models.layout) | two all-to-alls per attention layer                        |
+| tensor   | heads, hidden features, their parameters | two all-reduces of the tokens per block                    |
 
-With fsdp = 1 every device holds all of the state (parameters, optimizer, moving average). Otherwise it holds a part
-(Rajbhandari et al. 2020, "ZeRO": stage 3; stage 1 where the parameters stay whole).
+With fsdp = 1 every device holds the complete state (parameters, optimizer, moving average). Otherwise it holds a part
+(Rajbhandari et al. 2020, "ZeRO": stage 3, or stage 1 if the parameters are not split).
 
-A rule is a pair (pattern, axes). The first pattern found in a leaf's path ("params/blocks/mlp/hidden/kernel") names the
-mesh axes over which the leaf's *last* dimensions are split; () splits none. Then fsdp splits the largest dimension that
-is still whole and that it divides.
+A rule is a pair (pattern, axes). The first rule whose pattern is found in a leaf's path, such as
+"params/blocks/mlp/hidden/kernel", names the mesh axes over which the leaf's *last* dimensions are split; () splits
+none. Then fsdp splits the largest dimension that is not yet split and that fsdp divides, if the leaf has at least
+`SMALLEST_SPLIT` elements.
 """
 
 import math
@@ -29,24 +30,24 @@ from diffusion.io.leaf_names import leaf_name
 from diffusion.models.layers import layout
 from diffusion.models.layers.layout import MeshError
 
-AXES = ("data", "fsdp", "sequence", "tensor")  # axes with more communication have nearer neighbours
+AXES = ("data", "fsdp", "sequence", "tensor")  # later axes communicate more, so their devices lie closer together
 BATCH_AXES = layout.RULES["batch"]
 RULES = (
     (r"attention/(qkv|query|key|value)/(kernel|bias)$", ("tensor", None)),  # heads
     (r"attention/out/kernel$", ("tensor", None, None)),
     (r"mlp/hidden/(kernel|bias)$", ("tensor",)),
     (r"mlp/out/kernel$", ("tensor", None)),
-    (r"modulation/dense/(kernel|bias)$", ("tensor",)),  # a third of a DiT, though its outputs are few
+    (r"modulation/dense/(kernel|bias)$", ("tensor",)),  # a third of a DiT's parameters
     (r".*", ()),
 )
-WHOLE = {"all": "(?!)", "optimizer": "^params/"}  # what fsdp splits: the leaves whose paths it leaves whole
-SMALLEST_SPLIT = 1024  # least number of elements of a leaf for which a collective pays
-LIMITS = {  # JAX's limits on a run of several processes: the variable that sets it, and the seconds without it
-    "heartbeat_timeout_seconds": ("DIFFUSION_HEARTBEAT_SECONDS", 100),  # silence until a process counts as dead
-    "shutdown_timeout_seconds": ("DIFFUSION_SHUTDOWN_SECONDS", 300),  # for which a process that ends waits for others
+WHOLE = {"all": "(?!)", "optimizer": "^params/"}  # by what fsdp splits: a pattern of the paths that it does not split
+SMALLEST_SPLIT = 1024  # the least number of elements of a leaf that fsdp splits; less does not pay
+LIMITS = {  # JAX's limits on a run of several processes: (the variable that sets the limit, the default in seconds)
+    "heartbeat_timeout_seconds": ("DIFFUSION_HEARTBEAT_SECONDS", 100),  # silence after which a process counts as dead
+    "shutdown_timeout_seconds": ("DIFFUSION_SHUTDOWN_SECONDS", 300),  # time that an ending process waits for the others
 }
 
-FORMS = (  # of the address, of the count and of the index of the processes: a pattern, and what is valid in words
+FORMS = (  # (pattern, valid values in words) of the coordinator's address, the number of processes and the index
     (r"\S+:[0-9]{1,5}", "HOST:PORT of process 0"),
     ("0*[1-9][0-9]{0,6}", "the number of processes, a whole number, 1 or more"),
     ("[0-9]{1,7}", "the number of this process, a whole number, 0 or more"),
@@ -60,10 +61,10 @@ def limits() -> dict[str, Any]:
     migration, suspension) or of its network. All processes need the same limits.
 
     Returns:
-        Seconds by the names of `jax.distributed.initialize`.
+        The limits in seconds, by the argument names of `jax.distributed.initialize`.
 
     Raises:
-        ValueError: if a variable of `LIMITS` is not a whole number of seconds, 1 or more.
+        ValueError: if a variable of `LIMITS` is not a whole number of seconds from 1 to 9999999.
     """
     seconds_by_name = {}
     for name, (variable, seconds) in LIMITS.items():
@@ -75,18 +76,18 @@ def limits() -> dict[str, Any]:
 
 
 def initialize_distributed() -> bool:
-    """Joins this process to the others of its run, where the environment names any.
+    """Connects this process to the other processes of its run, if the environment names any.
 
-    It reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
-    set. The coordinator "auto" without the other two leaves all three to JAX, which knows them on a TPU pod. The call
-    also sets `LIMITS`. Call it before the first use of a device.
+    The function reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which
+    launchers set. If only the coordinator is set, to "auto", JAX finds all three itself, as it can on a TPU pod. The
+    function also sets the limits in `LIMITS`. Call it before the first use of a device.
 
     Returns:
         Whether the run has several processes.
 
     Raises:
         ValueError: if only some of the variables are set, one has another form, the index is out of range, or a limit
-            is not a number.
+            is not valid (see `limits`).
     """
     names = ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX")
     values = [os.environ.get(name, "") for name in names]
@@ -116,14 +117,11 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
 
     Args:
         axes: size of each axis by name, in the order of `AXES`; one size may be -1, for all remaining devices.
-        devices: all of `jax.devices()` by default.
-
-    Returns:
-        Mesh.
+        devices: the devices; by default all of `jax.devices()`.
 
     Raises:
-        MeshError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no layout for
-            them on the torus of a TPU (an axis must be a product of its sides).
+        MeshError: if an axis is unknown, the product of the sizes is not the number of devices, or JAX finds no layout
+            for the sizes on the torus of a TPU (an axis must be a product of sides of the torus).
     """
     devices = jax.devices() if devices is None else list(devices)
     unknown = [name for name in axes if name not in AXES]
@@ -147,7 +145,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
 
 
 def on_local_devices(params: Any) -> tuple[Any, Mesh | None]:
-    """The parameters on each device of this process, and the mesh over these; for a single device as they are, None."""
+    """(the parameters, copied to each device of this process; the mesh of these devices, or None for one device)."""
     devices = jax.local_devices()
     if len(devices) == 1:
         return params, None
@@ -159,16 +157,16 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
     """Returns the sharding of every leaf, by the first rule whose pattern is found in the leaf's path.
 
     Args:
-        shapes: pytree of anything with a shape, for example from `jax.eval_shape`.
+        shapes: a pytree of leaves with a shape, such as the result of `jax.eval_shape`.
         mesh: the mesh that the rules' axes belong to.
-        rules: (pattern, axes) pairs.
-        whole: regular expression of the paths that fsdp does not split; see `WHOLE`.
+        rules: the rules, as pairs (pattern, axes).
+        whole: a regular expression for the paths that fsdp does not split; see `WHOLE`.
 
     Returns:
-        pytree of NamedSharding.
+        A pytree of NamedSharding.
 
     Raises:
-        MeshError: if no rule fits a leaf, or a dimension does not divide over its axis.
+        MeshError: if no rule matches a leaf, or the size of an axis does not divide a leaf's dimension.
     """
 
     def leaf(path, shape):
@@ -192,7 +190,7 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
 
 
 def _split_largest(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> None:
-    """Puts fsdp on the largest dimension that is whole in `spec` and that it divides, if any."""
+    """Puts fsdp in `spec` at the largest dimension that is not yet split and that fsdp divides, if there is one."""
     parts = mesh.shape.get("fsdp", 1)
     sizes = [size if axis is None and size % parts == 0 else 0 for size, axis in zip(shape, spec)]
     if parts > 1 and math.prod(shape) >= SMALLEST_SPLIT and any(sizes):
@@ -205,11 +203,11 @@ def abstract(
     """Returns `init(*args)` as jax.ShapeDtypeStruct with shardings, without computing it.
 
     Args:
-        init: function that returns a tree of arrays.
+        init: a function that returns a tree of arrays.
         mesh: the mesh of devices.
-        rules: (pattern, axes) pairs, see `shardings`.
-        *args: arguments of `init`.
-        whole: regular expression of the paths that fsdp does not split; see `WHOLE`.
+        rules: the rules, as pairs (pattern, axes), see `shardings`.
+        *args: the arguments of `init`.
+        whole: a regular expression for the paths that fsdp does not split; see `WHOLE`.
     """
     shapes = jax.eval_shape(init, *args)
     struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
@@ -228,7 +226,7 @@ def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises MeshError, before anything is compiled, if a global batch does not divide over devices and processes."""
+    """Raises a MeshError, before anything is compiled, if a global batch cannot be divided evenly over the devices."""
     shards = batch_shards(mesh)
     if batch_size < 1 or batch_size % (shards * accumulate):
         inside = f" and {accumulate} micro-batches" if accumulate > 1 else ""
@@ -244,7 +242,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Returns the number of devices that a batch is split over."""
+    """Returns the number of parts into which the mesh splits a batch."""
     return math.prod(mesh.shape[name] for name in BATCH_AXES if name in mesh.shape)
 
 
@@ -273,11 +271,11 @@ def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
         batch_size: size B of the global batch.
 
     Returns:
-        pytree of jax.Array [B, ...]. 64-bit integers become int32. "index", the global example index, is taken modulo
-        2^31: strata stay right in a run of more examples if their number is a power of two.
+        A pytree of jax.Array [B, ...]. 64-bit integers become int32. "index", the global example index, is taken modulo
+        2^31; in a run of more examples, strata remain correct if their number is a power of two.
 
     Raises:
-        ValueError: for another integer that has no place in 32 bits, such as one of a condition.
+        ValueError: if another leaf, such as a condition, holds an integer that does not fit into 32 bits.
     """
     where = batch_sharding(mesh)
     held = positions(batch_size, mesh)
