@@ -1,4 +1,4 @@
-"""Writes a cache of latents (`diffusion.data.latent_cache`): resumable after a kill, never taken half-finished."""
+"""Writes a cache of latents (`diffusion.data.latent_cache`); an interrupted writing can be continued."""
 
 import fcntl
 import json
@@ -28,9 +28,9 @@ from diffusion.data.latent_cache import (
 from diffusion.data.sources import DataSpec
 from diffusion.io import files, opener
 
-ANOTHER = "Choose another folder, or remove it to encode all of them again."  # the advice about other pictures
-PREFIX = "latents-"  # of the names of the files of records
-SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
+ANOTHER = "Choose another folder, or remove it to encode all of them again."  # the advice if the pictures differ
+PREFIX = "latents-"  # the first letters of the names of files of records
+SHARD = 2**28  # the usual bytes of a file; a writing that is killed loses at most one unfinished file
 
 
 def write(
@@ -46,30 +46,30 @@ def write(
     fingerprint: Mapping[str, Any] | None = None,
     begin: Callable[[int], Callable[[int], None]] = lambda records: lambda done: None,
 ) -> None:
-    """Writes the latents of a split, or goes on with a writing that was interrupted; the files are the same either way.
+    """Writes the latents of a split, or continues an interrupted writing; the files are the same in both cases.
 
     Args:
         folder: the folder of the cache; made if missing.
-        source: the pictures.
+        source: the source of the pictures.
         spec: the spec of the pictures, from `sources.open_source`.
         description: the description of the cache.
-        encode: a function uint8 [batch_size, H, W, C], or clips [batch_size, F, H, W, C] -> [batch_size, parts, h, w,
-            D], for the views one after the other.
-        batch_size: the pictures in one call; the last ones are filled up with repetitions.
+        encode: a function from pictures, uint8 [batch_size, H, W, C], or clips, uint8 [batch_size, F, H, W, C], to
+            latents [batch_size, parts, h, w, D]. It is called once for each view of a batch.
+        batch_size: the number of pictures in one call; the last batch is filled up with repetitions.
         threads: the number of threads that read and decode pictures in advance.
-        shard_records: the records of a file; 0 for files of about `SHARD` bytes.
-        fingerprint: the fingerprint of the pictures, which is noted, and compared where some of them are encoded
-            already; None where the description identifies them.
-        begin: a function that is called with the number of records; it returns a function for the number written so
-            far.
+        shard_records: the number of records in a file; 0 for files of about `SHARD` bytes.
+        fingerprint: the fingerprint of the pictures. It is stored in the note, and compared with the stored one if some
+            pictures are already encoded; None if the description identifies the pictures.
+        begin: a function that is called with the number of records to write; it returns a function that is called with
+            the number written so far.
 
     Raises:
-        CacheError: if the folder holds other latents, or an unfinished writing of other latents (naming what differs)
-            or of pictures with another fingerprint or order, or other files (see `require_folder`), or if it is being
-            written.
+        CacheError: if the folder holds other latents, or an unfinished writing of other latents (the message names the
+            differences), or latents of pictures with another fingerprint or order, or other files (see
+            `require_folder`), or if another process is writing to it.
         DamagedRecord: if a picture cannot be read.
         ValueError: if latents are not finite in their type on disk, or have another shape.
-        OSError: if it cannot be written.
+        OSError: if a file cannot be written.
     """
     folder = pathlib.Path(folder)
     require_folder(folder)
@@ -89,7 +89,7 @@ def write(
             noted = _noted(folder)
             earlier = opener.read_json(noted) if noted else {}
             require_same_order(folder, earlier, facts, ANOTHER)
-            facts = {name: earlier.get(name) for name in facts}  # those of the latents which are there
+            facts = {name: earlier.get(name) for name in facts}  # the facts of the latents that are already there
         facts = {"pictures": fingerprint, **facts}
         if len(missing) == len(shards):
             _note(folder / BEGUN, description, per_file, {}, facts)
@@ -122,7 +122,7 @@ def _records(batch: Mapping, description: Description, encode: Callable, batch_s
     """The records of a batch of pictures."""
     images = batch["image"]
     rows = len(batch["index"])
-    images = images[np.arange(batch_size) % rows]  # one shape for all calls, so that one program serves them
+    images = images[np.arange(batch_size) % rows]  # all calls have one shape, so that one program is compiled
     views = [images if view == "plain" else images[..., ::-1, :] for view in description.views]
     with np.errstate(over="ignore"):
         latents = np.stack([np.asarray(encode(view))[:rows] for view in views], 1).astype(description.dtype)
@@ -142,24 +142,24 @@ def _records(batch: Mapping, description: Description, encode: Callable, batch_s
 
 
 def _is_whole(file: pathlib.Path, records: int, size: int | None) -> bool:
-    """Whether a file is there and whole.
+    """Whether a file exists and is complete.
 
     Args:
         file: a file of the cache.
-        records: the number of its records.
-        size: its bytes, which a finished writing has noted; None for a writing that was interrupted. A file of such a
-            folder that was copied in part has an end that is no end of a file of records.
+        records: the number of records that the file must have.
+        size: the number of bytes that a finished writing noted for the file; None if the writing was interrupted. The
+            end of the file then decides, which a file that was copied in part lacks.
     """
     return file.is_file() and (_has_records(file, records) if size is None else file.stat().st_size == size)
 
 
 def _has_records(file: pathlib.Path, number: int) -> bool:
-    """Whether the end of a file states this number of records; a file that is cut off states none."""
+    """Whether the end of a file states this number of records; the end of a truncated file does not."""
     return ArrayRecordReader(str(file)).num_records() == number
 
 
 def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
-    """Gives a file that is whole its name, once it is on the disk."""
+    """Gives a complete file its final name, after its bytes have reached the disk."""
     if not _has_records(part, records):  # the writer does not report a full disk
         raise OSError(
             f"{part} could not be written completely: is the disk full? The same command continues from here."
@@ -170,15 +170,18 @@ def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
 
 
 def _noted(folder: pathlib.Path) -> pathlib.Path | None:
-    """The note of an earlier writing; None where there is none."""
+    """The path of an earlier writing's note; None if there is none."""
     return next((folder / name for name in (INDEX, BEGUN) if (folder / name).is_file()), None)
 
 
 def _settle(folder: pathlib.Path, description: Description, records: int) -> tuple[int, dict[str, int]]:
-    """Compares what is to be written with what an earlier writing noted.
+    """Compares the description with the note of an earlier writing, if there is one.
 
     Returns:
-        (records of a file, bytes of each file that is known to be whole).
+        (the number of records in a file, {name of a file that is known to be complete: its bytes}).
+
+    Raises:
+        CacheError: if the note describes other latents; the message names the differences.
     """
     noted = _noted(folder)
     if noted is None:
@@ -192,13 +195,13 @@ def _settle(folder: pathlib.Path, description: Description, records: int) -> tup
 
 
 def require_folder(folder: str | pathlib.Path) -> None:
-    """Refuses a folder of other files, such as a run, among which the files of a cache would lie.
+    """Refuses a folder that holds other files, such as a run folder.
 
     Args:
-        folder: the folder to write a cache to, which may be new. Hidden files in it are allowed.
+        folder: the folder for the cache, which may be new. It may hold hidden files.
 
     Raises:
-        CacheError: if it holds files, but no cache and no begun cache.
+        CacheError: if the folder holds files but no cache, finished or begun.
     """
     folder = pathlib.Path(folder)
     others = files.other_names(folder, lambda name: name == feature_cache.FOLDER or name.startswith(PREFIX))
@@ -209,15 +212,15 @@ def require_folder(folder: str | pathlib.Path) -> None:
 
 
 def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
-    """Refuses pictures that are not those of the latents in a folder, or are read in another way.
+    """Refuses pictures that differ from those of the latents in a folder, or that are read in another way.
 
     Args:
-        folder: the folder of a cache; one without a cache, and one of pictures without EXIF data, is taken.
+        folder: the folder of a cache; a folder without a cache is accepted.
         fingerprint: the fingerprint of the pictures.
 
     Raises:
-        CacheError: if the noted fingerprint differs, or an earlier version, which noted none and read all pictures as
-            they are stored, encoded pictures that are now turned.
+        CacheError: if the stored fingerprint differs; or if none is stored, and the pictures are now turned as their
+            EXIF data say. Earlier versions stored no fingerprint, and did not turn pictures.
     """
     noted = _noted(pathlib.Path(folder))
     if noted is None:
@@ -238,11 +241,11 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
 
 
 def require_same_names(folder: str | pathlib.Path, source: sources.IndexedRecords) -> None:
-    """Refuses records with other names or lengths, or in another order, than those whose latents a folder has.
+    """Refuses records with other names or lengths, or in another order, than the records of a folder's latents.
 
     Args:
-        folder: the folder of a cache; one without a cache is taken, and one whose records have no names.
-        source: the records.
+        folder: the folder of a cache; a folder without a cache is accepted, and one whose records have no names.
+        source: the source of the records.
 
     Raises:
         CacheError: if they differ.
@@ -255,7 +258,7 @@ def require_same_names(folder: str | pathlib.Path, source: sources.IndexedRecord
 def _note(
     path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int], facts: Mapping[str, Any]
 ) -> None:
-    """Writes a note: the description, the files and their sizes, and those facts of the pictures that are known."""
+    """Writes a note: the description, the files and their sizes, and the known facts about the pictures."""
     content = {"format": FORMAT, **description._asdict(), "shard_records": records, "files": sizes}
     content |= {name: fact for name, fact in facts.items() if fact is not None}
     files.write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
@@ -263,7 +266,7 @@ def _note(
 
 @contextmanager
 def _lock(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the folder's lock, which no two processes hold at once."""
+    """Holds the folder's lock, which only one process can hold at a time."""
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Pairs of examples with one condition: a preferred one and a rejected one."""
+"""Pairs of a preferred and a rejected example with the same condition."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,15 @@ from diffusion.data.sources.streams import Stream
 
 
 def preferences(of: Sequence[Any]) -> "Preferences":
-    """The records of one source, each with the example of another one to which it was preferred, as "rejected".
+    """Pairs of examples: the records of a first source, with the examples of a second source as "rejected".
 
     Args:
         of: the source of the preferred examples and the source of the rejected ones, both with random access. Row i of
-            both is one pair, of one condition.
+            the one and row i of the other are a pair, and have the same condition.
 
     Raises:
-        ValueError: for another number of sources, streams, or sources that differ in more than their examples' values.
+        ValueError: if there are not two sources, one is a stream, or they differ in their number, shape, type, classes
+            or condition.
     """
     if len(of) != 2 or any(isinstance(source, Stream) for source in of):
         raise ValueError(
@@ -43,7 +44,7 @@ def preferences(of: Sequence[Any]) -> "Preferences":
 
 
 class Preferences:
-    """Examples, each beside one that was preferred less; a `Source`."""
+    """A `Source` of examples, each with a rejected example beside it."""
 
     def __init__(self, preferred: Source, rejected: Source):
         self._both = preferred, rejected
@@ -58,7 +59,7 @@ class Preferences:
         """Returns one record, with "rejected" beside its example.
 
         Raises:
-            DamagedRecord: if both examples are the same, or have other conditions.
+            DamagedRecord: if the two examples are equal, or have different conditions.
         """
         preferred, rejected = (source[row] for source in self._both)
         entry = self.spec.entry
@@ -82,7 +83,7 @@ class Preferences:
         """The caption of each pair.
 
         Raises:
-            ValueError: for a pair with two different captions.
+            ValueError: if the two examples of a pair have different captions.
         """
         preferred, rejected = (source.captions() for source in self._both)  # type: ignore[attr-defined]
         for row, (ours, theirs) in enumerate(zip(preferred, rejected, strict=True)):
@@ -108,20 +109,20 @@ class Preferences:
 
 
 class Rejected(Derived):
-    """The rejected examples of a source of pairs, as separate records; a `Source`."""
+    """A `Source` of the rejected examples of pairs, as separate records."""
 
     def __init__(self, pairs: Source):
-        """Shows the rejected examples of a source."""
+        """Wraps a source of pairs."""
         super().__init__(pairs)
         self.spec = pairs.spec._replace(pairs=False, condition=None)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record; errors as the pairs'."""
+        """Returns one record; raises the errors of the source of pairs."""
         record = self._of[row]
         return {self.spec.entry: record["rejected"], "label": class_of(record)}
 
     def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the pairs, which these rejected examples belong to."""
+        """The fingerprint of the pairs, as the entry "rejected"."""
         return {"rejected": super().fingerprint()}
 
 
