@@ -1,4 +1,4 @@
-"""Token merging: self-attention over fewer tokens; the most similar tokens share one."""
+"""Token merging: self-attention over fewer tokens, among which similar tokens are represented by one."""
 
 import math
 from collections.abc import Callable
@@ -14,19 +14,20 @@ from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.pixart_block import PixArtBlock
 from diffusion.models.layers.spatial_transformer import TransformerBlock
 
-CELL = 2  # side of the squares; one token of each square stays
-MOST = 1 - 1 / CELL**2  # share of tokens that can be merged
+CELL = 2  # the side of the square cells in the grid of tokens; one token of each cell stays
+MOST = 1 - 1 / CELL**2  # the largest share of tokens that can be merged
 BLOCKS = (Block, PixArtBlock, TransformerBlock)
 
 
 def merged(network: Callable[..., Any], ratio: float) -> Callable[..., Any]:
-    """A network whose self-attention sees a share of the tokens fewer: ToMe for diffusion.
+    """A network whose self-attention reads fewer tokens, since similar tokens are merged: ToMe for diffusion.
 
         x <- x + unmerge(attention(merge(norm(x))))
 
-    Where tokens are finest (in a U-Net the level of its first attention) a share `ratio` of them is merged into those
-    most alike; cross-attention and MLP see all. The authors draw the token of each 2 x 2 cell that stays at random;
-    here it is the first, so that a picture depends only on its seed.
+    At the finest level (in a U-Net, the level of its first attention), a share `ratio` of the tokens is merged into the
+    tokens that are most similar to them. Cross-attention and MLP read all tokens. One token of each 2 x 2 cell is never
+    merged into another. The authors draw this token at random; here it is the first, so that a picture depends only on
+    its seed.
 
     Facts:
         skips: a share of the tokens of each self-attention, at the finest level
@@ -35,15 +36,16 @@ def merged(network: Callable[..., Any], ratio: float) -> Callable[..., Any]:
             authors' code
 
     Args:
-        network: (x `[B, H, W, C]`, clock, condition, ...) -> output, of the blocks of DiT, PixArt or a U-Net for text.
-        ratio: share of the tokens that is merged, at most 0.75.
+        network: a function (x `[B, H, W, C]`, clock, condition, ...) -> output that consists of blocks of DiT, PixArt
+            or Stable Diffusion's U-Net.
+        ratio: share of the tokens that is merged, in [0, 0.75].
 
     Returns:
-        The network itself where the ratio is 0.
+        A function with the same arguments; the network itself if the ratio is 0.
 
     Raises:
-        ValueError: for a ratio out of range; when called, for tokens that are no grid, that have rotary positions, or
-            where nothing can be merged.
+        ValueError: if the ratio is out of range; when called, if the tokens do not form a grid or have rotary
+            positions, or the network has no attention whose tokens can be merged.
     """
     if not 0 <= ratio <= MOST:
         raise ValueError(
@@ -71,10 +73,10 @@ class _Interception:
     """The state of a network's call while it is traced.
 
     Attributes:
-        size: (H, W) of its input.
-        finest: pixels that a token of the finest level stands for, along a side; 0 before the first.
-        tokens: tokens of the block that is being traced.
-        merges: attentions that merge, so far.
+        size: (H, W) of the network's input.
+        finest: side in pixels of the square that a token of the finest level represents; 0 before the first attention.
+        tokens: a stack with the tokens of the blocks that are being traced.
+        merges: number of attention layers so far whose tokens were merged.
     """
 
     def __init__(self, size: tuple[int, ...], ratio: float):
@@ -116,16 +118,17 @@ def matching(
 ) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
     """Bipartite soft matching of tokens: the most similar tokens are merged into tokens that stay.
 
-    The first token of each 2 x 2 cell stays. Of the others, the `number` tokens with the largest cosine similarity to
-    one of these are merged into the nearest of them, by the mean.
+    The first token of each 2 x 2 cell stays. Of the other tokens, the `number` tokens with the largest cosine
+    similarity to a token that stays are merged into the most similar one. The result is the mean of the merged tokens.
 
     Args:
-        metric: `[B, N, D]` features by which tokens are compared.
+        metric: features by which tokens are compared, `[B, N, D]`.
         height, width: sides of the grid of tokens, N = height width, row by row.
-        number: number of tokens to merge.
+        number: number of tokens to merge; at most as many as do not stay are merged.
 
     Returns:
-        (merge, `[B, N, D]` -> `[B, N - number, D]`; unmerge, back, where a merged token has the value of its mean).
+        (merge, a function `[B, N, D]` -> `[B, N - number, D]`; unmerge, a function in the other direction, in which
+        every merged token receives the value of the mean).
     """
     rows, columns = np.divmod(np.arange(height * width), width)
     stays = (rows % CELL == 0) & (columns % CELL == 0) & (rows < height // CELL * CELL)

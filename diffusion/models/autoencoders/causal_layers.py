@@ -1,12 +1,12 @@
-"""Layers of videos [B, F, H, W, C] in which a frame depends only on itself and earlier frames, whole or chunk by chunk.
+"""Layers of videos [B, F, H, W, C] in which a frame depends only on itself and earlier frames.
 
-A module that is applied with the collection "stream" mutable reads the frames before its input from there, and leaves
-its last ones for the next call:
+A video can be passed at once or in chunks. With the collection "stream" mutable, a module reads the frames before its
+input from the collection, and stores its last frames for the next call:
 
     first, stream = module.apply({"params": params}, x[:, :1], mutable=["stream"])
     later, stream = module.apply({"params": params, **stream}, x[:, 1:], mutable=["stream"])
 
-Without the collection the input begins a video.
+Without the collection, the input begins a video.
 """
 
 from typing import Any
@@ -20,17 +20,17 @@ from diffusion.models.layers.attention import attention
 from diffusion.models.layers.convolutions import upsample
 
 STREAM = "stream"
-"""The collection of frames that a call leaves for the next."""
+"""The name of the collection in which a call stores frames for the next call."""
 
 
 def with_past(module: nn.Module, x: jax.Array, frames: int, repeats: bool = False) -> tuple[jax.Array, bool]:
-    """An input after its earlier frames, which are zeros where a video begins; and whether it begins one.
+    """Puts earlier frames before an input: the stored ones, or zeros if the input begins a video.
 
     Args:
-        module: module that keeps the last frames for its next call.
-        x: [B, F, ...].
-        frames: number n of frames.
-        repeats: whether copies of the first frame, not zeros, precede a video.
+        module: the module, which stores the last frames for its next call.
+        x: the input, [B, F, ...].
+        frames: number n of earlier frames.
+        repeats: whether copies of the first frame, instead of zeros, precede a video.
 
     Returns:
         ([B, n + F, ...], whether x begins a video).
@@ -46,24 +46,24 @@ def with_past(module: nn.Module, x: jax.Array, frames: int, repeats: bool = Fals
 
 
 def _windows(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
-    """The frames of each window beside each other: [B, F, ..., C] -> [B, (F - size) / stride + 1, ..., size C]."""
+    """The frames of each window as channels: [B, F, ..., C] -> [B, (F - size) / stride + 1, ..., size C]."""
     last = x.shape[1] - size
     return jnp.concatenate([x[:, k : last + k + 1 : stride] for k in range(size)], axis=-1)
 
 
 class CausalConv(nn.Module):
-    """A convolution over time, rows and columns that keeps the sizes; zeros stand before the first frame.
+    """A convolution over time, rows and columns that keeps the sizes; zeros precede the first frame.
 
-        out[f] = sum_k K_k * x[f - 2 + k],   k = 0, 1, 2   (one k for kernels of one pixel)
+        out[f] = sum_k K_k * x[f - 2 + k],   k = 0, 1, 2   (out[f] = K_0 * x[f] for kernels of one pixel)
 
     It is computed as a convolution of pictures whose channels hold three frames.
 
     Attributes:
         features: number D of output channels.
         size: size of the kernel along each axis, 3 or 1.
-        zero: whether to begin with a kernel of zeros.
+        zero: whether the kernel is initialised to zeros.
         dtype: compute type.
-        still: whether the kernel has one frame, as for pictures.
+        still: whether the kernel has a single frame, as for pictures.
 
     Reference: Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023, section 3.
     """
@@ -92,7 +92,7 @@ class FrameConv(nn.Module):
 
     Attributes:
         features: number D of output channels.
-        halve: whether the sides are halved, with zeros only below and on the right.
+        halve: whether the sides are halved; zeros are then added only below and on the right.
         dtype: compute type.
     """
 
@@ -109,7 +109,7 @@ class FrameConv(nn.Module):
 
 
 def _frames(function: Any, x: jax.Array) -> jax.Array:
-    """A function of pictures, applied to all frames: [B, F, H, W, C] -> [B, F, ...]."""
+    """Applies a function of pictures to all frames: [B, F, H, W, C] -> [B, F, ...]."""
     outputs = function(x.reshape(-1, *x.shape[2:]))
     return outputs.reshape(*x.shape[:2], *outputs.shape[1:])
 
@@ -120,7 +120,7 @@ def _conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: tuple, paddi
 
 
 class ChannelNorm(nn.Module):
-    """x / sqrt(mean x^2 over the channels), times a learned scale: no statistics of other pixels or frames.
+    """x / sqrt(mean x^2 over the channels), times a learned scale; it uses no statistics of other pixels or frames.
 
     Reference: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
     """
@@ -137,8 +137,8 @@ class CausalBlock(nn.Module):
     """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with causal convolutions.
 
     Attributes:
-        features: number of channels of the output; the input goes through a convolution of one pixel where it has
-            others.
+        features: number of channels of the output. If the input has another number, the shortcut is a convolution of
+            one pixel.
         dtype: compute type.
         still: whether the kernels have one frame, see `CausalConv`.
     """
@@ -156,7 +156,7 @@ class CausalBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """x + project(attention(norm(x))): every pixel attends to all of its frame, with one head.
+    """x + project(attention(norm(x))): every pixel attends to all pixels of its frame, with one head.
 
     Attributes:
         attention: implementation, see `diffusion.models.layers.attention`.
@@ -176,15 +176,15 @@ class FrameAttention(nn.Module):
 
 
 class HalveTime(nn.Module):
-    """1 + 2 n frames to 1 + n: the first stays, and each other is made of three.
+    """Turns 1 + 2 n frames into 1 + n: the first frame stays, and each other frame is computed from three.
 
         out[0] = x[0],   out[i] = sum_k K_k x[2 i - 2 + k],   k = 0, 1, 2
 
-    A later chunk of a stream has 2 n frames. Its kernel begins as the mean of the last two of the three.
+    A later chunk of a stream has 2 n frames. The initial kernel is the mean of the last two of the three frames.
 
     Attributes:
         dtype: compute type.
-        still: whether all inputs are pictures, which do not change; the kernel has one frame and is not used.
+        still: whether all inputs are pictures. They are returned unchanged; the kernel has one frame and is not used.
     """
 
     dtype: str = "float32"
@@ -205,11 +205,11 @@ class HalveTime(nn.Module):
 
 
 class DoubleTime(nn.Module):
-    """1 + n frames to 1 + 2 n: the first stays, and each other makes two, from itself and the two before it.
+    """Turns 1 + n frames into 1 + 2 n: the first frame stays, and each other frame, with the two before it, makes two.
 
         (out[2 i - 1], out[2 i]) = sum_k K_k x[i - 2 + k],   k = 0, 1, 2,   x[j] = 0 for j < 1
 
-    A later chunk of a stream has n frames, which become 2 n. Its kernel begins as a repetition of each frame.
+    A later chunk of a stream has n frames, which become 2 n. The initial kernel repeats each frame.
 
     Attributes:
         dtype: compute type.
@@ -236,7 +236,7 @@ class DoubleTime(nn.Module):
 
 
 def _time_kernel(module: Any, inputs: int, outputs: int, taps: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
-    """The kernel [K C, D] and bias [D] of a convolution over K frames, which begins as their weighted sum."""
+    """The kernel [K C, D] and bias [D] of a convolution over K frames; initially it is the sum of taps[k] x[k]."""
 
     def start(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         same = jnp.tile(jnp.eye(inputs, dtype=dtype), outputs // inputs)
@@ -252,12 +252,12 @@ def averaged(x: jax.Array, features: int, time: int, space: int) -> jax.Array:
 
         [B, F, H, W, C] -> [B, F / time, H / space, W / space, features]
 
-    The values of a box, channel by channel, are cut into one group for each feature. Zeros stand before the
-    first frame where the number of frames is odd and time is 2.
+    The values of a box, ordered by channel, are divided into one group for each feature. If `time` is 2 and the number
+    of frames is odd, a frame of zeros precedes the first.
 
     Args:
         x: videos.
-        features: number of features of the output, a divisor of the number of values in a box.
+        features: number of features of the output, a divisor of C time space^2, the number of values in a box.
         time: frames of a box, 1 or 2.
         space: pixels along each side of a box.
 
@@ -272,11 +272,11 @@ def averaged(x: jax.Array, features: int, time: int, space: int) -> jax.Array:
 def repeated(x: jax.Array, features: int, time: int, space: int, begins: bool) -> jax.Array:
     """Channels as the pixels of small boxes, without parameters: the shortcut around a level of a decoder.
 
-        [B, F, H, W, C] -> [B, F time, H space, W space, features], time - 1 frames less where a video begins
+        [B, F, H, W, C] -> [B, F time, H space, W space, features], without the first time - 1 frames of a video
 
     Args:
         x: videos.
-        features: number of features of the output; C divides the number of values in a box.
+        features: number of features of the output; C divides features time space^2, the number of values in a box.
         time: frames of a box, 1 or 2.
         space: pixels along each side of a box.
         begins: whether x begins a video.
@@ -289,5 +289,5 @@ def repeated(x: jax.Array, features: int, time: int, space: int, begins: bool) -
 
 
 def doubled(x: jax.Array) -> jax.Array:
-    """Each pixel of each frame four times."""
+    """Doubles the sides of each frame by repeating each pixel four times."""
     return _frames(upsample, x)

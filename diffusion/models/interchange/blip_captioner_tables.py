@@ -1,7 +1,7 @@
-"""BLIP's captioner under the names of transformers' BlipForConditionalGeneration.
+"""The table of BLIP's captioner in the layout of transformers' BlipForConditionalGeneration.
 
-The published head is the table of tokens. Files that older versions of transformers wrote have it a second time, and
-fine-tuned ones a head of its own: where a file has a head, that one is read.
+In the published weights the head is tied to the table of tokens. Files of older versions of transformers store the tied
+head a second time, and files of fine-tuned models may have a separate head. If a file has a head, it is read.
 """
 
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ FAMILY = CONFIG.family(
     lambda module: (array(1, 8, dtype=jnp.int32), array(1, module.vision.size, module.vision.size, 3)),
     {"transformers": _rows},
     **STORED,
-    # A table of the numbers 0 to 511, and the head's bias under its other name.
+    # The first is a table of the numbers 0 to 511, the second the head's bias under another name.
     ignored=(r"text_decoder\.bert\.embeddings\.position_ids", r"text_decoder\.cls\.predictions\.decoder\.bias"),
     varied=_varied,
 )

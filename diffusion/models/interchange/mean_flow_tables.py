@@ -1,4 +1,4 @@
-"""The MeanFlow family: the parameters of its authors' JAX code, in checkpoints of Flax (`flax_files`).
+"""The MeanFlow family: tables for the parameters in its authors' Flax checkpoints (`flax_files`).
 
 | family      | code              | network                                            |
 |-------------|-------------------|----------------------------------------------------|
@@ -6,8 +6,8 @@
 | imfDiT      | Lyy-iiis/imeanflow, models/imfDiT.py     | `MiT`                       |
 | pmfDiT      | Lyy-iiis/pMF, models/pmfDiT.py           | `MiT` with `clean`          |
 
-A config holds the arguments of the class. From a checkpoint the average is read, "ema_params". Only training uses the
-second head of imfDiT and pmfDiT, for the velocity at a single time.
+A config holds the arguments of the class. The moving average "ema_params" of a checkpoint is read. The second head of
+imfDiT and pmfDiT, which predicts the velocity at a single time, is not read, since only training uses it.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from diffusion.models.interchange.square_images import CLASSES, dit_sizes
 from diffusion.models.mit import TOKENS, MiT, imf_preset, pmf_preset
 
 PREFIXES = ("", "ema_params.net.", "params.net.", "net.")
-PMF_AVERAGES = (1000, 500, 2000)  # half-lives in thousand pictures, the names of its averages
+PMF_AVERAGES = (1000, 500, 2000)  # pMF's averages, named by their half-lives in thousands of pictures
 THEIR_TOKENS = {"class": "class", "strength": "omega", "start": "t_min", "end": "t_max", "duration": "time"}
 THEIR_EMBEDDERS = {"strength": "omega", "start": "cfg_t_start", "end": "cfg_t_end", "duration": "h"}
 SECOND_HEAD = {
@@ -120,7 +120,7 @@ def _mit_rows(module: MiT) -> list[Row]:
 
 
 def _head(module: MiT) -> int:
-    """How many of the last blocks have separate names: 8 in the published networks."""
+    """The number of last blocks that have separate names; 8 in the published networks."""
     return min(8, module.depth - 1)
 
 

@@ -1,4 +1,4 @@
-"""Attention whose cost is linear in the number of tokens."""
+"""Attention whose cost grows linearly with the number of tokens."""
 
 import flax.linen as nn
 import jax
@@ -6,9 +6,9 @@ import jax.numpy as jnp
 
 
 def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention of ReLU features, for each example and head: the sum over m is computed once for all n.
+    """Attention with ReLU features, for each example and head; the sum over m is computed once for all n.
 
-        out_n = sum_m (relu(q_n) . relu(k_m)) v_m / sum_m relu(q_n) . relu(k_m)
+        out_n = sum_m (relu(q_n) . relu(k_m)) v_m / (sum_m relu(q_n) . relu(k_m) + 1e-15)
 
     Args:
         q: queries [B, N, H, D].
@@ -16,7 +16,7 @@ def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         v: values [B, M, H, D].
 
     Returns:
-        [B, N, H, D], float32 or wider.
+        The outputs [B, N, H, D], float32 or wider.
 
     Reference: Katharopoulos et al., "Transformers are RNNs", 2020, equations 4 and 5; Cai et al., "EfficientViT:
     Multi-Scale Linear Attention for High-Resolution Dense Prediction", 2023, for the ReLU.

@@ -1,4 +1,4 @@
-"""HunyuanImage 2.1's autoencoder by diffusers' names, AutoencoderKLHunyuanImage."""
+"""The table of HunyuanImage 2.1's autoencoder in the layout of diffusers' AutoencoderKLHunyuanImage."""
 
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_image import AutoencoderKLHunyuanImage
 from diffusion.models.interchange.autoencoder_tables import DIFFUSERS, block_rows, mixing_rows, one_scale, picture
@@ -10,7 +10,7 @@ NAMES = DIFFUSERS._replace(mixing=("norm", "to_q", "to_k", "to_v", "proj"), poin
 
 
 def _side(module: AutoencoderKLHunyuanImage, encoder: bool) -> list[Row]:
-    """The encoder or the decoder, whose blocks and changes of the sides are one list."""
+    """The rows of the encoder or the decoder, in which blocks and changes of the sides share one numbered list."""
     rows = conv("conv_in", "conv_in") + conv("conv_out", "conv_out") + norm("norm_out", "norm_out")
     for k in (0, 1):
         rows += block_rows(NAMES, f"mid_block.resnets.{k}", f"middle/block_{k}", False)

@@ -1,4 +1,4 @@
-"""SD 3's ControlNet: copies of MM-DiT's first layers, which read the latents of a picture beside x_t.
+"""SD 3's ControlNet: copies of MM-DiT's first layers, which read x_t and the latents of a picture.
 
     hint -- patches, dense -- + -- the first layers, as MM-DiT's; the picture's tokens after each
             (zero at the start)     |    one dense layer each, all zero at the start
@@ -32,27 +32,28 @@ from diffusion.published.stable_diffusion_3.network import MMDiT
 
 
 class MMDiTControlNet(ControlNetBeside, nn.Module):
-    """The additions to an MM-DiT's picture tokens that make its samples follow a picture.
+    """Computes additions to an MM-DiT's picture tokens that make the samples follow a picture.
 
         residuals = control_net.apply(variables, x, t, condition, hint)
         output = mmdit.apply(mmdit_variables, x, t, {**condition, "residuals": residuals})
 
-    All parameters except the hint's and the residuals' have the names of the MM-DiT's, from which training begins.
+    All parameters except those of the hint and of the residuals have the names of the MM-DiT's parameters, with which
+    training begins.
 
     Attributes:
-        base: the fields of the transformer; it is not called, and has no parameters here.
+        base: the transformer, whose fields are read; it is not called, and has no parameters here.
         depth: number of layers; the first `base.dual` have a second attention.
-        hint_channels: number of channels of the hint: the latents', and one more for the mask of a ControlNet that
+        hint_channels: number of channels of the hint: those of the latents, and one more for the mask if the ControlNet
             inpaints.
-        text: whether the layers are MM-DiT's, of picture and text; otherwise they are layers of the picture
-            (SD3.5-large's).
-        embeds: whether patches and positions of x have a separate embedding; otherwise it reads the base's tokens
-            (SD3.5-large's).
-        pooled: whether it receives the pooled text; otherwise it receives zeros, and the hint's latents without the
-            autoencoder's shift.
+        text: whether the layers are MM-DiT's, which process picture and text; otherwise they process only the picture
+            (SD3.5-large).
+        embeds: whether the ControlNet embeds the patches and positions of x itself; otherwise it reads the base's
+            tokens (SD3.5-large).
+        pooled: whether the ControlNet receives the pooled text; otherwise it receives zeros, and latents of the hint
+            without the autoencoder's shift.
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3, for
-    U-Nets; the code of diffusers' SD3ControlNetModel.
+    U-Nets; diffusers' code, SD3ControlNetModel.
     """
 
     base: MMDiT
@@ -71,16 +72,16 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
         self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], hint: jax.Array
     ) -> tuple[jax.Array, ...]:
         """Args:
-            x: [B, H, W, channels], as the transformer's; without `embeds` its tokens [B, N, width].
-            t: its clock, [B] or [].
-            condition: "text" [B, M, text_width] and "pooled" [B, pooled_width]; each is read where it is received.
-            hint: [B, H, W, hint_channels].
+            x: the transformer's input, [B, H, W, channels]; without `embeds`, the transformer's tokens [B, N, width].
+            t: the transformer's clock, [B] or [].
+            condition: "text" [B, M, text_width] and "pooled" [B, pooled_width]; each is needed only if it is read.
+            hint: the latents of the picture, [B, H, W, hint_channels].
 
         Returns:
-            `depth` arrays [B, N, width]: the transformer's entry "residuals".
+            `depth` arrays [B, N, width]: the entry "residuals" of the transformer's condition.
 
         Raises:
-            ValueError: for a hint that does not fit.
+            ValueError: if the hint's shape does not fit.
         """
         base = self.base
         if hint.shape[-1] != self.hint_channels or (self.embeds and hint.shape[:3] != x.shape[:3]):
@@ -121,10 +122,10 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
 
         Args:
             base: the transformer.
-            depth: number of layers; 0 for diffusers' 12, or all but the last of a base with fewer.
+            depth: number of layers; 0 for diffusers' default, 12, or all layers but the last of a base with fewer.
 
         Raises:
-            ValueError: for a base that has fewer layers before its last.
+            ValueError: if the base has fewer layers before its last.
         """
         depth = depth or max(min(12, base.depth - 1), 1)
         check_layers(depth, base.depth - 1, "the layers of its base but the last")
@@ -153,7 +154,7 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
             )
         check_layers(self.depth, denoiser.depth, "the layers of its base")
         check_heads(self.base.heads, denoiser.heads)
-        # One that inpaints receives zeros for the pooled text and shifted latents, whatever its config says.
+        # A ControlNet that inpaints receives zeros for the pooled text, and shifted latents, whatever its config says.
         pooled = self.pooled and not more
         module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention), pooled=pooled)
         return module, {
