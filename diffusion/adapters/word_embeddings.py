@@ -1,13 +1,13 @@
-"""New words of CLIP's text encoders: their embeddings beside the tables, and the files that people share.
+"""New words for CLIP's text encoders: further rows of the tables of embeddings, and the files that people share.
 
 | file                  | tensors                                                     |
 |-----------------------|-------------------------------------------------------------|
 | diffusers, SD         | "<word>" [K, D] or [D]                                      |
-| AUTOMATIC1111's, SD   | "emb_params" [K, D]; the word is the name of the file       |
-| .pt files of it       | "string_to_param.*" [K, D]; the word is the name of the file|
+| AUTOMATIC1111, SD     | "emb_params" [K, D]; the word is the name of the file       |
+| AUTOMATIC1111, .pt    | "string_to_param.*" [K, D]; the word is the name of the file|
 | SDXL, SD 3            | "clip_l" [K, 768], "clip_g" [K, 1280]                       |
 
-A word of several vectors is K tokens, one after the other.
+A word with K vectors becomes K consecutive tokens.
 """
 
 import pathlib
@@ -25,17 +25,17 @@ from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.text_encoders.clip import LEGACY_EOS, CLIPText
 from diffusion.text.added_words import with_words
 
-PARTS = ("clip_l", "clip_g")  # the names of the encoders of CLIP in files, in the order of a pipeline's
+PARTS = ("clip_l", "clip_g")  # the names of CLIP's encoders in files, in the order of a pipeline's encoders
 FILE = "learned_embeds.safetensors"
-NAMELESS = ("emb_params", "string_to_param.*")  # tensors of files that do not name their word
-WORDS = "trigger_words"  # the entry of a file's metadata
+NAMELESS = ("emb_params", "string_to_param.*")  # the tensors' names in files that do not name their word
+WORDS = "trigger_words"  # the entry of a file's metadata that names the word
 
 
 class Word(NamedTuple):
     """A new word.
 
     Attributes:
-        text: the word as prompts write it, e.g. "<cat-toy>".
+        text: the word as it is written in prompts, e.g. "<cat-toy>".
         rows: {name of a text encoder: the embeddings of the word, [K, D]}.
     """
 
@@ -47,7 +47,7 @@ def encoders_of(model: Any) -> dict[str, CLIPText]:
     """The text encoders of CLIP in a `text_to_image.TextToImage`, by their names.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if the model has none.
     """
     towers = {name: _tower(model.modules[name]) for name in model.readers}
     if not any(towers.values()):
@@ -63,17 +63,18 @@ def _tower(module: nn.Module) -> CLIPText | None:
 
 
 def extended(model: Any, words: Sequence[Word]) -> Any:
-    """The model with new words: its tokenizers know them, and its tables of embeddings end with their rows.
+    """The model with new words: its tokenizers recognise them, and its tables of embeddings end with their rows.
 
-    The end of a text is found by its own id then, which is no longer the largest.
+    Some encoders find the end of a text by the largest id. The new words have larger ids, so the encoders of the result
+    find it by the id of the end token.
 
     Args:
         model: a `text_to_image.TextToImage`, with its weights or described.
-        words: the new words, each with rows for all encoders of CLIP; for a described model, anything with the shapes
-            of rows.
+        words: the new words, each with rows for all encoders of CLIP; for a described model, the rows need only have
+            the right shapes.
 
     Raises:
-        ValueError: for a word that the model has already, or that a vocabulary has as one token.
+        ValueError: if the model already has a word, or a vocabulary already has it as one token.
     """
     known = {text.lower() for text in model.words}
     for word in words:
@@ -102,7 +103,7 @@ def extended(model: Any, words: Sequence[Word]) -> Any:
 
 
 def with_rows(params: Any, rows: Sequence[Any]) -> Any:
-    """The parameters of a text encoder whose table of embeddings ends with further rows, [K, D] each."""
+    """The parameters of a text encoder, with further rows, [K, D] each, at the end of the table of embeddings."""
 
     def leaf(path: tuple, table: Any) -> Any:
         if [key.key for key in path[-2:]] != ["tokens", "embedding"]:
@@ -121,7 +122,10 @@ def table_of(params: Any) -> Any:
 
 
 def save(folder: pathlib.Path, word: Word, metadata: Mapping[str, str]) -> pathlib.Path:
-    """Writes a word as diffusers reads it: of one encoder under its own name, of two as SDXL's files have them."""
+    """Writes a word in the form that diffusers reads; returns the path of the file.
+
+    The tensor of a single encoder has the word as its name; the tensors of two are named as in files for SDXL.
+    """
     rows = {name: np.asarray(row, np.float32) for name, row in word.rows.items()}
     tensors: dict[str, np.ndarray]
     tensors = {word.text: next(iter(rows.values()))} if len(rows) == 1 else dict(zip(PARTS, rows.values()))
@@ -134,14 +138,14 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
     """Reads the file of a word.
 
     Args:
-        path: a .safetensors file, or one of torch.save (.bin, .pt), which is read without executing it.
-        model: the model that it is for.
-        text: the word in prompts; "" for the word that the file names: its tensor's name or metadata, or its own name.
+        path: a .safetensors file, or a file of torch.save (.bin, .pt), which is read without running code from it.
+        model: the model that the word is for.
+        text: the word in prompts; "" for the name of the file's tensor, the word in its metadata, or the file's name.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Mismatch: for another kind of file, or a file for another model; names the first tensor that does not fit.
-        limits.Refused: for a file that is damaged or hostile.
+        Mismatch: if the file is of another kind or for another model; the message names the first wrong tensor.
+        limits.Refused: if the file is damaged or hostile.
     """
     tensors = tensor_files.open_only(path)
     towers = encoders_of(model)

@@ -1,4 +1,4 @@
-"""Contrastive flow matching: towards the velocity of the example, and away from that of another example."""
+"""Contrastive flow matching: training towards an example's velocity, and away from another example's velocity."""
 
 import math
 
@@ -17,15 +17,15 @@ from diffusion.timesteps import Density
 def contrastive_flow_matching(
     density: Density, weight: float = 0.05, block: int = 2, coupling: Coupling | None = None, clock: Clock | None = None
 ) -> Objective:
-    """Flow matching minus a share of the error towards the target of another example of the batch.
+    """Flow matching, minus a multiple of the squared error with respect to another example's target.
 
         loss = mean |u - (alpha' x_0 + sigma' eps)|^2 - weight mean |u - (alpha' x_0~ + sigma' eps~)|^2
 
     where u is evaluated at (x_t, t), and (x_0~, eps~) is the next example in the same block of consecutive examples;
-    the authors' code draws any other example of the batch. If the condition says nothing about x_0, the minimiser
-    deviates from flow matching's by weight / (1 - weight) times the distance to the mean target, so the method is for
-    conditional training. With a mask of padding, the second term sums over the values that are real in both examples,
-    divided by the number of real values of this example, as the first term is.
+    the authors' code draws any other example of the batch. The minimiser deviates from flow matching's minimiser by
+    weight / (1 - weight) times its distance from the mean target, even if the condition says nothing about x_0, so the
+    method is for conditional training. With a mask of padding, the second term sums over the values that are real in
+    both examples. Like the first term, it is divided by the number of real values of the example itself.
 
     Facts:
         loss: |u - target|^2 - weight |u - another target|^2
@@ -60,8 +60,8 @@ def contrastive_flow_matching(
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         real = batch.get("real")
-        # The target of the other pair at this example's time; on the rectified flow these are the authors' shuffled
-        # targets.
+        # The other pair's target at this example's time. For the rectified flow, whose target does not depend on t,
+        # these are the authors' shuffled targets.
         target = parameterization.target(schedule, t, x_0, eps)
         other = parameterization.target(schedule, t, *(another(a) for a in (x_0, eps)))
         # The model must not move away from the padding of the other example.

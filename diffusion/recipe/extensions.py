@@ -1,7 +1,7 @@
-"""The user's code that extends a command, and the flags by which later commands name it again.
+"""The user's code that extends a command, and the flags that name the code in later commands.
 
-The user names it on the command line, `--extend=my_ideas.py,mypaper.register,plugin:NAME`, or in the project file of
-the current folder:
+The user names the code on the command line, `--extend=my_ideas.py,mypaper.register,plugin:NAME`, or in the project file
+of the current folder:
 
     [tool.diffusion]
     extend = ["mypaper.register"]
@@ -27,8 +27,8 @@ from diffusion.package import commands
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import built_in_python
 
-HOUSE = pathlib.Path(__file__).parents[1]  # the library itself
-GROUP = "diffusion.plugins"  # group of entry points
+HOUSE = pathlib.Path(__file__).parents[1]  # the folder of the library itself
+GROUP = "diffusion.plugins"  # the group of entry points for extensions
 PLUGIN = "plugin:"
 PROJECT = "pyproject.toml"
 VALID = (
@@ -36,7 +36,7 @@ VALID = (
     f"entry point of the group {GROUP}, {PLUGIN}NAME. It calls names.add, as docs/extend.md shows."
 )
 
-# What a command does with a run, as a call from Python.
+# The function that does the work of a command, for a run that was built in Python.
 CALLS = {
     "train": "diffusion.experiments.train.train",
     "sample": "diffusion.experiments.sampling.run_samples.sample",
@@ -45,22 +45,31 @@ CALLS = {
 
 
 class Extension(NamedTuple):
-    """Code that was run."""
+    """An extension that was run.
 
-    name: str  # the user's name for it
-    path: pathlib.Path  # the file that was run
-    home: pathlib.Path  # the folder of its package, or the file itself
+    Attributes:
+        name: the name by which the user called it.
+        path: the file that was run.
+        home: the folder of the file's package, or the file itself.
+    """
+
+    name: str
+    path: pathlib.Path
+    home: pathlib.Path
 
 
 loaded: dict[str, Extension] = {}  # {name: extension}, in the order in which they were run
-extended: list[str] = []  # names of those that a command line named
+extended: list[str] = []  # the names of the extensions that the command line named
 
 
 def extend(name: str) -> None:
-    """Runs code of the user's own once; it adds functions to `diffusion.recipe.names`.
+    """Runs the user's code once, which adds functions to `diffusion.recipe.names`.
+
+    Args:
+        name: a Python file, a module, or "plugin:" with the name of an entry point.
 
     Raises:
-        ConfigError: where there is no such code, or it fails: with its line and the error.
+        ConfigError: if there is no such code, or it fails; the message then has the failing line and the error.
     """
     _load(name, f"--extend={name}")
     if name not in extended:
@@ -68,10 +77,10 @@ def extend(name: str) -> None:
 
 
 def extend_by_project() -> list[str]:
-    """Runs what the project file of the current folder lists, and returns that list.
+    """Runs the extensions that the project file of the current folder lists; returns their names.
 
     Raises:
-        ConfigError: as `extend`; and where the file cannot be read.
+        ConfigError: if the file cannot be read or has no such list, or under the conditions of `extend`.
     """
     path = pathlib.Path(PROJECT)
     if not path.is_file():
@@ -109,14 +118,14 @@ def _file(name: str, where: str) -> pathlib.Path:
 
 
 def prepared(name: str, path: pathlib.Path) -> tuple[types.ModuleType, Loader]:
-    """(the module of a file, which has not run, its loader, whose `exec_module` runs it).
+    """(the module of a file, which has not run yet; the loader, whose `exec_module` runs the module).
 
     Args:
         name: the module's name.
         path: the file, whose name ends in ".py".
 
     Raises:
-        ConfigError: for a file with another ending.
+        ConfigError: if the file's name ends otherwise.
     """
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -133,12 +142,12 @@ def _run_file(path: pathlib.Path) -> types.ModuleType:
 
 
 def _home(module: str, where: str) -> pathlib.Path:
-    """The folder of a module's package, or its file; nothing is run."""
+    """The folder of a module's package, or the module's file; no code is run."""
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module):
         raise ConfigError(f"{where}: this does not name code. {VALID}")
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.append(here)  # last: nothing in the current folder replaces what is installed
+        sys.path.append(here)  # at the end, so that no file in the current folder replaces an installed module
     top = importlib.util.find_spec(module.partition(".")[0])
     folders = top.submodule_search_locations if top else None
     parts = module.split(".")[1:]
@@ -162,11 +171,11 @@ def _plugin(name: str, where: str) -> importlib.metadata.EntryPoint:
 
 
 def failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
-    """The error of a user's own code in a sentence, with the line where it passed through the code, if it did.
+    """An error of the user's code as a sentence, with the last line of the user's code that the error passed through.
 
     Args:
         where: the flag or the file that names the code.
-        home: the file of the code, or the folder of its package.
+        home: the file of the code, or the folder of the code's package.
         error: the error.
     """
     place = ""
@@ -177,7 +186,7 @@ def failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
 
 
 def failing_line(home: pathlib.Path, error: Exception) -> tuple[str, int | None] | None:
-    """The last line of a user's own code, (file, number), that an error passed through; None for another error."""
+    """(file, number) of the last line of the user's code that an error passed through; None if there is none."""
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         lines.append((error.filename or "", error.lineno))
@@ -185,7 +194,7 @@ def failing_line(home: pathlib.Path, error: Exception) -> tuple[str, int | None]
 
 
 def failed_extension(error: Exception) -> ConfigError | None:
-    """The sentence for an error that a loaded extension raised, or a library that it called; None for another error."""
+    """The ConfigError for an error raised by an extension, or by a library that it called; None for another error."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if pathlib.Path(frame.filename).is_relative_to(HOUSE):
             return None
@@ -196,7 +205,7 @@ def failed_extension(error: Exception) -> ConfigError | None:
 
 
 def way_on(name: str, folder: str | pathlib.Path) -> str:
-    """How a user goes on with a run: a command to paste, or a call where Python built the run.
+    """The way to continue with a run: a command line, or a call if the run was built in Python.
 
     Args:
         name: the command, one of `CALLS`.
@@ -205,13 +214,13 @@ def way_on(name: str, folder: str | pathlib.Path) -> str:
     try:
         config = opener.read_table(pathlib.Path(folder) / "config.json")
     except (OSError, limits.Refused):
-        config = {}  # the command says what is wrong with it
+        config = {}  # the command will say what is wrong with the config
     if built_in_python(config):
         return f"{CALLS[name]}(recipe, {str(folder)!r})"
     return printed(name, f"--workdir={folder}")
 
 
 def printed(name: str, *words: str) -> str:
-    """A command line for a user to paste: quoted for a shell, with the code that extends this process."""
+    """A command line that a user can paste: quoted for a shell, and with the `--extend` flag of this process."""
     named = [f"--extend={','.join(extended)}"] if extended else []
     return commands.line(name, *words, *named)
