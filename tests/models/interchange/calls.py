@@ -17,7 +17,7 @@ class Call(NamedTuple):
         family: name of the class by which the folder is opened; "" for the class in its config.
         layouts: layouts of the names in which the peer's library must open the files that we write; "" for its own.
         slow: whether only the slow tests make its round trip.
-        quick: whether the fast tests compare its outputs, computed with numpy; True for one network of each family.
+        longer: whether numpy takes more than half a second for its outputs, which only the extended tests then compare.
     """
 
     outputs: Callable[..., dict[str, Any]]
@@ -25,7 +25,7 @@ class Call(NamedTuple):
     family: str = ""
     layouts: tuple[str, ...] = ()
     slow: bool = False
-    quick: bool = False
+    longer: bool = False
 
 
 def denoised(net, a):

@@ -17,10 +17,10 @@ def mean_flow(net, a):
 
 
 CALLS = {
-    "hunyuan_image": Call(denoised, 4e-6, layouts=OWN),
-    "hunyuan_image_strength": Call(denoised, 1e-4, slow=True),
-    "hunyuan_image_mean_flow": Call(mean_flow, 1e-4, slow=True, quick=True),
-    "hunyuan_image_autoencoder": Call(autoencoder_kl, 9e-6, layouts=OWN, quick=True),
+    "hunyuan_image": Call(denoised, 4e-6, layouts=OWN, longer=True),
+    "hunyuan_image_strength": Call(denoised, 1e-4, slow=True, longer=True),
+    "hunyuan_image_mean_flow": Call(mean_flow, 1e-4, slow=True, longer=True),
+    "hunyuan_image_autoencoder": Call(autoencoder_kl, 9e-6, layouts=OWN, longer=True),
 }
 LISTINGS = {
     "hunyuan_image_full": "HunyuanImageTransformer2DModel",

@@ -18,9 +18,9 @@ def quoted(batch):
 
 
 CALLS = {
-    "hunyuan_video_15": Call(denoised, 1e-4, quick=True),
-    "hunyuan_video_15_pictured": Call(denoised, 1e-4, quick=True),
-    "hunyuan_video_15_autoencoder": Call(autoencoder_kl, 3e-5, quick=True),
+    "hunyuan_video_15": Call(denoised, 1e-4, longer=True),
+    "hunyuan_video_15_pictured": Call(denoised, 1e-4, longer=True),
+    "hunyuan_video_15_autoencoder": Call(autoencoder_kl, 3e-5, longer=True),
 }
 LISTINGS = {
     "hunyuan_video_15_full": "HunyuanVideo15Transformer3DModel",

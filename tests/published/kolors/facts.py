@@ -9,7 +9,7 @@ def chat_glm(apply, inputs):
     return {"before": before, "pooled": pooled, "tokens": apply(inputs["ids"]).tokens}
 
 
-CALLS = {"chat_glm": Call(chat_glm, 6e-6, quick=True)}
+CALLS = {"chat_glm": Call(chat_glm, 6e-6)}
 LISTINGS = {"chat_glm_full_6b": "ChatGLMModel"}
 KINDS = {
     "KolorsPipeline": KindFacts(

@@ -22,10 +22,10 @@ def ltx_video(net, a):
 
 
 CALLS = {
-    "ltx_video": Call(ltx_video, 3e-5, quick=True),
-    "ltx_autoencoder": Call(ltx_autoencoder, 1e-5, slow=True),
-    "ltx_autoencoder_noise": Call(ltx_autoencoder, 1e-5, slow=True, quick=True),
-    "ltx_autoencoder_folds": Call(ltx_autoencoder, 1e-5, quick=True),
+    "ltx_video": Call(ltx_video, 3e-5, longer=True),
+    "ltx_autoencoder": Call(ltx_autoencoder, 1e-5, slow=True, longer=True),
+    "ltx_autoencoder_noise": Call(ltx_autoencoder, 1e-5, slow=True, longer=True),
+    "ltx_autoencoder_folds": Call(ltx_autoencoder, 1e-5, longer=True),
 }
 LISTINGS = {
     "ltx_video_full": "LTXVideoTransformer3DModel",

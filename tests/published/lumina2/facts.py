@@ -8,7 +8,7 @@ from tests.published.family_facts import KindFacts
 SMALL = Lumina2(4, 24, 2, 1, 4, 2, 16, TEXT, (2, 2, 2))
 READERS = [("", {"masked": True, "layers": (-2,)}, 256)]
 
-CALLS = {"lumina2": Call(denoised, 5e-6, layouts=OWN, quick=True)}
+CALLS = {"lumina2": Call(denoised, 5e-6, layouts=OWN, longer=True)}
 LISTINGS = dict.fromkeys(("lumina2_full", "lumina2_full_original"), "Lumina2Transformer2DModel")
 KINDS = {
     "Lumina2Pipeline": KindFacts((30, 4.0), 2, "Lumina2", {"unit_clock", "even", "instructed"}, READERS, left=False)

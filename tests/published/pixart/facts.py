@@ -18,9 +18,9 @@ def pixart_control_net(net, a):
 
 CALLS = {
     "pixart": Call(denoised, 2e-5, layouts=OWN),
-    "pixart_sized": Call(denoised, 2e-5, layouts=OWN, quick=True),
+    "pixart_sized": Call(denoised, 2e-5, layouts=OWN),
     "pixart_original": Call(denoised, 3e-5),
-    "pixart_control_net": Call(pixart_control_net, 4e-5, quick=True),
+    "pixart_control_net": Call(pixart_control_net, 4e-5),
 }
 LISTINGS = {
     **dict.fromkeys(("pixart_xl_2_512", "pixart_xl_2_1024"), "PixArtTransformer2DModel"),

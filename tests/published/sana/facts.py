@@ -10,8 +10,8 @@ SMALL = Sana(8, 4, 1, 24, 2, 3, 2, TEXT)
 CALLS = {
     "sana": Call(denoised, 8e-6, layouts=OWN, slow=True),
     "sana_normed": Call(denoised, 8e-6, layouts=OWN, slow=True),
-    "sana_sprint": Call(denoised, 2e-5, layouts=OWN, quick=True),
-    "sana_original": Call(denoised, 2e-5, quick=True),
+    "sana_sprint": Call(denoised, 2e-5, layouts=OWN),
+    "sana_original": Call(denoised, 2e-5),
 }
 LISTINGS = {"sana_full": "SanaTransformer2DModel"}
 KINDS = {

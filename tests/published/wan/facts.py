@@ -24,13 +24,13 @@ def vace(net, a):
 CALLS = {
     "wan": Call(wan, 2e-5, slow=True),
     "wan_plain": Call(wan, 2e-5, slow=True),
-    "wan_pictured": Call(wan, 2e-5),
-    "wan_first_and_last": Call(wan, 2e-5, slow=True, quick=True),
+    "wan_pictured": Call(wan, 2e-5, longer=True),
+    "wan_first_and_last": Call(wan, 2e-5, slow=True, longer=True),
     "wan_original": Call(wan, 2e-5, slow=True),
-    "wan_vace": Call(vace, 2e-5, quick=True),
-    "wan_autoencoder": Call(autoencoder_kl, 1e-5, slow=True, quick=True),
-    "wan_autoencoder_two": Call(autoencoder_kl, 1e-5, slow=True),
-    "wan_autoencoder_residual": Call(autoencoder_kl, 1e-5, slow=True, quick=True),
+    "wan_vace": Call(vace, 2e-5, longer=True),
+    "wan_autoencoder": Call(autoencoder_kl, 1e-5, slow=True, longer=True),
+    "wan_autoencoder_two": Call(autoencoder_kl, 1e-5, slow=True, longer=True),
+    "wan_autoencoder_residual": Call(autoencoder_kl, 1e-5, slow=True, longer=True),
 }
 LISTINGS = {
     **dict.fromkeys(("wan_full_1_3b", "wan_full_14b", "wan_full_i2v_14b", "wan_full_ti2v_5b"), "WanTransformer3DModel"),

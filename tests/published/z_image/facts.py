@@ -7,7 +7,7 @@ from tests.published.family_facts import KindFacts
 
 SMALL = ZImage(4, 24, 2, 1, 2, TEXT, (4, 4, 4))
 
-CALLS = {"z_image": Call(denoised, 7e-5, layouts=OWN, quick=True)}
+CALLS = {"z_image": Call(denoised, 7e-5, layouts=OWN, longer=True)}
 LISTINGS = {"z_image_full": "ZImageTransformer2DModel"}
 KINDS = {
     "ZImagePipeline": KindFacts(
