@@ -14,7 +14,7 @@ from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser, run_samples
 from diffusion.guidance import measurements
 from diffusion.parameterizations import Denoiser
-from diffusion.recipe import ConfigError, checks, data, names, versions
+from diffusion.recipe import ConfigError, checks, data, guides, names, versions
 from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
 from tests.drawn_parameters import drawn
@@ -139,6 +139,14 @@ def second(tmp_path_factory, params):
         patch.setattr(checkpoints, "steps", lambda of: [20, 40])
         patch.setattr(checkpoints, "load_ema", lambda of, step=None: (worse, step))
         yield folder, worse
+
+
+def test_each_second_run_is_read_at_its_own_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "load_ema", lambda folder, step=None: (f"{folder.name} at {step}", step))
+    runs = [guides.SecondRun(f"guides[{i}]", tmp_path / name, step, None, None)
+            for i, (name, step) in enumerate([("worse", 20), ("judge", 40)])]  # fmt: skip
+    made = tuple(guides.Guide(lambda *_: None, (run,), False, lambda denoise: denoise) for run in runs)
+    assert guides.weights(made) == {"guides[0]": "worse at 20", "guides[1]": "judge at 40"}
 
 
 @pytest.mark.extended
@@ -399,6 +407,16 @@ def test_guides_without_a_derivative_read_the_measured_pictures(gaussian, tmp_pa
     share = 1 / (1 + 0.2 * ((1 - t) * noise / t) ** 2) if name == "proximal" else 0.2 / noise**2
     known = measurements.box(SHAPE, (0, 0), (4, 8))
     np.testing.assert_allclose(guided.x0, x0 + share * known * (y - x0), atol=1e-5)
+
+
+def test_the_noise_of_a_measurement_depends_on_the_seed_and_the_number_of_the_picture():
+    kept = guides.Measured(lambda shape: measurements.masked(jnp.ones(shape, bool)), "seen.npy", 0.5)
+    pictures = np.zeros((4, *SHAPE), np.float32)
+    noise = guides.measure(kept, pictures, seed=7)
+    np.testing.assert_array_equal(guides.measure(kept, pictures[:2], seed=7), noise[:2])
+    rows = np.concatenate([noise, guides.measure(kept, pictures, seed=8)]).reshape(8, -1)
+    assert np.abs(np.corrcoef(rows) - np.eye(8)).max() < 0.5  # of 64 pixels; equal noise would have 1
+    assert noise.std() == pytest.approx(0.5, rel=0.15)
 
 
 def test_each_sample_agrees_with_the_picture_of_its_seed(gaussian, tmp_path):

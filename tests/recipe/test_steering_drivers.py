@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import types
 
 import flax.linen as nn
 import jax
@@ -129,6 +130,39 @@ PULLED = [
     (steering_drivers.twisted, {"pull": 1.0}),
     (steering_drivers.das, {}),
 ]
+
+
+def test_particles_begin_at_noise_that_their_steps_do_not_draw_again():
+    """Two samples with three particles each: six starts, six keys of steps, two keys of the draws; all differ."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    x = jnp.zeros((2, 4))
+    real = jnp.array([[True, True, True, False], [True, False, False, False]])
+    sampler = samplers.padded(samplers.ddpm(), real)
+    arguments, draws = steering_drivers._particle_arguments(sampler, DENOISE, COSINE, x, keys, 3)
+    used = np.concatenate([jax.random.key_data(some) for some in (arguments["keys"], draws)])
+    assert used.shape == (8, 2) and len(np.unique(used, axis=0)) == 8
+    again = samplers.prior(COSINE, arguments["keys"], (4,))
+    assert arguments["x"].shape == (6, 4)
+    assert len(np.unique(np.concatenate([arguments["x"], again]), axis=0)) == 12
+    np.testing.assert_array_equal(arguments["sampler"].real, [[1, 1, 1, 0]] * 3 + [[1, 0, 0, 0]] * 3)
+
+
+def test_the_normaliser_of_rejection_is_the_bound_over_the_temperature_less_the_log_of_the_trials(monkeypatch):
+    """The bound 3 at the temperature 2, and two trials of a sample on average: 1.5 - ln 2."""
+    seen = []
+
+    def rejected(draw, log_reward, keys, bound, trials):
+        seen.append((bound, trials, log_reward(jnp.zeros((2, 1))).tolist()))
+        ones = jnp.ones(2)
+        return types.SimpleNamespace(
+            x=jnp.zeros((2, 1)), trials=jnp.array([1, 3]), accepted=ones > 0, highest=1.5 * ones
+        )
+
+    monkeypatch.setattr(steering, "rejected", rejected)
+    drive = steering_drivers.rejected(lambda x: jnp.full(len(x), 3.0), beta=2.0, bound=3.0, trials=7)
+    _, numbers = drive(None, None, COSINE, jnp.zeros((2, 1)), None, jax.random.split(jax.random.key(0), 2))
+    assert seen == [(1.5, 7, [1.5, 1.5])] and float(numbers.trials) == 2
+    np.testing.assert_allclose(numbers.log_normaliser, 1.5 - np.log(2), rtol=1e-6)
 
 
 @pytest.mark.extended
