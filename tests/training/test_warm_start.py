@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffusion.training.checkpointing import checkpoints
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from diffusion.training.warm_start import read, warm_start
 from tests.training import toys
@@ -27,6 +28,16 @@ def test_takes_the_average_of_another_run(source_run, tmp_path):
         params, taken, skipped = warm_start(toys.make_state().params, read(path))
         assert toys.equal(params, expected)
         assert sorted(taken) == ["hidden/bias", "hidden/kernel", "out/kernel"] and skipped == []
+
+
+def test_a_folder_of_a_checkpoint_is_that_step_and_a_run_its_latest(tmp_path, monkeypatch):
+    read_steps = []
+    load = lambda folder, step=None: ({"w": np.zeros(1)}, read_steps.append((folder.name, step)))
+    monkeypatch.setattr(checkpoints, "load_ema", load)
+    for path in ("run/checkpoints/20", "run", "20"):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        assert [*read(tmp_path / path)] == ["w"]
+    assert read_steps == [("run", 20), ("run", None), ("20", None)]
 
 
 def test_names_each_leaf_that_is_skipped_and_why(source_run):

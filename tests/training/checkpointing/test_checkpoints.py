@@ -166,6 +166,14 @@ def test_saving_does_not_see_later_steps(tmp_path):
         assert toys.equal(checkpoints.restore(tmp_path, step, toys.make_state())[0], expected)
 
 
+def test_the_best_checkpoint_stays_beside_the_latest_and_every_so_many():
+    saver = object.__new__(Checkpoints)
+    saver.keep, saver.keep_every, saver.best = 2, 10, 15
+    assert saver.superfluous([5, 10, 15, 20, 25, 30]) == [5]
+    saver.best, saver.keep_every = None, 0
+    assert saver.superfluous([5, 10, 15]) == [5] and saver.superfluous([5, 10]) == []
+
+
 @pytest.mark.extended
 def test_policy_keeps_the_last_and_the_milestones(tmp_path):
     save_all(tmp_path, (1, 2, 3, 4, 5), keep=2, keep_every=2)
