@@ -7,6 +7,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+from scipy import special
 
 from diffusion.models.layers import stacks
 from tests import numpy_programs
@@ -64,7 +65,12 @@ def without_layers(network, *arguments):
     return params, output, received
 
 
-def one_layer(block, *how):
+def layer_of(params, index: int):
+    """The parameters of one layer of a stack."""
+    return jax.tree.map(lambda leaf: leaf[index], params)
+
+
+def one_layer(block, *how, **more):
     """In place of `scan.scanned`, for stacks of one layer: a scan takes longer to trace than the layer to compute."""
     return block
 
@@ -94,6 +100,19 @@ def swiglu(p, x: np.ndarray) -> np.ndarray:
     """out(silu(a) b), [a, b] = hidden(x)."""
     a, b = np.moveaxis(dense(p["hidden"], x), -2, 0)
     return dense(p["out"], silu(a) * b)
+
+
+def exact_gelu(x: np.ndarray) -> np.ndarray:
+    """x times the normal distribution function of x."""
+    return x * special.ndtr(x)
+
+
+def depthwise(p, x: np.ndarray, border: str) -> np.ndarray:
+    """Pictures [H, W, C] with a kernel [K, K, 1, C], K odd, for each channel; `border` is a mode of np.pad."""
+    side = len(p["kernel"])
+    padded = np.pad(x, [(side // 2, side // 2)] * 2 + [(0, 0)], mode=border)
+    parts = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1))
+    return np.einsum("hwcij,ijc->hwc", parts, p["kernel"][:, :, 0]) + p["bias"]
 
 
 def wave(t: float, size: int = 256) -> np.ndarray:
