@@ -146,6 +146,21 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, shown: np.ndarray | N
     return mixed
 
 
+def wide_attention(p, x: np.ndarray, context: np.ndarray, angles: np.ndarray | None, shown, epsilon: float):
+    """Attention of x [N, D] to a context whose queries and keys are normalised over all heads before they turn.
+
+    `angles` are [N, D / 2], other ones for each head, or None.
+    """
+
+    def wide(name: str, source: np.ndarray) -> np.ndarray:
+        projected = dense(p[name], source)
+        flat = rms(projected.reshape(len(source), -1), epsilon) * p[f"{name}_norm"]["scale"].ravel()
+        flat = flat if angles is None else turned(flat[:, None], angles)[:, 0]
+        return flat.reshape(projected.shape)
+
+    return out_of_heads(p["out"], attention(wide("query", x), wide("key", context), dense(p["value"], context), shown))
+
+
 def sandwich(p, x: np.ndarray, c: np.ndarray | None, angles: np.ndarray, shown, epsilon: float) -> np.ndarray:
     """A layer of Lumina-Image 2 or Z-Image: x <- x + tanh(gate) norm(f((1 + scale) norm(x))), f = attention, MLP."""
     norm = lambda name, x: p[name]["scale"] * rms(x, epsilon)
