@@ -38,9 +38,9 @@ def test_before_and_behind_its_layers_the_network_is_its_equations(layered):
         close(image[b], h)
         kind = p["kinds"]["embedding"][[1, 0][b]] if layered else 0
         c = silu(timestep(p["time"], 1000 * np.float64(t[b])) + kind)
-        close(times.c[b], c, 1e-4)
+        close(times.c[b], c)
         close(times.other[b], silu(timestep(p["time"], 0.0) + kind))
         shift, scale = dense(p["final_modulation"]["dense"], c)
         expected = dense(p["final"], normalised(h[:number], 1e-6) * (1 + scale) + shift)
         found_parts = [patches(part) for part in (found[b] if layered else found[b][None])]
-        close(np.concatenate(found_parts), expected, 1e-4)
+        close(np.concatenate(found_parts), expected)

@@ -26,6 +26,6 @@ def test_before_and_behind_its_layers_the_network_is_its_equations():
         close(tokens[b], h)
         embedding = timestep(p["timestep_embedding"], np.float64(t[b]))
         embedding = embedding + timestep(p["strength_embedding"], 0.1 * np.float64(strength[b]))
-        close(c[b], dense(p["modulation"], silu(embedding)), 1e-4)
+        close(c[b], dense(p["modulation"], silu(embedding)))
         shift, scale = embedding + p["final_table"]
-        close(patches(found[b]), dense(p["final"], normalised(h, 1e-6) * (1 + scale) + shift), 1e-4)
+        close(patches(found[b]), dense(p["final"], normalised(h, 1e-6) * (1 + scale) + shift))

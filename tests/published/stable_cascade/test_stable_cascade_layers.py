@@ -101,7 +101,7 @@ def test_both_ways_are_their_equations(monkeypatch):
         h = doubled.reshape(2, 4, 4) + p["up_1_resize"]["bias"]
         h = layer_of_sums(p["up_0"], layer_of_sums(p["up_0_first"], h, times, tokens, skip), times, tokens)
         h = dense(p["final"], norm(h)).reshape(2, 4, 3, 2, 2).transpose(0, 3, 1, 4, 2)
-        close(found[b], h.reshape(4, 8, 3), 1e-4)
+        close(found[b], h.reshape(4, 8, 3))
 
 
 @pytest.mark.parametrize(
