@@ -6,6 +6,7 @@ import gzip
 import json
 import pathlib
 import tempfile
+import types
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,7 @@ from diffusion.models.image_encoders import prompt_features
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers import conditions
+from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.published.flux.network import Flux
 from diffusion.published.pixart.network import PixArt
 from diffusion.published.stable_diffusion.network import ConditionalUNet
@@ -102,7 +104,8 @@ def test_layers_have_the_published_numbers():
     """Of attn_processors in diffusers: down, up, middle, where every second is to the text; 0 .. 18 of Flux."""
     sd_1 = FAMILY.build(PUBLISHED["Stable Diffusion 1.x"])
     assert ip_adapter_files.numbers(sd_1) == (1, 3, 5, 7, 9, 11, 31, *range(13, 31, 2))
-    assert sorted(ip_adapter_files.numbers(FAMILY.build(PUBLISHED["Stable Diffusion XL"]))) == list(range(1, 141, 2))
+    xl = ip_adapter_files.numbers(FAMILY.build(PUBLISHED["Stable Diffusion XL"]))  # of 24, 10 in the middle, and 36
+    assert xl == (*range(1, 49, 2), *range(121, 141, 2), *range(49, 121, 2))
     assert ip_adapter_files.numbers(PixArt(depth=3)) == (1, 3, 5)
     assert ip_adapter_files.numbers(Flux(depth=4, singles=1)) == (0, 1, 2, 3)
 
@@ -321,6 +324,23 @@ def test_a_mask_is_a_weight_at_the_grid_of_each_layer():
     np.testing.assert_allclose(weight, [[0, 0.5] * 2], atol=0.06)  # bicubic, which overshoots at the edge
     ((_, _, weight),) = ip_adapter.prompt(module, weights, np.ones((1, 3)), np.ones(1) / 2)
     np.testing.assert_array_equal(weight, [[0.5]])
+
+
+def test_masks_of_a_grid_that_is_no_square_are_of_its_rows_and_columns():
+    """Halves of 6 rows and quarters of 8 columns: both lie between two pixels, of (-3, 19, 19, -3) / 32 about them."""
+    rng = np.random.default_rng(0)
+    rows, columns = rng.random((2, 6)), rng.random((2, 8))
+    masks = np.float32(rows[:, :, None] * columns[:, None])
+    pairs = [("keys", "values")]
+    module = types.SimpleNamespace(apply=lambda params, features: pairs)
+    layers = (ExtraLayer(4, 3, 2),)
+    ((*pair, weight),) = ip_adapter.prompt(module, {}, None, np.array([0.5, 2.0], np.float32), masks, layers)
+    taps = np.array([-3, 19, 19, -3]) / 32
+    at_rows = [np.take(rows, np.clip(2 * i + np.arange(-1, 3), 0, 5), 1) @ taps for i in range(3)]
+    at_columns = [np.take(columns, 4 * j + np.arange(4), 1) @ taps for j in range(2)]
+    grid = np.stack(at_rows, 1)[:, :, None] * np.stack(at_columns, 1)[:, None]
+    assert pair == ["keys", "values"]
+    np.testing.assert_allclose(weight, [[0.5], [2.0]] * grid.reshape(2, 6), rtol=1e-5, atol=1e-6)
 
 
 def test_keys_and_values_are_computed_once_for_a_request():

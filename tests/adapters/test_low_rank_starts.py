@@ -89,6 +89,13 @@ def test_factors_of_a_lokr_are_near_the_square_root_and_its_small_one_is_zero(mo
                 assert bound / 2 < np.abs(layer[name]).max() <= bound
 
 
+def test_layers_of_a_lokr_have_draws_of_their_own(models):
+    base, model = models
+    tuning = low_rank.lokr(base, rank=3, targets=TARGETS.replace("to_k", "to_[kv]"))
+    first, second = tuning.init(jax.random.key(0), model.params)["unet"].values()
+    assert all((first[name] != second[name]).all() for name in ("lokr_w2_a", "lokr_w2_b"))
+
+
 def test_each_layer_of_a_stack_begins_for_itself():
     """Norms over the 5 inputs of each of 3 layers; B of a first pair has the bound 1 / sqrt(r), here 1 / 2."""
     kernel = np.random.default_rng(0).normal(size=(3, 5, 2, 7)) * np.array([1, 10, 100])[:, None, None, None]

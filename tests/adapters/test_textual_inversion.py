@@ -15,8 +15,11 @@ from diffusion import text_to_image
 from diffusion.adapters import word_embeddings
 from diffusion.adapters.custom_diffusion import custom_diffusion
 from diffusion.adapters.textual_inversion import textual_inversion
+from diffusion.adapters.word_embeddings import Word
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange.rows import Mismatch
+from diffusion.models.text_encoders.clip import CLIPText
+from diffusion.text import Tokenizer
 from tests.metrics import torch_writer
 from tests.text_to_image import made_pipelines
 
@@ -104,6 +107,26 @@ def test_files_are_those_of_others_and_are_read_back(models, name, names, tmp_pa
             np.testing.assert_array_equal(word.rows["text_encoder"], rows)
         word = word_embeddings.load(theirs, model)
         assert word.text == "my-style" and word.rows["text_encoder"].shape == (1, weights["text_encoder"].shape[1])
+
+
+def test_words_of_several_vectors_stand_behind_each_other():
+    """On a model that is only a table of 7 rows and a tokenizer of which every other word is the id 3."""
+    table, rows = np.split(np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32), [7])
+    read = Tokenizer(lambda text: ([3] * 2 * len(text.split()), lambda first: ""), (), (6,), 0, 20)
+    model = types.SimpleNamespace(
+        words=(),
+        readers=("text_encoder",),
+        modules={"text_encoder": CLIPText(7, 4, 1, 1, 4)},
+        params={"text_encoder": {"tokens": {"embedding": table}, "norm": np.ones(4)}},
+        tokenizers={"text_encoder": read},
+        replaced=lambda **changes: types.SimpleNamespace(**changes),
+    )
+    words = [Word("<one>", {"text_encoder": rows[:2]}), Word("<two>", {"text_encoder": rows[2:]})]
+    larger = word_embeddings.extended(model, words)
+    assert larger.tokenizers["text_encoder"].ids("<two> cat <one>") == [9, 10, 11, 3, 3, 7, 8]
+    larger_table = word_embeddings.table_of(larger.params["text_encoder"])
+    np.testing.assert_array_equal(larger_table, np.concatenate([table, rows]))
+    assert larger.modules["text_encoder"].vocabulary == 12 and larger.words == ("<one>", "<two>")
 
 
 @pytest.mark.slow

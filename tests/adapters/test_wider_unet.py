@@ -73,6 +73,15 @@ def test_the_network_receives_the_new_channels_behind_x_and_the_base_no_gradient
     assert not any(jax.tree.leaves(to_base))
 
 
+def test_kernels_of_the_new_channels_begin_at_zero_behind_the_others(models):
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float16)
+    params = {"unet": {"conv_in": {"kernel": jnp.asarray(kernel), "bias": jnp.ones(5)}}}
+    tuning = widened(models[0], "StableDiffusionInpaintPipeline", 3, seen, networks=())
+    begun = tuning.init(jax.random.key(0), params)["conv_in"]
+    np.testing.assert_array_equal(begun["kernel"], np.concatenate([kernel, np.zeros((3, 3, 3, 5))], 2))
+    assert begun["kernel"].dtype == jnp.float32 and begun["bias"].tolist() == [1] * 5
+
+
 @pytest.mark.extended
 def test_the_tuned_model_is_of_its_pipeline_and_in_the_types_of_the_loaded_one(models):
     base, model = models
