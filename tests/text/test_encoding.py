@@ -146,6 +146,22 @@ def test_what_stands_around_a_prompt_has_no_weight(encoder, tokenizer):
         text.encode([LONG], encoder, **template)
 
 
+def test_each_window_moves_from_that_window_of_the_empty_prompt(encoder, tokenizer):
+    """The template of an empty prompt fills its first window; its second one has no token."""
+    prompts = ["(cat BREAK dog:2)", "on (mat BREAK cat:0.5)"]
+    found = text.encode(prompts, encoder, emphasis="from_empty", windows=True, before="a ").tokens
+    empty, _ = embed(rows(tokenizer, "a", ""))
+    expected = []
+    for weight, *windows in ((2.0, "a cat", "dog"), (0.5, "a on mat", "cat")):
+        weights = np.ones((2, 12, 1), np.float32)
+        for row, (window, word) in enumerate(zip(windows, (windows[0].split()[-1], windows[1]), strict=True)):
+            last = 1 + len(tokenizer.ids(window))
+            weights[row, last - len(tokenizer.ids(word)) : last] = weight
+        full, _ = embed(rows(tokenizer, *windows))
+        expected.append((empty + weights * (full - empty)).reshape(24, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_without_emphasis_brackets_are_text(encoder, tokenizer):
     prompt = "(a [cat]:1.5)"
     np.testing.assert_array_equal(ids_of(text.encode([prompt], encoder))[0], tokenizer([prompt]).ids[0])

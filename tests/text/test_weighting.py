@@ -9,6 +9,7 @@ EXAMPLES = {  # the first six are theirs, of modules/prompt_parser.py
     "an (important) word": [("an ", 1.0), ("important", 1.1), (" word", 1.0)],
     "(unbalanced": [("unbalanced", 1.1)],
     r"\(literal\]": [("(literal]", 1.0)],
+    "((a [[b": [("a ", 1.21), ("b", 1.0)],  # each bracket that stays open counts
     "(unnecessary)(parens)": [("unnecessaryparens", 1.1)],
     "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).": [
         ("a ", 1.0), ("house", 1.573), (" ", 1.1), ("on", 1.0), (" a ", 1.1), ("hill", 0.55), (", sun, ", 1.1),
