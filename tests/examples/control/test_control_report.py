@@ -1,6 +1,8 @@
 """Positions, order and references that are measured: exact for known pictures, and the report of tiny runs."""
 
 import json
+import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,28 @@ def test_a_known_shift_is_the_error():
     assert shape_finder.matched(centres, []).error.tolist() == [shape_finder.FAR] * 2
 
 
+def test_one_part_of_two_plans_belongs_to_the_nearer_whatever_is_far_away():
+    """The part at 4 is 4 from the plan at 0, and 6 from that at 10; another at -50 is FAR from both."""
+    parts = [shape_finder.Found("red", x, 0.0, np.zeros((64, 64), bool)) for x in (4.0, -50.0)]
+    match = shape_finder.matched(np.array([[0.0, 0.0], [10.0, 0.0]]), parts)
+    assert match.index.tolist() == [0, -1] and match.error.tolist() == [4, shape_finder.FAR]
+
+
+def test_a_missing_shape_is_a_wrong_one_and_one_too_many_is_none(knowing):
+    """Two pictures lack one of their two stars, and in one another star stands beside: three of five are right."""
+    stars = Thing("red", "star", 20.0, 20.0, 9.6), Thing("green", "star", 44.0, 44.0, 9.6)
+    both = Arrangement("plain", stars)
+    one = both._replace(things=stars[:1])
+    images = np.stack([arrangements.picture(shown, Lot(0, 0, 0)) for shown in (one, both, one)])
+    plans: list[Any] = [types.SimpleNamespace(arrangement=plan) for plan in (both, one, both)]
+    figures = control_metrics.follows(images, plans, NOBODY)
+    for name in ("prompt", "there", "close", "whole"):
+        assert figures[name]["share"] == pytest.approx(3 / 5) and figures[name]["count"] == 5
+    assert figures["error"]["value"] == pytest.approx(shape_finder.FAR / 3, abs=0.2)  # halves of two, and 0
+    assert figures["covered"]["value"] == pytest.approx(2 / 3, abs=0.02) and figures["median"] < 0.5
+    assert figures["count"]["share"] == 0 and figures["order"] is None
+
+
 def test_order_is_read_where_two_overlap():
     things = Thing("red", "square", 28.0, 30.0, 9.0), Thing("blue", "circle", 36.0, 30.0, 9.0)
     plan = Arrangement("plain", things)
@@ -130,6 +154,17 @@ def test_what_comes_back_of_references(monkeypatch):
     night = np.broadcast_to(np.array(drawing.NIGHT, np.uint8), (1, 64, 64, 3))
     light = [np.broadcast_to(np.array(paper, np.uint8), (1, 64, 64, 3)) for paper in drawing.PAPERS]
     assert reference_metrics.paper(np.concatenate([*light, night])).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_count_is_compared_where_there_are_several(monkeypatch):
+    wanted = [scenes.Scene("one", "plain", "red", "star"), scenes.Scene("several", "plain", "blue", "star", count=3)]
+    shown = [wanted[0], wanted[1]._replace(count=4, colour="red")]
+    monkeypatch.setattr(judge, "read_scenes", lambda reader, images: shown)
+    white = np.full((2, 64, 64, 3), 255, np.uint8)
+    references = reference_metrics.References(white, wanted)
+    figures = reference_metrics.agreement(NOBODY, white, references, ("count", "colour", "relation"))
+    assert {name: share["share"] for name, share in figures.items()} == {"count": 0, "colour": 1 / 2}
+    assert figures["count"]["count"] == 1
 
 
 def test_other_runs_are_refused(tmp_path):

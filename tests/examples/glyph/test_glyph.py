@@ -97,6 +97,14 @@ def test_the_factor_refuses_the_stated_share_of_real_pictures():
     assert glyph_metrics.retrieved(features, known) == ["ghost", "ghost", "ghost", NONE, NONE]  # the first of equals
 
 
+def test_a_ratio_is_of_the_nearest_picture_of_a_shape_and_the_nearest_spoilt_one():
+    one = Gallery(np.array([[0.0], [3.0], [10.0], [15.0]]), ["ghost", "star", NONE, NONE])
+    other = Gallery(np.array([[20.0], [-4.0], [1.0]]), [NONE, "ghost", NONE])
+    assert glyph_metrics.refusal(np.array([[5.0]]), [one], share=0.5) == pytest.approx(2 / 5)
+    ratios = glyph_metrics.refusal(np.array([[5.0], [-1.0]]), [one, other], share=0.5)
+    assert ratios == pytest.approx((2 / 5 + 3 / 2) / 2)
+
+
 @pytest.mark.extended
 def test_drawn_ghosts_are_the_best_of_nine_and_spoilt_ones_are_not_whole():
     requested = glyph.requested(60)

@@ -39,6 +39,17 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(truth, s, c):
     assert 0.93 <= covered <= 0.99  # 0.95 -+ three standard errors; the method is known to be a little wide
 
 
+def test_the_interval_has_the_errors_of_all_three_rates():
+    """Twice z times the error of (q + c - 1) / (s + c - 1), by its slopes in each rate as differences."""
+    z = 1.959964
+    found = judge_error.corrected((36, 90), (70, 80), (12, 50), z).interval
+    rates = np.array([(36 + z**2 / 2) / (90 + z**2), 71 / 82, 39 / 52])
+    variances = rates * (1 - rates) / [90 + z**2, 82, 52]
+    true_share = lambda q, s, c: (q + c - 1) / (s + c - 1)
+    slopes = [(true_share(*(rates + step)) - true_share(*(rates - step))) / 2e-6 for step in 1e-6 * np.eye(3)]
+    assert found[1] - found[0] == pytest.approx(2 * z * math.sqrt(np.square(slopes) @ variances), rel=1e-6)
+
+
 def test_a_judge_that_knows_nothing_and_impossible_counts():
     assert math.isnan(judge_error.corrected((5, 10), (5, 10), (5, 10)).value)
     with pytest.raises(ValueError, match="got 11 of 10"):

@@ -1,5 +1,7 @@
 """GenEval's questions of the shapes: which scenes are right, and a made judge whose errors are known."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,25 @@ def made(monkeypatch):
 
     monkeypatch.setattr(shape_questions, "right", right)
     return Subject(make, NOBODY)
+
+
+def test_the_interval_of_the_mean_of_tasks_has_the_sum_of_their_squared_errors(monkeypatch):
+    """Of six independent shares, and of an interval's two sides apart."""
+    shares = np.array([3, 6, 9, 12, 15, 18]) / 20
+    perfect = {"right": {"share": 1.0, "count": 10**6}, "wrong": {"share": 0.0, "count": 10**6}}
+    for name, instead in {
+        "prompts": lambda tag, number: [(types.SimpleNamespace(text=tag, tag=tag), None)] * number,
+        "error_rates": lambda subject, tag, number: perfect,
+        "right": lambda prompt, row: row < 20 * shares[TAGS.index(prompt.tag)],
+    }.items():
+        monkeypatch.setattr(shape_questions, name, instead)
+    monkeypatch.setattr(judge, "read_scenes", lambda reader, images: range(len(images)))
+    made_of_nothing = Subject(lambda prompts, *how: np.zeros(len(prompts)), NOBODY)
+    figures = shape_questions.measured(made_of_nothing, 2.0, 20)
+    low, high = np.array([figures[tag]["seen"]["interval"] for tag in TAGS]).T
+    ends = [0.525 - np.sqrt(np.square(shares - low).sum()) / 6, 0.525 + np.sqrt(np.square(high - shares).sum()) / 6]
+    assert figures["overall"]["seen"]["interval"] == pytest.approx(ends)
+    assert figures["overall"]["seen"]["share"] == pytest.approx(0.525)
 
 
 @pytest.mark.extended

@@ -48,7 +48,15 @@ def test_velocity_speed_and_line_error():
     off = np.stack([np.arange(4.0), [1.0, -1, -1, 1]], -1)[None]  # the second axis has no trend
     np.testing.assert_allclose(moving_objects.velocity(off), [[1, 0]], atol=1e-12)
     np.testing.assert_allclose(moving_objects.line_error(off), 1)
+    with_gap = np.stack([np.arange(5.0), [1.0, -1, 0, -1, 1]], -1)[None]
+    with_gap[0, 2] = np.nan  # the mean is over four frames
+    np.testing.assert_allclose(moving_objects.line_error(with_gap), 1)
     assert np.isnan(moving_objects.velocity(np.full((1, 4, 2), np.nan))).all()
+
+
+def test_a_speed_is_outside_its_range_by_a_share_of_the_middle():
+    off = moving_objects.outside(np.array([5.0, 10, 20, 30, 7]), np.array([[10.0, 20]] * 4 + [[8, 12]]))
+    np.testing.assert_allclose(off, [5 / 15, 0, 0, 10 / 15, 1 / 10])
 
 
 def test_drift_of_size_and_colour():

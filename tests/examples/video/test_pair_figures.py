@@ -97,6 +97,20 @@ def test_the_error_of_a_speed_is_that_of_the_steps():
     assert np.isnan(pair_figures.speed_error(slow, slow, still))
 
 
+def test_a_direction_is_that_of_a_path_that_hardly_goes_aside(monkeypatch):
+    """To the right by 4 and down by 1, 2 or 4 pixels a frame; 12 to 18 of 64 from first to last are slow."""
+    best = clip_templates.Templates(np.ones((3, 4, 8)), np.zeros((3, 4), int), np.zeros((3, 4), int))
+    monkeypatch.setattr(clip_templates, "measured", lambda clips, tracks: best)
+    clips = np.concatenate([squares(1, [(2 + 4 * f, 10 + down * f) for f in range(4)]) for down in (1, 2, 4)])
+    mover = motions.Mover("red", "circle", "moves", "right", "slowly", 8.0, np.zeros((4, 2)), np.zeros(4), None)
+    clip = motions.Clip("a red circle moves to the right slowly", (mover,), np.zeros(0), np.ones((4, 1)))
+    figures = pair_figures.measured(clips, [clip] * 3)
+    assert figures["direction"]["share"] == pytest.approx(1 / 3)  # more than twice as far along as aside
+    low, high = (pixels * 48 / 64 / 3 for pixels in (12, 18))
+    off = [max(0.0, np.hypot(4, down) - high) / ((low + high) / 2) for down in (1, 2, 4)]
+    assert figures["speed"] == pytest.approx(np.mean(off), rel=1e-3) and np.mean(off) > 0
+
+
 def test_the_distance_of_tracks_is_the_square_of_a_shift():
     """Sets that differ by d pixels along x in every frame: F (d / 12)^2, since 12 pixels are a quarter of the side."""
     sets = []
