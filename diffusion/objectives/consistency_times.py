@@ -19,9 +19,9 @@ from diffusion.timesteps import Density, from_quantile
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
 Pairs = Callable[[NoiseSchedule, Array, ArrayLike], tuple[Array, Array]]
-"""(schedule, t, step) -> (t, s), the pair of times for training."""
+"""A function (schedule, t, step) -> (t, s), the pair of times for training."""
 Curriculum = Callable[[ArrayLike], Array]
-"""Training step -> number of times."""
+"""A function from the training step to the number of times."""
 
 
 def constant_curriculum(N: int) -> Curriculum:
@@ -42,7 +42,7 @@ def constant_curriculum(N: int) -> Curriculum:
 
 
 def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curriculum:
-    """N(k) = ceil(sqrt(k / K ((last + 1)^2 - first^2) + first^2) - 1) + 1 times at training step k of K.
+    """N(k) = ceil(sqrt(k / K ((last + 1)^2 - first^2) + first^2) - 1) + 1 times at step k of K, and at least 2.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", appendix C
@@ -66,7 +66,9 @@ def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curri
 
 
 def doubling_curriculum(total: int, first: int = 10, last: int = 1280) -> Curriculum:
-    """N(k) = min(first 2^floor(k / K'), last) + 1 times, with K' = floor(K / (log2(last / first) + 1)).
+    """N(k) = min(first 2^floor(k / K'), last) + 1 times, with K' = floor(K / (log2(floor(last / first)) + 1)).
+
+    K' is at least 1.
 
     Facts:
         paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 11
@@ -94,21 +96,21 @@ def _check_growth(function: str, total: int, first: int, last: int) -> None:
 def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Pairs:
     """The two neighbours of t among Karras's N(k) values of sigma / alpha.
 
-    The probability of a pair is the mass of the density of t between its two times: with `log_normal` these are the
-    probabilities of iCT, with `ramp_density` all pairs are equally likely, as in CT. Times beyond the range belong to
-    its first and last pair; `ict` draws none.
+    The probability of a pair is the mass of the density of t between its two times. With `log_normal` these are the
+    probabilities of iCT; with `ramp_density` all pairs are equally likely, as in CT. A time beyond the range gets the
+    first or the last pair; `ict` draws no such times.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10
 
     Args:
-        curriculum: step -> N, number of times; `constant_curriculum(N)` for a fixed number.
+        curriculum: a function from the step to the number N of times; `constant_curriculum(N)` for a fixed number.
         sigma_min: smallest sigma / alpha, >= 0; raised to the schedule's smallest value.
         sigma_max: largest sigma / alpha, > sigma_min; lowered to the schedule's largest value.
         rho: spacing of the times, > 0, as in `timesteps.karras`.
 
     Raises:
-        ValueError: for a range that is empty, or a rho that is not positive.
+        ValueError: if the range is empty, or rho is not positive.
     """
     _check_ramp("discretised", sigma_min, sigma_max, rho)
 
@@ -131,7 +133,7 @@ def ramp_density(
     rho: float = 7.0,
     strata: int | None = None,
 ) -> Density:
-    """(sigma / alpha)^(1/rho) uniform: every interval of `discretised` is equally likely.
+    """Times with uniform (sigma / alpha)^(1/rho), so that all pairs of `discretised` are equally likely.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", algorithm 3 (n uniform)
@@ -144,7 +146,7 @@ def ramp_density(
         strata: number of strata or None, see `timesteps.from_quantile`.
 
     Raises:
-        ValueError: as `discretised`.
+        ValueError: under the conditions of `discretised`.
     """
     _check_ramp("ramp_density", sigma_min, sigma_max, rho)
     check_one_schedule("ramp_density", schedule)
@@ -155,16 +157,18 @@ def ramp_density(
 def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pairs:
     """r_s = r_t (1 - n(r_t) / q^a), n(r) = 1 + k sigmoid(-b r), in r = sigma / alpha; a = 1 + floor(step / stage).
 
-    Where this is not positive, s = 0, the data; training therefore starts with the loss of a diffusion model.
+    If this is not positive, s = 0, the data, and the pair has the loss of a diffusion model. With the default values
+    this happens only in the first stage, a = 1, for r_t <= ln(5 / 3) = 0.51.
 
     Facts:
         paper: Geng et al. 2024, "Consistency Models Made Easy", eq. 16 and 18, with the values of the authors' code
 
     Args:
         stage: training steps of one stage.
-        q: factor by which a stage brings the times closer, > 1; 4 for ImageNet and 256 for CIFAR-10 in the paper.
-        k: factor k, by which the gap widens near the data.
-        b: rate b at which this widening decays with r.
+        q: factor by which the relative gap shrinks from stage to stage, > 1; 4 for ImageNet and 256 for CIFAR-10 in the
+            paper.
+        k: factor by which the gap widens near the data.
+        b: rate at which this widening decays with r.
 
     Raises:
         ValueError: if stage < 1 or q <= 1.
