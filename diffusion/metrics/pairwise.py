@@ -1,4 +1,4 @@
-"""Pairs of rows of two sets of features, block by block, so that no array holds all N^2 distances."""
+"""Distances between the rows of two sets of features, block by block, so that no array holds all N^2 of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,22 +6,22 @@ import ml_dtypes
 import numpy as np
 
 BLOCK = 2048  # rows in one matrix product: 32 MiB of distances
-_ROUNDING = 1e-13  # share of |a|^2 + |b|^2 that rounding in float64 makes of a squared distance of zero
+_ROUNDING = 1e-13  # the rounding error of a squared distance in float64, as a share of |a|^2 + |b|^2
 
 
 def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
     """The features as an array [N, D], after the checks that every metric needs.
 
     Args:
-        name: the set's name, for the message.
+        name: the set's name, for messages.
         features: the rows of the set, [N, D], NumPy or JAX, any real dtype.
-        least: the least N.
+        least: the least valid N.
 
     Returns:
-        NumPy array [N, D], float64 where float32 does not hold the values of the dtype, else float32.
+        A NumPy array [N, D], float32, or float64 if float32 cannot represent the values of the dtype.
 
     Raises:
-        ValueError: if the shape is not [N, D], a value is not a finite real number, or rows are too few.
+        ValueError: if the shape is not [N, D], a value is not a finite real number, or there are too few rows.
     """
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] == 0:
@@ -42,7 +42,7 @@ def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
 
 
 def same_dim(a: np.ndarray, b: np.ndarray) -> None:
-    """Refuses two sets of different features.
+    """Refuses two sets with different numbers of features.
 
     Args:
         a: rows of one set, [N, D].
@@ -71,20 +71,20 @@ def blocks(count: int, size: int) -> Iterator[slice]:
 
 
 def unit(name: str, features: np.ndarray) -> np.ndarray:
-    """Rows divided by their Euclidean length, so that inner products are cosines.
+    """The rows divided by their Euclidean lengths, so that inner products are cosines.
 
     Args:
-        name: the set's name, for the message.
+        name: the set's name, for messages.
         features: the rows, [N, D], already `checked`.
 
     Returns:
         float64 [N, D].
 
     Raises:
-        ValueError: if a row is zero and has no direction.
+        ValueError: if a row is zero, and therefore has no direction.
     """
     features = np.asarray(features, np.float64)
-    largest = np.abs(features).max(axis=1, keepdims=True)  # scaled, so that no square overflows or vanishes
+    largest = np.abs(features).max(axis=1, keepdims=True)  # by which rows are divided, so that squares do not overflow
     if (largest == 0).any():
         raise ValueError(f"{name}: row {int(np.argmin(largest))} is zero, so it has no direction for a cosine")
     scaled = features / largest
@@ -92,9 +92,9 @@ def unit(name: str, features: np.ndarray) -> np.ndarray:
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b in float64; values below the rounding error become zero, as for equal rows.
+    """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b in float64; values below the rounding error become zero.
 
-    The mean of b is subtracted from both first, since numbers far from zero would leave no digits of a difference.
+    The mean of b is first subtracted from both sets, since the difference of large squares would lose its digits.
 
     Args:
         a: rows of one set, [A, D].
@@ -120,11 +120,11 @@ def nearest(
     Args:
         queries: rows whose nearest reference is sought, [N, ...].
         references: rows to compare with, [M, ...], M >= 1.
-        squared: (block of queries [A, ...], block of references [B, ...]) -> squared distances float64 [A, B].
-        block: number of queries and of references in one call; bounds the memory.
+        squared: a function (queries [A, ...], references [B, ...]) -> squared distances, float64 [A, B].
+        block: the largest number of queries and of references in one call, which bounds the memory.
 
     Returns:
-        (squared distances float64 [N], indices int64 [N]).
+        (the squared distances, float64 [N]; the indices of the references, int64 [N]).
     """
     best = np.full(len(queries), np.inf)
     index = np.zeros(len(queries), np.int64)
@@ -144,12 +144,12 @@ def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, blo
 
     Args:
         queries: rows whose nearest references are sought, [N, D].
-        references: rows to compare with, [M, D], M >= count; None for the other queries.
+        references: rows to compare with, [M, D], M >= count; None to compare each query with the other queries.
         count: the number of neighbours, at least 1.
-        block: rows in one matrix product; bounds the memory, not the result.
+        block: the number of rows in one matrix product, which bounds the memory and does not change the result.
 
     Returns:
-        float64 [N, count], ascending.
+        The squared distances in ascending order, float64 [N, count].
 
     Raises:
         ValueError: if there are fewer references than `count`.

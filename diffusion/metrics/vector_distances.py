@@ -1,8 +1,9 @@
-"""Distances between two sets of vectors, for examples that are no pictures: energy, kernel and sliced Wasserstein.
+"""Distances between two sets of vectors, for examples that are not pictures: energy, kernel and sliced Wasserstein.
 
-Each distance is zero only between equal distributions. Each function computes a plug-in estimate, the distance between
-the two empirical distributions. It is never negative, and above zero for two sets of the same distribution; the fewer
-rows there are, the larger it is. Compare it with a floor, the same distance for as many real rows.
+Each distance is zero only between equal distributions. Each function computes a plug-in estimate: the distance between
+the two empirical distributions. The estimate is never negative. For two sets from the same distribution it is above
+zero, and the larger, the fewer rows there are. Compare it with a floor: the same distance for an equal number of real
+rows.
 """
 
 from collections.abc import Callable
@@ -12,22 +13,22 @@ import numpy as np
 from diffusion.metrics import kernel_distance, pairwise
 
 NAMES = ("energy_distance", "mmd", "sliced_wasserstein", "frechet_distance")
-"""The figures of samples that are no pictures, in an evaluation."""
+"""The names of the figures by which an evaluation compares samples that are not pictures."""
 
 
 def energy(samples: np.ndarray, reference: np.ndarray) -> float:
-    """The energy distance, squared.
+    """The squared energy distance.
 
         2 E|X - Y| - E|X - X'| - E|Y - Y'|
 
-    It is the squared maximum mean discrepancy of the kernel -|x - y| (Sejdinovic et al. 2013), and has no bandwidth.
+    It is the squared maximum mean discrepancy for the kernel -|x - y| (Sejdinovic et al. 2013), which has no bandwidth.
 
     Args:
         samples: generated vectors, [N, D], N >= 2.
         reference: real vectors, [M, D], M >= 2.
 
     Returns:
-        The distance, in units of the vectors.
+        The squared distance, in the unit of the vectors.
 
     Raises:
         ValueError: if shapes do not fit, or a number is not finite.
@@ -43,12 +44,12 @@ def minus_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def gaussian_mmd(samples: np.ndarray, reference: np.ndarray, sigma: float) -> float:
-    """The squared maximum mean discrepancy of the kernel exp(-|x - y|^2 / (2 sigma^2)), in [0, 2].
+    """The squared maximum mean discrepancy for the kernel exp(-|x - y|^2 / (2 sigma^2)), in [0, 2].
 
     Args:
         samples: generated vectors, [N, D], N >= 2.
         reference: real vectors, [M, D], M >= 2.
-        sigma: bandwidth; `median_distance` of real rows is usual.
+        sigma: bandwidth, > 0; `median_distance` of real rows is a usual choice.
 
     Raises:
         ValueError: if shapes do not fit, a number is not finite, or sigma is not positive.
@@ -59,13 +60,13 @@ def gaussian_mmd(samples: np.ndarray, reference: np.ndarray, sigma: float) -> fl
 
 
 def median_distance(rows: np.ndarray) -> float:
-    """The median distance between two of the rows, a usual bandwidth (Gretton et al. 2012, section 8).
+    """The median distance between two different rows of a set, a usual bandwidth (Gretton et al. 2012, section 8).
 
     Args:
-        rows: the vectors, [N, D], N >= 2, not all the same.
+        rows: the vectors, [N, D], N >= 2, not all equal.
 
     Raises:
-        ValueError: if half of all pairs are of equal rows, which leaves no bandwidth.
+        ValueError: if at least half of all pairs have equal rows, since the median is then 0.
     """
     rows = pairwise.checked("rows", rows, least=2)
     distances = np.sqrt(pairwise.squared_distances(rows, rows))[np.triu_indices(len(rows), 1)]
@@ -84,12 +85,12 @@ def directions(number: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 def sliced_wasserstein(samples: np.ndarray, reference: np.ndarray, along: np.ndarray) -> float:
-    """The sliced 2-Wasserstein distance, squared: the distance of the projections on a line, averaged over lines.
+    """The squared sliced 2-Wasserstein distance: the distance of projections to a line, averaged over lines.
 
-        mean over u of  int_0^1 (F^-1(q) - G^-1(q))^2 dq,     F, G: of <u, x> and <u, y>
+        mean over u of  int_0^1 (F^-1(q) - G^-1(q))^2 dq
 
-    The integral is exact for sets of one size; else it is the mean over q = (i - 1/2) / N, with the reference's
-    quantiles interpolated between its rows.
+    F and G are the distribution functions of <u, x> and <u, y>. The integral is exact for sets of equal size. Otherwise
+    it is the mean over q = (i - 1/2) / N, for which the reference's quantiles are interpolated between its rows.
 
     Args:
         samples: generated vectors, [N, D], N >= 1.
@@ -97,7 +98,7 @@ def sliced_wasserstein(samples: np.ndarray, reference: np.ndarray, along: np.nda
         along: directions of length 1, [P, D], see `directions`.
 
     Returns:
-        The distance, in units of the vectors, squared.
+        The squared distance, in the squared unit of the vectors.
 
     Raises:
         ValueError: if shapes do not fit, or a number is not finite.
@@ -111,7 +112,12 @@ def sliced_wasserstein(samples: np.ndarray, reference: np.ndarray, along: np.nda
 
 
 def sliced_to(reference: np.ndarray, count: int) -> Callable[[np.ndarray], float]:
-    """`sliced_wasserstein` of N projected rows, [N, P] -> float, to projected and sorted ones [M, P]."""
+    """`sliced_wasserstein` to one reference, as a function of projected rows [N, P].
+
+    Args:
+        reference: the reference's rows, projected to P directions and sorted along axis 0, [M, P].
+        count: the number N of rows of the samples.
+    """
     if len(reference) != count:
         middle = (np.arange(count) + 0.5) / count
         at = (np.arange(len(reference)) + 0.5) / len(reference)
