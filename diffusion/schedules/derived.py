@@ -1,4 +1,4 @@
-"""Functions from schedule to schedule: shifts of the log-SNR, zero signal at the end, and an earlier end."""
+"""Functions that derive a schedule from another: shifts of the log-SNR, zero signal at the end, and an earlier end."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from diffusion.schedules.noise_schedule import (
 
 
 def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
-    """The schedule with sigma / alpha multiplied by `factor` at every t, for pictures of another resolution.
+    """The schedule whose sigma / alpha is multiplied by `factor` at every t, for pictures of another resolution.
 
         log-SNR'(t) = log-SNR(t) - 2 ln(factor),    (alpha', sigma') = (alpha, factor sigma) / norm(alpha, factor sigma)
 
@@ -60,13 +60,13 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
 
 
 def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSchedule:
-    """The schedule with sigma / alpha multiplied by a factor, `first` at the data and `last` at the noise.
+    """The schedule whose sigma / alpha is multiplied by a factor that changes from `first` at t = 0 to `last` at t = 1.
 
         log-SNR'(t) = log-SNR(t) - 2 ln f(t),    f(t) = first^(1 - t) last^t
 
-    With the cosine schedule this is simple diffusion's interpolation between two shifted schedules; for pictures of d x
-    d, first = d / 256 and last = d / 32. The noise then hides the large structures too, and details still get as many
-    training times as before.
+    With the cosine schedule this is simple diffusion's interpolation between two shifted schedules, with
+    first = d / 256 and last = d / 32 for pictures of d x d. There is then enough noise to hide large structures, and
+    small noise levels, which concern details, are still trained as often as before.
 
     Facts:
         alpha: alpha / norm(alpha, f sigma), f = first^(1 - t) last^t
@@ -76,8 +76,8 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
 
     Args:
         schedule: any schedule on [0, 1].
-        first: factor of the noise near the data, > 0.
-        last: factor of the noise near pure noise, at least `first`, so that the log-SNR still decreases.
+        first: factor at t = 0, the data, > 0.
+        last: factor at t = 1, the noise, at least `first`, so that the log-SNR still decreases.
 
     Raises:
         ValueError: if first or last is out of range.
@@ -102,7 +102,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         end = as_float(target)
         target = jnp.where(jnp.isfinite(end), end, 0)
         t, _ = bisect(log_snr, target, jnp.finfo(target.dtype).nmant + 2)
-        # One Newton step for t = g(t) corrects the last digits, also where t is small, and carries the derivative.
+        # One Newton step for t = g(t) corrects the last digits, even for small t, and carries the derivative.
         shift = lambda t: schedule.inverse_log_snr(target + 2 * (beginning + growth * t))
         reached, rate = jax.jvp(shift, (t,), (jnp.ones_like(t),))
         t = in_unit(t + (reached - t) / (1 - jax.lax.stop_gradient(rate)))
@@ -121,16 +121,16 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
 
 
 def _with_noise(schedule: NoiseSchedule, factor: Callable[[Array], Any]) -> tuple[Callable, NoiseSchedule]:
-    """The norm by which both coefficients are divided, and the process with factor(t) times the noise.
+    """(the norm by which both coefficients are divided, the process with factor(t) times the noise).
 
-    `log_snr` and `diffusion` of the returned process are still those of `schedule`.
+    The returned process still has the `log_snr` and `diffusion` of `schedule`.
     """
 
     def norm(t):
         return schedule.norm(schedule.alpha(t), factor(t) * schedule.sigma(t))
 
     def sigma(t):
-        # sigma = 0 at t = 0, whatever the norm's derivative is.
+        # At t = 0, sigma is 0 even if the derivative of the norm is not finite.
         return factor(t) * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)
 
     def alpha(t):
@@ -147,7 +147,7 @@ def _with_noise(schedule: NoiseSchedule, factor: Callable[[Array], Any]) -> tupl
 
 
 def _scaled_prior(schedule: NoiseSchedule, sigma: Callable[[], Array]) -> Callable[[Array, tuple[int, ...]], Array]:
-    """The prior with the standard deviation sigma(); where the variance is preserved, the schedule's own."""
+    """The prior with the standard deviation sigma(); if the variance is preserved, the schedule's prior."""
 
     def prior(key, shape):
         scale = 1.0 if preserves_variance(schedule) else sigma() / schedule.sigma(schedule.t_max)
@@ -157,14 +157,14 @@ def _scaled_prior(schedule: NoiseSchedule, sigma: Callable[[], Array]) -> Callab
 
 
 def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
-    """The process with alpha shifted and scaled so that nothing of the data is left at t_max.
+    """The process whose alpha is shifted and scaled so that no signal of the data is left at t_max.
 
         alpha'(t) = alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max)),    sigma'^2 = 1 - alpha'^2
 
-    for t >= t_min; below t_min nothing changes. Near t_max alpha' is a small difference, whose error is about the
-    effect of rounding t to float32. On a discrete process, whose first time is t_min, this is the paper's algorithm.
-    Log-SNR, drift and loss weights follow the new process. Train with v or another parameterization that is defined at
-    alpha = 0, and sample on a grid that starts there (`trailing`).
+    for t >= t_min; below t_min nothing changes. Near t_max, alpha' is a small difference, whose error is about the
+    effect of rounding t to float32. For a discrete process, whose first time is t_min, this is the paper's algorithm.
+    Log-SNR, drift and loss weights are those of the new process. Train with v or another parameterization that is
+    defined at alpha = 0, and sample on a grid that starts at t_max (`trailing`).
 
     Facts:
         alpha: alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max))
@@ -188,7 +188,7 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         )
 
     def constants(t):
-        """alpha(t_max), the scale k and the offset c of 1 - alpha' = k (1 - alpha) + c, in t's precision."""
+        """(alpha(t_max), k, c) with 1 - alpha' = k (1 - alpha) + c, in the precision of t."""
         first, last = (jnp.asarray(end, t.dtype) for end in (schedule.t_min, schedule.t_max))
         alpha_first = schedule.alpha(first)
         alpha_last = schedule.alpha(last)
@@ -199,14 +199,14 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         t = as_float(t)
         alpha_last, k, _ = constants(t)
         above = schedule.alpha(t) - alpha_last
-        # No less than 0 by rounding, with the derivative of the difference at t_max too, where a maximum halves it.
+        # Rounding must not make it negative. A plain maximum would halve the derivative at t_max.
         rescaled = k * (above + jax.lax.stop_gradient(jnp.maximum(above, 0) - above))
         return jnp.where(t < schedule.t_min, schedule.alpha(t), rescaled)
 
     def changed(t):
         before = t < schedule.t_min
         _, k, c = constants(t)
-        # The argument of the root is replaced too, so that no root of a negative number is differentiated.
+        # The argument of the root is replaced too, since the root of a negative number must not be differentiated.
         later = jnp.where(before, schedule.t_max, t)
         squared = (k * _complement(schedule, later) + c) * (1 + alpha(later))
         return jnp.where(before, schedule.sigma(t), jnp.sqrt(jnp.where(before, 1, squared)))
@@ -246,12 +246,12 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
 
 def ending_at(schedule: NoiseSchedule, t_max: float) -> NoiseSchedule:
-    """The schedule up to an earlier end, for a network that cannot be read at the schedule's own.
+    """The schedule up to an earlier end, for a parameterization that is not defined at the schedule's end.
 
         alpha'(t) = alpha(t),    sigma'(t) = sigma(t),    t <= t_max;    x(t_max) ~ N(0, sigma(t_max)^2 I)
 
-    Epsilon and score predictions need alpha(t_max) > 0. The distribution that sampling starts from follows the new
-    end; where the variance is preserved, it stays N(0, I). `_replace(t_max=...)` would keep the prior of the old end.
+    Epsilon and score predictions need alpha(t_max) > 0. Sampling starts from the distribution at the new end, which is
+    N(0, I) if the variance is preserved. `_replace(t_max=...)` would keep the prior of the old end.
 
     Facts:
         alpha: alpha
@@ -288,7 +288,7 @@ def _each(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedu
 
 
 def _complement(schedule, t):
-    """1 - alpha(t) without cancellation, where the variance is preserved."""
+    """1 - alpha(t) without cancellation, for a schedule that preserves the variance."""
     return schedule.sigma(t) ** 2 / (1 + schedule.alpha(t))
 
 
@@ -298,6 +298,6 @@ def _data(t: ArrayLike) -> Array:
 
 
 def _trained(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedule]) -> Trained | None:
-    """The `trained` field of the changed schedule: the same parameters, which build the changed schedule."""
+    """The field `trained` of a changed schedule: the same parameters, from which the changed schedule is built."""
     base = schedule.trained
     return None if base is None else base._replace(build=lambda params: change(base.build(params)))
