@@ -1,13 +1,13 @@
-"""Pictures of several sizes and aspect ratios in one run: every batch is of one size, a bucket.
+"""Pictures of several sizes and aspect ratios in one run: all pictures of a batch have the size of one bucket.
 
     sizes = buckets.within(1024 * 1024)                          # SDXL's
     order = buckets.Order.from_buckets(buckets.nearest(pictures, sizes), len(sizes), batch_size=256, seed=0)
     for batch in buckets.batches(source, order, sizes, start=step): ...
 
-The pictures that a step reads depend only on (seed, step): a run goes on from its step, and processes share the rows of
-a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other. Pictures
-that do not fill a batch at the end of an epoch begin the bucket's first batch of the next epoch, so no picture is left
-out.
+The pictures of a step depend only on (seed, step), so a run can continue from any step, and processes can share the
+rows of a batch in any way. Each bucket has an endless sequence of its pictures, one permutation after the other.
+Pictures that do not fill a batch at the end of an epoch begin the bucket's first batch of the next epoch, so no picture
+is left out.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ Size = tuple[int, int]
 
 
 def within(area: int, multiple: int = 64, least: int = 512, most: int = 2048, share: float = 0.9) -> tuple[Size, ...]:
-    """All sizes of nearly one area, as SDXL is trained on.
+    """All sizes of nearly the same area, as in the training of SDXL.
 
     Args:
-        area: the pixels that no size exceeds, 1024 * 1024 for SDXL.
+        area: the largest number of pixels of a size, 1024 * 1024 for SDXL.
         multiple: the number that divides every side: 64, or the autoencoder's factor times the patch.
-        least: the least side, in pixels.
-        most: the largest side, in pixels.
-        share: the least share of the area that a size fills. 0.9 gives the list of SDXL, and 1344 x 704, which SDXL
-            leaves out though it has 704 x 1344.
+        least: the least side in pixels.
+        most: the largest side in pixels.
+        share: the least share of the area that a size fills. 0.9 gives the list of SDXL and also 1344 x 704, which SDXL
+            leaves out, though it has 704 x 1344.
 
     Returns:
-        (height, width) pairs, from the highest to the widest.
+        The (height, width) pairs, from the tallest to the widest.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such size.
 
     Reference: Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", 2023,
     section 2.3 and appendix I.
@@ -58,18 +58,18 @@ def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) ->
     """The sizes of buckets: the greatest height for each width, the greatest width for each height, the largest square.
 
     Args:
-        area: the pixels that no size exceeds, 512 * 768 for NovelAI's.
+        area: the largest number of pixels of a size, 512 * 768 for NovelAI.
         multiple: the number that divides every side.
-        least: the least side, in pixels.
-        most: the largest side, in pixels.
+        least: the least side in pixels.
+        most: the largest side in pixels.
 
     Returns:
-        (height, width) pairs, from the highest to the widest.
+        The (height, width) pairs, from the tallest to the widest.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such size.
 
-    Reference: NovelAI, "Improvements on Stable Diffusion", 2022, "Aspect Ratio Bucketing"; as kohya's scripts have it.
+    Reference: NovelAI, "Improvements on Stable Diffusion", 2022, "Aspect Ratio Bucketing", as in kohya's scripts.
     """
     sizes = set()
     square = int(area**0.5) // multiple * multiple
@@ -83,7 +83,7 @@ def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) ->
 
 
 def _sorted(sizes) -> tuple[Size, ...]:
-    """The distinct sizes, from the highest to the widest."""
+    """The distinct sizes, from the tallest to the widest."""
     ordered = tuple(sorted(set(sizes), key=lambda size: (size[1] / size[0], size)))
     if not ordered:
         raise ValueError(
@@ -95,17 +95,18 @@ def _sorted(sizes) -> tuple[Size, ...]:
 def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
     """The bucket of the nearest aspect ratio for each picture, by |log(ratio / ratio of the bucket)|.
 
-    Logarithms make twice as wide as far as twice as high; of equally near buckets the larger is taken.
+    With logarithms, a picture that is twice too wide is as far away as one that is twice too tall. Of equally near
+    buckets, the one with the largest area is chosen.
 
     Args:
-        pictures: int [N, 2], heights and widths, >= 1.
+        pictures: heights and widths of the pictures, int [N, 2], >= 1.
         sizes: the sizes of the buckets.
 
     Returns:
-        int64 [N], in 0..len(sizes) - 1.
+        The index of the bucket of each picture, int64 [N].
 
     Raises:
-        ValueError: for another shape, or sides that are not positive.
+        ValueError: if `pictures` has another shape, or a side is not positive.
     """
     pictures = np.asarray(pictures)
     table = np.asarray(sizes)
@@ -120,17 +121,17 @@ def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
 
 
 def measured(source: Any, threads: int = 2, rows: int = 1024) -> np.ndarray:
-    """The heights and widths of all pictures of a source, in its order.
+    """The heights and widths of all pictures of a source, in the order of its records.
 
-    Every record is read once; only the header of its picture is decoded.
+    Every record is read once, and only the header of its picture is decoded.
 
     Args:
-        source: records with `sizes(rows) -> int64 [n, 2]`, as `sources.Records`.
+        source: a source with `sizes(rows) -> int64 [n, 2]`, such as `sources.Records`.
         threads: the number of threads that read.
-        rows: how many pictures are read at a time.
+        rows: the number of pictures that are read at a time.
 
     Returns:
-        int64 [N, 2].
+        The heights and widths, int64 [N, 2].
     """
     runs = [range(first, min(first + rows, len(source))) for first in range(0, len(source), rows)]
     read: Callable[[int], Any] = lambda step: source.sizes(runs[step])
@@ -138,23 +139,23 @@ def measured(source: Any, threads: int = 2, rows: int = 1024) -> np.ndarray:
 
 
 def measured_once(source: Any, threads: int = 2) -> np.ndarray:
-    """The sizes that `measured` returns, kept in DIFFUSION_CACHE for the next time, until a file of the source changes.
+    """The sizes that `measured` returns, which are stored in DIFFUSION_CACHE until a file of the source changes.
 
     Args:
-        source: the source of `measured`, with `stamp() -> str`, which changes with it.
+        source: the source, as in `measured`, with `stamp() -> str`, which changes if a file changes.
         threads: the number of threads that read.
 
     Returns:
-        int64 [N, 2].
+        The heights and widths, int64 [N, 2].
     """
     path = files.cache("sizes") / f"{source.stamp()}.npy"
     sizes = files.array(path)
     if sizes is not None and sizes.shape == (len(source), 2) and sizes.dtype == np.int64 and sizes.min() >= 1:
         return sizes
     sizes = measured(source, threads)
-    with contextlib.suppress(OSError):  # it is not lost, only measured again the next time
+    with contextlib.suppress(OSError):  # without the stored file, the sizes are only measured again the next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Each process writes a file of its own; the last one is as good as the first.
+        # Each process writes a separate file with the same content, and the last one to finish replaces the others.
         process_path = path.with_name(f"{os.getpid()}.{path.name}")
         with files.atomic(process_path) as file:
             np.save(file, sizes)
@@ -166,8 +167,8 @@ class Order(NamedTuple):
     """The order of a run: the pictures that each step reads.
 
     Attributes:
-        members: the rows of the pictures of each bucket, int64 [n_k].
-        batch_size: B, the pictures of a batch.
+        members: the rows of the pictures in each bucket k, int64 [n_k].
+        batch_size: the number B of pictures in a batch.
         seed: the seed of the order, in 0..2^64 - 1.
     """
 
@@ -182,11 +183,11 @@ class Order(NamedTuple):
         Args:
             assigned: the bucket of each picture, int [N], from `nearest`.
             buckets: the number of buckets.
-            batch_size: the batch size of the whole job.
+            batch_size: the global batch size.
             seed: the run's seed.
 
         Raises:
-            ValueError: for no pictures, or a batch size below 1.
+            ValueError: if there are no pictures, or the batch size is below 1.
         """
         if batch_size < 1 or not len(assigned):
             raise ValueError(
@@ -196,11 +197,11 @@ class Order(NamedTuple):
         return cls(tuple(np.flatnonzero(np.asarray(assigned) == k) for k in range(buckets)), batch_size, seed)
 
     def batches_before(self, epoch: int) -> int:
-        """Number of batches of the epochs 0..epoch - 1: the sum over buckets of floor(epoch n_k / B)."""
+        """The number of batches in the epochs before `epoch`: the sum over buckets of floor(epoch n_k / B)."""
         return sum(epoch * len(rows) // self.batch_size for rows in self.members)
 
     def epoch_of(self, step: int) -> int:
-        """The epoch of a step: the last that begins at or before it."""
+        """The epoch of a step: the last epoch that begins at the step or before."""
         low, high = 0, 1
         while self.batches_before(high) <= step:
             low = high
@@ -217,7 +218,7 @@ class Order(NamedTuple):
             step: the number of the step, >= 0.
 
         Returns:
-            (the bucket, rows int64 [B] of its pictures).
+            (the bucket; the rows of the pictures, int64 [B]).
         """
         epoch = self.epoch_of(step)
         position = step - self.batches_before(epoch)
@@ -238,23 +239,24 @@ class Order(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _shuffled(size: int, seed: int, epoch: int, part: int) -> np.ndarray:
-    """A permutation of its own for each bucket (part 1, 2, ...), and for the turns of the buckets (part 0)."""
+    """A permutation for an epoch: of the pictures of a bucket (part 1, 2, ...), or of the buckets' turns (part 0)."""
     return pipeline.shuffled(size, seed, pipeline.BUCKETS, epoch, part)
 
 
 def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes a picture until it just covers a bucket, and cuts the bucket's size out of it.
+    """Resizes a picture until it just covers a bucket, and crops it to the bucket's size.
 
     Args:
-        image: uint8 [H, W, C]; the last of four channels is opacity, which weights colours in means of pixels.
+        image: the picture, uint8 [H, W, C]; the last of four channels is opacity, which weights colours when pixels are
+            averaged.
         size: (h, w) of the bucket.
-        rng: draws where it is cut; None for the middle.
+        rng: the generator that draws the position of the crop; None for the middle.
 
     Returns:
-        (uint8 [h, w, C], float32 [6]: H and W, top and left of the cut in the resized picture, h and w), the latter as
-        the entry "size" of `diffusion.models.layers.conditions`.
+        (the picture, uint8 [h, w, C]; the entry "size" of `diffusion.models.layers.conditions`, float32 [6]: H, W, top
+        and left of the crop in the resized picture, h, w).
 
-    Reference: Podell et al. 2023, section 2.2 (conditioning on the size and on the cut), section 2.3 (buckets).
+    Reference: Podell et al. 2023, section 2.2 (conditioning on the size and on the crop), section 2.3 (buckets).
     """
     height, width = image.shape[:2]
     scale = max(size[0] / height, size[1] / width)
@@ -282,21 +284,22 @@ def batches(
     with_sizes: bool = True,
     threads: int = 2,
 ) -> pipeline.Batches:
-    """Returns the endless training batches from a step on, this process's rows of each.
+    """Returns the endless training batches from a step on, with the rows of each batch that this process reads.
 
     Args:
-        source: records {"image": uint8 [H, W, C] of any size, "label": int} ("label" only where there are classes).
+        source: a source of records {"image": uint8 [H, W, C] of any size, "label": int}, without "label" if there are
+            no classes.
         order: the run's order.
         sizes: the sizes of the buckets.
         start: the first step.
-        positions: the positions of the rows [b] of every batch that this process reads, each in 0..B - 1; None: all.
-        augment: functions (rng, image) -> image of the same size, applied in this order to the pictures as they fit.
-        with_sizes: whether the batches have "size", for networks that receive it.
-        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
+        positions: the positions in every batch of the rows that this process reads, [b] in 0..B - 1; None for all rows.
+        augment: functions (rng, image) -> image of the same size, applied in this order after `fit`.
+        with_sizes: whether the batches have the entry "size", for networks that receive it.
+        threads: the number of threads that prepare batches in advance; 0 to prepare each batch when it is requested.
 
     Returns:
-        Iterator of {"image": uint8 [b, h, w, C], "size": float32 [b, 6], "label": int32 [b], "index": int64 [b], the
-        global example index}, with "condition" where the records have one; h and w are the sides of the batch's bucket.
+        An iterator of {"image": uint8 [b, h, w, C], "size": float32 [b, 6], "label": int32 [b], "index": int64 [b], the
+        global example index}, and "condition" if the records have one; h and w are the sides of the batch's bucket.
     """
     mine = pipeline.positions_of(order.batch_size, positions)
 

@@ -1,4 +1,4 @@
-"""Captioned pictures of coloured shapes as a TFDS dataset, made here: text to image with no download."""
+"""Captioned pictures of coloured shapes as a TFDS dataset that a program draws: text to image without a download."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -25,13 +25,13 @@ public.declare(__name__)
 SEED = 2026
 """Seed of all pictures."""
 SIZES = {"train": 20_000, "validation": 1_000, "test": 2_000, "withheld": 1_000}
-"""Pictures of each split."""
+"""Number of pictures in each split."""
 TRAIN_SHARES = scenes.Shares(kinds=(0.34, 0.18, 0.42, 0.06), styles=(0.65, 0.13, 0.22))
-"""Shares of the training split, which has more of what is learned last: two objects and neon."""
+"""Shares of kinds and styles in the training split, which has more of those that are learned last: pairs and neon."""
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """Pictures 64x64 of `scenes`, with captions and all attributes; the split "withheld" has what train never shows."""
+    """Pictures of `scenes`, 64 x 64, with captions and all attributes; "withheld" has combinations that train lacks."""
 
     VERSION = tfds.core.Version("2.1.0")
     RELEASE_NOTES = {  # noqa: RUF012, the name and form that TFDS reads
@@ -71,15 +71,15 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def example(split: str, number: int, seed: int = SEED) -> tuple[np.ndarray, str, scenes.Scene]:
-    """Picture `number` of a split, the same whatever others are made.
+    """Picture `number` of a split; it does not depend on which other pictures are drawn.
 
     Args:
         split: the split, one of `SIZES`.
         number: the picture's number, >= 0.
-        seed: the seed of the whole dataset.
+        seed: the seed of the dataset.
 
     Returns:
-        (uint8 [64, 64, 3], its caption, the scene that it shows).
+        (the picture, uint8 [64, 64, 3]; its caption; the scene that it shows).
     """
     lot = scenes.Lot(seed, tuple(SIZES).index(split), number)
     shares = TRAIN_SHARES if split == "train" else scenes.SHARES

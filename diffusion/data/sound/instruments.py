@@ -1,4 +1,4 @@
-"""Eight synthetic instruments: a clip depends only on its number."""
+"""Eight synthetic instruments; a clip depends only on the numbers that identify it."""
 
 import math
 from collections.abc import Callable
@@ -13,10 +13,10 @@ HARMONIC = ("pluck", "organ", "flute", "square", "brass")
 """The instruments whose partials are multiples of the pitch."""
 
 VIBRATOS = {"organ": 0.0, "flute": 0.02, "square": 0.01, "brass": 0.01}
-"""The deepest vibrato of each instrument that draws one, as a share of the pitch."""
+"""The deepest vibrato of each instrument with a random vibrato, as a share of the pitch."""
 
-LOWEST, OCTAVES = 110.0, 3.0  # lowest pitch in Hz, and the range above
-BELL = 1.4  # frequency of the bell's modulator over its pitch
+LOWEST, OCTAVES = 110.0, 3.0  # the lowest pitch in Hz, and the range above it in octaves
+BELL = 1.4  # the frequency of the bell's modulator divided by the pitch
 
 
 class Vibrato(NamedTuple):
@@ -31,7 +31,15 @@ class Vibrato(NamedTuple):
     rate: float
 
     def turns(self, pitch: float, time: np.ndarray) -> np.ndarray:
-        """The turns of an oscillator of this pitch in Hz since time 0, at times in seconds: float of their shape."""
+        """The turns of an oscillator with this vibrato since time 0.
+
+        Args:
+            pitch: the middle f of the pitch in Hz.
+            time: the times in seconds, of any shape.
+
+        Returns:
+            The number of turns at each time, float of the shape of `time`.
+        """
         swing = (1 - np.cos(2 * math.pi * self.rate * time)) / (2 * math.pi * self.rate)
         return pitch * (time + self.depth * swing)
 
@@ -44,8 +52,8 @@ class Note(NamedTuple):
 
     Attributes:
         waveform: the waveform, float32 `[length]` in (-1, 1).
-        label: the number of its instrument in `NAMES`.
-        pitch: the pitch in Hz; for the drums, which have none, 110.
+        label: the number of the instrument in `NAMES`.
+        pitch: the pitch in Hz; 110 for the drums, which have no pitch.
         vibrato: the vibrato of the pitch.
     """
 
@@ -56,9 +64,9 @@ class Note(NamedTuple):
 
 
 def fundamental(label: int, pitch: float) -> float:
-    """The fundamental frequency in Hz: all partials of a tone are multiples of it.
+    """The fundamental frequency in Hz, of which all partials of a tone are multiples.
 
-    It is the pitch, but a fifth of it for the bell: its modulator is 7 / 5 as high as its pitch.
+    It equals the pitch, except for the bell, whose modulator has 7 / 5 of the pitch: there it is a fifth of the pitch.
 
     Args:
         label: the number of the instrument in `NAMES`.
@@ -68,30 +76,29 @@ def fundamental(label: int, pitch: float) -> float:
 
 
 def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> Note:
-    """One note: its instrument, pitch, decay, vibrato and loudness are drawn by its numbers.
+    """One note, whose instrument, pitch, decay, vibrato and loudness follow from the numbers that identify it.
 
     Args:
-        numbers: the numbers that identify the clip, non-negative; the last also decides whose turn it is among the
-            instruments.
-        sample_rate: the samples a second, in Hz.
-        length: how many samples the clip has.
+        numbers: the numbers that identify the clip, non-negative; the instrument is the last number modulo 8.
+        sample_rate: the sample rate in Hz.
+        length: the number of samples of the clip.
     """
     rng = np.random.default_rng(numbers)
     label = numbers[-1] % len(NAMES)
     pitch = LOWEST * 2 ** rng.uniform(0, OCTAVES)
     wave, vibrato = INSTRUMENTS[label](rng, pitch, sample_rate, np.arange(length) / sample_rate)
-    loudness = 10 ** rng.uniform(-0.6, -0.1)  # largest sample, -12 to -2 dB
+    loudness = 10 ** rng.uniform(-0.6, -0.1)  # the size of the largest sample, -12 to -2 dB
     waveform = (loudness * wave / max(np.abs(wave).max(), 1e-9)).astype(np.float32)
     return Note(waveform, label, LOWEST if NAMES[label] in ("kick", "snare") else pitch, vibrato)
 
 
 def _vibrato(rng: np.random.Generator, name: str) -> Vibrato:
-    """A vibrato as an instrument of this name draws one."""
+    """A random vibrato for an instrument."""
     rate = rng.uniform(4, 7)
     return Vibrato(VIBRATOS[name] * rng.uniform(), rate)
 
 
-_Tone = tuple[np.ndarray, Vibrato]  # waveform [length] of any loudness, and its vibrato
+_Tone = tuple[np.ndarray, Vibrato]  # (a waveform [length] of any loudness, its vibrato)
 
 
 def _harmonics(turns: np.ndarray, pitch: float, sample_rate: int, amplitudes: dict[int, float]) -> np.ndarray:
@@ -105,13 +112,13 @@ def _attack(time: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
-    """Karplus and Strong's string: noise that goes round in a delay of a period, and loses its highs."""
+    """Karplus and Strong's string: noise in a delay loop of one period, which loses its high frequencies."""
     from scipy.signal import lfilter  # imported here: SciPy's signals take long
 
     period = max(sample_rate / pitch - 0.5, 2.0)
     delay = int(period)
     share = period - delay
-    share_kept = 10 ** (-3 / (pitch * rng.uniform(0.3, 1.5)))  # down by 60 dB after so many seconds
+    share_kept = 10 ** (-3 / (pitch * rng.uniform(0.3, 1.5)))  # per period; -60 dB after the drawn time in seconds
     loop = np.zeros(delay + 3)
     loop[delay : delay + 3] = -share_kept * np.convolve([0.5, 0.5], [1 - share, share])
     loop[0] = 1
@@ -127,7 +134,7 @@ def _organ(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.nd
 
 
 def _bell(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
-    """Chowning's bell: a frequency modulated at 1.4 times the pitch, less and less."""
+    """Chowning's bell: the frequency is modulated at 1.4 times the pitch, and the modulation decays."""
     decay = np.exp(-time / rng.uniform(0.1, 0.4))
     modulator = np.sin(2 * math.pi * BELL * pitch * time)
     wave = np.sin(2 * math.pi * pitch * time + rng.uniform(2, 4) * decay * modulator)
@@ -150,7 +157,7 @@ def _square(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.n
 
 
 def _brass(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
-    """Chowning's brass: the modulation, at the pitch itself, rises with the loudness."""
+    """Chowning's brass: the frequency is modulated at the pitch itself, and the modulation rises with the loudness."""
     rise = _attack(time, rng.uniform(0.03, 0.1))
     vibrato = _vibrato(rng, "brass")
     angle = 2 * math.pi * (vibrato.turns(pitch, time) + rng.uniform())

@@ -1,9 +1,9 @@
-"""The arrays of a .npz or .npy file, or of a folder of .npy files: row i of each is record i.
+"""The arrays of a .npz or .npy file, or of a folder of .npy files: row i of each array belongs to record i.
 
     np.savez("points.npz", x=points, label=labels)       # float32 [N, 2], int [N]
 
-An array that is stored as it is (.npy, and .npz of `np.savez`) is mapped into memory and may be larger than it; a file
-of `np.savez_compressed` is read whole.
+Uncompressed arrays (.npy, and .npz by `np.savez`) are mapped into memory, so they may be larger than the memory. Files
+by `np.savez_compressed` are read completely.
 """
 
 import pathlib
@@ -29,16 +29,16 @@ def arrays(
     """Opens arrays as a source of records.
 
     Args:
-        path: a .npz file, a .npy file, or a folder of .npy files of one length.
-        split: "train", which is all of it, or a part such as "train[:90%]".
-        x: the array that is the example, uint8 or floating-point of any rank, or several, whose example is a pytree;
-            "" for "x" or "image", or the only one.
+        path: a .npz file, a .npy file, or a folder of .npy files of equal length.
+        split: "train" for all records, or a part such as "train[:90%]".
+        x: the array of the examples, uint8 or floating-point of any rank, or several arrays, which make a pytree;
+            "" for "x" or "image", or the only array.
         label, classes, condition: the array of labels, the names of their classes, and the array or arrays that the
             network receives, as in `table_records.Records`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if arrays differ in length, or a named one is missing.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if arrays differ in length, or a named array is missing.
     """
     return Records(Arrays(path, split), split, x=x, label=label, classes=classes, condition=condition)
 
@@ -91,7 +91,7 @@ class Arrays:
 
 
 def _zipped(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file: mapped where they are not compressed, otherwise read."""
+    """The arrays of a .npz file: uncompressed ones are mapped into memory, others are read."""
     headers, starts = npz.headers(file), npz.stored(file)
     arrays = {}
     for name, header in headers.items():

@@ -9,14 +9,14 @@ from diffusion.data.sources.spec import DataSpec
 
 
 class Values(Protocol):
-    """The reader of the values that an iterable yields, one for each record."""
+    """The protocol for readers of the values that an iterable yields, one for each record."""
 
     def record(self, value: Any) -> dict[str, Any]:
-        """The record; raises whatever its decoder does."""
+        """The record of a value; raises the errors of its decoder."""
         ...
 
     def described(self, record: Mapping[str, Any], name: str) -> DataSpec:
-        """The description of records like this one, in a stream of that name."""
+        """The description of records like this one, in a stream called `name`."""
         ...
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
@@ -24,7 +24,7 @@ class Values(Protocol):
         ...
 
     def place(self, value: Any, number: int, name: str) -> str:
-        """The name, for messages, of the record of that number in a pass over the stream."""
+        """The name for messages of a record, by its number in a pass over the stream."""
         ...
 
     def metadata(self, value: Any) -> Mapping[str, Any]:
@@ -36,12 +36,12 @@ class Values(Protocol):
         ...
 
     def pixels(self) -> dict[str, str]:
-        """What the fingerprint of the stream says of its pictures, as `columns.Columns.pixels`."""
+        """The entries of the stream's fingerprint about its pictures, as in `columns.Columns.pixels`."""
         ...
 
 
 class Mappings:
-    """Records as `Recipe(data=...)` takes them, {"image" or "x", "label", "condition", "caption"}."""
+    """A reader of records in the form of `Recipe(data=...)`, {"image" or "x", "label", "condition", "caption"}."""
 
     def __init__(self, num_classes: int = 0, split: str = "train"):
         self._num_classes, self._split = num_classes, split
@@ -69,13 +69,18 @@ class Mappings:
 
 
 class Stored:
-    """The stored columns of a record, {column: value}; the first sound picture says how many channels all have."""
+    """A reader of stored columns, {column: value}; the first undamaged picture sets the number of channels for all."""
 
     def __init__(self, columns: Columns, classes: tuple[str, ...], split: str):
         """Sets how columns are read.
 
+        Args:
+            columns: the roles of the columns.
+            classes: the names of the classes.
+            split: the split of the stream.
+
         Raises:
-            ValueError: if there are labels without classes.
+            ValueError: if there is a column of labels, but no classes.
         """
         if columns.label and not classes:
             raise ValueError(
