@@ -1,4 +1,4 @@
-"""EDM2's U-Net: no norms with learned scales and no biases, every layer keeps the magnitude of its input.
+"""EDM2's U-Net: it has no norms with learned scales and no biases, and every layer keeps the magnitude of its input.
 
     [x_t, 1] -- conv_in ------------------------------------------------- gain conv_out -- output
                   |            skips, one after each box                    |
@@ -10,7 +10,8 @@
                   +------ decoder box with attention, decoder box ----------+
 
     encoder box: x = unit(skip(x));  y = conv(mp_silu((1 + gain emb) conv(mp_silu(x))));  mp_sum(x, y, 0.3)
-    decoder box: the same without unit, the branch y before skip(x);  then attention with unit q, k, v, mp_sum(.., 0.3)
+    decoder box: the same without unit, and y is computed before skip(x)
+    attention, after a box: unit q, k and v;  mp_sum(.., 0.3)
     mp_silu(mp_sum(dense(fourier(ln(sigma) / 4)), dense(class))) -> every box
 
 Pictures and features are channels last.
@@ -36,18 +37,18 @@ from diffusion.models.layers.unet_levels import LevelsByResolution
 
 
 class EDM2Block(nn.Module):
-    """A box of EDM2's U-Net, see above.
+    """A box of EDM2's U-Net, see the module's docstring.
 
     Attributes:
         features: number of channels of the output.
-        decoder: whether it is a box of the decoder, or of the encoder.
-        resample: "keep", or "down" or "up" to halve or double the side of the input.
-        heads: number of heads of the attention after it; 0 for none.
-        taps: taps of the filter that resamples.
-        dropout: rate in the branch.
-        residual_balance: share t of the branch in the sum.
-        attention_balance: share t of the attention.
-        clip: bound of the output's absolute value; None for none.
+        decoder: whether the box belongs to the decoder rather than the encoder.
+        resample: "keep", or "down" or "up" to halve or double the sides of the input.
+        heads: number of heads of the attention at the end of the box; 0 for no attention.
+        taps: taps of the resampling filter.
+        dropout: rate of dropout in the branch.
+        residual_balance: weight t of the branch in `mp_sum`.
+        attention_balance: weight t of the attention in `mp_sum`.
+        clip: bound of the output's absolute value; None for no bound.
         attention: implementation of attention.
         dtype: compute type.
 
@@ -68,7 +69,7 @@ class EDM2Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """[B, H, W, C], the embedding [B, E] and the keys of dropout [B] -> [B, H', W', features]."""
+        """(x [B, H, W, C], the embedding [B, E], the keys of dropout [B] or None) -> [B, H', W', features]."""
         layer = lambda features, side, name: MPConv(features, side, self.dtype, name=name)
         if self.resample != "keep":
             x = {"down": halve, "up": double}[self.resample](x, self.taps)
@@ -89,7 +90,7 @@ class EDM2Block(nn.Module):
         return layout.split(x, "batch", None, None, None)
 
     def _attend(self, x: jax.Array) -> jax.Array:
-        """Attention of all pixels, with queries, keys and values of magnitude 1: scores are cosines times sqrt(D)."""
+        """Attention over all pixels, with queries, keys and values of magnitude 1: scores are cosines times sqrt(D)."""
         batch, height, width, channels = x.shape
         qkv = MPConv(3 * channels, 0, self.dtype, name="attention_qkv")(x.reshape(batch, -1, channels))
         qkv = unit(qkv.reshape(batch, height * width, 3, self.heads, channels // self.heads), (-1,))
@@ -100,29 +101,29 @@ class EDM2Block(nn.Module):
 class EDM2UNet(LevelsByResolution, Backbone):
     """EDM2's magnitude-preserving U-Net: `apply(variables, x, t, condition)` is a `Network`.
 
-    Its clock is ln(sigma) / 4, and its images have magnitude 1, both by `parameterizations.edm`. The output is 0 at
-    the start. In training, `magnitude.forced` brings its weights back to magnitude 1 after each update,
-    `objectives.with_uncertainty` weights its loss, and `training.power_ema` averages its parameters. These are float32
-    whatever the compute type, and so is the output.
+    `parameterizations.edm` provides the clock ln(sigma) / 4 and images of magnitude 1. The initial output is 0. In
+    training, `magnitude.forced` returns the weights to magnitude 1 after each update, `objectives.with_uncertainty`
+    weights the loss, and `training.power_ema` averages the parameters. Parameters and output are float32 for every
+    compute type.
 
     Attributes:
-        resolution: side of the images (or latents) for which it is made. The levels whose side is then in
-            `attention_resolutions` have attention, whatever the side in a call.
+        resolution: side of the images (or latents) for which the network is built. Levels whose side for such images is
+            in `attention_resolutions` have attention, whatever the side in a call.
         width: base number of channels.
-        multipliers: channels of each level over `width`, the finest first.
-        blocks: boxes of a level on the way down; one more on the way up.
-        attention_resolutions: sides with attention.
+        multipliers: number of channels of each level divided by `width`, the finest level first.
+        blocks: number of boxes of a level in the encoder; the decoder has one more.
+        attention_resolutions: sides of the levels with attention.
         channels: number of channels of input and output.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
-        noise_multiplier: Fourier features of the clock over `width`; None: the first level's.
-        embedding_multiplier: features of the embedding over `width`; None: the widest level's.
-        label_balance: share of the class in the embedding.
-        concat_balance: share of the skip in the decoder's input.
-        residual_balance, attention_balance: shares of the branches in the sums, see `EDM2Block`.
-        head_size: channels of a head.
-        taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
-        dropout: rate in the boxes, drawn where a call has `dropout_keys`.
-        clip: bound of the activations after each box; None for none.
+        noise_multiplier: number of Fourier features of the clock divided by `width`; None for the first level's width.
+        embedding_multiplier: width of the embedding divided by `width`; None for the widest level's width.
+        label_balance: weight of the class in the embedding, in [0, 1].
+        concat_balance: weight of the skip in the decoder's input, in [0, 1].
+        residual_balance, attention_balance: weights of the branches in the sums, in [0, 1], see `EDM2Block`.
+        head_size: number of channels of a head.
+        taps: taps of the resampling filter, see `diffusion.models.layers.resampling`.
+        dropout: rate of dropout in the boxes; it is applied if a call has `dropout_keys`.
+        clip: bound of the activations after each box; None for no bound.
         remat: parts to compute again in the backward pass of the boxes: "none", "full", or "dots" (all but matmuls).
 
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024, config G.
@@ -175,10 +176,11 @@ class EDM2UNet(LevelsByResolution, Backbone):
         Args:
             x: images of magnitude 1, [B, H, W, channels]; 2^(levels - 1) divides H and W.
             t: ln(sigma) / 4, [B] or [], float32 or wider.
-            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
-            dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict with the entry
+                "label" and "residuals", which are added to the skips in order and to the middle, see
+                `models.layers.conditions`.
+            dropout_keys: the keys of dropout, one for each example, [B]; None for no dropout.
+            features: numbers of blocks, from 1, whose features are returned too, see `network_bases.Backbone`.
 
         Returns:
             [B, H, W, channels].
@@ -189,7 +191,7 @@ class EDM2UNet(LevelsByResolution, Backbone):
         recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"]).astype(self.dtype)
         block_class = rematerialised(EDM2Block, self.remat)
-        numbers = itertools.count()  # numbers of the boxes: each draws its own dropout
+        numbers = itertools.count()  # the boxes' numbers, which make their dropout independent
 
         def box(h: jax.Array, channels: int, name: str, attend: bool = False, **side) -> jax.Array:
             block = block_class(
@@ -242,14 +244,14 @@ class EDM2UNet(LevelsByResolution, Backbone):
         width = max(self.widths) if self.embedding_multiplier is None else self.width * self.embedding_multiplier
         h = MPConv(width, 0, name="noise")(MPFourier(noise, name="fourier")(t))
         if self.num_classes:
-            # MPConv on sqrt(num_classes) times the class as a unit vector: a row of its weights.
+            # MPConv on sqrt(num_classes) times the one-hot vector of the class equals a row of the normalised weights.
             table = ClassWeights(self.num_classes, width, name="class")()
             h = mp_sum(h, unet_inputs.class_rows(table, label), self.label_balance)
         return mp_silu(h)
 
 
 class ClassWeights(nn.Module):
-    """The normalised weights [num_classes, width] of an MPConv on unit vectors."""
+    """The normalised weights [num_classes, width] of an MPConv on one-hot vectors."""
 
     num_classes: int
     width: int
@@ -283,6 +285,6 @@ def edm2_preset(name: str, **options: Any) -> EDM2UNet:
         **options: other fields of `EDM2UNet`.
 
     Raises:
-        ValueError: for an unknown name, and as `EDM2UNet`.
+        ValueError: if the name is unknown, or `EDM2UNet` refuses a field.
     """
     return EDM2UNet(**{**look_up(PRESETS, name, "name"), **options})

@@ -1,4 +1,4 @@
-"""Autoencoders: between pictures or videos and the latents that diffusion models see."""
+"""Autoencoders, which map pictures or videos to the latents of diffusion models, and back."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Between an autoencoder and a diffusion model: draws from its posterior, and the scale and shift of its latents.
+"""From an autoencoder to a diffusion model: draws from the posterior, and the scale and shift of latents.
 
 From an image to latents and back:
 
@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 Factor = float | tuple[float, ...]
-"""One number, or one for each channel."""
+"""One number, or a number for each channel."""
 
-LOG_VARIANCE = (-30.0, 20.0)  # the published networks clip it there
+LOG_VARIANCE = (-30.0, 20.0)  # the range to which the published networks clip the log variance
 
 
 class Moments(NamedTuple):
     """The Gaussian posterior q(z | x) of an autoencoder, with independent components.
 
     Attributes:
-        mean: [B, h, w, D], float32.
-        log_variance: [B, h, w, D], float32.
+        mean: the means, float32 [B, h, w, D].
+        log_variance: the logarithms of the variances, float32 [B, h, w, D].
     """
 
     mean: jax.Array
@@ -38,14 +38,14 @@ def draw(moments: Moments, keys: jax.Array) -> jax.Array:
         z = mean + exp(log_variance / 2) eps,    eps ~ N(0, 1)
 
     Args:
-        moments: [B, h, w, D].
-        keys: typed keys [B], one per example, so that a latent does not depend on its batch.
+        moments: the posteriors, [B, h, w, D].
+        keys: typed keys [B], one per example, so that a latent does not depend on the rest of the batch.
 
     Returns:
-        [B, h, w, D].
+        The latents, [B, h, w, D].
 
     Raises:
-        ValueError: for another number of keys.
+        ValueError: if there is another number of keys.
 
     Reference: Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, section 2.4.
     """
@@ -57,19 +57,19 @@ def draw(moments: Moments, keys: jax.Array) -> jax.Array:
 
 
 def mean(encoded: Moments | jax.Array) -> jax.Array:
-    """The mean of an autoencoder's posterior [B, h, w, D]; the latent itself of an autoencoder without a posterior."""
+    """The mean of an autoencoder's posterior, [B, h, w, D]; without a posterior, the latent itself."""
     return encoded.mean if isinstance(encoded, Moments) else encoded
 
 
 def to_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
-    """Latents as a diffusion model reads them, of about zero mean and unit variance.
+    """Latents for a diffusion model, with about zero mean and unit variance.
 
         out = scale (z - shift)
 
     Args:
         z: latents of the autoencoder, [..., D].
-        scale: one number or D.
-        shift: one number or D.
+        scale: one number, or D numbers.
+        shift: one number, or D numbers.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix G (scale);
     Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024 (shift).
@@ -78,7 +78,7 @@ def to_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
 
 
 def from_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
-    """Latents as the autoencoder decodes them, z / scale + shift: the inverse of `to_diffusion`."""
+    """Latents for the autoencoder, z / scale + shift: the inverse of `to_diffusion`."""
     return z / jnp.asarray(scale, z.dtype) + jnp.asarray(shift, z.dtype)
 
 
@@ -90,10 +90,12 @@ class Scaling(NamedTuple):
 
 
 def stream_moments(batches: Iterable[np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
-    """The count, the mean and the sum of squared deviations of a stream's rows, merged from centred values in float64.
+    """(the number, the mean, the sum of squared deviations) of a stream's rows, in float64.
+
+    The batches are centred before their moments are merged, and are not stored.
 
     Args:
-        batches: [N, ...], of any sizes; no rows are kept.
+        batches: batches of rows, [N, ...], with any N.
 
     Reference: Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979,
     equations 2.1.
@@ -117,17 +119,17 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
 
         shift = mean(z),    scale = 1 / sqrt(mean((z - shift)^2))
 
-    For a stream of images `estimate(encode(x) for x in batches)`, then `vae.clone(scale=..., shift=...)`; no latents
-    are kept.
+    For images, call `estimate(encode(x) for x in batches)`, and then `vae.clone(scale=..., shift=...)`. The latents are
+    not stored.
 
     Args:
-        latents: batches [B, h, w, D], of any sizes.
+        latents: batches of latents, [B, h, w, D], with any B.
         per_channel: whether each of the D channels has its own scale and shift (Karras et al., "Analyzing and Improving
             the Training Dynamics of Diffusion Models", 2024, appendix B); otherwise all channels share one scale and
             one shift.
 
     Raises:
-        ValueError: for an empty stream, numbers that are not finite, or latents that do not vary.
+        ValueError: if the stream is empty, or the latents are not finite or do not vary.
     """
     count, mean, squares = stream_moments(
         np.reshape(batch, (-1, np.shape(batch)[-1] if per_channel else 1)) for batch in latents
@@ -146,12 +148,12 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
 
 
 def to_range(x: jax.Array, ends: tuple[float, float]) -> jax.Array:
-    """Pictures in [-1, 1], mapped to the range between these ends."""
+    """Pictures in [-1, 1], mapped to the range (low, high)."""
     low, high = ends
     return x if (low, high) == (-1, 1) else (x + 1) * ((high - low) / 2) + low
 
 
 def from_range(x: jax.Array, ends: tuple[float, float]) -> jax.Array:
-    """Pictures of the range between these ends, mapped to [-1, 1]: the inverse of `to_range`."""
+    """Pictures in the range (low, high), mapped to [-1, 1]: the inverse of `to_range`."""
     low, high = ends
     return x if (low, high) == (-1, 1) else (x - low) * (2 / (high - low)) - 1

@@ -1,4 +1,4 @@
-"""The common part of the autoencoders of videos: their calls, and the checks of their inputs."""
+"""The common base of the autoencoders of videos: their methods, and the checks of their inputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,38 +17,38 @@ class VideoAutoencoder(nn.Module):
         moments = module.apply({"params": params}, x, method="encode")
         x = module.apply({"params": params}, z, method="decode")
 
-    A class has `latent_channels`, `picture_channels`, `_posterior(x)` -> (mean, log variance of each channel or of all)
-    and `_video(z)` -> x, or in their place `encoder` and `decoder`, and the factors f and f_t where they are not
-    2^(levels - 1) and 2^halvings. A later chunk of a stream, see `clip_parts.streamed`, has no first frame: f_t n
-    frames, and n of the latent.
+    A subclass has `latent_channels` and `picture_channels`. It has `_posterior(x)` -> (mean, log variance of each
+    channel or of all) and `_video(z)` -> x, or the submodules `encoder` and `decoder` instead. It overrides `factor` f
+    and `time_factor` f_t if they are not 2^(levels - 1) and 2^halvings. A later chunk of a stream, see
+    `clip_parts.streamed`, has no first frame: it has f_t n frames, and its latent has n.
     """
 
     kind = "autoencoder"
     ranks = (4,)
     takes_frames = True
-    together = 1  # frames of the latent, after the first, that are made at once
+    together = 1  # the number of latent frames, after the first, that are encoded or decoded together
 
     @property
     def factor(self: Any) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
+        """The number f by which the picture's sides are divided."""
         return 2 ** (len(self.widths) - 1)
 
     @property
     def time_factor(self: Any) -> int:
-        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
+        """The number f_t of frames, after the first, that one frame of the latent represents."""
         return 2**self.halvings
 
     def encode(self: Any, x: jax.Array) -> Moments:
         """The posterior q(z | x).
 
         Args:
-            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], where `together` divides n; f divides height and width.
+            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1]; `together` divides n, and f divides H and W.
 
         Returns:
-            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+            The mean and the log variance, float32 [B, 1 + n, H/f, W/f, D] each; the log variance lies in [-30, 20].
 
         Raises:
-            ValueError: for a size that the factors do not divide.
+            ValueError: if the factors do not divide a size.
         """
         check_video(self, x, later="encoder" in self.variables.get(STREAM, {}), together=self.together)
         mean, log_variance = self._posterior(x)
@@ -58,13 +58,13 @@ class VideoAutoencoder(nn.Module):
         """The video of a latent.
 
         Args:
-            z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted.
+            z: latents [B, 1 + n, h, w, D] as the encoder returns them, neither scaled nor shifted.
 
         Returns:
-            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
+            The videos, float32 [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped.
 
         Raises:
-            ValueError: for another rank or number of channels, and frames that `together` does not divide.
+            ValueError: if z has another rank or number of channels, or `together` does not divide n.
         """
         check_latents(self, z)
         first = "decoder" not in self.variables.get(STREAM, {})
@@ -85,16 +85,16 @@ class VideoAutoencoder(nn.Module):
 
 
 def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 1) -> None:
-    """Refuses what are no videos of the autoencoder's channels, and sizes that its factors do not divide.
+    """Refuses an array that does not hold videos of the autoencoder's channels, with sizes that its factors divide.
 
     Args:
         module: the autoencoder, with `factor`, `time_factor` and `picture_channels`.
-        x: its input.
-        later: whether it is a later chunk of a stream, which has no first frame.
-        together: frames of the latent that are made at once.
+        x: the autoencoder's input.
+        later: whether x is a later chunk of a stream, which has no first frame.
+        together: the number of latent frames that are encoded together.
 
     Raises:
-        ValueError: naming the size and a valid one.
+        ValueError: if the shape is not valid; the message names the size and a valid one.
     """
     f, f_t = module.factor, module.time_factor * together
     if x.ndim != 5 or x.shape[-1] != module.picture_channels:
@@ -118,14 +118,14 @@ def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 
 
 
 def check_latents(module: Any, z: jax.Array) -> None:
-    """Refuses what are no latents of the autoencoder's channels.
+    """Refuses an array that does not hold latents with the autoencoder's channels.
 
     Args:
         module: the autoencoder, with `latent_channels`.
-        z: its input.
+        z: the latents.
 
     Raises:
-        ValueError: naming the shape.
+        ValueError: if the shape is not valid; the message names it.
     """
     if z.ndim != 5 or z.shape[-1] != module.latent_channels:
         raise ValueError(
@@ -134,13 +134,13 @@ def check_latents(module: Any, z: jax.Array) -> None:
 
 
 def check_levels(module: Any) -> None:
-    """Refuses sizes of an autoencoder of levels that are out of range.
+    """Refuses fields of an autoencoder of levels that are out of range.
 
     Args:
         module: autoencoder with `widths`, `groups`, `layers`, `latent_channels`, `picture_channels` and `halvings`.
 
     Raises:
-        ValueError: naming the field.
+        ValueError: if a field is out of range; the message names it.
     """
     if not module.widths or module.groups < 1 or any(width < 1 or width % module.groups for width in module.widths):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""MAE's encoder: a plain vision transformer, trained to reconstruct the patches that it does not see."""
+"""MAE's encoder: a plain vision transformer that was trained to reconstruct masked patches."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from diffusion.models.layers.choices import sizes
 
 
 class MAE(PlainViT):
-    """MAE's encoder on whole images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
+    """MAE's encoder on complete images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
 
-    The encoder sees every patch, as it does after its training; the decoder is left out. (The class token is not
-    trained by the loss directly; the mean of the patches is the usual pooled vector of fine-tuned networks.) Fields as
-    `PlainViT`; the epsilon of the norms is 1e-12 in transformers' configs, 1e-6 in the authors' code.
+    The encoder reads every patch, as in use after the training; there is no decoder. MAE's loss does not train the
+    class token directly, so fine-tuned networks usually pool by the mean of the patches. The fields are those of
+    `PlainViT`; the epsilon of the norms is 1e-12 in transformers' configs and 1e-6 in the authors' code.
 
     Reference: He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022.
     """

@@ -1,4 +1,4 @@
-"""The architectures whose files this library reads and writes, by their library's name, one line each."""
+"""The architectures whose files this library reads and writes, by the names that their libraries use."""
 
 __all__ = ["FAMILIES", "describing", "family_of", "find"]
 
@@ -86,15 +86,15 @@ FAMILIES: MutableMapping[str, Family] = rooms.Entries("table", "FAMILIES", IN_MO
 """The families of networks whose checkpoints this library reads and writes, by name."""
 
 
-# What most names of classes share: FluxTransformer2DModel, WanTransformer3DModel.
+# The parts that most names of classes share, as in FluxTransformer2DModel and WanTransformer3DModel.
 SHARED = re.compile("Transformer|Autoencoder|KL|Model|[23]D")
 
 
 def find(name: str) -> Family:
-    """The family of that name.
+    """The family with a name.
 
     Raises:
-        ValueError: for an unknown name; gives the names that are like it, and where the others are listed.
+        ValueError: if the name is unknown; the message has similar names, and says where all names are listed.
     """
     if name in FAMILIES:
         return FAMILIES[name]
@@ -106,7 +106,7 @@ def find(name: str) -> Family:
 
 
 def _alike(name: str) -> list[str]:
-    """The names of families that are like a name without what most of them share, the nearest first; at most six."""
+    """At most six names of families that resemble a name apart from the parts that most names share, best first."""
     parts: dict[str, list[str]] = {}
     for family in FAMILIES:
         parts.setdefault(_distinctive(family), []).append(family)
@@ -119,7 +119,7 @@ def _distinctive(name: str) -> str:
 
 
 def describing(module: nn.Module) -> list[Family]:
-    """All families that describe a module: several where one class serves several libraries, none if none does."""
+    """All families that describe a module; several if its class serves several libraries, none if none describes it."""
     matches = []
     for family in _of_class(module):
         try:
@@ -134,8 +134,8 @@ def family_of(module: nn.Module) -> Family:
     """The first family that describes a module.
 
     Raises:
-        ValueError: if none has its class.
-        Refusal: if no family of its class can express it; the first family's refusal.
+        ValueError: if no family has the module's class.
+        Refusal: if families have its class, but none can express the module; it is the first family's refusal.
     """
     if matches := describing(module):
         return matches[0]

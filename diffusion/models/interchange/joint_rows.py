@@ -1,4 +1,4 @@
-"""Rows of the layers of `models.layers.joint_blocks`, with any names: the shared part of SD3's and Flux's tables."""
+"""Rows for the layers of `models.layers.joint_blocks` under any names; SD 3's and Flux's tables share them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,13 +7,14 @@ from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, mlp, side_
 
 
 class StreamNames(NamedTuple):
-    """Their names of one stream's part of a joint layer.
+    """The names in a file for one stream of a joint layer.
 
     Attributes:
-        modulation: name of adaLN's layer.
-        attention: names of queries, keys and values, three of them or one of all together, and of the projection out.
-        norms: whole names of the norms of queries and keys, with ".weight" or ".scale".
-        mlp: names of both layers.
+        modulation: name of the layer of adaLN.
+        attention: names of the projections to queries, keys and values (three, or one for a joint projection), and of
+            the output projection.
+        norms: full names of the norms of queries and keys, which end in ".weight" or ".scale".
+        mlp: names of the two layers of the MLP.
     """
 
     modulation: str
@@ -22,7 +23,7 @@ class StreamNames(NamedTuple):
     mlp: tuple[str, str]
 
 
-# Diffusers' names of a joint layer's streams, the picture's and the text's.
+# Diffusers' names for the two streams of a joint layer: the picture's and the text's.
 DIFFUSERS = (
     StreamNames(
         "norm1.linear",
@@ -46,7 +47,7 @@ def projection_rows(attention: tuple[str, ...], norms: tuple[str, ...], ours: st
         attention: names as in `StreamNames`.
         norms: names as in `StreamNames`; () if queries and keys are not normalised.
         ours: path of our module.
-        out: whether it has a projection out.
+        out: whether the module has an output projection.
     """
     *enter, leave = attention
     if len(enter) == 1:
@@ -61,8 +62,8 @@ def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
     """The rows of a `Stream` that continues after its layer.
 
     Args:
-        names: theirs.
-        ours: "image" or "text".
+        names: the names in the file.
+        ours: name of our stream, "image" or "text".
         qk_norm: whether queries and keys are normalised.
     """
     rows = linear(names.modulation, "modulation/dense")
@@ -71,18 +72,18 @@ def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
 
 
 def both_streams(names: Sequence[StreamNames]) -> list[Row]:
-    """The rows of a joint layer with norms, of their names of the picture's stream and of the text's."""
+    """The rows of a joint layer with norms, from the names in the file for the picture's and the text's stream."""
     return [row for one, ours in zip(names, ("image", "text")) for row in stream_rows(one, ours, True)]
 
 
 def shift_and_scale(theirs: str, ours: str, width: int, scale_first: bool) -> list[Row]:
-    """The rows of an adaLN of two vectors, whose order in diffusers is the reverse of ours and the original code's.
+    """The rows of an adaLN with a shift and a scale. Diffusers puts the scale first, our code and the original last.
 
     Args:
-        theirs: name of the dense layer.
+        theirs: name of the dense layer in the file.
         ours: path of our `Modulation`.
         width: number of features of a vector.
-        scale_first: whether theirs begins with the scale.
+        scale_first: whether the file's layer puts the scale first.
     """
     if not scale_first:
         return linear(theirs, f"{ours}/dense")

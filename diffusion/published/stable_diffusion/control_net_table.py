@@ -1,7 +1,7 @@
-"""ControlNets of Stable Diffusion 1.x, 2.x and XL, and unions for XL: the parameters of a U-Net and of a hint.
+"""The tables of ControlNets for Stable Diffusion 1.x, 2.x and XL, and of unions for XL.
 
-Their names are diffusers', or come from the authors' single files (control_v11p_sd15_canny), which ComfyUI reads; for
-unions only diffusers' names are known, and serve both layouts.
+The layouts are those of diffusers and of the authors' single files (control_v11p_sd15_canny), which ComfyUI reads.
+For unions, only diffusers' names are known; they are used for both layouts.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ def table(module: ControlNet, layout: str) -> list[Row]:
     """All rows of a ControlNet.
 
     Args:
-        module: ours.
-        layout: "diffusers" or "original".
+        module: the ControlNet.
+        layout: the layout of the names, "diffusers" or "original".
     """
     layout = "diffusers" if module.modes else layout
     unet = conditional_unet_tables.table(module.unet, layout)
@@ -35,7 +35,7 @@ def table(module: ControlNet, layout: str) -> list[Row]:
     halves = len(module.hint_widths) - 1
     ours = ["hint_in", *(f"hint_{i}_{part}" for i in range(halves) for part in ("same", "half")), "hint_out"]
     skips = len(residual_shapes(module.unet, 1, 1)) - 1
-    if layout == "original":  # activations are counted too
+    if layout == "original":  # its numbers count activations as layers too
         hints = [f"input_hint_block.{2 * i}" for i in range(len(ours))]
         residuals = [f"zero_convs.{i}.0" for i in range(skips)] + ["middle_block_out.0"]
     else:
@@ -48,7 +48,7 @@ def table(module: ControlNet, layout: str) -> list[Row]:
 
 
 def _kinds(module: ControlNet) -> list[Row]:
-    """The rows of a union's further layers; "transformer_layes" is their spelling."""
+    """The rows of a union's further layers; "transformer_layes" is spelled so in the files."""
     rows = [Row("task_embedding", "kind_embedding/embedding"), *linear("spatial_ch_projs", "kind_added")]
     rows += two_linear("control_add_embedding", "kind_")
     layer = clip_tables.original_layer(module.unet.widths[0])
@@ -66,7 +66,7 @@ def _no_strength(module: ControlNet) -> dict[str, Any]:
 
 
 def _up(fields: Fields, _: Mapping[str, Any]) -> tuple[str, ...]:
-    """The way up of the U-Net, which a ControlNet lacks."""
+    """The kinds of the U-Net's upward blocks, which a ControlNet does not have and its config does not state."""
     return conditional_unet_tables.mirrored(fields.take("down_block_types", conditional_unet_tables.DOWN))
 
 
@@ -87,7 +87,7 @@ def _rows(hint_widths: tuple[int, ...]) -> tuple:
 
 
 def _width(theirs: str) -> Group:
-    """A field that is the width of the first level."""
+    """A field whose value must be the width of the first level."""
 
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
         width = ours["unet"].widths[0]
@@ -99,7 +99,7 @@ def _width(theirs: str) -> Group:
 
 
 def _read_heads(heads: int, ours: Mapping[str, Any]) -> int:
-    """The heads of a union's transformer."""
+    """The number of heads of a union's transformer, which must divide its width."""
     width = ours["unet"].widths[0]
     if width % heads:
         raise ValueError(f"num_trans_head = {heads} does not divide num_trans_channel = {width}.")
@@ -129,7 +129,7 @@ UNION_CONFIG = FieldTable(
 
 
 def example(module: ControlNet) -> tuple:
-    """Arguments of a call."""
+    """The arguments of a small example call."""
     x, t, condition = conditional_unet_tables.example(module.unet)
     side = x.shape[1] * 2 ** (len(module.hint_widths) - 1)
     hint = jax.ShapeDtypeStruct((1, side, side, module.hint_channels), jnp.float32)
