@@ -1,4 +1,4 @@
-"""Adapters: small pytrees beside a network's parameters, and functions that merge them."""
+"""Adapters: small pytrees that change a network's parameters, and functions that merge them into the parameters."""
 
 from typing import TYPE_CHECKING
 

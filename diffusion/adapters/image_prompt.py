@@ -1,6 +1,6 @@
-"""A tuning that teaches a text-to-image model to take image prompts, an IP-Adapter.
+"""A tuning that teaches a text-to-image model to read image prompts: an IP-Adapter.
 
-The image encoder reads each picture once, before the training; a run keeps the features (`Tuning.see`).
+The image encoder reads each picture once, before the training, and the run stores the features (`Tuning.see`).
 """
 
 import functools
@@ -36,24 +36,27 @@ def ip_adapter(
     heads: int | None = None,
     prompt: str = "",
 ) -> Tuning:
-    """IP-Adapter: the example's picture is its image prompt, and only the prompt's projection, keys and values train.
+    """IP-Adapter: each picture is its own image prompt, and only the prompt's projection, keys and values are trained.
 
-    With `prompt` the image prompt is another picture of the record, for example of the same subject elsewhere, so that
+    With `prompt`, the image prompt is another picture of the record, for example of the same subject elsewhere, so that
     the adapter does not learn to copy.
 
-    Values begin at zero, so that the first step is the base's to the bit. If a run drops a caption, it drops the
-    picture too; an example without features takes the features of no picture, as sampling does.
+    The layers for values are initialised to zero, so that the first step is bit for bit the base model's. If a run
+    drops a caption, it drops the picture too. An example without features gets the features of no picture, as in
+    sampling.
 
     Args:
-        base: the model, `text_to_image.described`.
-        encoder: folder of the image encoder, CLIP's with projection, SigLIP or DINOv2, as transformers writes it.
+        base: the model, from `text_to_image.described`.
+        encoder: folder of the image encoder as transformers writes it: CLIP with projection, SigLIP or DINOv2.
         kind: the kind of projection, "global", "full" or "plus".
         tokens: number of tokens of an image prompt, for the kinds "global" (default 4) and "plus" (16).
-        inner, depth, heads: width, layers and heads of the resampler of the kind "plus" (default 768, 4 and 12).
-        prompt: entry of a record's condition, a column of pictures; "" for the record's own picture.
+        inner, depth, heads: width, number of layers and number of heads of the resampler for the kind "plus" (default
+            768, 4 and 12).
+        prompt: the entry of a record's condition with the image prompt, a column of pictures; "" for the picture that
+            is generated.
 
     Raises:
-        ValueError: for an unknown kind, a field out of range, or a denoiser without layers for image prompts.
+        ValueError: if the kind is unknown, a field is out of range, or the denoiser has no layers for image prompts.
         FileNotFoundError: if the encoder's folder does not exist.
 
     Reference: Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text-to-Image Diffusion Models", 2023,
@@ -81,7 +84,7 @@ def ip_adapter(
     def nothing() -> np.ndarray:
         with jax.ensure_compile_time_eval():
             params = loaded() if reads_tokens else None
-        # Compiled by itself: while JAX lowers another program, it cannot compile the operations one by one.
+        # One program, since JAX cannot compile operations one by one while it lowers another program.
         absent = jax.jit(lambda params: prompt_features.absent(reader, params, reads_tokens)).lower(params).compile()
         return np.asarray(absent(params))
 

@@ -1,9 +1,9 @@
-"""Likelihoods for large vocabularies, a few positions at a time, without an array of all positions and symbols.
+"""Likelihoods for large vocabularies in chunks of positions, without an array of all positions and symbols.
 
     bound = discrete.masked_bound_of(discrete.in_chunks(states, head, mask, chunk=256), process, keys, x0, t)
 
 For 126,464 symbols and 4,096 positions, the logits take 2 GB in float32, and their gradient another 2 GB. In chunks of
-256 positions they take 130 MB each, at the cost of another product with the head in the backward pass.
+256 positions each array takes 130 MB, at the cost of a second product with the head in the backward pass.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,18 @@ from diffusion.discrete.bounds import LogLikelihood
 
 
 def in_chunks(states: Callable[[Array, Array], Array], head: Array, mask: int, chunk: int) -> LogLikelihood:
-    """The likelihood of the data under logits `states @ head`, where the mask symbol is excluded.
+    """The likelihood of the data under the logits `states @ head`, among all symbols except the mask.
 
     Each chunk's logits are computed again in the backward pass.
 
     Args:
-        states: (x_t, t) -> states of the positions, float `[B, ..., D]`, from a network without its last layer.
+        states: a function (x_t, t) -> states of the positions, float `[B, ..., D]`: a network without its last layer.
         head: weights of the last layer, float `[D, K]`.
         mask: the mask symbol.
         chunk: number of positions in a chunk, at least 1; the last chunk is padded.
+
+    Returns:
+        A function (x_t, t, x_0) -> log p(x_0 | x_t) of the data at each position, float32 of the shape of x_0.
 
     Raises:
         ValueError: if chunk is below 1.
@@ -38,7 +41,8 @@ def states_in_chunks(
     """`in_chunks` for a network that returns its last layer with the states, such as `SymbolTransformer` with `states`.
 
     Args:
-        states: (x_t, t) -> (states float `[B, ..., D]`, kernel `[D, K]`, bias `[K]` or None of the last layer).
+        states: a function (x_t, t) -> (states, float `[B, ..., D]`; kernel `[D, K]` of the last layer; its bias `[K]`,
+            or None).
         mask: the mask symbol.
         chunk: number of positions in a chunk, at least 1.
 

@@ -17,11 +17,11 @@ from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.schedules import left_broadcast
 
 Predictor = Callable[[Array, Array], Array]
-"""(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, the marginal of each position."""
+"""A function (x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`: each position's marginal."""
 Reading = Callable[[Any, Array, Array, Array], Array]
-"""The meaning of a network's output: (process, output `[B, ..., K]`, x_t, t) -> log p(x_0 | x_t)."""
+"""The meaning of a network's output, as a function (process, output `[B, ..., K]`, x_t, t) -> log p(x_0 | x_t)."""
 
-ROUNDING = 0.1  # largest |log of the sum| of probabilities whose logarithms are rounded to bfloat16
+ROUNDING = 0.1  # the largest accepted |log sum| of probabilities, whose logarithms may be rounded to bfloat16
 
 
 def predictor(
@@ -29,19 +29,19 @@ def predictor(
 ) -> Predictor:
     """Turns a network into a predictor, (x_t, t) -> log p(x_0 | x_t).
 
-    If the network also accepts probabilities `[B, ..., K]` in place of symbols, so does the predictor; `read` then
-    receives the likeliest symbols as x_t.
+    If the network also accepts probabilities `[B, ..., K]` in place of symbols, the predictor accepts them too, and
+    `read` receives the likeliest symbols as x_t.
 
     Args:
-        network: (x_t, t, condition) -> output `[B, ..., K]`.
+        network: a function (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
-        read: meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t), such as `from_logits`,
+        read: meaning of the output, a function (process, output, x_t, t) -> log p(x_0 | x_t), such as `from_logits`,
             `from_context`, `from_ratios`, `from_scaled_ratios` or `from_rates`.
-        condition: the condition, a pytree of arrays `[B, ...]`.
+        condition: the condition, a pytree of arrays `[B, ...]`, or None.
 
     Returns:
-        (x_t int `[B, ...]`, t `[]` or `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`. It raises a ValueError if the
-        output has another shape.
+        A function (x_t int `[B, ...]`, t `[]` or `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`. It raises a
+        ValueError if the network's output has another shape.
     """
     require_network(network, "a function (x, t, condition) -> output")
     check_path(process)
@@ -57,9 +57,9 @@ def predictor(
 
 
 def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
-    """Reads the output as logits of x_0; for masks with the SUBS rules.
+    """Reads the output as logits of x_0, with the SUBS rules for a masked process.
 
-    For a masked process, the mask is never predicted, and an unmasked symbol is the clean one.
+    The rules are that the mask is never predicted, and that an unmasked symbol is the clean symbol.
 
     Args:
         process: the process.
@@ -68,9 +68,9 @@ def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
         t: times, which are not used.
 
     Returns:
-        float32 `[B, ..., K]`, whose exponentials sum to 1; -inf where a symbol is impossible.
+        log p(x_0 | x_t), float32 `[B, ..., K]`, whose exponentials sum to 1; -inf for impossible symbols.
 
-    The paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models", the rules called SUBS.
+    Paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models", the rules called SUBS.
     """
     del t
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -88,9 +88,9 @@ def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array
         p(x_0 = a | x_t) = p(a) q(x_t | a) / sum over b of p(b) q(x_t | b),    p = softmax(logits)
 
     Bayes' rule adds the information of the symbol at the position, so the network need not learn the probability that a
-    symbol has been replaced by the time t. Equal logits give ratios of 1, for which `score_entropy_bound` is log K per
-    symbol. With `from_logits`, the same network has an infinite bound for a process without a mask, because near t = 0
-    it regards a symbol as replaced as easily as at t = 1. For masks with one schedule, both readings agree.
+    symbol has been replaced by time t. Equal logits give ratios of 1, for which `score_entropy_bound` is log K per
+    symbol. With `from_logits` and a process without a mask, the same network has an infinite bound, because near t = 0
+    it assumes as many replaced symbols as at t = 1. For masks with one schedule, both readings agree.
 
     Args:
         process: the process.
@@ -99,11 +99,11 @@ def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array
         t: times in (0, 1], `[B]`.
 
     Returns:
-        float32 `[B, ..., K]`, whose exponentials sum to 1; -inf where a symbol is impossible.
+        log p(x_0 | x_t), float32 `[B, ..., K]`, whose exponentials sum to 1; -inf for impossible symbols.
 
-    The papers: Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models", whose reversed process
+    Papers: Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models", where the reversed process
     of uniform noise has the ratios of q(x_t | p); Sun et al. 2023, "Score-based Continuous-time Discrete Diffusion
-    Models", the distribution of a position given the others.
+    Models", on the distribution of a position given the others.
     """
     if isinstance(process, Process) and process.mask is not None:
         return from_logits(process, logits, x_t, t)
@@ -123,13 +123,13 @@ def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) ->
         t: times in (0, 1), `[B]`.
 
     Returns:
-        float32 `[B, ..., K]` log-probabilities. A score that belongs to no distribution may give negative
+        log p(x_0 | x_t), float32 `[B, ..., K]`. A score that belongs to no distribution may give negative
         probabilities, which are set to 0 before normalisation.
 
     Raises:
-        ValueError: if the process is token masks or a metric path, which have no ratios.
+        ValueError: if the process is `token_masks` or a metric path, which have no ratios.
 
-    The paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution".
+    Paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution".
     """
     _check_ratios("from_ratios", process)
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
@@ -152,12 +152,12 @@ def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array)
         t: times in (0, 1), `[B]`.
 
     Returns:
-        float32 `[B, ..., K]`, as by `from_ratios`.
+        log p(x_0 | x_t), float32 `[B, ..., K]`, as in `from_ratios`.
 
     Raises:
         ValueError: if the process has no mask.
 
-    The paper: Lou et al. 2024, appendix on the scaled score, with the scaling of the authors' code.
+    Paper: Lou et al. 2024, appendix on the scaled score, with the scaling of the authors' code.
     """
     if process.mask is None:
         raise ValueError("from_scaled_ratios: the process has no mask. Valid: absorbing, or from_ratios")
@@ -179,13 +179,13 @@ def from_rates(process: AnyProcess, log_rates: Array, x_t: Array, t: Array) -> A
         t: times in (0, 1), `[B]`.
 
     Returns:
-        float32 `[B, ..., K]`, as by `from_ratios`.
+        log p(x_0 | x_t), float32 `[B, ..., K]`, as in `from_ratios`.
 
     Raises:
-        ValueError: if some rates are 0, which do not determine the ratios there; also under the conditions of
-            `from_ratios`.
+        ValueError: if some rates of the process are 0, since they do not determine the ratios; also under the
+            conditions of `from_ratios`.
 
-    The paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", proposition 1.
+    Paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", proposition 1.
     """
     _check_ratios("from_rates", process)
     if isinstance(process, RateProcess) and np.any((process.rates == 0) & ~np.eye(process.size, dtype=bool)):
@@ -199,7 +199,7 @@ def from_rates(process: AnyProcess, log_rates: Array, x_t: Array, t: Array) -> A
 
 
 def only_normalised(log_p: Array) -> Array:
-    """The prediction, NaN at every position whose probabilities do not sum to 1, as the exponentials of logits.
+    """The prediction, with NaN at positions whose probabilities do not sum to 1, as happens if it consists of logits.
 
     Args:
         log_p: log p(x_0 | x_t), float `[B, ..., K]`.
@@ -209,7 +209,9 @@ def only_normalised(log_p: Array) -> Array:
 
 
 def check_normalised(log_p: Array) -> Array:
-    """The prediction, whose probabilities must sum to 1 at every position without NaN; traced ones pass.
+    """The prediction, after a check that the probabilities sum to 1 at every position without NaN.
+
+    A traced prediction is not checked.
 
     Args:
         log_p: log p(x_0 | x_t), float `[B, ..., K]`.

@@ -1,4 +1,4 @@
-"""The best number of micro-batches of a step."""
+"""The number of micro-batches in a step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,32 +11,32 @@ NUMBER = 4  # number of micro-batches on one CPU device; docs/speed.md has the m
 
 
 def number(batch_size: int, mesh: Mesh, block: int = 1) -> int:
-    """The number of micro-batches of the fastest step, by a rule: four on one CPU device, one anywhere else.
+    """The number of micro-batches with which a step is usually fastest: four on one CPU device, one elsewhere.
 
-    On a CPU the activations of a part stay nearer to the cores and take a quarter of the memory; the sums of the
-    gradients cost little. An accelerator needs large products. A network that `convolves` should also take its batch
-    whole.
+    On a CPU, the activations of a micro-batch take a quarter of the memory and stay in the caches, and summing the
+    gradients costs little. An accelerator needs large products. A network that `convolves` should also process its
+    batch at once.
 
     Args:
-        batch_size: examples in a step, >= 1.
-        mesh: the mesh of the devices that the step runs on.
-        block: the number of consecutive examples that stay in one part, >= 1 (see `Objective.examples`).
+        batch_size: number of examples in a step, >= 1.
+        mesh: the mesh of the devices on which the step runs.
+        block: number of consecutive examples that stay in one micro-batch, >= 1 (see `Objective.examples`).
 
     Returns:
-        The number; it divides the batch, and each part divides into blocks.
+        The number. If four does not divide the batch into micro-batches of complete blocks, it is 1.
     """
     alone = mesh.size == 1 and jax.default_backend() == "cpu"
     return NUMBER if alone and batch_size % (NUMBER * block) == 0 else 1
 
 
 def convolves(function: Callable, *args: Any) -> bool:
-    """Whether a function convolves; XLA's derivative of a convolution takes 25 times as long inside a loop on a CPU.
+    """Whether a function contains convolutions, whose derivatives take 25 times as long inside a loop of XLA on a CPU.
 
-    Cutting a picture into patches does not count.
+    A convolution that only cuts a picture into patches does not count.
 
     Args:
         function: the function to trace, e.g. a network's forward pass.
-        args: its arguments, arrays or their shapes.
+        args: the function's arguments, arrays or their shapes.
     """
     return _convolves(jax.make_jaxpr(function)(*args).jaxpr)
 

@@ -8,15 +8,15 @@ from diffusion.timesteps import Plan
 
 
 def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
-    """The arguments of caches that depend on the plan: `steps` of `tea_cache`, `whole` and `at` of `mag_cache`.
+    """The arguments of caches that depend on the plan: `steps` for `tea_cache`, `whole` and `at` for `mag_cache`.
 
         positions = caching.evaluations(plan)
         cache = caching.mag_cache(0.1, ratios, whole=positions["whole"], at=positions["at"])
 
     Args:
         plan: the sampled plan, with or without steps that renoise.
-        whole: the plan of the full trajectory; `plan` may be its end, or repeat a part of it. None: the times of `plan`
-            that are lower than all earlier ones.
+        whole: the plan of the full trajectory, of which `plan` may be the end, or repeat a part; None for the times of
+            `plan` that are lower than all earlier times.
 
     Returns:
         A mapping. "steps": number of evaluations in the plan; "whole": number of evaluations in the full trajectory;
@@ -35,6 +35,6 @@ def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
 
 
 def _times(plan: Plan) -> np.ndarray:
-    """`[N]` times of the steps, as means over frames; NaN where a step renoises."""
+    """The times of the steps, as means over frames, `[N]`; NaN for a step that renoises."""
     times = np.asarray(plan.t, np.float64)
     return np.where(plan.renoise, np.nan, times.reshape(len(times), -1).mean(axis=1))

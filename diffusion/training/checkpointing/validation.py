@@ -1,4 +1,4 @@
-"""Checkpoint validation: checks of the declared sizes and files before anything is allocated or opened."""
+"""Checkpoint validation: the declared sizes and the files are checked before anything is allocated or opened."""
 
 import math
 import pathlib
@@ -14,13 +14,14 @@ def check_leaves(what: str, leaves: object) -> dict[str, int]:
 
     Args:
         what: the file, for messages.
-        leaves: {"params/blocks/kernel": {"shape": [4, 128], "dtype": "float32", "checksum": "0123abcd"}, ...}.
+        leaves: the description, {"params/blocks/kernel": {"shape": [4, 128], "dtype": "float32", "checksum":
+            "0123abcd"}, ...}.
 
     Returns:
-        The bytes that each item (the first part of the names) declares, e.g. {"params": 4096, "ema": 4096}.
+        The declared bytes of each item, the first part of a leaf's name, e.g. {"params": 4096, "ema": 4096}.
 
     Raises:
-        Refused: for a name that leads out of the folder, or a shape or type that is not valid.
+        Refused: if a name leads out of the folder, or a shape or type is not valid.
     """
     if not isinstance(leaves, dict):
         raise Refused(f"{what} describes no leaves.")
@@ -44,11 +45,11 @@ def check_files(folder: pathlib.Path) -> None:
         folder: WORKDIR/checkpoints/<step>.
 
     Raises:
-        Refused: at a link, a pipe or a device, or a description that is larger than any text that is read.
+        Refused: if there is a link, a pipe or a device, or a description is larger than `limits.TEXT`.
         OSError: if a folder cannot be read.
     """
     for path in limits.plain_files(folder):
-        if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # the folder d has the values
+        if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # the folder d holds the values
             held = limits.size(path.stat().st_size)
             raise Refused(f"{path} has {held}. Valid: at most {limits.size(limits.TEXT)} for a description.")
 
@@ -56,15 +57,16 @@ def check_files(folder: pathlib.Path) -> None:
 def check_item(folder: pathlib.Path, declared: int) -> None:
     """Checks that the arrays in one item of a checkpoint are no larger than `about` declares.
 
-    TensorStore allocates a whole chunk of an array at a time, and Orbax believes the shapes in the files.
+    TensorStore allocates a complete chunk of an array at a time, and Orbax trusts the shapes in the files.
 
     Args:
         folder: the item's folder, e.g. WORKDIR/checkpoints/100/params.
-        declared: the declared bytes of all of its leaves.
+        declared: the declared bytes of all leaves of the item.
 
     Raises:
-        Refused: if it is not in the form that this library writes, or an array or a chunk is larger.
-        OSError, ValueError: if this machine cannot read it, see `failures.is_machine_failure`.
+        Refused: if the item does not have the form that this library writes, its arrays are larger than declared, or a
+            chunk is larger than its array.
+        OSError, ValueError: if this machine cannot read the files, see `failures.is_machine_failure`.
     """
     if not (folder / "manifest.ocdbt").is_file():
         raise Refused(f"{folder / 'manifest.ocdbt'} is missing; checkpoints without it are not from this library.")
@@ -74,7 +76,7 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
         keys = [key for key in store.list().result() if key.endswith(b"/.zarray")]
         described = [pending.result().value for pending in [store.read(key) for key in keys]]
-    except ValueError as error:  # TensorStore's, for files that are missing, cut short or altered
+    except ValueError as error:  # TensorStore raises it for files that are missing, truncated or altered
         if failures.is_machine_failure(error):
             raise
         raise Refused(f"The checkpoint {folder} cannot be read: {str(error).splitlines()[0]}") from error
