@@ -1,7 +1,7 @@
-"""JAX's persistent compilation cache, in a folder that no one else can write.
+"""JAX's persistent compilation cache, in a folder to which no other user can write.
 
-JAX finds a program by a hash of its operations, options and versions, so that changed code is compiled again. XLA's
-programs for CPUs are for one kind of processor, and have a folder for each.
+JAX finds a program by a hash of its operations, options and versions, so changed code is compiled again. XLA compiles
+programs for one kind of CPU, so each kind has a separate folder.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from jax._src import lru_cache
 from diffusion.io import files
 
 NONE = "no compilation cache; every run compiles again"
-"""How a warning begins that there is none."""
+"""The beginning of the warning that there is no compilation cache."""
 
-LIMIT = 2**31  # bytes of programs, beyond which those that were read the longest ago are removed
-# JAX's events: of each program that it compiles or reads from the cache, and of each that it reads.
+LIMIT = 2**31  # bytes of programs; above it, the programs that were read the longest ago are removed
+# JAX's events: one for each program that it compiles or reads from the cache, and one for each that it reads.
 EITHER, READ = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_retrieval_time_sec"
 
 
 def processor() -> str:
-    """A name for this kind of processor: 12 hexadecimal digits of a hash of its features."""
+    """A name for this machine's kind of processor: 12 hexadecimal digits of a hash of the processor's features."""
     what = platform.machine()
     with contextlib.suppress(OSError, StopIteration):  # not Linux
         what += next(line for line in open("/proc/cpuinfo") if line.startswith(("flags", "Features")))
@@ -38,7 +38,7 @@ def processor() -> str:
 
 
 def _private(group: int) -> bool:
-    """Whether a group has the user's name and the user as its only member, as many systems set it up."""
+    """Whether a group has the user's name, since on many systems such a group has the user as its only member."""
     try:
         return grp.getgrgid(group).gr_name == pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -46,20 +46,20 @@ def _private(group: int) -> bool:
 
 
 def enable(directory: str | None = None) -> pathlib.Path | None:
-    """Keeps compiled programs from run to run in a folder that only this user can write.
+    """Stores compiled programs for later runs in a folder to which only this user can write.
 
-    The folder holds executables that JAX loads without a check, so anyone who can write there, or put another folder in
-    its place, can run code as this user. `JAX_COMPILATION_CACHE_DIR`, where set, takes the place of `directory`.
-    Every program is kept, or those that took `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` to compile; of the library's
-    own folder not more than `LIMIT` bytes. `JAX_ENABLE_COMPILATION_CACHE=0` turns it off.
+    The folder holds executables that JAX loads without a check, so anyone who can write to it, or replace it, can run
+    code as this user. `JAX_COMPILATION_CACHE_DIR`, if set, overrides `directory`. Every program is stored, or, if
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` is set, every program whose compilation takes at least this time. The
+    default folder holds at most `LIMIT` bytes. `JAX_ENABLE_COMPILATION_CACHE=0` turns the cache off.
 
     Args:
-        directory: the folder, created with mode 700 if missing; by default one for this kind of processor within "jax"
-            in the library's cache (`files.cache`). If it is a link, the folder at its end counts.
+        directory: the folder, created with mode 700 if missing; by default a folder for this kind of processor in "jax"
+            in the library's cache (`files.cache`). If it is a link, the checks apply to the linked folder.
 
     Returns:
-        The folder in use. None, with a warning, if it cannot be made or written, is another user's, or others may write
-        to it or to one above it; None without one if the cache is turned off.
+        The folder in use. None, with a warning, if the folder cannot be made or written, belongs to another user, or
+        others may write to it or to a folder above it. None without a warning if the cache is turned off.
     """
     if not jax.config.values["jax_enable_compilation_cache"]:
         return None
@@ -84,7 +84,7 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
                 "JAX_COMPILATION_CACHE_DIR to a folder of your own"
             )
     if not path.is_dir() or not os.access(path, os.W_OK):
-        return _none(f"{path} is no folder that can be written")
+        return _none(f"{path} is not a folder that can be written")
     path.chmod(0o700)
     if not named:
         _prune(path.parent)
@@ -101,9 +101,10 @@ def _none(why: str) -> None:
 
 
 def write_whole() -> None:
-    """Has this process write a program whole or not at all.
+    """Makes this process write a program to the cache completely or not at all.
 
-    JAX's own way shows others a part, and leaves it where a process is ended: later runs warn of it and compile again.
+    JAX itself writes a file in place, so that other processes can see a part of it. If the process is killed, the part
+    remains, and later runs warn and compile again.
     """
     lru_cache.LRUCache.put = _put_whole
 
@@ -117,7 +118,7 @@ def _put_whole(self: lru_cache.LRUCache, key: str, value: bytes, put: Callable =
 
 
 def _prune(folder: pathlib.Path) -> None:
-    """Removes the programs that were read the longest ago, until the rest take three quarters of `LIMIT`."""
+    """If the folder exceeds `LIMIT`, removes the programs read the longest ago, down to three quarters of `LIMIT`."""
     programs = []
     for file in folder.rglob("*-cache*"):  # includes incomplete files of processes that were ended
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
@@ -134,7 +135,7 @@ def _prune(folder: pathlib.Path) -> None:
 
 
 class Programs:
-    """How many programs were found in the cache, how many were compiled, and the seconds that this took."""
+    """The number of programs found in the cache, the number compiled, and the seconds that compilation took."""
 
     def __init__(self, folder: pathlib.Path | None):
         self.folder = folder
@@ -162,7 +163,7 @@ class Programs:
 
 @contextlib.contextmanager
 def counted(folder: pathlib.Path | None) -> Iterator[Programs]:
-    """Counts the programs that are found and compiled within its block; `folder` is what `enable` returned."""
+    """Counts the programs that are found and compiled inside the `with` block; `folder` is the result of `enable`."""
     programs = Programs(folder)
     monitoring.register_event_duration_secs_listener(programs._listen)
     try:

@@ -1,7 +1,7 @@
-"""Counts compilations where there should be none: a step that is compiled at each call is a hundred times slower.
+"""Counts recompilations; a step that is compiled at each call is about a hundred times slower.
 
-Work of one kind (a step, an evaluation, a save) may compile at its first time. Any later compilation is a
-recompilation: a shape, a type or a sharding has changed, or a new function is made at each call.
+Work of one kind (a step, an evaluation, a save) may compile the first time. Any later compilation is a recompilation:
+a shape, a type or a sharding has changed, or a new function is created at each call.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from jax import monitoring
 
-# JAX reports each program that it compiles or reads from the compilation cache, but no program in memory.
+# JAX reports each program that it compiles or reads from the compilation cache, but not those already in memory.
 EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -22,8 +22,8 @@ class Watch:
     """Counts recompilations; use it in a `with` block."""
 
     def __init__(self):
-        self.count = 0  # recompilations so far
-        self.compiled: list[str] = []  # names of all functions that were compiled, in their order
+        self.count = 0  # the number of recompilations so far
+        self.compiled: list[str] = []  # the names of all compiled functions, in the order of their compilation
         self._done: set[str] = set()
 
     def __enter__(self) -> "Watch":
@@ -39,10 +39,10 @@ class Watch:
 
     @contextlib.contextmanager
     def work(self, kind: str, step: int) -> Iterator[None]:
-        """Encloses work that compiles the first time and never again; warns with the functions' names if it does.
+        """Encloses work that may compile only the first time; warns with the functions' names if it compiles again.
 
         Args:
-            kind: a noun for the work, for example "a step".
+            kind: a noun for the work, such as "a step".
             step: the step of the run, for the message.
         """
         before = len(self.compiled)

@@ -163,7 +163,7 @@ def test_the_librarys_own_folder_is_one_for_this_kind_of_processor_and_bounded(t
 
 def test_a_folder_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.warns(UserWarning, match="no compilation cache.*jax is no folder that can be written"):
+    with pytest.warns(UserWarning, match="no compilation cache.*jax is not a folder that can be written"):
         assert compilation_cache.enable(str(tmp_path / "jax")) is None
 
 
