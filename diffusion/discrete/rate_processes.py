@@ -1,10 +1,10 @@
-"""Processes with a general rate matrix, for small numbers of symbols: neighbours, bands, a discretised Gaussian.
+"""Processes with a general rate matrix, for small numbers of symbols: bands of neighbours, a discretised Gaussian.
 
     q(x_t | x_0) = exp(-log(alpha_t) R)[x_0, x_t]
 
-The processes of `processes` are the case R(i, j) = pi(j) for j != i, with the same schedule alpha. The matrix
-exponential uses only sums and products of nonnegative numbers, so small probabilities are also accurate. The cost is
-O(K^2) per position and O(K^3) per time.
+The processes in `processes` are the case R(i, j) = pi(j) for j != i, with the same schedule alpha. The matrix
+exponential is computed by sums and products of nonnegative numbers alone, so small probabilities are accurate too. The
+cost is O(K^2) per position and O(K^3) per time.
 """
 
 import math
@@ -22,21 +22,22 @@ from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.processes import Process
 from diffusion.schedules import left_broadcast
 
-DISTINCT = 1e-5  # smallest singular value of q(x_t | x_0) that is inverted, relative to the largest
-TERMS = 12  # terms of a Poisson distribution with mean 1; the others have a total probability of 1e-9
+DISTINCT = 1e-5  # the smallest singular value of q(x_t | x_0) that is inverted, divided by the largest
+TERMS = 12  # the terms of a Poisson distribution with mean 1 that are used; the others sum to 1e-9
 
 
 class RateProcess(NamedTuple):
     """A process on int32 arrays `[B, ...]` of symbols, whose jumps at time t have the rates beta(t) R.
 
-    beta is -alpha' / alpha. It has the methods of `Process`, and can replace it. Times are `[]` or `[B]`.
+    Here beta is -alpha' / alpha. A `RateProcess` has the methods of `Process`, and can be used in its place. Times are
+    `[]` or `[B]`.
 
     Attributes:
         keeping: schedule alpha(t). Here alpha is not a probability; -log alpha(t) is the elapsed time of the jump
             process.
-        prior: `[K]` probabilities, the stationary distribution of the rates, which is the distribution of x_1.
-        rates: `[K, K]` rates R of the jumps from each symbol (row) to each symbol (column); rows sum to 0.
-        fastest: largest rate at which a symbol is left.
+        prior: the stationary distribution of the rates, which is the distribution of x_1, `[K]`.
+        rates: the rates R of the jumps from each symbol (row) to each symbol (column), `[K, K]`; rows sum to 0.
+        fastest: largest total rate of jumps away from a symbol.
         slowest: smallest rate at which deviations from the prior decay.
         quickest: largest rate at which deviations from the prior decay.
     """
@@ -71,7 +72,7 @@ class RateProcess(NamedTuple):
         return self._rows(self._matrix(*self.keeping.between(s, t)), x_s)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
-        """The mean over x_0 of q(x_s | x_t, x_0), as by `Process.posterior`: float32 `[B, ..., K]`.
+        """The mean over x_0 of q(x_s | x_t, x_0), as in `Process.posterior`: float32 `[B, ..., K]`.
 
         q(b | z, a) = q(x_t = z | x_s = b) q(x_s = b | x_0 = a) / q(x_t = z | x_0 = a)
         """
@@ -80,19 +81,19 @@ class RateProcess(NamedTuple):
         return to_x_t * from_x0
 
     def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        """The concrete score p_t(y) / p_t(x_t), as by `Process.ratios`: float32 `[B, ..., K]`, 1 at y = x_t."""
+        """The concrete score p_t(y) / p_t(x_t), as in `Process.ratios`: float32 `[B, ..., K]`, 1 at y = x_t."""
         ratios = self._product(self._weights(x_t, x0, t), self._at(t))
         return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 1.0, ratios)
 
     def x0_of_ratios(self, x_t: Array, ratios: Array, t: ArrayLike) -> Array:
         """The distribution of x_0 given x_t with these ratios, for t in (0, 1): float32 `[B, ..., K]`.
 
-        It solves a linear system with the matrix q(x_t | x_0). Rounding errors grow as the rows of this matrix approach
-        the prior. Deviations from the prior of which less than 1e-5 is left are not recovered.
+        The method solves a linear system with the matrix q(x_t | x_0). Rounding errors grow as the rows of this matrix
+        approach the prior. Deviations from the prior that have decayed below 1e-5 of their size are not recovered.
         """
         matrix = self._at(t)
         steep = jnp.any(self.keeping.alpha(t) ** self.quickest < 10 * DISTINCT)
-        truncated = lambda: jnp.linalg.pinv(matrix, rtol=DISTINCT)  # takes many times as long as an inverse
+        truncated = lambda: jnp.linalg.pinv(matrix, rtol=DISTINCT)  # it takes much longer than an inverse
         inverse = jax.lax.cond(steep, truncated, lambda: jnp.linalg.inv(matrix))
         return self._product(ratios, inverse) * self._columns(matrix, x_t)
 
@@ -129,8 +130,8 @@ class RateProcess(NamedTuple):
     def _matrix(self, alpha: Array, replaced: Array) -> Array:
         """exp(-log(alpha) R), `[..., K, K]`, where replaced is 1 - alpha; at alpha = 0, all rows are the prior.
 
-        For a short time it is the mean of the powers of a transition matrix over a Poisson number of jumps. Squaring
-        gives long times; after each squaring, rows are normalised.
+        For a short time, the matrix is the mean power of a transition matrix over a Poisson number of jumps. Repeated
+        squaring extends it to long times; after each squaring, the rows are normalised.
         """
         alpha, replaced = (jnp.asarray(share, jnp.float32)[..., None, None] for share in (alpha, replaced))
         longest = 40 / self.slowest  # e^-40 is negligible
@@ -151,14 +152,14 @@ class RateProcess(NamedTuple):
         return jnp.where(alpha > 0, matrix, jnp.asarray(self.prior, jnp.float32))
 
     def _rows(self, matrix: Array, x: Array) -> Array:
-        """matrix[x, :], with a matrix for each example `[B, K, K]`, or one for all."""
+        """matrix[x, :], with a matrix for each example, `[B, K, K]`, or one matrix for all."""
         return matrix[x] if matrix.ndim == 2 else jax.vmap(lambda one, x: one[x])(matrix, x)
 
     def _columns(self, matrix: Array, x: Array) -> Array:
         return self._rows(jnp.swapaxes(matrix, -1, -2), x)
 
     def _product(self, p: Array, matrix: Array) -> Array:
-        """p matrix, `[B, ..., K]`, with a matrix for each example, or one for all."""
+        """The product of p and a matrix, `[B, ..., K]`, with a matrix for each example, or one matrix for all."""
         return matmul(p, matrix) if matrix.ndim == 2 else jax.vmap(matmul)(p, matrix)
 
 
@@ -180,7 +181,7 @@ def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
 
     Args:
         keeping: schedule alpha(t); the jump process runs for the time -log alpha(t).
-        rates: `[K, K]` rates R(from, to), at least 0 off the diagonal, which is ignored; K at least 2.
+        rates: the rates R(from, to), `[K, K]` with K at least 2, at least 0; the diagonal is ignored.
 
     Raises:
         ValueError: if rates have another shape, are negative, or do not connect all symbols.
@@ -209,12 +210,12 @@ def banded_rates(size: int, band: int = 1) -> np.ndarray:
         band: largest distance of a jump, in 1 .. K - 1.
 
     Returns:
-        Rates float64 `[K, K]`, for `rate_process`.
+        The rates, float64 `[K, K]`, for `rate_process`.
 
     Raises:
         ValueError: if a number is out of range.
 
-    The paper: Austin et al. 2021, its band-diagonal matrix.
+    Paper: Austin et al. 2021, the band-diagonal matrix.
     """
     if not 1 <= band < size:
         raise ValueError(f"banded_rates: band = {band} for {size} symbols. Valid: 1 .. {size - 1}")
@@ -222,7 +223,7 @@ def banded_rates(size: int, band: int = 1) -> np.ndarray:
 
 
 def gaussian_rates(size: int, width: float) -> np.ndarray:
-    """Rates that are a Gaussian function of the distance, so that jumps to near symbols are likelier.
+    """Rates that are a Gaussian function of the distance, so that jumps to nearer symbols are more likely.
 
         exp(-4 (i - j)^2 / ((K - 1)^2 width)) / sum over n from -(K - 1) to K - 1 of exp(-4 n^2 / ((K - 1)^2 width))
 
@@ -231,12 +232,12 @@ def gaussian_rates(size: int, width: float) -> np.ndarray:
         width: width of the Gaussian, > 0; the paper's beta.
 
     Returns:
-        Rates float64 `[K, K]`, for `rate_process`.
+        The rates, float64 `[K, K]`, for `rate_process`.
 
     Raises:
         ValueError: if a number is out of range.
 
-    The paper: Austin et al. 2021, its discretised Gaussian matrix.
+    Paper: Austin et al. 2021, the discretised Gaussian matrix.
     """
     if size < 2 or not width > 0:
         raise ValueError(

@@ -19,17 +19,18 @@ from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
 
 Law = Callable[[Predictor, AnyProcess, Array, Array, Array], Array]
-"""(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]` at each position.
+"""A function (predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]` by position.
 
-They are NaN where the prediction is: an argmax of NaN is a symbol, and no sampler can tell it from others.
+If the prediction is NaN, the probabilities must be NaN too. An argmax of NaN would be a symbol, which no sampler could
+tell from a valid one.
 """
 
 
 def stepped(law: Law, rates: bool = False, masked: bool = False) -> SymbolSampler:
-    """The sampler that draws every step from a distribution with independent positions.
+    """The sampler that draws every step from a distribution in which positions are independent.
 
     Args:
-        law: function that computes the probabilities of x_s.
+        law: the function that computes the probabilities of x_s.
         rates: whether the law uses jump rates.
         masked: whether the law is only for masked processes.
     """
@@ -42,9 +43,9 @@ def memoryless(move: Callable[..., Array], evaluations: int = 1, **facts: Any) -
     """The sampler without history whose step is a move (predict, process, x_t, t `[B]`, s `[B]`, keys `[B]`) -> x_s.
 
     Args:
-        move: function that computes a step.
+        move: the function that computes a step.
         evaluations: number of network evaluations in a step.
-        **facts: further fields of `SymbolSampler`.
+        **facts: other fields of `SymbolSampler`.
     """
 
     def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
@@ -58,8 +59,8 @@ def memoryless(move: Callable[..., Array], evaluations: int = 1, **facts: Any) -
 def ancestral() -> SymbolSampler:
     """Draws x_s from the mean over x_0 of q(x_s | x_t, x_0), independently for each position.
 
-    It is exact for one position. For several positions, which a step draws independently, it is exact in the limit of
-    small steps.
+    The step is exact for one position. For several positions, which a step draws independently, it is exact in the
+    limit of small steps.
 
     Facts:
         nfe: steps
@@ -97,10 +98,10 @@ def euler_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Ar
 
 
 def tau_leaping() -> SymbolSampler:
-    """Draws the number of jumps in a step with the rates at t; a position with exactly one jump follows it.
+    """Draws the number of jumps in a step with the rates at t; positions with exactly one jump make this jump.
 
-    The number of jumps follows a Poisson distribution. Symbols have no order, so two jumps from one symbol do not add
-    up; the position then does not change, which is an error of O((t - s)^2).
+    The number of jumps follows a Poisson distribution. Symbols have no order, so two jumps from the same symbol cannot
+    be added; the position then does not change, which is an error of O((t - s)^2).
 
         P(one jump, to y) = exp(-Lambda) (t - s) rate(y),    Lambda = (t - s) sum_y rate(y)
 
@@ -122,14 +123,14 @@ def tau_leaping_law(predict: Predictor, process: AnyProcess, x: Array, t: Array,
 def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
     """A two-stage step for masks, whose second stage extrapolates the rates.
 
-    It is of second order in the distribution of a sample as long as no extrapolated rate is clipped at 0; where one
+    The step is of second order in the distribution of a sample as long as no extrapolated rate is clipped at 0. If one
     unmasked symbol makes another impossible, it is of first order.
 
         x_r: a step from t to r = t - theta (t - s) at the rates mu_t of x_t
         x_s: a step from r to s at the rates (a mu_r - (a - 1) mu_t)_+,    a = 1 / (2 theta (1 - theta))
 
-    where mu_r are the rates of x_r. In a stage a mask disappears with probability 1 - exp(-Lambda), as at constant
-    rates. A step to t = 0 fills every mask, by the rates mu_r.
+    where mu_r are the rates of x_r. In a stage, a mask disappears with probability 1 - exp(-Lambda), as at constant
+    rates. A step to t = 0 fills every mask, with the rates mu_r.
 
     Facts:
         nfe: 2 steps
@@ -164,7 +165,7 @@ def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Arr
 def second_stage(
     theta: float, rates: Array, later: Array, process: AnyProcess, middle: Array, t: Array, s: Array
 ) -> Array:
-    """The distribution after the second stage of `theta_trapezoidal`, from the rates of x_t and of the middle x_r."""
+    """The distribution after the second stage of `theta_trapezoidal`, from the rates of x_t and those of x_r."""
     ahead = 1 / (2 * theta * (1 - theta))
     extrapolated = jnp.maximum(ahead * later - (ahead - 1) * rates, 0.0)
     extrapolated = jnp.where((middle == process.mask)[..., None], extrapolated, 0.0)
@@ -175,11 +176,11 @@ def second_stage(
 def first_hitting() -> SymbolSampler:
     """Fills in one mask per step, at the time of the reversed process's next jump, so the distribution is exact.
 
-    The next mask is uniform among all masks, and its symbol is drawn from the prediction at the time with
+    The next mask is uniform among all masks. Its symbol is drawn from the prediction at the time s with
 
-        alpha_s = 1 - (1 - alpha_t) u^(1 / n),    u uniform, n masks left.
+        alpha_s = 1 - (1 - alpha_t) u^(1 / n),    u uniform in (0, 1), n the number of masks.
 
-    A plan needs as many steps as an example has positions; of its times only the first matters.
+    A plan needs as many steps as an example has positions. Only the first of its times is used.
 
     Facts:
         nfe: steps, one for each position
@@ -226,9 +227,9 @@ def _and_stay(jumps: Array, x: Array) -> Array:
 
 
 def _filled(law: Array, rates: Array, process: AnyProcess, x: Array, s: Array) -> Array:
-    """The law of a step; in one to s = 0 each mask jumps, to a symbol in proportion to the rates.
+    """The law of a step; in a step to s = 0 each mask jumps, to a symbol with probability proportional to its rate.
 
-    No symbol is a mask at 0. The rates of masks grow as 1 / t, so a step at constant rates would leave some.
+    At time 0 there are no masks. The rates of masks grow as 1 / t, so a step at constant rates would leave some.
     """
     if process.mask is None:
         return law
@@ -238,7 +239,7 @@ def _filled(law: Array, rates: Array, process: AnyProcess, x: Array, s: Array) -
 
 
 def at_constant_rates(leaps: Array, x: Array) -> Array:
-    """The distribution if symbols are not left after a jump: 1 - exp(-Lambda), shared in proportion to the rates."""
+    """The distribution if each position jumps at most once: 1 - exp(-Lambda), divided in proportion to the rates."""
     total = jnp.sum(leaps, -1, keepdims=True)
     share = -jnp.expm1(-total) / jnp.where(total > 0, total, 1.0)
     return _and_stay(share * leaps, x)

@@ -19,8 +19,8 @@ from diffusion.timesteps import Density
 def noisy_symbol_classification(process: AnyPath, density: Density, null: Any) -> Objective:
     """Cross-entropy of the class given noised symbols: loss = -log p(c | x_t), t ~ density.
 
-    The classifier is a network of symbols with an output for each class at each position; the means over all positions
-    are the logits. It receives the null class as its condition.
+    The classifier is a network of symbols with an output for each class at each position; the logits are the means over
+    all positions. The network receives the null class as its condition.
 
     Facts:
         loss: -log p(c | x_t), p the softmax of the mean output
@@ -35,8 +35,8 @@ def noisy_symbol_classification(process: AnyPath, density: Density, null: Any) -
         null: the null class, C; the classes are 0 .. C - 1.
 
     Returns:
-        An objective of a network that is not sampled. Its batch has symbols, int `[B, ...]`, as "x", and classes `[B]`
-        as "condition". Metrics: "t" and "accuracy" `[B]`.
+        An objective for a network that is not sampled. The batch has symbols, int `[B, ...]`, as "x", and classes `[B]`
+        as "condition". Metrics: "t" and "accuracy", each `[B]`.
 
     Raises:
         ValueError: if there are fewer than two classes; when called, if the batch has no labels, or symbols are out of

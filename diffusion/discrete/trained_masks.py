@@ -1,9 +1,9 @@
-"""Masks whose schedules are trained with the network: the powers of `token_masks`, by the gradient of the bound.
+"""Masks whose schedules are trained with the network: the gradient of the bound trains the powers of `token_masks`.
 
     d/dw E_q [f_w(x_t)] = E_q [d/dw f_w(x_t)] + E_q [f_w(x_t) d/dw log q_w(x_t | x_0)]
 
-The first term is the derivative of the bound's rates. The second is a REINFORCE term with two draws of x_t, each of
-which is the baseline of the other.
+The first term is the derivative of the bound's rates. The second is a REINFORCE term with two draws of x_t, which serve
+as baselines for each other.
 """
 
 import math
@@ -27,7 +27,7 @@ from diffusion.timesteps import Density
 
 
 class TrainedMasks(TokenMasks):
-    """The initial `TokenMasks`; `trained` returns the masks for trained parameters."""
+    """The initial `TokenMasks`; the method `trained` returns the masks for trained parameters."""
 
     @staticmethod
     def trained(parameters: Array) -> TokenMasks:
@@ -38,8 +38,8 @@ class TrainedMasks(TokenMasks):
 def trained_masks(size: int, density: Density, power: float = 1.0, reading: Reading = from_logits) -> Objective:
     """The bound of token-dependent masks, whose powers are trained with the network.
 
-        loss = (f_1 + f_2) / 2,    f_i = the sum of `token_masked_bound` at x_t^i, two draws of x_t
-        its gradient also has (f_1 - f_2) (d log q(x_t^1 | x_0) - d log q(x_t^2 | x_0)) / 2
+        loss = (f_1 + f_2) / 2,    f_i = the sum of `token_masked_bound` at x_t^i, for two draws of x_t
+        gradient = d loss + (f_1 - f_2) (d log q(x_t^1 | x_0) - d log q(x_t^2 | x_0)) / 2
 
     Sampling uses the trained powers. A training step evaluates the network twice.
 
@@ -51,7 +51,7 @@ def trained_masks(size: int, density: Density, power: float = 1.0, reading: Read
             and the softplus are those of the authors' code, without its smallest time of 0.001
 
     Args:
-        size: number K of symbols, at least 2, including the mask, which is the last.
+        size: number K of symbols, at least 2, including the mask, which is the last symbol.
         density: density of t in (0, 1); only the uniform density gives the bound.
         power: initial exponent w of every symbol, > 0.
         reading: meaning of the network's output.
