@@ -1,4 +1,4 @@
-"""A function of rows applied to any number of them, in calls of one size."""
+"""Applies a function of rows to any number of rows, in calls of one size."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ def applied(
     """The function's results for all rows; repeated rows fill the last call, so that all calls have one shape.
 
     Args:
-        function: a pytree of [size, ...] -> a pytree of [size, ...], where a row depends only on that row; jitted, it
-            is compiled once.
+        function: a function from a pytree of [size, ...] to a pytree of [size, ...], in which each row of the result
+            depends only on that row of the input. A jitted function is compiled once.
         rows: a pytree of arrays [N, ...], of any dtypes.
-        size: rows in one call.
-        done: called with the count of rows that are done.
+        size: number of rows in one call.
+        done: a function that is called with the number of rows done so far.
 
     Returns:
-        A pytree of numpy arrays [N, ...], of the function's dtypes.
+        A pytree of NumPy arrays [N, ...], with the dtypes of the function's results.
     """
     number = len(jax.tree.leaves(rows)[0])
     if not number:
@@ -36,18 +36,18 @@ def applied(
 
 
 def parts(function: Callable[[Any], Any], rows: Any, size: int) -> Iterator[Any]:
-    """Yields the function's results for the rows of one call after another; a call runs when its results are requested.
+    """Yields the function's results call by call; a call runs only when its results are requested.
 
     Args:
-        function: the function of `applied`.
+        function: the function, as in `applied`.
         rows: a pytree of arrays [N, ...], of any dtypes.
-        size: rows in one call.
+        size: number of rows in one call.
 
     Yields:
-        A pytree of numpy arrays [size, ...]; the last has the rows that are left.
+        A pytree of NumPy arrays [size, ...]; the last may have fewer rows.
     """
     number = len(jax.tree.leaves(rows)[0])
-    if number == size:  # without a copy, for which each shape of jax arrays would need a program
+    if number == size:  # no copy, since copying jax arrays would compile a program for each shape
         yield jax.tree.map(np.asarray, function(rows))
         return
     for begin in range(0, number, size):
@@ -58,5 +58,5 @@ def parts(function: Callable[[Any], Any], rows: Any, size: int) -> Iterator[Any]
 
 
 def _rows(leaf: Any, filled: np.ndarray) -> Any:
-    """Some rows of an array; of one of jax by a single program, where an index needs seven."""
+    """Some rows of an array; for a jax array, `take` compiles a single program, where an index needs seven."""
     return jnp.take(leaf, filled, axis=0) if isinstance(leaf, jax.Array) else leaf[filled]

@@ -16,9 +16,9 @@ from PIL import GifImagePlugin, Image, ImageChops
 from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures, wav
 from diffusion.package import public
 
-SHOWN = 8  # most frames of `row`
-CANVAS = 20  # bytes of a pixel while Pillow composes an animation, with its copies
-COLORS = 6, 1  # BT.601 in the range of television, which FFmpeg makes; of a film that states nothing players guess it
+SHOWN = 8  # the most frames of `row`
+CANVAS = 20  # bytes per pixel that Pillow needs to compose an animation, with its copies
+COLORS = 6, 1  # BT.601, limited range, which FFmpeg produces; it is stated, since players would otherwise guess
 LAYOUTS = {1: "mono", 2: "stereo"}
 
 
@@ -26,11 +26,11 @@ class About(NamedTuple):
     """The properties that the header of a clip's file states.
 
     Attributes:
-        height, width: height and width of a stored frame in pixels; a film may state that it is shown turned.
-        rate: frames a second, on average. For a GIF it is the rate of its shortest frame, since one longer frame may
-            stand for several equal ones.
-        times: the time at which each frame appears, in seconds after the first, increasing.
-        length: length of the clip, in seconds.
+        height, width: height and width of a stored frame in pixels; a film may state that players turn its frames.
+        rate: average number of frames per second; for a GIF, the rate of the shortest frame, since a longer frame may
+            represent several equal ones.
+        times: the times at which frames appear, in seconds after the first, increasing.
+        length: length of the clip in seconds.
     """
 
     height: int
@@ -41,7 +41,7 @@ class About(NamedTuple):
 
 
 def evenly(frames: int, height: int, width: int, rate: float) -> About:
-    """The properties of a clip whose frames have equal distances in time."""
+    """The properties of a clip with evenly spaced frames, at `rate` frames per second."""
     return About(height, width, rate, tuple(i / rate for i in range(frames)), frames / rate)
 
 
@@ -54,8 +54,8 @@ def properties(source: str | os.PathLike | bytes, name: str = "", within: pathli
         within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
-        ValueError: if it is no whole clip, holds too many frames, or PyAV is needed and not installed.
-        OSError: if it cannot be read.
+        ValueError: if the file is not a complete clip or has too many frames, or if PyAV is needed but not installed.
+        OSError: if the file cannot be read.
     """
     name = name or str(source)
     if _is_gif(source):
@@ -74,19 +74,19 @@ def read(
     within: pathlib.Path | None = None,
     viewed: bool = True,
 ) -> np.ndarray:
-    """Some frames of a file, uint8 [K, H, W, 3]; frames after the last of them are not decoded.
+    """Some frames of a file, uint8 [K, H, W, 3]; later frames are not decoded.
 
     Args:
         source: path of the file, or its content.
         numbers: the numbers of the frames, int [K], increasing.
         name: the name of the file in messages; the path by default.
         within: the folder that the file must lie in, as in `opener.open_file`.
-        viewed: whether frames are read as a player shows them: turned as the film states, and white where
-            the frames of a GIF are transparent. False: the stored pixels.
+        viewed: whether frames are read as a player shows them: turned as the film states, and white where the frames
+            of a GIF are transparent; otherwise the stored pixels are returned.
 
     Raises:
-        ValueError: as in `properties`, or if the file ends before these frames.
-        limits.Refused: for more frames than the memory holds, or than a file of its size may unpack to.
+        ValueError: under the conditions of `properties`, or if the file ends before these frames.
+        limits.Refused: if the frames need more memory than there is, or than a file of this size may unpack to.
     """
     name = name or str(source)
     wanted = sorted({int(number) for number in numbers})
@@ -104,7 +104,7 @@ def read(
 def _gif_frames(
     source: str | os.PathLike | bytes, numbers: list[int], name: str, within: pathlib.Path | None, viewed: bool
 ) -> tuple[dict[int, np.ndarray], str | None]:
-    """Some frames of an animation, and the damage after them, as `films.read` returns them."""
+    """(some frames of an animation by number, a description of damage after them or None), as in `films.read`."""
     content = _content(source, within)
     blocks = gif_blocks.read(content, name)
     budget = budgets.Budget(name, budgets.unpacked(len(content)))
@@ -123,7 +123,7 @@ def _gif_frames(
 
 
 def row(frames: np.ndarray) -> np.ndarray:
-    """Up to eight frames of a clip, uint8 [F, H, W, 3], from the first to the last beside each other: [H, K W, 3]."""
+    """Up to eight frames of a clip, uint8 [F, H, W, 3], from the first to the last, side by side: [H, K W, 3]."""
     some = np.linspace(0, len(frames) - 1, min(SHOWN, len(frames))).round().astype(int)
     return np.concatenate(list(frames[some]), axis=1)
 
@@ -135,14 +135,14 @@ def write_with_row(
     about: Mapping[str, Any],
     sound: tuple[np.ndarray, int] | None = None,
 ) -> tuple[pathlib.Path, ...]:
-    """Writes a clip, and beside it a PNG file of some of its frames, which carries its settings.
+    """Writes a clip, and beside it a PNG file with some of its frames, which carries the clip's settings.
 
     Args:
-        path: the PNG file; the clip has the same name with its own suffix.
+        path: the PNG file; the clip's file has the same name with another suffix.
         frames: the clip, uint8 [F, H, W, 3].
-        rate: frames a second.
+        rate: frames per second.
         about: the settings, see `pictures.write`.
-        sound: the clip's waveform and its samples in a second, see `write_mp4`; None: the clip is silent.
+        sound: the clip's waveform and its sample rate in Hz, see `write_mp4`; None for a silent clip.
 
     Returns:
         The path of the clip; for a GIF with sound also the path of the WAV file beside it.
@@ -155,15 +155,15 @@ def write_with_row(
 def write(
     path: str | os.PathLike, frames: np.ndarray, rate: float, sound: tuple[np.ndarray, int] | None = None
 ) -> pathlib.Path:
-    """Writes a clip: an MP4 film where PyAV is installed and the sides are even, else a GIF animation.
+    """Writes a clip: an MP4 film if PyAV is installed and the sides are even, otherwise a GIF animation.
 
-    The sound of a clip stands in the film, or in a WAV file beside the animation.
+    The sound of a clip is written into the film, or to a WAV file beside the animation.
 
     Args:
         path: the file, whose suffix becomes .mp4 or .gif.
         frames: the clip, uint8 [F, H, W, 3].
-        rate: frames a second.
-        sound: the clip's waveform and its samples in a second, see `write_mp4`; None: the clip is silent.
+        rate: frames per second.
+        sound: the clip's waveform and its sample rate in Hz, see `write_mp4`; None for a silent clip.
 
     Returns:
         The path of the clip.
@@ -180,18 +180,20 @@ def write(
 
 
 def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
-    """Writes an animation that repeats, whole or not at all; a frame stores the box that changes, at least a pixel.
+    """Writes an animation that repeats, completely or not at all.
+
+    Each frame after the first stores only the box that changes, or one pixel if none changes.
 
     Args:
         path: the file.
         frames: the clip, uint8 [F, H, W, 3].
-        rate: frames a second; GIF rounds the time of a frame to hundredths of a second.
+        rate: frames per second; GIF rounds the time of a frame to hundredths of a second.
     """
     shown = [Image.fromarray(frame) for frame in frames]
     canvas = (0, 0, *shown[0].size)
     how = {"duration": round(100 / rate) * 10, "disposal": 1, "include_color_table": True}
     parts = GifImagePlugin.getheader(_indexed(shown[0]), info={"loop": 0})[0]
-    for number, frame in enumerate(shown):  # not by Image.save, which leaves out a frame that is equal to the last
+    for number, frame in enumerate(shown):  # Image.save would leave out a frame that is equal to the one before
         box = (ImageChops.difference(shown[number - 1], frame).getbbox() or (0, 0, 1, 1)) if number else canvas
         parts += GifImagePlugin.getdata(_indexed(frame.crop(box)), box[:2], **how)
     with files.atomic(pathlib.Path(path)) as file:
@@ -199,10 +201,10 @@ def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
 
 
 def _indexed(picture: Image.Image) -> Image.Image:
-    """The picture with its own palette of at most 256 colours.
+    """The picture with a palette of at most 256 colours, chosen for this picture.
 
-    The palette covers the colours that occur, however few pixels have them, and is refined by k-means; the usual median
-    cut gives most of it to a large background, and turns a small red shape crimson.
+    The palette covers all colours that occur, even in few pixels, and is refined by k-means. The usual median cut would
+    spend most of the palette on a large background, and turn a small red shape crimson.
     """
     return picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
 
@@ -210,13 +212,13 @@ def _indexed(picture: Image.Image) -> Image.Image:
 def write_mp4(
     path: str | os.PathLike, frames: np.ndarray, rate: float, sound: tuple[np.ndarray, int] | None = None
 ) -> None:
-    """Writes an MP4 film of H.264, with its sound in AAC where it has one, whole or not at all.
+    """Writes an MP4 film in H.264, with any sound in AAC, completely or not at all.
 
     Args:
         path: the file.
         frames: the clip, uint8 [F, H, W, 3], H and W even.
-        rate: frames a second.
-        sound: waveform, float [L, 1] or [L, 2] in [-1, 1], and its samples a second; None: the film is silent.
+        rate: frames per second.
+        sound: the waveform, float [L, 1] or [L, 2] in [-1, 1], and its sample rate in Hz; None for a silent film.
 
     Raises:
         ValueError: if PyAV is not installed, a side is odd, or the waveform has another shape.

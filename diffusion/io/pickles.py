@@ -1,7 +1,7 @@
-"""An interpreter of pickles that calls nothing and imports nothing.
+"""An interpreter of pickles that calls no functions and imports no modules.
 
-A pickle is a program. This one runs it: it knows lists, tuples, dictionaries, texts, bytes and numbers, and refuses
-every name that the kind of file does not need (`torch_files`, `array_pickles`).
+A pickle is a program. The interpreter runs it, but knows only lists, tuples, dictionaries, texts, bytes and numbers,
+and refuses every name that the kind of file does not need (`torch_files`, `array_pickles`).
 """
 
 import pickle
@@ -11,28 +11,30 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from diffusion.io import limits
 
-OPCODES = 10**6  # steps of one pickle; a state of 1,000 tensors takes 40,000
-CONSTANTS = frozenset(  # steps that push their argument
+OPCODES = 10**6  # the most steps of a pickle; a state of 1,000 tensors takes 40,000
+CONSTANTS = frozenset(  # the steps that push their argument
     "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE SHORT_BINSTRING BINSTRING SHORT_BINBYTES "
     "BINBYTES BINBYTES8 BYTEARRAY8".split()
 )
 
 
 class Name(NamedTuple):
-    """A name that a pickle imports; nothing is imported."""
+    """A name that a pickle would import; it is not imported."""
 
     module: str
     name: str
 
 
 class Kind(NamedTuple):
-    """The names that a kind of pickle may hold, and the values that they stand for.
+    """The names that a kind of pickle may hold, and the values that they represent.
+
+    The functions raise a TypeError for arguments of an unexpected form.
 
     Attributes:
-        allows: (module, name) -> whether such a file needs the name.
-        make: (name, arguments) -> the value that a call stands for; raises TypeError for a call of another form.
-        built: (value, state) -> None; sets the state of a value in place, and raises TypeError likewise.
-        persistent: identity -> the value that it stands for; raises TypeError likewise.
+        allows: a function (module, name) -> whether such a file needs the name.
+        make: a function (name, arguments) -> the value that a call represents.
+        built: a function (value, state) -> None, which sets the state of a value in place.
+        persistent: a function from a persistent identity to the value that it represents.
     """
 
     allows: Callable[[str, str], bool]
@@ -46,14 +48,14 @@ def run(file: BinaryIO, kind: Kind) -> Any:
 
     Args:
         file: the stream, at the beginning of a pickle.
-        kind: the kind of file: the names that it may hold, and the values that they stand for.
+        kind: the kind of file, which determines the valid names and their values.
 
     Returns:
-        Lists, tuples, dictionaries, texts, numbers, bytes, and values that `kind` makes.
+        A value of lists, tuples, dictionaries, texts, numbers, bytes, and values that `kind` makes.
 
     Raises:
-        limits.Refused: for a name or a step that such a file does not need, or one without end.
-        ValueError, LookupError, TypeError, pickle.UnpicklingError: if it is damaged.
+        limits.Refused: if the pickle has a name or a step that such a file does not need, or too many steps.
+        ValueError, LookupError, TypeError, pickle.UnpicklingError: if the pickle is damaged.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -130,7 +132,7 @@ def run(file: BinaryIO, kind: Kind) -> Any:
                 stack.append(kind.make(only(Name, stack.pop()), arguments))
             case "BUILD":
                 state = stack.pop()
-                copied += len(state) if isinstance(state, dict) else 1  # one dictionary may be that of many objects
+                copied += len(state) if isinstance(state, dict) else 1  # many objects may share one dictionary
                 if copied > OPCODES:
                     raise limits.Refused(f"its pickle copies more than {OPCODES} entries.")
                 kind.built(stack[-1], state)
@@ -140,10 +142,10 @@ def run(file: BinaryIO, kind: Kind) -> Any:
 
 
 def only(expected: type, value: Any) -> Any:
-    """The value, if it is of exactly this type.
+    """The value, after a check that it has exactly the expected type.
 
     Raises:
-        TypeError: if it is of another.
+        TypeError: if it has another type.
     """
     if type(value) is not expected:
         raise TypeError(
@@ -155,13 +157,13 @@ def only(expected: type, value: Any) -> Any:
 def _set(target: Any, items: list[Any]) -> None:
     """Adds keys and values, which alternate in `items`, to a dict."""
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if type(key) not in (str, int):  # hashing nested tuples can take forever
+        if type(key) not in (str, int):  # to hash deeply nested tuples could take forever
             raise TypeError(f"its pickle has a {type(key).__name__} as a key")
         only(dict, target)[key] = value
 
 
 def _name(kind: Kind, module: str, name: str) -> Name:
-    """The name, if a file of this kind may have it."""
+    """The name, after a check that a file of this kind may hold it."""
     if kind.allows(module, name):
         return Name(module, name)
     raise limits.Refused(

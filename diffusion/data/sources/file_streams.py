@@ -1,8 +1,8 @@
-"""Tar shards and Parquet files read from their beginning to their end, as streams: for files that are compressed, or
-that lie where random access is slow. Their order is shuffled, and their iterators keep their state.
+"""Streams of tar shards and Parquet files, which are read from beginning to end.
 
-An epoch visits the files in a random order, and shuffles the records of a window at a time. A run that goes on reads
-its window again, and the part of the file before it.
+They serve files that are compressed, or whose storage makes random access slow. An epoch visits the files in a random
+order, and shuffles the records of a window at a time. An iterator has a state: a run that continues reads its window
+again, and the part of the file before the window.
 """
 
 import functools
@@ -27,7 +27,7 @@ from diffusion.io import budgets, failures, opener, parquet_batches
 Raw = tuple[str, Mapping[str, Any]]
 """A record's name in messages, and its stored content: the values of its columns, or the members of a tar."""
 
-_USE = 3  # this use of a seed's random words, see `data.pipeline`
+_USE = 3  # the number of this module's random words among the uses of a seed, see `data.pipeline`
 
 
 def tar_stream(
@@ -44,24 +44,24 @@ def tar_stream(
     seed: int = 0,
     viewed: bool = True,
 ) -> Iterated:
-    """Streams the tar files in a folder, or the files that a pattern matches; also .tar.gz and .tgz.
+    """Streams the tar files (.tar, .tar.gz or .tgz) in a folder, or the files that match a pattern.
 
     Args:
         path: a folder, a file, or a pattern.
-        split: the split, whose name begins the names of its files; "train[:1000]" has the first 1000 records of these
-            files, in their order, and "train[1000:]" has the others.
+        split: the split; names of its files begin with its name. "train[:1000]" selects the first 1000 records of these
+            files, in their order, and "train[1000:]" the others.
         x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
-            `columns.Columns`; columns are the suffixes of members.
-        classes: the names of the labels, in the order of their numbers; a stream does not know them.
-        side: height and width of the squares that pictures become; 0 for pictures of one size.
-        window: number of records that are shuffled together, and held in memory; 1 keeps their order.
+            `columns.Columns`; the columns are the suffixes of the members' names.
+        classes: the names of the classes in the order of their numbers, which a stream cannot find itself.
+        side: height and width of the squares to which pictures are cropped and scaled; 0 for pictures of one size.
+        window: number of records that are held in memory and shuffled together; 1 for no shuffling.
         seed: the seed of the order.
         viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if labels have no classes, a column does not exist, or a stream cannot have the split.
-        DamagedRecord: if the first file is no tar archive.
+        ValueError: if there are labels but no classes, a column does not exist, or a stream cannot select the split.
+        DamagedRecord: if the first file is not a tar archive.
     """
     order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, _member_columns, window, seed)
     columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "viewed": viewed}
@@ -82,9 +82,9 @@ def parquet_stream(
     seed: int = 0,
     viewed: bool = True,
 ) -> Iterated:
-    """Streams the Parquet files in a folder, or the files that a pattern matches.
+    """Streams the Parquet files in a folder, or the files that match a pattern.
 
-    The arguments and errors are those of `tar_stream`, but columns are the columns of the files.
+    The arguments and errors are those of `tar_stream`, except that the columns are the files' columns.
     """
     order = _Order(path, split, (".parquet", ".parq"), parquet_records, dict, window, seed)
     columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "viewed": viewed}
@@ -92,7 +92,7 @@ def parquet_stream(
 
 
 def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapping[str, Any]) -> Iterated:
-    """The source of a stream of files, whose first record is read now: all records have its columns."""
+    """The source of a stream of files. The first record is read at once, since all records have its columns."""
     first = next(order.read(order.parts[0].file, order.parts[0].first), None)
     if first is None:
         raise ValueError(f"{order.parts[0].file} holds no records.")
@@ -106,7 +106,7 @@ def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapp
 
 
 class _Read(Stored):
-    """The stored columns of named records; `of` maps the stored content of a record to its columns."""
+    """A reader of named records; `of` is a function from a record's stored content to its columns."""
 
     def __init__(self, columns: Columns, classes: tuple[str, ...], split: str, of: Callable[[Any], Mapping[str, Any]]):
         super().__init__(columns, classes, split)
@@ -158,7 +158,7 @@ class _Order:
             raise ValueError(f"{self.where} ({split}) holds no records.")
 
     def _parts(self, paths: Sequence[pathlib.Path], first: int, last: int | None) -> Iterator[_Part]:
-        """The parts of the files with the records first to last; reads the files before them to count their records."""
+        """The parts of files with the records `first` to `last` - 1; earlier files are read to count their records."""
         before = 0
         for path in paths:
             if last is not None and before >= last:
@@ -174,7 +174,7 @@ class _Order:
             before += there
 
     def permutation(self, size: int, epoch: int, part: int) -> np.ndarray:
-        """The order of files (part 0) or of a window's records, int64 [size]."""
+        """The order of the files (part 0), or of the records in a window (part 1, 2, ...), int64 [size]."""
         if self.window == 1:
             return np.arange(size)
         words = np.random.Philox(
@@ -184,7 +184,7 @@ class _Order:
 
 
 class FileStream:
-    """The records of the files, pass after pass."""
+    """An iterable over the records of the files, with a new order in each epoch."""
 
     def __init__(self, order: _Order):
         self.name = order.name
@@ -199,7 +199,7 @@ class FileStream:
 
 
 class _Pass:
-    """One pass over the files; its state is the beginning of its window, and the position in it."""
+    """One pass over the files; its state is the beginning of the current window and the position in the window."""
 
     def __init__(self, order: _Order, epoch: int):
         self._order, self._epoch = order, epoch
@@ -231,7 +231,7 @@ class _Pass:
         return self._held[self._rows[self._at - 1]]
 
     def _fill(self) -> None:
-        """Reads the window that begins here."""
+        """Reads the next window."""
         held: list[Raw] = []
         while len(held) < self._order.window and self._next["file"] < len(self._files):
             part = self._order.parts[self._files[self._next["file"]]]
@@ -250,10 +250,10 @@ class _Pass:
 
 
 def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = None) -> Iterator[Raw]:
-    """The records of a tar file, from number `first` on; consecutive members of one stem are a record.
+    """The records of a tar file, from number `first` on; consecutive members with the same stem make a record.
 
     Raises:
-        DamagedRecord: if it is no tar archive, or is cut short; the message names the last complete record.
+        DamagedRecord: if the file is not a tar archive, or is truncated; the message names the last complete record.
     """
     last, number, members, start = "none", -1, {}, 0
     try:
@@ -272,7 +272,7 @@ def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = No
                     if number >= first:
                         yield f"{file}, record {last!r} at byte {start:,}", members
                     last, number, members, start = key, number + 1, {}, member.offset
-                    budget = budgets.Budget(str(file), size)  # one a record, which is held whole
+                    budget = budgets.Budget(str(file), size)  # a new budget for each record, which is held in memory
                 budget.spend(member.size, members=1)
                 if not (member.isfile() or member.isdir()) or (member.isfile() and suffix.lower() in members):
                     tar_files.warn_of_left_out(file, [member.name])
@@ -298,10 +298,11 @@ def _member_columns(members: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def parquet_records(file: pathlib.Path, first: int, within: pathlib.Path | None = None) -> Iterator[Raw]:
-    """The rows of a Parquet file, from number `first` on, read a group of rows at a time.
+    """The rows of a Parquet file, from number `first` on; a group of rows is read at a time.
 
     Raises:
-        DamagedRecord: if it is no sound Parquet file; the message names the first row that cannot be read.
+        DamagedRecord: if the file is not an undamaged Parquet file; the message names the first unreadable row.
+        failures.Unreadable: if this machine cannot read the file.
     """
     row = 0
     try:

@@ -1,4 +1,4 @@
-"""Clips cut out of longer ones at several frame rates, with the rate and the amount of motion as their condition."""
+"""Clips cut from longer clips at several frame rates, with the rate and the amount of motion as conditions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,33 +10,33 @@ from diffusion.data.sources.streams import Stream
 
 
 def paced(of: Any, frames: int, paces: Sequence[int] = (1, 2), seed: int = 0) -> "PacedClips":
-    """The records of a source of clips, cut out at a rate that is drawn, with "vector" in their condition.
+    """Records with clips that are cut from a source's clips at a random rate, and with "vector" in their condition.
 
-        clip = long[start : start + frames pace : pace],   vector = [1 / pace, motion in a frame of the source]
+        clip = long[start : start + frames pace : pace],   vector = [1 / pace, motion per frame of the source]
 
-    The motion is the root mean square of the change of pixels in [-1, 1] from frame to frame, over the pace, as
-    `videos.motion(clip, 1 / pace)` computes it. A model with vector_width=2 receives both. The pace and the start are
-    functions of the seed and the row, so that a record is the same in every epoch.
+    The motion is the root mean square of the change of pixels, in [-1, 1], from frame to frame, divided by the pace, as
+    `videos.motion(clip, 1 / pace)` computes it. A model with vector_width=2 receives both numbers. The pace and the
+    start are functions of the seed and the row, so a record is the same in every epoch.
 
     Args:
-        of: the source, of clips uint8 [T, H, W, C].
-        frames: number of frames of a clip that is cut out, at least 2.
-        paces: steps between the source's frames that a clip takes, at least 1 and at most T / frames; a record draws
-            one of them.
+        of: the source of clips, uint8 [T, H, W, C].
+        frames: number of frames of a cut clip, at least 2.
+        paces: the possible steps between the source's frames in a clip, each at least 1 and at most T / frames; each
+            record draws one of them.
         seed: the seed of the draws.
 
     Raises:
-        ValueError: for a stream, other examples than clips, a condition that is not one of named entries or has a
-            "vector", or a pace that does not fit.
+        ValueError: if the source is a stream or has no clips, if its condition does not consist of named entries or has
+            a "vector", or if a pace does not fit.
     """
     return PacedClips(of, frames, tuple(paces), seed)
 
 
 class PacedClips(OneForOne):
-    """Clips at several rates; a `Source`."""
+    """A `Source` of clips at several rates."""
 
     def __init__(self, of: Source, frames: int, paces: tuple[int, ...], seed: int):
-        """Arguments and errors as in `paced`."""
+        """The arguments and errors are those of `paced`."""
         shape = of.spec.shape
         if isinstance(of, Stream) or of.spec.dtype != "uint8" or not isinstance(shape, tuple) or len(shape) != 4:
             raise ValueError(f"{of.spec.name} has no clips uint8 [T, H, W, C] with random access.")
@@ -58,7 +58,7 @@ class PacedClips(OneForOne):
         """Returns one record.
 
         Raises:
-            DamagedRecord: if the source raises it.
+            DamagedRecord: if the source's record is damaged.
         """
         record = self._of[row]
         rng = np.random.default_rng((self._seed, row))
