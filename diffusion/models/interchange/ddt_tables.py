@@ -1,8 +1,8 @@
-"""DDT and DiT^DH: the names of the repositories of their authors.
+"""The tables of DDT and DiT^DH, with the names in their authors' repositories.
 
 DDT: MCG-NJU/DDT, src/models/denoiser/decoupled_improved_dit.py. DiT^DH: bytetriper/RAE, stage2/models/DDT.py, the class
-`DiTwDDTHead`. A config holds the arguments of the class. A checkpoint of DDT's training has several networks:
-"ema_denoiser" is the one that is published and sampled.
+`DiTwDDTHead`. A config holds the arguments of the class. A checkpoint of DDT's training has several networks, of which
+"ema_denoiser" is published and sampled.
 """
 
 import functools
@@ -33,11 +33,11 @@ PLAIN |= {"norm": "scaled_rmsnorm", "mlp": "swiglu", "mlp_ratio": 4.0, "clock": 
 
 
 def plain_block_rows(width: int, heads: int) -> list[Row]:
-    """The rows of a block, by its own names in DDT's repository and in repositories built on it.
+    """The rows of a block, with the names in DDT's repository and in repositories built on it.
 
     Args:
         width: width of the block.
-        heads: number of heads of its attention.
+        heads: number of attention heads.
     """
     turned = rotary(alternating(width // heads))
     return [
@@ -53,7 +53,7 @@ def plain_block_rows(width: int, heads: int) -> list[Row]:
 
 
 def unfolded(side: int) -> Layout:
-    """A dense layer on patches: theirs [out, C p p], channel by channel, ours [p p C, out]."""
+    """The layout of a dense layer on patches: [out, C p p], ordered by channel, in files; [p p C, out] here."""
     return Layout(
         lambda a, shape: a.reshape(a.shape[0], -1, side, side).transpose(2, 3, 1, 0).reshape(shape),
         lambda a: a.reshape(side, side, -1, a.shape[-1]).transpose(3, 2, 0, 1).reshape(a.shape[-1], -1),
@@ -61,7 +61,7 @@ def unfolded(side: int) -> Layout:
 
 
 def _folded(side: int) -> tuple[Layout, Layout]:
-    """A dense layer to patches: theirs [C p p, in] and [C p p], ours [in, p p C] and [p p C]."""
+    """The layouts of a dense layer to patches: [C p p, in] and [C p p] in files; [in, p p C] and [p p C] here."""
     kernel = Layout(
         lambda a, shape: a.reshape(-1, side, side, a.shape[-1]).transpose(3, 1, 2, 0).reshape(shape),
         lambda a: a.reshape(a.shape[0], side, side, -1).transpose(3, 1, 2, 0).reshape(-1, a.shape[0]),
@@ -82,7 +82,7 @@ def _embeddings(module: DDT) -> list[Row]:
 
 
 def _blocks(module: DDT, block: Callable[[int, int], list[Row]]) -> list[Row]:
-    """The rows of all blocks, which they number in a row; `block`: (width, heads) -> the rows of one."""
+    """The rows of all blocks, which the files number consecutively; `block` is (width, heads) -> a block's rows."""
     table = layers(block(module.width, module.heads), module.depth, "blocks.", "blocks/")
     decoder = block(module.decoder_width, module.decoder_heads)
     return table + layers(decoder, module.decoder_depth, "blocks.", "decoder_blocks/", first=module.depth)
@@ -118,12 +118,12 @@ def _head_rows(module: DDT) -> list[Row]:
 
 
 def both_depths(all_blocks: str, first_blocks: str, second: str) -> Group:
-    """The number of all blocks and of the blocks in the first part, as our two depths.
+    """Two fields, the number of all blocks and of the blocks in the first part, which become our two depths.
 
     Args:
-        all_blocks: their name of the first, 18 by default.
-        first_blocks: their name of the second, 4 by default.
-        second: our name of the second part's depth; the first part's is `depth`.
+        all_blocks: the config's name for the number of all blocks, 18 by default.
+        first_blocks: the config's name for the number of blocks in the first part, 4 by default.
+        second: our name for the depth of the second part; the depth of the first part is `depth`.
     """
 
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ PLAIN_CONFIG = FieldTable(
     "DDT",
     DDT,
     (
-        side_of_shape("input_size", 32, "in_channels", 4),  # the first is ours: theirs takes latents of any size
+        side_of_shape("input_size", 32, "in_channels", 4),  # input_size is ours; their class accepts any size
         Field("patch_size", "patch", 2),
         Group(
             {"hidden_size": (1152, None), "num_groups": (12, None)},
@@ -160,14 +160,14 @@ PLAIN_CONFIG = FieldTable(
         both_depths("num_blocks", "num_encoder_blocks", "decoder_depth"),
         CLASSES,
     ),
-    # These and the paths change nothing that the class computes.
+    # These fields do not change what the class computes.
     unread=dict.fromkeys(("learn_sigma", "deep_supervision", "weight_path", "load_ema")),
     required=PLAIN,
 )
 
 
 def _pair(theirs: str, ours: str, default: tuple[int, int], valid: schema.Valid) -> Group:
-    """Two numbers in their config, for the encoder and the decoder; a single number stands for both."""
+    """A field of two numbers, for the encoder and the decoder; a single number means both."""
     names = (ours, f"decoder_{ours}")
     pair = lambda value: value if isinstance(value, tuple) else (value, value)
     return Group(

@@ -1,6 +1,6 @@
-"""Decoders of language models by transformers' names, as separate models or inside the models that hold them.
+"""The tables of language models' decoders under transformers' names, as separate models or inside larger ones.
 
-The files of all classes name the tensors alike. PUBLISHED has the differences, one entry for each class.
+The files of all classes use the same names for tensors. `PUBLISHED` holds the differences, an entry for each class.
 """
 
 import functools
@@ -33,7 +33,7 @@ TURNS = schema.optional(
 )
 THETA = schema.number(1e-6)
 LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-SCALINGS = {"default": (), "mrope": (), "linear": LLAMA_3[:1], "llama3": LLAMA_3}  # {kind: the numbers that it has}
+SCALINGS = {"default": (), "mrope": (), "linear": LLAMA_3[:1], "llama3": LLAMA_3}  # {kind: the names of its numbers}
 BEFORE = {  # {layout: the prefix of the names}
     "transformers": "",
     "of a whole one": "model.",
@@ -47,14 +47,16 @@ class Published(NamedTuple):
     """The facts of a class of transformers, besides its sizes.
 
     Attributes:
-        model_type: the field `model_type` of its configs.
-        containers: larger classes whose files hold it too.
-        defaults: defaults of its config's fields that differ from `SIZES`.
-        fixed: our fields that all its networks have.
-        near_fields: {their field about the layers that see a window: (default, valid values)}.
-        near: (values of these, depth) -> whether each layer sees a window, for configs that do not list the layers.
-        window: default of the number of tokens that those layers see.
-        near_theta: default of the base of their frequencies; 0: the base of all layers.
+        model_type: the field `model_type` of the class's configs.
+        containers: larger classes whose files also hold this class.
+        defaults: defaults of config fields that differ from `SIZES`.
+        fixed: the values of our fields that all networks of the class share.
+        near_fields: the config fields about layers with windowed attention, {field: (default, valid values)}.
+        near: a function (values of these fields, depth) -> whether each layer has windowed attention, for configs that
+            do not list the layers.
+        window: default number of tokens in a window.
+        near_theta: default base of the rotary frequencies in layers with windowed attention; 0 for the base of all
+            layers.
     """
 
     model_type: str
@@ -141,7 +143,7 @@ PUBLISHED = {
         10_000.0,
     ),
 }  # fmt: skip
-SIZES = {  # {our field: (their field, its default without one in PUBLISHED, its valid values)}
+SIZES = {  # {our field: (the config's field, its default unless PUBLISHED has another, its valid values)}
     "vocabulary": ("vocab_size", 32000, None),
     "width": ("hidden_size", 4096, None),
     "depth": ("num_hidden_layers", 32, DEPTH),
@@ -174,16 +176,16 @@ def _layer(module: DecoderEncoder) -> list[Row]:
 
 
 def rows(module: DecoderEncoder, before: str) -> list[Row]:
-    """The decoder by transformers' names; `before` is the prefix in the file of a model that holds it."""
+    """The rows of the decoder under transformers' names; `before` is the prefix in the file of a larger model."""
     table = [Row("embed_tokens.weight", "tokens/embedding"), Row("norm.weight", "final_norm/scale")]
     table += layers(_layer(module), module.depth, "layers.", "layers/")
     return within(table, before)
 
 
 def _turns(stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float, ...]]:
-    """(base, scaling) of a table of rotary parameters, in the words of any version of transformers."""
+    """(base, scaling) of a table of rotary parameters, in the form of any version of transformers."""
     kind = next((kind for field in ("rope_type", "type") if (kind := stated.get(field)) is not None), "default")
-    # A token of Qwen 2.5 VL and 3 VL has three coordinates ("mrope"), which are equal in a text.
+    # In Qwen 2.5 VL and 3 VL, a token has three coordinates ("mrope"), which are equal for text.
     known = {"rope_type", "type", "rope_theta", "mrope_section", "mrope_interleaved", *LLAMA_3}
     if not isinstance(kind, str) or kind not in SCALINGS or stated.keys() - known:
         raise ValueError(
@@ -238,7 +240,7 @@ def _rotary(known: Published) -> Group:
 
 
 def _windows(known: Published) -> Group:
-    """The fields of layers that see a window; our field is empty if there is no such layer."""
+    """The fields of layers with windowed attention; our field is empty if there are no such layers."""
 
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
         listed, window, *rule = values.values()
@@ -264,7 +266,7 @@ def _windows(known: Published) -> Group:
 
 
 def _sizes(known: Published) -> list[Field]:
-    """The fields of sizes; by default keys have as many heads as queries, and the heads share the width."""
+    """The fields of sizes; by default there are as many heads of keys as of queries, and heads divide the width."""
     reads = {
         "key_heads": lambda heads, ours: heads or ours["heads"],
         "head_size": lambda size, ours: size or ours["width"] // ours["heads"],
@@ -276,7 +278,7 @@ def _sizes(known: Published) -> list[Field]:
 
 
 def _activation(known: Published) -> list[Field | Follows]:
-    """The fields of the activation, and those that Gemma adds."""
+    """The fields of the activation, and the fields that Gemma adds."""
     if not known.fixed.get("gemma"):
         return [Follows("hidden_act", "silu", silent=True)]
     return [
@@ -328,15 +330,15 @@ CONFIGS = {
 
 
 def build(name: str, config: Mapping[str, Any]) -> DecoderEncoder:
-    """Our module for their config; for a model of pictures and text, the part that reads text."""
+    """Our module for a config of transformers; for a model of pictures and text, the part that reads text."""
     return CONFIGS[name].build(config["text_config"] if isinstance(config.get("text_config"), Mapping) else config)
 
 
 def describe(name: str, module: DecoderEncoder) -> dict[str, Any]:
-    """Their config for our module.
+    """The config of transformers for our module.
 
     Raises:
-        Refusal: if no network of that class has the module's fields.
+        Refusal: if no network of the class has the module's fields.
     """
     config = CONFIGS[name].describe(module)
     plain = {field: type(module).__dataclass_fields__[field].default for field in ("attention", "remat", "dtype")}
@@ -354,7 +356,7 @@ FAMILIES = tuple(
         example=lambda module: (array(1, 8, dtype=jnp.int32),),
         tables={layout: functools.partial(rows, before=before) for layout, before in BEFORE.items()},
         **STORED,
-        # The head for words, and the part that reads pictures.
+        # The head that predicts words, the part that reads pictures, and tables of rotary frequencies.
         ignored=(
             r"(language_model\.)?lm_head\.weight",
             r"(model\.)?(visual|vision_tower|multi_modal_projector)\..*",

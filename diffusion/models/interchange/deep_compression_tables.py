@@ -1,4 +1,4 @@
-"""AutoencoderDC by the names of diffusers and of the original repository (efficientvit)."""
+"""The tables of AutoencoderDC in the layouts of diffusers and of the original repository (efficientvit)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -59,10 +59,10 @@ def _original_vit(channels: int, scales: int, norm: str, j: int) -> Table:
 
 
 def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
-    """The levels of one side, each followed by halving or preceded by doubling."""
+    """The rows of one side's levels, each followed by halving (encoder) or preceded by doubling (decoder)."""
     levels = module.encoder_levels if encoder else module.decoder_levels
     block_name = "stages.{}.op_list.{}." if original else f"{'down' if encoder else 'up'}_blocks.{{}}.{{}}."
-    # In the original only a strided convolution has no module around it.
+    # In the original repository, only a strided convolution has no module around it.
     inner = "main.conv.conv" if not encoder or module.shuffle_down else "main.conv"
     rows = []
     for i in range(levels.first, len(levels.widths)):
@@ -84,9 +84,9 @@ def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
 
 
 def _ends(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
-    """The first and the last convolution of one side."""
+    """The rows of the first and the last convolution of one side."""
     levels = module.encoder_levels if encoder else module.decoder_levels
-    shuffled = module.shuffle_down if encoder else True  # it is inside a module, see _levels
+    shuffled = module.shuffle_down if encoder else True  # the convolution is then inside a module, see _levels
     if original:
         into, out, norm = (
             ("project_in.conv", "project_out.{}op_list.0.conv", "")
@@ -116,9 +116,9 @@ def _rows(original: bool) -> Callable[[AutoencoderDC], Table]:
 
 
 WIDTHS = (128, 256, 512, 512, 1024, 1024)
-WORDS = schema.either(schema.text(), schema.several(schema.text()))  # one for all levels, or one for each
+WORDS = schema.either(schema.text(), schema.several(schema.text()))  # one text for all levels, or one for each
 SCALES = ((), (), (), (5,), (5,), (5,))
-OF_ENCODERS = ("rms_norm", "silu")  # the encoder has these at every level
+OF_ENCODERS = ("rms_norm", "silu")  # the norm and the activation at every level of an encoder
 OF_DECODERS = {"decoder_norm_types": ("rms_norm", WORDS), "decoder_act_fns": ("silu", WORDS)}
 
 
@@ -127,8 +127,8 @@ def _side(side: str, layers: tuple[int, ...], others: Mapping[str, Any]) -> Grou
 
     Args:
         side: "encoder" or "decoder".
-        layers: default numbers of layers of each level.
-        others: the fields of norms and activations, which the decoder has.
+        layers: the default number of layers of each level.
+        others: the fields of norms and activations, which only the decoder has.
     """
     theirs = {
         f"{side}_block_out_channels": (WIDTHS, SIZES),
@@ -177,7 +177,7 @@ CONFIG = FieldTable(
 
 
 def imagenet(levels: int, latent_channels: int) -> dict[str, Any]:
-    """The autoencoders of the paper, whose decoders begin with batch norms."""
+    """The config of one of the paper's autoencoders, whose decoders have batch norms at the first three levels."""
     widths = (*WIDTHS, 2048, 2048)[:levels]
     wide = levels - 3
     blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * wide
@@ -216,6 +216,6 @@ FAMILY = CONFIG.family(
         "dc-ae-f128c512-in": {**imagenet(8, 512), "scaling_factor": 0.4883},
         "dc-ae-f128c512-mix": {**imagenet(8, 512), "scaling_factor": 0.3620},
     },
-    # No name identifies them.
+    # No name of a file identifies these models.
     beside={name: "$^" for name in ("dc-ae-f32c32-in", "dc-ae-f64c128-in", "dc-ae-f128c512-in")},
 )

@@ -1,4 +1,4 @@
-"""A tensor of a file that is stored in few bits: values and a scale for each block of them."""
+"""Tensors that files store in few bits, as values and a scale for each block of values."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,27 +8,27 @@ import numpy as np
 from diffusion.io import limits
 from diffusion.io.safetensors_files import Stored
 
-# ComfyUI's files, and the ends that their newer ones have.
+# The last parts of tensors' names in ComfyUI's files, the newer files' second.
 SCALES = ("scale_weight", "weight_scale")
-IN_PRODUCTS = ("scale_input", "input_scale", "comfy_quant")  # how activations are rounded, and what was done
-MARK = "scaled_fp8"  # a tensor that says that the file has scales
+IN_PRODUCTS = ("scale_input", "input_scale", "comfy_quant")  # scales of activations, and a description of the format
+MARK = "scaled_fp8"  # the name of a tensor that marks a file with scales
 EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
-WHOLE = ("I8", "U8")  # 8 bits, or pairs of 4, which mean nothing without their scale
+WHOLE = ("I8", "U8")  # integers of 8 bits, or pairs of 4 bits, which mean nothing without a scale
 
 
 class Quantised(NamedTuple):
-    """values * scale.
+    """A tensor as the product of values and scales.
 
     Attributes:
-        values: int8 or float8 [out, in ...].
-        scale: scales with the same number of axes; each of its sides divides that side of `values`, or is 1.
+        values: the values, int8 or float8 [out, in ...].
+        scale: the scales, with as many axes as `values`; each side is 1 or divides the side of `values`.
     """
 
     values: np.ndarray
     scale: np.ndarray
 
     def repeated(self) -> np.ndarray:
-        """The scale of each value, float32, of the shape of `values`."""
+        """The scale of each value, float32, in the shape of `values`."""
         scale = self.scale.astype(np.float32)
         for axis, side in enumerate(self.values.shape):
             if scale.shape[axis] not in (1, side):
@@ -41,17 +41,17 @@ class Quantised(NamedTuple):
 
 
 class _Scaled(NamedTuple):
-    """A tensor in fp8 or int8 and the tensor of its scale."""
+    """A tensor in fp8 or int8, and the tensor with its scale."""
 
     weight: Stored
     scale: Stored
 
     def quantised(self) -> Quantised | None:
-        """Values of 8 bits and their scale; None for a weight of another type."""
+        """The 8-bit values and their scale; None if the weight has another type."""
         return self._parts() if self.weight.kind in (*EIGHT_BITS, "I8") else None
 
     def _parts(self) -> Quantised:
-        """The weight and its scale: one for all values, or one for each output."""
+        """The weight and its scale, which is one number for all values, or one for each output."""
         values, scale = self.weight.read(), self.scale.read().astype(np.float32)
         if scale.size not in (1, values.shape[0]):
             raise limits.Refused(
@@ -70,19 +70,19 @@ class _Scaled(NamedTuple):
 
 
 def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
-    """The tensors of a file; layers in fp8 or int8 are joined with the scales beside them.
+    """The tensors of a file, in which layers in fp8 or int8 are joined with their scales.
 
         blocks.0.attn.qkv.weight        F8_E4M3 [out, in]
-        blocks.0.attn.qkv.scale_weight  F32 [], the number that the weight is multiplied with; also weight_scale
+        blocks.0.attn.qkv.scale_weight  F32 [], the number by which the weight is multiplied; also weight_scale
 
     Args:
         stored: tensors by name, from their file's header.
 
     Returns:
-        The same without scales, and without what tells a program how to compute in fp8.
+        The tensors by name, without scales and without tensors that only guide a computation in fp8.
 
     Raises:
-        limits.Refused: for a weight in 4 bits, or in whole numbers without a scale: its numbers are not known.
+        limits.Refused: if a weight is stored in 4 bits, or as integers without a scale, so that its values are unknown.
     """
     if not any(one.kind in (*EIGHT_BITS, *WHOLE) for one in stored.values()):
         return dict(stored)
@@ -116,7 +116,7 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
 
 
 def _of_bitsandbytes(name: str, stored: Mapping[str, Stored]) -> str:
-    """The format of bitsandbytes that a weight is stored in, as tensors beside it say; "" for another."""
+    """The format of bitsandbytes in which a weight is stored, found by the tensors beside it; "" for other formats."""
     if f"{name.removesuffix('weight')}SCB" in stored:
         return "int8"
     state = f"{name}.quant_state.bitsandbytes__"

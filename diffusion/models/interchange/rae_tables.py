@@ -1,7 +1,7 @@
 """Representation autoencoders: diffusers' AutoencoderRAE, and the decoders, which the authors publish separately.
 
-diffusers builds an encoder of one of three kinds with few free sizes. Another encoder of ours is written under the name
-of its own class with its whole config, "encoder_config", which diffusers refuses to open.
+diffusers builds an encoder of one of three kinds with few free sizes. Our other encoders are written under the name of
+their class with their complete config, "encoder_config"; diffusers refuses to open such a file.
 """
 
 import functools
@@ -40,20 +40,20 @@ from diffusion.models.layers.vision_layers import IMAGENET
 
 NAME = "AutoencoderRAE"
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-HEAD = 64  # features of a head, in every encoder that diffusers builds
+HEAD = 64  # the number of features of a head in every encoder that diffusers builds
 ENCODERS = {
     family.name: family
     for family in (*dinov2_tables.FAMILIES, dinov3_tables.FAMILY, siglip_tables.FAMILY, *vit_tables.FAMILIES)
 }
-# The fields that diffusers sets; others keep our defaults.
+# The fields that diffusers sets; the others have our defaults.
 KINDS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {
     "dinov2": (DINOv2, {"size": 518, "registers": 4, "hidden": 4}),  # hidden is a multiple of the width
     "siglip2": (SigLIP, {"size": 256, "hidden": 3072}),
     "mae": (MAE, {"size": 224, "hidden": 3072}),
 }
-# Mean and deviation of pictures in [0, 1]; other encoders have ImageNet's.
+# Mean and standard deviation for pictures in [0, 1]; other encoders use ImageNet's.
 NORMALISATIONS: dict[type, tuple] = {SigLIP: HALF}
-# Names of transformers 5 inside an autoencoder's file; the files that transformers itself writes lack them.
+# Names of transformers 5 inside an autoencoder's file; files that transformers itself writes do not use them.
 ATTENTION = {
     "attention.attention.query": "attention.q_proj",
     "attention.attention.key": "attention.k_proj",
@@ -62,25 +62,25 @@ ATTENTION = {
 }
 PLAIN = {**ATTENTION, "encoder.layer.": "layers.", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
 RENAMED: dict[type, dict[str, str]] = {DINOv2: ATTENTION, MAE: PLAIN, IJEPA: PLAIN}
-# Statistics: theirs are [C, h, w] or [C, 1, 1], ours [h, w, C] or [C].
+# Layouts of statistics: [C, h, w] or [C, 1, 1] in files, [h, w, C] or [C] here.
 POSITIONS = Layout(lambda a, shape: a.transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1))
 CHANNELS = with_ones(after=2)
 
 
 def _layers(module: RAEDecoder, query: str, out: str) -> list[Row]:
-    """The rows of the decoder's layers, and of the norm after them."""
+    """The rows of the decoder's layers and of the norm that follows them."""
     layer = norm("layernorm_before", "norm_1") + norm("layernorm_after", "norm_2") + attention(query, out)
     layer += mlp("intermediate.dense", "output.dense", "mlp/")
     return layers(layer, module.depth, "decoder_layers.", "layers/layers/") + norm("decoder_norm", "layers/norm")
 
 
 def decoder_rows(module: RAEDecoder, query: str, out: str) -> list[Row]:
-    """The decoder.
+    """The rows of the decoder.
 
     Args:
         module: the decoder.
-        query: their name of a projection before the heads, see `vision_rows.attention`.
-        out: their name of the projection after the heads.
+        query: the name in the file of a projection before the heads, see `vision_rows.attention`.
+        out: the name in the file of the projection after the heads.
     """
     return [
         *linear("decoder_embed", "embed"),
@@ -91,11 +91,11 @@ def decoder_rows(module: RAEDecoder, query: str, out: str) -> list[Row]:
 
 
 def rows(module: AutoencoderRAE, transformers: int = 4) -> list[Row]:
-    """The autoencoder by diffusers' names.
+    """The rows of the autoencoder under diffusers' names.
 
     Args:
         module: the autoencoder.
-        transformers: the version whose names the encoder has: 4, as published, or 5.
+        transformers: the version of transformers whose names the encoder has: 4, as published, or 5.
     """
     encoder = _family_of(module.encoder)
     encoder_rows = encoder.tables.get(f"transformers {transformers}", encoder.tables["transformers"])(module.encoder)
@@ -160,7 +160,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _statistics(config: Mapping[str, Any], width: int) -> tuple[int, ...]:
-    """The shape, in our order, of the statistics that diffusers' config has as nested lists."""
+    """The shape, in our order of axes, of the statistics in diffusers' config, which are nested lists."""
     shape = _shape(config.get("latents_mean"))
     if shape != _shape(config.get("latents_std")):
         raise Refusal(
@@ -223,7 +223,7 @@ def _describe(module: AutoencoderRAE) -> dict[str, Any]:
         raise Refusal(
             f"{NAME}: picture_channels = {decoder.picture_channels} cannot be written in this format. Valid: 3."
         )
-    # Without statistics per position our network takes pictures of any size, and diffusers' of one size.
+    # Without statistics per position our network accepts pictures of any size, but diffusers' network only one size.
     rows_of_patches = module.statistics[0] if len(module.statistics) == 3 else 16
     mean, std = _normalisation(encoder)
     extra_fields = (
@@ -252,7 +252,7 @@ def _describe(module: AutoencoderRAE) -> dict[str, Any]:
 
 
 def _described_encoder(encoder: Any) -> dict[str, Any]:
-    """The fields that name the encoder: a kind of diffusers, or the name of our family with its config."""
+    """The fields that name the encoder: a kind that diffusers knows, or the name of our family with its config."""
     for kind, (module, _) in KINDS.items():
         if type(encoder) is module and encoder.width % HEAD == 0:
             if encoder == _of_kind(kind, encoder.width, encoder.patch, encoder.depth):

@@ -1,4 +1,4 @@
-"""The base of the backbones: the fields that say how they compute, the checks of fields, and the types of a call."""
+"""The base classes of backbones, with common fields and their checks, and the types of a call's arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.scan import REMAT
 
 Clock = jax.Array | tuple
-"""The time that a network receives, or several."""
+"""The time that a network receives, or several times."""
 Condition = jax.Array | dict | None
-"""What a network receives beside x_t and the time: labels, the dict of `layers.conditions`, or nothing."""
+"""The condition that a network receives: labels, a dict as in `layers.conditions`, or None."""
 Entries = Mapping[str, Any]
 """A condition of several entries, see `layers.conditions`."""
 Numbers = Sequence[int] | None
-"""The blocks whose features a call returns too, 1 for the first, see `layers.block_features`; None: none."""
+"""The blocks, from 1, whose features a call also returns, see `layers.block_features`; None for no features."""
 Through = Callable[[Blocks], tuple[jax.Array, Any]] | None
-"""What evaluates the blocks in a network's place, see `layers.block_reuse`; None: all of them run."""
+"""The function that evaluates a network's blocks, see `layers.block_reuse`; None to run all of them."""
 
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "dtype": ("float32", "bfloat16")}
@@ -29,14 +29,14 @@ CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "dtype": ("float32", "bfloat
 class CheckedNetwork(nn.Module, kw_only=True):
     """A network whose fields are checked when it is constructed.
 
-    A class states its `positive` fields, numbers above 0, and the `choices` of each field that is a name.
+    A class lists in `positive` the fields that must be above 0, and in `choices` the valid names of other fields.
 
     Attributes:
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises:
-        ValueError: from the constructor, for a field out of range or an unknown name.
+        ValueError: from the constructor, if a field is out of range or a name is unknown.
     """
 
     attention: str = "auto"
@@ -52,20 +52,20 @@ class CheckedNetwork(nn.Module, kw_only=True):
         super().__post_init__()
 
     def check_fields(self) -> None:
-        """Refuses fields that do not fit each other; a network's own checks, before it is a module."""
+        """Refuses fields that do not fit together. Subclasses override it; the constructor calls it."""
 
 
 class Backbone(CheckedNetwork, kw_only=True):
-    """A network whose layers may compute parts again in the backward pass, and can be seen one by one.
+    """A network that can return the features of its blocks, and can compute parts again in the backward pass.
 
         network.apply(variables, x, t, condition, features=(8,))    # (output, (features of block 8,)), all float32
 
-    A call takes `features` if it has the argument: the blocks, 1 for the first that runs, whose tokens of x
-    [B, N, width] it returns too, see `layers.block_features`. A block of a U-Net is a residual block with its
-    attention on the way down, the middle as one, or on the way up, and its features are [B, H', W', width]. It takes
-    `through` if it has the argument: what evaluates the blocks in the network's place, see `layers.block_reuse`;
-    the call returns (output, what that returns beside the features). A ValueError names a shape that does not fit,
-    and an entry of the condition that is missing or not expected.
+    If a call has the argument `features`, it names blocks, 1 for the first that runs, and the call also returns their
+    tokens of x, [B, N, width], see `layers.block_features`. The blocks of a U-Net are its residual blocks, each with
+    its attention, and the middle as one block; their features are [B, H', W', width]. If a call has the argument
+    `through`, it is a function that evaluates the blocks, see `layers.block_reuse`; the call then returns (output, the
+    second result of the function). A ValueError names a shape that does not fit, or an entry of the condition that is
+    missing or not expected.
 
     Attributes:
         remat: the parts to compute again, see `DiT`.

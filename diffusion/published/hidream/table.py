@@ -1,4 +1,4 @@
-"""HiDream-I1's transformer by the names of diffusers' HiDreamImageTransformer2DModel, which are its authors', too."""
+"""The table of HiDream-I1's transformer; diffusers' HiDreamImageTransformer2DModel and the authors share its names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ from diffusion.models.interchange.rows import (
 from diffusion.published.hidream.network import LLAMA_LAYERS, HiDream
 
 NAME = "HiDreamImageTransformer2DModel"
-LAYERS_VALID = schema.several(schema.integer(0, 512), 1, 1024)  # valid values of llama_layers
+LAYERS_VALID = schema.several(schema.integer(0, 512), 1, 1024)  # the valid values of llama_layers
 
 
 def _mlp(theirs: str, ours: str) -> list[Row]:
@@ -40,7 +40,7 @@ def _experts(module: HiDream, theirs: str, ours: str) -> list[Row]:
 
 
 def _attention(end: str, ours: str) -> list[Row]:
-    """The rows of a stream's attention, whose names of theirs have an end."""
+    """The rows of a stream's attention; `end` is the end of the names in the file."""
     parts = tuple(f"attn1.to_{name}{end}" for name in ("q", "k", "v", "out"))
     norms = query_key_norms(f"attn1.{{1}}_rms_norm{end}.weight", ours, VECTOR)
     return projection_rows(parts, (), f"{ours}/attention") + norms
