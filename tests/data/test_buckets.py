@@ -201,3 +201,16 @@ def test_a_cut_and_an_augmentation_have_draws_of_their_own():
     batch = next(buckets.batches(records, order, ((16, 16),), augment=(number, lambda rng, image: image), threads=0))
     tops, numbers = batch["size"][:, 2].astype(int), batch["image"][:, 0, 0, 0].astype(int)
     assert len(set(tops)) > 4 and len(set(numbers)) > 4 and (tops != numbers).all()
+
+
+def test_a_picture_is_cut_at_another_place_in_each_epoch():
+    """Four pictures 271 x 16, whose tops are 256 to choose from, in eight epochs of one batch."""
+    records = [{"image": np.zeros((271, 16, 1), np.uint8), "label": k} for k in range(4)]
+    order = Order.from_buckets(np.zeros(4, int), 1, 4, seed=1)
+    data = buckets.batches(records, order, ((16, 16),), threads=0)
+    tops = {k: set() for k in range(4)}
+    for _ in range(8):
+        batch = next(data)
+        for k, size in zip(batch["label"], batch["size"]):
+            tops[int(k)].add(int(size[2]))
+    assert all(len(places) >= 7 for places in tops.values())

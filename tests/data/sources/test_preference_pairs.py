@@ -54,6 +54,12 @@ def test_a_pair_without_a_preference_is_named():
     conditions = [source(x, condition=np.float32([k])) for k, x in enumerate(PICTURES)]
     with pytest.raises(sources.DamagedRecord, match=r"record 2 of .* example of different conditions"):
         sources.preferences(conditions)[2]
+    labels = [[0, 1, 1, 0, 0, 1], [0, 1, 0, 0, 0, 1]]  # the class is a condition too
+    classes = [Records([{"image": one, "label": label} for one, label in zip(x, row)], num_classes=2)
+               for x, row in zip(PICTURES, labels)]  # fmt: skip
+    assert sources.preferences(classes)[1]["label"] == 1
+    with pytest.raises(sources.DamagedRecord, match=r"record 2 of .* example of different conditions"):
+        sources.preferences(classes)[2]
 
 
 def test_the_rejected_examples_are_records_of_their_own():
