@@ -48,6 +48,19 @@ def test_films_and_folders_of_pictures_are_clips(tmp_path):
         other.read(0, 3)
 
 
+def test_a_film_gives_the_same_clip_whichever_films_are_read_with_it(tmp_path):
+    """Four films of nine frames: the frame at which a clip begins is drawn by the film's own number."""
+    for name, film in zip("abcd", numbered(4, 9)):
+        (tmp_path / name).mkdir()
+        for i, frame in enumerate(film):
+            Image.fromarray(frame).save(tmp_path / name / f"{i}.png")
+    for seed in range(4):
+        clips_of_seed = clip_sets.open_set(str(tmp_path), 2, seed=seed)
+        together = clips_of_seed.read(0, 4)
+        np.testing.assert_array_equal(np.concatenate([clips_of_seed.read(k, k + 1) for k in range(4)]), together)
+        np.testing.assert_array_equal(together, clip_sets.from_array(numbered(4, 9), 2, seed=seed).read(0, 4))
+
+
 @pytest.mark.parametrize(
     ("array", "match"),
     [

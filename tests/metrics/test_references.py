@@ -114,6 +114,27 @@ def test_floats_that_are_rounded_in_another_way_are_other_images(images, tmp_pat
         np.testing.assert_allclose(found.rows["main"], expected, rtol=1e-6, atol=1e-6)
 
 
+def test_bytes_need_no_rounding_so_that_all_protocols_find_their_features(images, tmp_path):
+    calls, bytes_ = [], image_sets.from_array(images[:20])
+    first = references.gather(bytes_, space(calls=calls), ("main",), tmp_path)
+    other = space(calls=calls)._replace(rounding="floor(y * 255)")
+    again = references.gather(bytes_, other, ("main",), tmp_path)
+    assert (first.from_disk, again.from_disk, calls) == (0, 20, [20])
+    np.testing.assert_array_equal(again.rows["main"], first.rows["main"])
+
+
+def test_statistics_without_a_description_are_those_of_as_many_features():
+    """A file of two networks, whose second has the five features of this space."""
+    rng = np.random.default_rng(3)
+    moments = {str(number): frechet.moments(rng.normal(size=(9, number))) for number in (3, 5)}
+    stored = references.Reference("both.pkl", statistics.Statistics(moments, None, {}), None)
+    found = references.in_space(stored, space()._replace(dimensions=5))
+    np.testing.assert_array_equal(found.statistics.moments["main"].mean, moments["5"].mean)
+    assert [*found.statistics.moments] == ["main"]
+    with pytest.raises(StatisticsError, match=r"both.pkl has statistics of 3 and 5 features .* the 4 features of"):
+        references.in_space(stored, space()._replace(dimensions=4))
+
+
 def test_the_rows_of_clips_are_found_again(tmp_path):
     """40 clips of 32 frames are three chunks, of 16 clips each, and not one of 512."""
     clips = np.random.default_rng(2).integers(0, 256, (40, 32, 2, 2, 3), dtype=np.uint8)
