@@ -158,7 +158,7 @@ def test_a_request_that_the_model_cannot_do_keeps_no_picture(tmp_path):
     for sent, message in zip(wrong, (r"'depth' is not an attachment of this model\. Valid: edges", "label = 3")):
         with pytest.raises(ValueError, match=message):
             page_request.received(sent, tmp_path, check)
-    with pytest.raises(ValueError, match="a list of tables with attachment and picture"):
+    with pytest.raises(ValueError, match="a list of tables: each needs attachment and picture"):
         page_request.received({"controls": [{**control, "picture": ""}]}, tmp_path, check)
     assert not any(tmp_path.iterdir())
     request = page_request.received(
