@@ -1,8 +1,8 @@
-"""Batches from a source of records, through Grain: their order, and the rows of each process.
+"""Batches from a source of records, through Grain: their order, and the rows that each process reads.
 
-The examples of a run are numbered 0, 1, 2, ... without end: example i is the record that `records_at` returns,
-augmented by draws that depend only on (seed, i). Batches and processes cut this one sequence into parts, so that a
-position in it is one number, valid for any batch size and number of processes.
+The examples of a run are numbered 0, 1, 2, ... without end. Example i is the record that `records_at` returns,
+augmented by draws that depend only on (seed, i). Batches and processes divide this one sequence, so a position in the
+sequence is a single number, valid for any batch size and number of processes.
 """
 
 import functools
@@ -22,7 +22,7 @@ from diffusion.data.sources.spec import class_of, mask_sides, read_many
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
-"""{name: array `[b, ...]`}; "condition" is a pytree of such arrays."""
+"""A batch, {name: array `[b, ...]`}; "condition" is a pytree of such arrays."""
 
 
 class Batches(Protocol):
@@ -35,13 +35,13 @@ class Batches(Protocol):
     def close(self) -> None: ...
 
 
-DAMAGED = ("stop", "skip")  # treatments of a damaged record
-SKIPS = 100  # consecutive damaged records that are skipped; more mean that a file is lost
+DAMAGED = ("stop", "skip")  # the ways to treat a damaged record
+SKIPS = 100  # the most consecutive damaged records that are skipped; more suggest that a file is lost
 
-ORDER = 2  # version of the order of records: see `records_at`
-SORTED = 2**24  # up to this size an epoch's order is sorted, in 0.3 GiB and 3 s; beyond it is keyed
+ORDER = 2  # the version of the order of records, see `records_at`
+SORTED = 2**24  # up to this size an epoch's order is sorted, in 0.3 GiB and 3 s; above, it is a keyed permutation
 
-# The uses of a seed's random words; each use has its own stream.
+# The uses of a seed's random words; each use has a separate stream.
 _ORDER, _AUGMENTATION, BUCKETS, _KEYS = 0, 1, 2, 3
 
 
@@ -59,37 +59,39 @@ def batches(
     damaged: str = "stop",
     order: int = ORDER,
 ) -> Batches:
-    """Returns the endless training batches from example `start` on, this process's rows of each.
+    """Returns the endless training batches from example `start` on, with the rows that this process reads.
 
-    A row depends only on its position in the global batch, not on the process that reads it. Every epoch is a new
+    A row depends only on its position in the global batch, and not on the process that reads it. Every epoch is a new
     permutation of all records, and a batch may span two epochs.
 
     Args:
         source: the records.
         spec: the spec of the records, from `sources.open_source`.
         seed: the seed of the order and the augmentations, in 0..2^64 - 1.
-        batch_size: the examples in a global batch.
-        start: the global index of the first example, >= 0: 0 for a new run, the examples seen so far for a resumed one.
-        positions: the positions of the rows [b] of every global batch that this process reads, each in 0..batch_size -
-            1; None: all.
+        batch_size: the number of examples in a global batch.
+        start: the global index of the first example, >= 0: 0 for a new run, the number of examples read so far for a
+            resumed run.
+        positions: the positions in every global batch of the rows that this process reads, [b] in 0..batch_size - 1;
+            None for all rows.
         augment: functions (rng, image) -> image, applied in this order, each with its own rng. If the condition is a
             picture of the example's sides, each needs the attribute `moves`, see `transforms.Augmentation`.
         shuffle: whether every epoch has a new order; otherwise it has the order of the source.
-        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
-        damaged: the treatment of a damaged record: "stop", or "skip": the next sound record in the order of the source
-            replaces it, with the same global example index and draws.
+        threads: the number of threads that prepare batches in advance; 0 to prepare each batch when it is requested.
+        damaged: the way to treat a damaged record: "stop", or "skip", with which the next undamaged record in the order
+            of the source replaces it, with the same global example index and draws.
         order: the version of the order, see `records_at`.
 
     Returns:
-        Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...]; [b, D] for pytrees), "label": int32 [b] (zeros
-        without classes), "index": int64 [b] (global example index)}. Records with a condition add {"condition": pytree
-        of [b, ...]}, records with features {"features": [b, N, D]}, pairs {"rejected": like the example}, and records
-        with metadata {"metadata": {name: [b, ...]}}. With damaged="skip", each batch also has {"skipped": int32 [b], 1
-        where another record replaced a damaged one}. Its `close()` stops the threads.
+        An iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...]; [b, D] for pytrees), "label": int32 [b]
+        (zeros without classes), "index": int64 [b] (global example index)}. Records with a condition add {"condition":
+        pytree of [b, ...]}, records with features {"features": [b, N, D]}, pairs {"rejected": as the example}, and
+        records with metadata {"metadata": {name: [b, ...]}}. With damaged="skip", each batch also has {"skipped": int32
+        [b]}, which is 1 if another record replaced a damaged one. The iterator's `close()` stops the threads.
 
     Raises:
-        ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
-        DamagedRecord: (from the iterator) a record is damaged; with "skip", the next `SKIPS` are too, or all.
+        ValueError: if an argument is out of range, or (from the iterator) a record does not fit `spec`.
+        DamagedRecord: (from the iterator) if a record is damaged; with "skip", if the next `SKIPS` records, or all
+            others, are damaged too.
     """
     if damaged not in DAMAGED:
         raise ValueError(f"damaged must be one of {', '.join(DAMAGED)}, got {damaged!r}.")
@@ -110,19 +112,19 @@ def batches(
 def assembled(
     records: Sequence[Mapping[str, Any]], spec: DataSpec, index: np.ndarray, seed: int, augment: Sequence[Augmentation]
 ) -> Batch:
-    """The batch of records.
+    """The batch of some records, after augmentation.
 
     Args:
-        records: the records of its rows.
+        records: the records of the batch's rows.
         spec: the spec of the records.
-        index: global example index of each, int64 [b].
+        index: the global example index of each row, int64 [b].
         seed, augment: the arguments of `batches`.
     """
     examples = [record[spec.entry] for record in records]
     rejected = [record["rejected"] for record in records] if spec.pairs else []
     for position, function in enumerate(augment):
         examples = augmented(function, rngs_of(seed, index, position), examples)
-        # With the draws of the preferred example.
+        # The rejected example gets the same draws as the preferred one.
         rejected = augmented(function, rngs_of(seed, index, position), rejected)
         if spec.masks:
             records = [_moved(function, spec, *pair) for pair in zip(rngs_of(seed, index, position), records)]
@@ -139,14 +141,14 @@ def epoch(source: IndexedRecords, spec: DataSpec, batch_size: int, *, threads: i
     Args:
         source: the records.
         spec: the spec of the records, from `sources.open_source`.
-        batch_size: records in a batch.
-        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
+        batch_size: number of records in a batch.
+        threads: the number of threads that prepare batches in advance; 0 to prepare each batch when it is requested.
 
     Returns:
-        Iterator of batches as in `batches`; "index" is the row in the source.
+        An iterator of batches as in `batches`; "index" is the row in the source.
 
     Raises:
-        ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
+        ValueError: if an argument is out of range, or (from the iterator) a record does not fit `spec`.
     """
     positions_of(batch_size, None)
     size = len(source)
@@ -155,19 +157,19 @@ def epoch(source: IndexedRecords, spec: DataSpec, batch_size: int, *, threads: i
 
 
 def rows(source: IndexedRecords, spec: DataSpec, runs: Sequence[range], *, threads: int = 2) -> Iterator[Batch]:
-    """Returns a batch for each of these groups of rows, unaugmented.
+    """Returns a batch, without augmentation, for each group of rows.
 
     Args:
         source: the records.
         spec: the spec of the records, from `sources.open_source`.
         runs: the rows of each batch.
-        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
+        threads: the number of threads that prepare batches in advance; 0 to prepare each batch when it is requested.
 
     Returns:
-        Iterator of batches as in `epoch`.
+        An iterator of batches as in `epoch`.
 
     Raises:
-        ValueError: as in `epoch`.
+        ValueError: under the conditions of `epoch`.
     """
     _check(source, spec, 0, 0, threads)
 
@@ -181,17 +183,17 @@ def rows(source: IndexedRecords, spec: DataSpec, runs: Sequence[range], *, threa
 
 
 def records_at(index: np.ndarray, size: int, seed: int, order: int = ORDER) -> np.ndarray:
-    """Returns the records that a run visits: each once in an epoch, in a new order in each epoch.
+    """Returns the rows of the records for some examples of a run; each epoch visits every record once, in a new order.
 
     Args:
-        index: global index of examples, int64 [b]; the epoch is index // size.
+        index: global index of the examples, int64 [b]; the epoch is index // size.
         size: number of records, >= 1.
         seed: the seed of the order, in 0..2^64 - 1.
-        order: version of the order. 1: `permutation`, which takes about 20 bytes a record and seconds an epoch. 2:
-            beyond `SORTED` records `keyed_permutation`, which takes no memory; the same as 1 up to there.
+        order: version of the order. Version 1 is `permutation`, which takes about 20 bytes per record and seconds per
+            epoch. Version 2 is the same up to `SORTED` records, and `keyed_permutation`, which takes no memory, above.
 
     Returns:
-        int64 [b], each in 0..size - 1.
+        The rows, int64 [b] in 0..size - 1.
     """
     epochs, rows = np.divmod(index, size)
     for epoch in np.unique(epochs).tolist():
@@ -207,9 +209,9 @@ def records_at(index: np.ndarray, size: int, seed: int, order: int = ORDER) -> n
 def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     """Returns the order in which an epoch visits the records.
 
-    It sorts random words rather than ask NumPy for a permutation: a bit generator's words are the same in every version
-    of NumPy, so the order of a run is too. Seeds and epochs have separate streams (were they added, epoch 1 of seed 0
-    would be epoch 0 of seed 1).
+    The function sorts random words instead of asking NumPy for a permutation, since the words of a bit generator are
+    the same in every version of NumPy. Seeds and epochs select separate streams; if they were added, epoch 1 of seed 0
+    would equal epoch 0 of seed 1.
 
     Args:
         size: number of records, >= 1.
@@ -217,24 +219,24 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
         epoch: the number of the epoch, >= 0.
 
     Returns:
-        Permutation of 0..size - 1, int64 [size].
+        A permutation of 0..size - 1, int64 [size].
     """
     return shuffled(size, seed, _ORDER, epoch)
 
 
 def shuffled(size: int, seed: int, use: int, epoch: int, part: int = 0) -> np.ndarray:
-    """Returns a permutation of 0..size - 1, int64 [size]; each (seed, use, epoch, part) has another one."""
+    """Returns a permutation of 0..size - 1, int64 [size], which is different for each (seed, use, epoch, part)."""
     return np.argsort(_words(seed, use, epoch, part).random_raw(size), kind="stable")
 
 
 def _words(seed: int, use: int, number: int, part: int = 0) -> np.random.Philox:
-    """Returns a stream of random words; each (seed, use, number, part) has another one; Salmon et al. (2011)."""
-    # A stream counts up in the lowest word, so streams that differ in a higher one never meet.
+    """Returns the stream of random words for (seed, use, number, part), by Philox (Salmon et al. 2011)."""
+    # A stream counts up in the lowest word of its counter, so streams that differ in a higher word never meet.
     return np.random.Philox(key=np.array([seed, use], np.uint64), counter=np.array([0, number, part, 0], np.uint64))
 
 
 def rngs_of(seed: int, indices: np.ndarray, position: int) -> Iterator[np.random.Generator]:
-    """Yields a generator for each example, for the augmentation at `position`; each is valid until the next."""
+    """Yields a generator for each example and the augmentation at `position`; it is valid until the next is yielded."""
     words = _words(seed, _AUGMENTATION, 0, position)
     rng = np.random.Generator(words)
     state = words.state
@@ -247,9 +249,9 @@ def rngs_of(seed: int, indices: np.ndarray, position: int) -> Iterator[np.random
 def augmented(
     function: Augmentation, rngs: Iterable[np.random.Generator], images: Sequence[np.ndarray]
 ) -> Sequence[np.ndarray]:
-    """Augments images, each with its own generator.
+    """Augments images, each with a separate generator.
 
-    If the images have one shape and the function has `of_batch`, this augments all of them at once.
+    If all images have the same shape and the function has `of_batch`, they are augmented at once.
     """
     augment_batch = getattr(function, "of_batch", None)
     if augment_batch and len({np.shape(image) for image in images}) == 1:
@@ -258,21 +260,21 @@ def augmented(
 
 
 def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | None]:
-    """Reads records, with None for a damaged one, which is warned of once.
+    """Reads records, with None in place of a damaged record, of which it warns once.
 
     Args:
         source: the records.
         rows: the rows to read, each in 0..len(source) - 1.
 
     Returns:
-        A list as long as `rows`.
+        The records, in the order of `rows`.
     """
     try:
         return [*fetch(source, np.asarray(rows))]
     except DamagedRecord as error:
         if len(rows) > 1:
             return [sound(source, [row])[0] for row in rows]
-        # From one line of code, so that Python prints each warning once.
+        # All warnings come from this one line, so that Python prints each text once.
         warnings.warn(f"left out: {error}", stacklevel=1)
         return [None]
 
@@ -280,7 +282,7 @@ def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | 
 def _moved(
     function: Augmentation, spec: DataSpec, rng: np.random.Generator, record: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The record, with the pictures and clips of its condition moved as its example is."""
+    """The record, whose condition's pictures and clips are moved like its example."""
     if not hasattr(function, "moves"):
         raise ValueError(
             f"the condition of {spec.name} is a picture, and the augmentation {function.__qualname__} does not say "
@@ -309,7 +311,7 @@ def conditions(source: IndexedRecords, spec: DataSpec, rows: Sequence[int] | np.
         rows: the numbers of the records, [b].
 
     Returns:
-        {"label": int32 [b]}, with {"condition": pytree of [b, ...]} where the records have one, as in `batches`.
+        {"label": int32 [b]}, and {"condition": pytree of [b, ...]} if the records have one, as in `batches`.
     """
     records = fetch(source, np.asarray(rows))
     return {"label": _labels(records, spec), **stacked_conditions(records)}
@@ -321,14 +323,14 @@ def fetch(source: IndexedRecords, rows: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _skipping(source: IndexedRecords, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """(records, int32 [b] that is 1 where the next sound record replaced a damaged one)."""
+    """(the records, int32 [b] with 1 for rows where the next undamaged record replaced a damaged one)."""
     records = sound(source, rows.tolist())
     skipped = np.array([record is None for record in records], np.int32)
     return [_next_sound(source, int(row)) if record is None else record for record, row in zip(records, rows)], skipped
 
 
 def _next_sound(source: IndexedRecords, row: int) -> dict[str, Any]:
-    """Returns the first record after `row`, in the order of the source, that is not damaged."""
+    """Returns the first undamaged record after `row` in the order of the source."""
     for step in range(1, min(SKIPS + 1, len(source))):
         (record,) = sound(source, [(row + step) % len(source)])
         if record is not None:
@@ -338,7 +340,7 @@ def _next_sound(source: IndexedRecords, row: int) -> dict[str, Any]:
 
 
 def _labels(records: Sequence[Mapping[str, Any]], spec: DataSpec) -> np.ndarray:
-    """Returns the labels, int32 [b]; 0 where there are no classes."""
+    """Returns the labels, int32 [b]; 0 if there are no classes."""
     return np.array([class_of(record) if spec.num_classes else 0 for record in records], np.int32)
 
 
@@ -346,8 +348,8 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns {"condition": pytree of [b, ...]} for records that have one, see `data.captions`, otherwise {}.
 
     Raises:
-        ValueError: for conditions of several shapes, integers that do not fit into JAX's type of them, and a mask of
-            padding, the entry "real", that leaves nothing.
+        ValueError: if conditions have different shapes, integers do not fit into JAX's type for them, or the mask of
+            padding, the entry "real", marks a complete example as padding.
     """
     conditions = [record["condition"] for record in records if "condition" in record]
     if not conditions:
@@ -372,7 +374,7 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _metadata(records: Sequence[Mapping[str, Any]]) -> Batch:
-    """{"metadata": {name: [b, ...]}} for records with facts of their captions, else {}."""
+    """{"metadata": {name: [b, ...]}} for records with facts about their captions, else {}."""
     facts = [record["metadata"] for record in records if "metadata" in record]
     return {"metadata": jax.tree.map(lambda *leaves: np.stack(leaves), *facts)} if facts else {}
 
@@ -406,7 +408,7 @@ def _stack(examples: Sequence[Any], spec: DataSpec) -> np.ndarray:
 
 
 def _require_range(what: str, numbers: np.ndarray, dtype: np.dtype) -> None:
-    """Refuses integers that a narrower type does not hold, and which would become others."""
+    """Refuses integers that do not fit into a narrower type, since the conversion would change them."""
     if numbers.dtype.kind not in "iu" or numbers.dtype.itemsize <= dtype.itemsize or not numbers.size:
         return
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
@@ -415,7 +417,7 @@ def _require_range(what: str, numbers: np.ndarray, dtype: np.dtype) -> None:
 
 
 def _packed(example: Any, spec: DataSpec) -> np.ndarray:
-    """One example as one array, checked."""
+    """An example as one array, after a check of its type and shape."""
     kind = np.dtype(spec.dtype).kind
     if isinstance(example, np.ndarray) and example.shape == spec.shape and example.dtype.kind == kind:
         return example
@@ -433,10 +435,10 @@ def _packed(example: Any, spec: DataSpec) -> np.ndarray:
 
 
 def positions_of(batch_size: int, positions: Sequence[int] | np.ndarray | None) -> np.ndarray:
-    """Returns the positions as int64 [b], checked.
+    """Returns the positions as int64 [b], after a check; all positions for None.
 
     Raises:
-        ValueError: for a batch size below 1, or a position that is not in 0..batch_size - 1.
+        ValueError: if the batch size is below 1, or a position is not in 0..batch_size - 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -460,11 +462,11 @@ def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Batches:
 
     Args:
         steps: number of batches.
-        read: function that returns a batch.
-        threads: number of threads that prepare batches, up to twice this number in advance.
+        read: a function from the number of a batch to the batch.
+        threads: number of threads that prepare batches; up to twice as many batches are prepared in advance.
     """
     import grain  # imported here: Grain takes half a second, and sampling reads no batches
 
-    # Grain's elements are whole batches: its cost per element would be most of the work if each were a small image.
+    # Each element of Grain is a batch, since Grain's cost per element would dominate for small images.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(grain.MapDataset.range(steps).map(read).to_iter_dataset(options))

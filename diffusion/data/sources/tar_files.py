@@ -1,9 +1,9 @@
-"""WebDataset's tar shards with random access: members of one stem are one record, their suffixes its columns.
+"""WebDataset's tar shards with random access: members with the same stem make a record, whose columns are the suffixes.
 
-    train-000000.tar: 0001.jpg 0001.cls 0001.txt 0002.jpg ...     columns jpg, cls, txt; of 0001.json, "json.KEY"
+    train-000000.tar: 0001.jpg 0001.cls 0001.txt 0002.jpg ...     columns jpg, cls, txt; for 0001.json, "json.KEY"
 
-The headers of a shard are read once, and the positions of its members are kept in DIFFUSION_CACHE. Only the bytes of
-the requested record are read from a shard, so the order of a run is the same as from any other source.
+The headers of a shard are read once, and the positions of its members are stored in DIFFUSION_CACHE. Only the bytes of
+the requested record are read from a shard, so a run has the same order as with any other source.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from diffusion.io import budgets, files, limits, npy, opener
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 TEXTS = ("txt", "text", "caption")
-END = 1024  # zero bytes that end an archive
-HEADER = 2**20  # most bytes of a long name, or of a pax header
-MEMBERS = 10**8  # most members of an archive, each of at least 512 bytes
+END = 1024  # the number of zero bytes that end an archive
+HEADER = 2**20  # the most bytes of a long name, or of a pax header
+MEMBERS = 10**8  # the most members of an archive, each of at least 512 bytes
 ANNOUNCES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
              tarfile.SOLARIS_XHDTYPE)  # fmt: skip  # kinds of headers that are read before a member
 DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, AttributeError, struct.error)
@@ -45,20 +45,20 @@ def tar_shards(
     varied: tuple[int, ...] = (),
     viewed: bool = True,
 ) -> Records:
-    """Opens the tar files in a folder, or the files that a pattern matches.
+    """Opens the tar files in a folder, or the files that match a pattern.
 
     Args:
         path: a folder, a file, or a pattern such as "shards/train-*.tar".
-        split: the split, or a part such as "train[:90%]"; a file belongs to the split that its name begins with.
+        split: the split, or a part such as "train[:90%]"; a file's name begins with the name of its split.
         x, label, classes, condition, caption: the columns of the example, the label, the condition and the text, and
-            the names of the classes, as in `table_records.Records`; columns are the suffixes of members.
-        side: height and width of the squares that pictures become; 0 for pictures of one size.
-        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+            the names of the classes, as in `table_records.Records`; the columns are the suffixes of members' names.
+        side: height and width of the squares to which pictures are cropped and scaled; 0 for pictures of one size.
+        varied: (H, W) of the samples if pictures keep their sizes; () if all have one size.
         viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a file is no whole tar archive, is compressed, or its records differ in their members.
+        ValueError: if a file is not a complete tar archive, is compressed, or has records with different members.
     """
     columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
     return Records(TarShards(path, split), split, side=side, varied=varied, viewed=viewed, **columns)
@@ -100,12 +100,12 @@ class TarShards:
         return f"{self._paths[shard]}, record {key!r} at byte {min(start for start, _ in members.values())}"
 
     def record_name(self, row: int) -> str:
-        """The name of the shard, and the key of the record in it."""
+        """The name of a record: the name of its shard and its key, "SHARD/KEY"."""
         shard, key, _ = self._members[row]
         return f"{self._paths[shard].name}/{key}"
 
     def record_length(self, row: int) -> int:
-        """The bytes of the members of the record that are neither texts nor labels, such as a picture."""
+        """The number of bytes of a record's members that are neither texts nor labels, such as a picture."""
         members = self._members[row][2].items()
         return sum(length for name, (_, length) in members if name.rpartition(".")[2] not in (*TEXTS, "cls", "json"))
 
@@ -164,9 +164,10 @@ def value_of(suffix: str, content: bytes) -> Any:
 
 
 class Strict(tarfile.TarInfo):
-    """The header of a member. A damaged header raises, and so does a missing one before the archive's end mark.
+    """The header of a member, which is checked more strictly than by tarfile.
 
-    A header longer than `HEADER`, a negative size and a sparse member, which declares more than it holds, raise too.
+    A tarfile.ReadError is raised for a damaged header, for a header that is missing before the archive's end mark, for
+    a header longer than `HEADER`, for a negative size, and for a sparse member, which declares more than it holds.
     """
 
     @classmethod
@@ -176,7 +177,7 @@ class Strict(tarfile.TarInfo):
             member = super().fromtarfile(tarfile_)
         except (tarfile.EOFHeaderError, tarfile.ReadError):  # type: ignore[attr-defined]
             raise
-        except tarfile.HeaderError as error:  # TarFile takes all but the first for the end
+        except tarfile.HeaderError as error:  # TarFile would treat it as the end, except at the first member
             raise tarfile.ReadError(f"{error} at byte {at:,}") from None
         except DAMAGED as error:  # raised by damaged fields of a header or a pax header
             raise tarfile.ReadError(f"{limits.reason(error)} at byte {at:,}") from error
@@ -199,14 +200,14 @@ class Strict(tarfile.TarInfo):
 
 @functools.lru_cache(maxsize=1024)
 def _kept_open(file: str, within: pathlib.Path | None) -> BinaryIO:
-    """A file, which stays open; `os.pread` reads it from any thread."""
+    """A file that stays open, so that `os.pread` can read it from any thread."""
     return opener.open_file(file, within=within)
 
 
 def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:
-    """The positions of a shard's members, by record; from the cache where the file is unchanged."""
+    """The positions of a shard's members, by record; they are read from the cache if the file is unchanged."""
     stamp = hashlib.sha256(json.dumps([str(file.absolute()), stamp_of([file])]).encode()).hexdigest()[:32]
-    place = files.cache("tar_index") / f"{stamp}.members.json"  # STAMP.json, of before, has no left_out
+    place = files.cache("tar_index") / f"{stamp}.members.json"  # earlier versions wrote STAMP.json, without left_out
     cached = _cached(place)
     if cached is None:
         with opener.open_file(file, within=within) as content:
@@ -220,7 +221,7 @@ def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, d
 
 
 def _cached(place: pathlib.Path) -> "_Members | None":
-    """The index that an earlier opening has cached; None without one, or if the file is damaged."""
+    """The cached index; None if there is none, or its file is damaged."""
     try:
         noted = json.loads(opener.read(place))
         records = [(key, {name: (first, size) for name, (first, size) in at.items()}) for key, at in noted["records"]]
@@ -230,7 +231,7 @@ def _cached(place: pathlib.Path) -> "_Members | None":
 
 
 def warn_of_left_out(file: pathlib.Path, members: Sequence[str]) -> None:
-    """Warns of members of an archive that are not read: links, and all but the last of one name."""
+    """Warns that members of an archive are not read: links, and all but the last member with the same name."""
     warnings.warn(
         f"{file}: members are left out ({len(members)}, e.g. {members[0]}): links, which have no content, and all but "
         "the last of one name. Write files in place of links (tar --dereference --hard-dereference), each with a name "
@@ -243,8 +244,8 @@ class _Members(NamedTuple):
     """The members of an archive.
 
     Attributes:
-        records: the records by their key, each with the (offset, size) of its members by suffix.
-        left_out: the names of members that are left out, as in `warn_of_left_out`.
+        records: the records as (key, {suffix: (offset, size) of the member}).
+        left_out: the names of members that are not read, see `warn_of_left_out`.
     """
 
     records: list[tuple[str, dict[str, tuple[int, int]]]]
