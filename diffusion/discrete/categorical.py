@@ -1,4 +1,4 @@
-"""Draws of symbols from probabilities, and of the underlying noise, for each example from its key."""
+"""Draws of symbols from probabilities, and of the noise for them; each example is drawn from its key."""
 
 import jax
 import jax.numpy as jnp
@@ -9,37 +9,36 @@ from diffusion.arrays.arguments import require_keys
 
 
 def exponential(high: Array, low: Array) -> Array:
-    """Exponential numbers from 64 random bits, exact in their logarithm down to 2^-64 and up to 44.
+    """Exponential numbers from 64 random bits, with a small relative error from 2^-65 up to 45.
 
-    A uniform float32 number is a multiple of 2^-23, so its exponential number is never between 0 and 1e-7, and symbols
-    of small probability are drawn too rarely if there are many of them (Zheng et al. 2024, "Masked Diffusion Models are
-    Secretly Time-Agnostic Masked Models", section 4).
+    A uniform float32 number is a multiple of 2^-23, so an exponential number made from it never lies between 0 and
+    1e-7. If there are many symbols, those with small probabilities are then drawn too rarely (Zheng et al. 2024,
+    "Masked Diffusion Models are Secretly Time-Agnostic Masked Models", section 4).
 
         -log(1 - u),    u = (high + (low + 1/2) 2^-32) 2^-32
 
     Args:
         high: random bits, uint32 of any shape.
-        low: random bits, uint32 of the same shape.
+        low: further random bits, uint32 of the same shape.
 
     Returns:
-        Exponential numbers, float32, at least 2^-65.
+        The exponential numbers, float32, at least 2^-65.
     """
     top, share = _from_the_nearer_end(high, low)
     return jnp.where(top, -jnp.log(share), -jnp.log1p(-share))
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal numbers from 64 random bits, whose tails reach to 9 instead of 5.4 as with float32.
+    """Standard normal numbers from 64 random bits, whose tails reach 9 rather than 5.4 as from 23 bits.
 
-    A symbol is decided by the largest of many numbers; among 50,000 numbers of 23 bits, the largest is often not
-    unique.
+    The largest of many numbers decides a symbol, and among 50,000 numbers from 23 bits the largest is often not unique.
 
     Args:
-        keys: `[B]` typed random keys.
+        keys: typed random keys, `[B]`.
         shape: shape of one example.
 
     Returns:
-        float32 `[B, *shape]`. Example i depends only on keys[i].
+        The numbers, float32 `[B, *shape]`. Example i depends only on keys[i].
     """
 
     def one(key: Array) -> Array:
@@ -54,12 +53,12 @@ def draw(keys: Array, probabilities: Array) -> Array:
     """Draws symbols with given probabilities, as the argmin of E_k / p_k with exponential numbers E.
 
     Args:
-        keys: `[B]` typed random keys.
-        probabilities: probabilities float `[B, ..., K]`, at least 0; they need not sum to 1.
+        keys: typed random keys, `[B]`.
+        probabilities: the probabilities, float `[B, ..., K]`, at least 0; they need not sum to 1.
 
     Returns:
-        int32 `[B, ...]`. Example i depends only on keys[i] and probabilities[i]. A symbol is -1 if one of its
-        probabilities is NaN, or all are 0.
+        The symbols, int32 `[B, ...]`. Example i depends only on keys[i] and probabilities[i]. At a position where a
+        probability is NaN, or all are 0, the symbol is -1.
     """
     require_keys(keys, len(probabilities), "a draw needs one key for each example")
 
@@ -92,12 +91,12 @@ def happens(keys: Array, probability: Array) -> Array:
 
 
 def log_probabilities(p: Array) -> Array:
-    """log p, -inf where p is 0. There its derivative is 0, while the infinite one of `jnp.log` times 0 would be NaN."""
+    """log p, and -inf for p = 0, where the derivative is 0; that of `jnp.log` is infinite, and times 0 it is NaN."""
     return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
 
 
 def _from_the_nearer_end(high: Array, low: Array) -> tuple[Array, Array]:
-    """Whether u = (high + (low + 1/2) 2^-32) 2^-32 is above 1/2, and its distance from the nearer of 0 and 1."""
+    """(whether u = (high + (low + 1/2) 2^-32) 2^-32 is above 1/2, the distance of u from the nearer of 0 and 1)."""
     top = high >= jnp.uint32(2**31)
     near = jnp.where(top, ~high, high)
     rest = jnp.where(top, ~low, low)

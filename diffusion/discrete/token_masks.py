@@ -21,11 +21,11 @@ from diffusion.schedules.noise_schedule import as_float
 class TokenMasks(NamedTuple):
     """A masked process on int32 arrays `[B, ...]` of symbols, with a schedule for each symbol.
 
-    It has those methods of `Process` that need no single schedule. It works with `ancestral`, `euler`, `tau_leaping`
-    and `corrected`, and `masked_diffusion` trains on it.
+    The class has the methods of `Process` that do not need a single schedule. The samplers `ancestral`, `euler`,
+    `tau_leaping` and `corrected` and the objective `masked_diffusion` accept it.
 
     Attributes:
-        powers: `[K - 1]` exponents w of the symbols, > 0; the mask is the symbol K - 1.
+        powers: exponents w of the symbols, > 0, `[K - 1]`; the mask is the symbol K - 1.
     """
 
     powers: np.ndarray | Array
@@ -42,7 +42,7 @@ class TokenMasks(NamedTuple):
 
     @property
     def prior(self) -> np.ndarray:
-        """`[K]` probabilities at t = 1, where every symbol is the mask."""
+        """The probabilities at t = 1, where every symbol is the mask, `[K]`."""
         return np.eye(self.size)[-1]
 
     @property
@@ -70,7 +70,7 @@ class TokenMasks(NamedTuple):
         return jnp.where((x_t == self.mask)[..., None], masked, (1 - masked) * here)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
-        """The mean over x_0 of q(x_s | x_t, x_0), as by `Process.posterior`: float32 `[B, ..., K]`.
+        """The mean over x_0 of q(x_s | x_t, x_0), as in `Process.posterior`: float32 `[B, ..., K]`.
 
         A mask becomes v with probability p(v) (1 - (s / t)^(w_v)), and an unmasked symbol does not change.
         """
@@ -99,11 +99,11 @@ class TokenMasks(NamedTuple):
         return leaving * jnp.asarray(self.prior, here.dtype)
 
     def unmasking_rates(self, t: ArrayLike, like: Array) -> Array:
-        """w_v / t, the rate at which the mask of a known symbol v disappears: `[B, ..., K]`, in the rank of `like`."""
+        """w_v / t, the rate at which the mask of symbol v disappears, `[B, ..., K]`, with the rank of `like`."""
         return self._powers() / left_broadcast(as_float(t), like)
 
     def _powers(self) -> Array:
-        """`[K]` exponents, 1 for the mask."""
+        """The exponents of all symbols, 1 for the mask, `[K]`."""
         return jnp.append(jnp.asarray(self.powers, jnp.float32), 1.0)
 
     def _masked(self, t: ArrayLike, like: Array) -> Array:
@@ -121,8 +121,8 @@ def token_masks(powers: ArrayLike) -> TokenMasks:
             learn the powers, as `trained_masks` does
 
     Args:
-        powers: `[K - 1]` exponents w, > 0, one for each symbol except the mask, which is the last. Equal exponents give
-            `absorbing(polynomial(w), K)`.
+        powers: exponents w, > 0, one for each symbol except the mask, which is the last symbol, `[K - 1]`. Equal
+            exponents give `absorbing(polynomial(w), K)`.
 
     Raises:
         ValueError: if powers have another shape, or are not positive and finite.
