@@ -1,4 +1,4 @@
-"""The pipeline of HunyuanImage 2.1, and the condition of its prompts."""
+"""The pipeline of HunyuanImage 2.1, and the condition that its denoiser receives for prompts."""
 
 import re
 from collections.abc import Sequence
@@ -12,25 +12,27 @@ from diffusion.published.qwen_image.pipeline import OF_TASK, TASK
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import USER
 
-QUOTES = ("''", '""', "‘’", "“”")  # in the order in which their words are read
+QUOTES = ("''", '""', "‘’", "“”")  # the pairs of quotes, in the order in which quoted words are read
 
 
 def _in_quotes(prompt: str) -> str:
-    """The words in quotes of a prompt, as their encoder reads them, with repetitions; "" without any.
+    """The words in quotes of a prompt in the form that ByT5 reads, with repetitions; "" without quotes.
 
-    An apostrophe counts as a quote, as in the code of the pipeline.
+    An apostrophe counts as a quote, as in the pipeline's code.
     """
     words = [word for begin, end in QUOTES for word in re.findall(f"{begin}(.*?){end}", prompt)]
     return "".join(f'Text "{word}". ' for word in words)
 
 
 def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask", "glyphs", "glyph_mask"} of HunyuanImage 2.1: the prompt after a task, and words in quotes.
+    """The condition {"text", "text_mask", "glyphs", "glyph_mask"} of HunyuanImage 2.1.
+
+    The text is the prompt after a description of the task; the glyphs are the words in quotes.
 
     Args:
         prompts: B texts.
-        qwen: Qwen 2.5 VL's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 34 +
-            1000 tokens.
+        qwen: the encoder, which returns Qwen 2.5 VL's states before its last two layers (`masked=True, layers=(-3,)`),
+            with a tokenizer of 34 + 1000 tokens.
         byt5: ByT5's encoder, `masked=True`, with a tokenizer of 128 tokens.
         **how: further arguments of `encode`, for Qwen.
     """
@@ -47,7 +49,7 @@ def _objection(denoiser: Any) -> str:
 
 
 def _distilled(kind: kinds.Kind, denoiser: Any) -> kinds.Kind:
-    """The kind of a distilled denoiser, with the steps of its documentation in diffusers."""
+    """The kind for a distilled denoiser, with the number of steps in diffusers' documentation."""
     if denoiser.times != 2:
         return kind
     return kind._replace(usual=kinds.Usual(8, 3.25), denoiser=kind.denoiser._replace(jumps=True))

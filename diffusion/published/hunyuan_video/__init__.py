@@ -1,4 +1,4 @@
-"""HunyuanVideo: network, names of weights, pipelines with conditions of prompts."""
+"""HunyuanVideo: the network, the tables of its weights' names, and the pipelines with the conditions of prompts."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
 """The transformer of HunyuanVideo 1.5: joint layers over the latents of all frames, and tokens of three encoders.
 
     patches of an image -- norm, MLP, norm -------+
-    words in quotes     -- norm, three layers ----+-- side by side, each with a vector of its kind
+    words in quotes     -- norm, three layers ----+-- concatenated, each kind with a vector added
     text                -- refined ---------------+          |          x [B, F, H, W, C]
                                                              |                 |  dense
     t --> [ joint layer: attention over both, an MLP each ] x depth -----------+
@@ -31,12 +31,12 @@ from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.published.hunyuan_video.network import THETA, TextRefiner
 from diffusion.published.wan.network import PictureEmbedding
 
-KINDS = 3  # of the tokens beside the clip's: text, words in quotes, patches
-GLYPH_HIDDEN = 2048  # features inside the embedding of words in quotes
+KINDS = 3  # the number of kinds of tokens besides the clip's: text, words in quotes, patches
+GLYPH_HIDDEN = 2048  # the number of hidden features in the embedding of words in quotes
 
 
 class GlyphEmbedding(nn.Module):
-    """Tokens of words in quotes, [B, M, G] -> [B, M, width]: a norm and three dense layers, GELU between."""
+    """The embedding of words in quotes, [B, M, G] -> [B, M, width]: a norm, three dense layers with GELU between."""
 
     width: int
     dtype: str
@@ -51,15 +51,15 @@ class GlyphEmbedding(nn.Module):
 
 
 def check_glyphs(batch: int, glyph_width: int, inputs: dict[str, Any]) -> None:
-    """Refuses tokens of words in quotes, or their mask, of other shapes than the network's.
+    """Refuses tokens of words in quotes, or a mask of them, whose shapes do not fit the network.
 
     Args:
         batch: number B of examples.
-        glyph_width: number G of features of these tokens.
+        glyph_width: number G of features of the tokens.
         inputs: entries of the condition, with "glyphs" and "glyph_mask".
 
     Raises:
-        ValueError: naming both shapes.
+        ValueError: if a shape does not fit; the message names both shapes.
     """
     glyphs, mask = inputs["glyphs"], inputs["glyph_mask"]
     if glyphs.ndim != 3 or (glyphs.shape[0], glyphs.shape[2]) != (batch, glyph_width):
@@ -77,18 +77,18 @@ class HunyuanVideo15(Layered, Backbone):
     """The transformer of HunyuanVideo 1.5: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
-        channels: C of the latents.
+        channels: number C of channels of the latents.
         width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
-        refiners: number of layers that refine the text before it meets the clip.
+        refiners: number of layers that refine the text before the joint layers.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         glyph_width: number G of features of the tokens of words in quotes.
         patch_width: number P of features of the patches of an image.
-        axes: features of a head that rotate with frame, row and column; they sum to width / heads.
-        from_image: whether clips begin with an image, whose latents and a mask are further input channels, and whose
-            patches the network receives.
-        side: side in pixels of the square that has as many pixels as a frame of the clips that it was trained on.
+        axes: numbers of features of a head that rotate with frame, row and column; they sum to width / heads.
+        from_image: whether clips begin with an image. The image's latents and a mask are then further input channels,
+            and the network receives the image's patches.
+        side: side in pixels of a square with as many pixels as a frame of the training clips.
 
     Reference: Tencent Hunyuan, "HunyuanVideo 1.5 Technical Report", 2025, and its code.
     """
@@ -114,12 +114,12 @@ class HunyuanVideo15(Layered, Backbone):
 
     @property
     def in_channels(self) -> int:
-        """The number of channels of the network's input: with an image also its latents and a mask."""
+        """The number of channels of the network's input, which include an image's latents and a mask."""
         return 2 * self.channels + 1 if self.from_image else self.channels
 
     @property
     def picture_width(self) -> int:
-        """The features of the patches that the network receives; 0 if it receives none."""
+        """The number of features of the image patches that the network receives; 0 if it receives none."""
         return self.patch_width if self.from_image else 0
 
     @nn.compact
@@ -146,7 +146,7 @@ class HunyuanVideo15(Layered, Backbone):
         batch, frames, height, width, channels = x.shape
         t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
 
-        # A network of prompts has the channels of an image too, which are zero.
+        # A network without an image also has the image's channels, which are zero.
         x = jnp.pad(x, [(0, 0)] * 4 + [(0, 2 * self.channels + 1 - channels)])
         dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
         clip = dense(x.reshape(batch, -1, x.shape[-1]))
@@ -168,14 +168,14 @@ class HunyuanVideo15(Layered, Backbone):
         return single_stack(self, JointBlock, fields, streams, arguments, axes, output, features, through, picture)
 
     def _others(self, t: jax.Array, inputs: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-        """The tokens beside the clip's [B, N, width] and their mask Bool [B, N]."""
+        """(the tokens besides the clip's, [B, N, width]; their mask, Bool [B, N])."""
         kinds = self.param("kinds", nn.initializers.normal(0.02), (KINDS, self.width)).astype(self.dtype)
         refiner = TextRefiner(self.width, self.refiners, self.heads, self.attention, self.dtype, name="refiner")
         text = refiner(inputs["text"], inputs["text_mask"], t) + kinds[0]
         glyphs = GlyphEmbedding(self.width, self.dtype, name="glyph_embedding")(inputs["glyphs"]) + kinds[1]
         tokens, masks = [glyphs, text], [inputs["glyph_mask"], inputs["text_mask"]]
         patches = inputs.get("patches")
-        if patches is None and self.is_initializing():  # published networks of prompts have these parameters, too
+        if patches is None and self.is_initializing():  # published networks without an image have these parameters too
             patches = jnp.zeros((len(text), 1, self.patch_width))
         if patches is not None:
             embedded = PictureEmbedding(self.width, 0, self.dtype, name="picture_embedding")(patches) + kinds[2]

@@ -38,12 +38,12 @@ from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 class MMDiT(Layered, Backbone):
     """The multimodal diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
-    The table of positions is a leaf of the parameters, as in the published files, and is never trained: its gradient is
-    zero (exclude it from an optimizer's weight decay). Pictures of other sizes use its middle.
+    The table of positions is a leaf of the parameters, as in the published files. It is not trained, since its gradient
+    is zero; exclude it from an optimizer's weight decay. Pictures smaller than the table use its middle.
 
     Attributes:
-        channels: C of the input.
-        out_channels: C of the output, the velocity.
+        channels: number C of channels of the input.
+        out_channels: number of channels of the output, the velocity.
         patch: side of a patch in pixels of the latents.
         width: number of features of a token, a multiple of `heads`.
         depth: number of joint layers. The last one does not update the text.
@@ -51,7 +51,7 @@ class MMDiT(Layered, Backbone):
         text_width: number E of features of the text's tokens.
         pooled_width: number P of features of the pooled text.
         positions: side of the table of positions, in tokens.
-        sample_size: side of the latents whose neighbouring tokens have positions one apart in the initial table.
+        sample_size: side of the latents for which neighbouring tokens have positions one apart in the initial table.
         dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
         qk_norm: whether queries and keys are RMS-normalised, with a learned scale (SD3.5).
 
@@ -86,7 +86,7 @@ class MMDiT(Layered, Backbone):
             )
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
-        """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""
+        """The widths and grids of the layers for image prompts ("extra"), for x of these sides."""
         return (ExtraLayer(self.width, height // self.patch, width // self.patch),) * self.depth
 
     @nn.compact
@@ -101,9 +101,9 @@ class MMDiT(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width].
                 "skip", "identity": Bool [B, depth], see `diffusion.models.layers.layer_masks`; with "identity" a patch
-                attends to itself and to the text.
-                "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
-                to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
+                attends only to itself and to the text.
+                "residuals": a tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is
+                added to the picture's tokens after each layer i with floor(i K / depth) = k, except the last layer.
                 "extra", "extra_joint": image prompts, see `extra_attention`.
             features, through: the options of every backbone, see `network_bases.Backbone`.
 
@@ -145,18 +145,18 @@ class MMDiT(Layered, Backbone):
         return several_stacks(self, stacks, streams, output, features, through, _picture)
 
     def positioned(self, tokens: jax.Array, table: jax.Array, height: int, width: int) -> jax.Array:
-        """The tokens of latents [H, W] with their positions: the middle of the table, row by row."""
+        """The tokens of latents [H, W], with the positions in the middle of the table added, row by row."""
         rows, columns = height // self.patch, width // self.patch
         top, left = (self.positions - rows) // 2, (self.positions - columns) // 2
         positions = table[top : top + rows, left : left + columns]
         return tokens + positions.reshape(rows * columns, self.width).astype(tokens.dtype)
 
     def spread(self, residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        """K residuals over the layers, floor(i K / depth) for layer i; the last layer, which adds none, has one too."""
+        """The residual of each layer i, number floor(i K / depth) of K; the last layer's is not used."""
         return tuple(residuals[i * len(residuals) // self.depth] for i in range(self.depth))
 
     def initial_positions(self, key: jax.Array) -> jax.Array:
-        """The table as diffusers makes it: e(p) = [sin(p w), cos(p w)], table[row, column] = [e(column), e(row)]."""
+        """The initial table, as in diffusers: table[row, column] = [e(column), e(row)], e(p) = [sin(p w), cos(p w)]."""
         positions = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
         angles = positions[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
         e = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
@@ -164,7 +164,7 @@ class MMDiT(Layered, Backbone):
         return jnp.concatenate([jnp.broadcast_to(e, grid_shape), jnp.broadcast_to(e[:, None], grid_shape)], axis=-1)
 
     def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
-        """The entries of the condition that belong to single layers, each with the layers as first axis."""
+        """The entries of the condition for single layers, each with the layers as its first axis."""
         masks = {name: inputs[name] for name in ("skip", "identity") if inputs[name] is not None}
         per_layer: dict[str, Any] = layer_masks.parted(masks, batch, self.depth)[1]
         for name in ("extra", "extra_joint"):
