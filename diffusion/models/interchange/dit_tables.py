@@ -1,15 +1,15 @@
-"""DiT and SiT: diffusers' DiTTransformer2DModel, and the networks of the papers' own repositories.
+"""DiT and SiT: diffusers' DiTTransformer2DModel, and the networks of the papers' repositories.
 
-They hold the same numbers under different names, and embed the time differently: diffusers' features have the
-frequencies 10000^(-i / 127), the papers' networks 10000^(-i / 128). A loaded network gives the outputs of the library
-of its file; `module.clone(frequency_shift=0)` turns diffusers' network into the papers'.
+The two layouts hold the same numbers under different names, but the networks embed the time differently: diffusers uses
+the frequencies 10000^(-i / 127), the papers' networks 10000^(-i / 128). A loaded network has the outputs of the library
+that its file comes from; `module.clone(frequency_shift=0)` turns diffusers' network into the papers'.
 
-A DiT trained in diffusers has separate embeddings of the time and the class in each block (`DiT.own_embeddings`);
-a converted one has copies of one embedding.
+A DiT trained in diffusers has separate embeddings of the time and the class in each block (`DiT.own_embeddings`). A
+converted DiT has copies of one embedding.
 
-SiT's velocity is the first half of the channels of the network's output; the other half is not trained. It points from
-the noise to the data, against ours (`parameterizations.velocity`). REPA's SiT has no other half, its velocity points as
-ours, and its files hold projectors too, which are left out.
+SiT's velocity is the first half of the channels of the network's output; the other half is not trained. The velocity
+points from the noise to the data, opposite to ours (`parameterizations.velocity`). REPA's SiT has no second half, and
+its velocity has our direction. Its files also hold projectors, which are left out.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ from diffusion.models.interchange.square_images import (
 )
 from diffusion.models.interchange.tensor_files import Tensors
 
-ALIGNED = 8  # --encoder-depth of REPA's published networks
+ALIGNED = 8  # the number of blocks up to the aligned one in REPA's published networks (--encoder-depth)
 
 
 def _diffusers_rows(module: DiT) -> list[Row]:
@@ -80,7 +80,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
 
 
 def _varied(module: DiT, tensors: Tensors) -> DiT:
-    """The module, with embeddings for each block if those in the file differ; no config says so."""
+    """The module, with separate embeddings for each block if those in the file differ, which no config states."""
     for row in _diffusers_rows(module):
         if row.copies and {row.theirs, *row.copies} <= tensors.shapes.keys():
             first = tensors.read(row.theirs)
@@ -90,7 +90,7 @@ def _varied(module: DiT, tensors: Tensors) -> DiT:
 
 
 def _legacy_rows(module: DiT) -> list[Row]:
-    """REPA's first checkpoints: the blocks after the aligned one, the eighth, are a separate list."""
+    """The rows of REPA's first checkpoints, whose blocks after the eighth, the aligned one, are a second list."""
     renamed = []
     for row in _original_rows(module):
         first, number, *rest = row.theirs.split(".")
@@ -105,10 +105,10 @@ def _original_rows(module: DiT) -> list[Row]:
 
 
 def original_end_rows(patch: int) -> list[Row]:
-    """The rows before and after the blocks, by the names of DiT's repository and of repositories built on it.
+    """The rows before and after the blocks, with the names of DiT's repository and of repositories built on it.
 
     Args:
-        patch: side of a patch.
+        patch: side of a patch in pixels.
     """
     return [
         *linear("x_embedder.proj", "patch_embedding", patches(patch)),
@@ -125,7 +125,7 @@ ORIGINAL_BLOCK = [
     *linear("attn.proj", "attention/out", DENSE_OUT),
     *mlp("mlp.fc1", "mlp.fc2", "mlp/"),
 ]
-"""The rows of a block, by the names of DiT's repository and of repositories built on it."""
+"""The rows of a block, with the names of DiT's repository and of repositories built on it."""
 UNGUIDED = {"strength": False, "interval": False}
 FIXED = {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False, "times": 1, **UNGUIDED}
 
@@ -155,10 +155,10 @@ DIFFUSERS_CONFIG = FieldTable(
         Follows("norm_type", "ada_norm_zero"),
         Follows("norm_elementwise_affine", False),
         Follows("attention_bias", True),
-        Follows("attention_type", "default", silent=True),  # a field of the class that came before
-        # It belongs to the second norm alone, and moves it by less than float32 resolves.
+        Follows("attention_type", "default", silent=True),  # a field of the preceding class
+        # norm_eps acts only on the second norm, and changes it by less than the resolution of float32.
         Group({"norm_eps": (1e-5, schema.number(0, 1e-5))}, lambda values, ours: {}, lambda module: {}),
-        # A field of ours: the library, which always has them, ignores it with a warning.
+        # Our field: diffusers, where embeddings are always separate, ignores it with a warning.
         Field("own_embeddings", "own_embeddings", False, write=lambda module: module.own_embeddings or ABSENT),
     ),
     unread=dict.fromkeys(("dropout", "norm_num_groups", "upcast_attention")),

@@ -1,11 +1,12 @@
-"""Attention over tokens that are split over devices: keys and values travel round a ring, block by block.
+"""Attention over tokens that are split over devices: keys and values are passed round a ring of devices in blocks.
 
     out[b, n, h] = sum_m softmax_m(q[b, n, h] . k[b, m, h] / sqrt(D) + bias[b, h, n, m]) v[b, m, h]
 
-Each of P devices keeps its N / P queries. In each of P turns it reads one block of M / P keys and values, adds it to
-the running maximum, sum and output of its queries, and meanwhile sends it on to its neighbour. The backward pass turns
-the ring once more: the scores of a block are computed again, and the cotangents of keys and values travel with them. No
-device therefore holds scores of more than [N / P, M / P], and heads need not divide over the devices.
+Each of P devices keeps its N / P queries. In each of P turns, a device adds one block of M / P keys and values to the
+running maximum, sum and output of its queries, and at the same time sends the block to its neighbour. The backward pass
+goes round the ring once more: the scores of a block are computed again, and the cotangents of keys and values are
+passed on with them. No device therefore holds scores larger than [N / P, M / P], and the number of devices need not
+divide the number of heads.
 
 Reference: Liu et al., "Ring Attention with Blockwise Transformers", 2023.
 """
@@ -17,24 +18,24 @@ from jax.ad_checkpoint import checkpoint_name
 from diffusion.models.layers import layout
 from diffusion.models.layers.scan import KEPT
 
-AXIS = "sequence"  # over which layout.RULES splits tokens
+AXIS = "sequence"  # the mesh axis over which layout.RULES splits tokens
 TOKENS = ("batch", "tokens", "heads", None)
 
 
 def ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """Attention among tokens that `layout.over` splits; derivatives only in reverse mode.
+    """Attention among tokens that `layout.over` splits; only reverse-mode derivatives are defined.
 
     Args:
         q: queries [B, N, H, D], floating point.
         k: keys [B, M, H, D], of the dtype of q.
         v: values [B, M, H, D], of the dtype of q.
-        bias: added to the scores, [B or 1, H or 1, N or 1, M or 1], or None.
+        bias: numbers that are added to the scores, [B or 1, H or 1, N or 1, M or 1], or None.
 
     Returns:
-        [B, N, H, D], of the dtype of q.
+        The outputs [B, N, H, D], in the dtype of q.
 
     Raises:
-        MeshError: where examples, heads, queries or keys do not divide over the devices.
+        MeshError: if examples, heads, queries or keys cannot be divided evenly over their axes of the mesh.
     """
     if bias is None:
         return layout.on_each_device(lambda q, k, v: _ring(q, k, v, None), *TOKENS)(q, k, v)
@@ -50,12 +51,12 @@ def _ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> j
 
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> tuple:
-    """The output, and what the backward pass reads; running sums by Milakov and Gimelshein, 2018, algorithm 3."""
+    """(the output, the arrays for the backward pass), by running sums (Milakov and Gimelshein 2018, algorithm 3)."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     batch, queries, heads, _ = q.shape
 
     def add(turn, k, v, out, total, largest):
-        """The output [B, N/P, H, D], sum and maximum [B, H, N/P] with one block more."""
+        """The output [B, N/P, H, D], sum and maximum [B, H, N/P] after one more block."""
         scores = _scores(q, k, bias, turn)
         new = jnp.maximum(largest, scores.max(-1))
         p = jnp.exp(scores - new[..., None])
@@ -65,7 +66,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -
 
     def turn(carry, turn):
         k, v, *sums = carry
-        sent = _sent((k, v))  # before it is read, so that it travels meanwhile
+        sent = _sent((k, v))  # sent first, so that the transfer overlaps with the computation
         return (*sent, *add(turn, k, v, *sums)), None
 
     shape = (batch, heads, queries)
@@ -74,7 +75,8 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -
     (last_k, last_v, *sums), _ = jax.lax.scan(turn, (k, v, *sums), jnp.arange(last))
     out, total, largest = add(last, last_k, last_v, *sums)
     out = checkpoint_name((out / _per_query(total)).astype(q.dtype), KEPT)
-    total, largest = checkpoint_name((total, largest), KEPT)  # apart: beside a mask's bias a logarithm would vanish
+    # They are stored separately, since the logarithm of the sum would be lost beside a mask's large bias.
+    total, largest = checkpoint_name((total, largest), KEPT)
     return out, (q, k, v, bias, out, total, largest)
 
 
@@ -109,7 +111,7 @@ def _backward(kept: tuple, d_out: jax.Array) -> tuple:
     last = jax.lax.axis_size(AXIS) - 1
     (last_k, last_v, *gradients), _ = jax.lax.scan(turn, (k, v, *gradients), jnp.arange(last))
     dk, dv, dq, d_bias = add(last, last_k, last_v, *gradients)
-    dk, dv = _sent((dk, dv))  # home
+    dk, dv = _sent((dk, dv))  # to the device that holds these keys
     d_bias = None if bias is None else d_bias.astype(bias.dtype)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), d_bias
 
@@ -118,13 +120,13 @@ _ring.defvjp(_forward, _backward)
 
 
 def _sent(block: tuple) -> tuple:
-    """The block of the neighbour before, to which every device sends its own to the one after."""
+    """The block of the previous device in the ring, while every device sends its block to the next."""
     devices = jax.lax.axis_size(AXIS)
     return jax.lax.ppermute(block, AXIS, [(i, (i + 1) % devices) for i in range(devices)])
 
 
 def _first(k: jax.Array, turn: jax.Array | int) -> jax.Array:
-    """The place of the first key of the block [B, M/P, H, D] that a device holds in a turn."""
+    """The position among all M keys of the first key in the block that this device holds in a turn."""
     return (jax.lax.axis_index(AXIS) - turn) % jax.lax.axis_size(AXIS) * k.shape[1]
 
 
