@@ -134,6 +134,12 @@ def timestep(p, t: float, size: int = 256) -> np.ndarray:
     return dense(p["out"], silu(dense(p["hidden"], wave(t, size))))
 
 
+def conditioning(p, t: float, pooled: np.ndarray, strength: float | None = None) -> np.ndarray:
+    """silu of the embeddings of the time, the pooled text and the strength of guidance together."""
+    total = timestep(p["time"], t) + dense(p["pooled"]["out"], silu(dense(p["pooled"]["hidden"], pooled)))
+    return silu(total if strength is None else total + timestep(p["strength"], strength))
+
+
 def turned(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
     """Heads [N, H, S] whose features 2 i and 2 i + 1 are a complex number, which turns by the angle i of its token."""
     z = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles[:, None])

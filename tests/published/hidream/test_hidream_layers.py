@@ -5,11 +5,11 @@ import numpy as np
 
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.published.hidream.network import HiDream, HiDreamBlock
-from tests.models.dit_oracle import silu
 from tests.published.equations import (
     applied,
     attention,
     close,
+    conditioning,
     dense,
     normal,
     normalised,
@@ -17,7 +17,6 @@ from tests.published.equations import (
     patches,
     rms,
     swiglu,
-    timestep,
     turned,
     without_layers,
 )
@@ -94,11 +93,7 @@ def test_before_and_behind_its_layers_the_network_is_its_equations():
         parts = patches(np.float64(x[b]))
         picture = dense(p["patch_embedding"], parts)
         close(image[b], np.concatenate([p["patch_embedding"]["bias"][None], picture]))  # a patch of zeros is padding
-        conditioning = p["conditioning"]
-        of_text = dense(
-            conditioning["pooled"]["out"], silu(dense(conditioning["pooled"]["hidden"], np.float64(pooled[b])))
-        )
-        c = silu(timestep(conditioning["time"], t[b]) + of_text)
+        c = conditioning(p["conditioning"], t[b], np.float64(pooled[b]))
         close(joint[0][b], c)
         shift, scale = dense(p["final_modulation"]["dense"], c)
         close(patches(found[b]), -dense(p["final"], normalised(picture, 1e-6) * (1 + scale) + shift))
