@@ -72,6 +72,9 @@ def test_a_joint_layer_is_its_equations():
         expected = after_layer(p, streams, np.float64(c[b]), angles, 3, 5, 2)
         close(image_after[b], expected["image"])
         close(text_after[b], expected["text"][2:])
+        shift, scale, *_ = dense(p["image"]["modulation"]["dense"], np.float64(c[b]))
+        entered = block.apply({"params": p}, (image, text), c, angles, own, entering=True)[0]
+        close(entered[b], (normalised(np.float64(image[b]), 1e-6) * (1 + scale) + shift)[1:])
 
 
 def test_before_and_behind_its_layers_the_network_is_its_equations():
