@@ -66,6 +66,10 @@ def test_the_unconditional_branch_sees_no_tokens_of_the_picture(monkeypatch):
     conditional, unconditional = numpy_programs.outputs(one.encode, one.params, drawn("seen", 1, 3, 12))
     assert (conditional != 0).all() and conditional.shape == (1, 3, 8)
     np.testing.assert_array_equal(unconditional, np.zeros((1, 3, 8)))
+    tokens = np.float32([[[0, 1], [0, 0], [2, 3]]])  # one feature of the first token happens to be zero
+    ((weighted, shown),) = one.entries(one.params, jnp.full(1, 0.5), jnp.asarray(tokens))["extra_text"]
+    np.testing.assert_array_equal(weighted, tokens / 2)
+    np.testing.assert_array_equal(shown, [[True, False, True]])
 
 
 @functools.cache
