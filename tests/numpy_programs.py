@@ -20,10 +20,23 @@ def outputs(function: Callable[..., Any], *arguments: Any) -> Any:
         function: a function of pytrees of arrays, which JAX can trace.
         *arguments: the arguments of the function.
     """
-    program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    with np.errstate(over="ignore"):  # a sigmoid's e^-x may overflow
-        values = run(program, *jax.tree.leaves(arguments))
-    return jax.tree.unflatten(jax.tree.structure(shapes), values)
+    return traced_once(function)(*arguments)
+
+
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the results of `outputs`, which JAX traces once for all arguments of the same shapes."""
+    programs = {}
+
+    def call(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+        if key not in programs:
+            programs[key] = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        program, shapes = programs[key]
+        with np.errstate(over="ignore"):  # a sigmoid's e^-x may overflow
+            return jax.tree.unflatten(jax.tree.structure(shapes), run(program, *leaves))
+
+    return call
 
 
 def run(program: core.ClosedJaxpr, *inputs: Any) -> list[np.ndarray]:
@@ -61,14 +74,13 @@ def scan(
     *inputs: np.ndarray, jaxpr: core.ClosedJaxpr, length: int, reverse: bool, carried: int, **_: Any
 ) -> list[np.ndarray]:
     """A loop that carries some arrays, reads rows of others, and stacks rows of its results."""
-    assert not reverse
     shared = sum(value.ndim == len(aval.shape) for value, aval in zip(inputs, jaxpr.in_avals))
     constants, carry, columns = inputs[: shared - carried], list(inputs[shared - carried : shared]), inputs[shared:]
-    rows = []
-    for i in range(length):
+    rows = [[] for _ in range(length)]
+    for i in range(length)[::-1] if reverse else range(length):
         results = run(jaxpr, *constants, *carry, *(column[i] for column in columns))
         carry, row = results[:carried], results[carried:]
-        rows.append(row)
+        rows[i] = row
     return [*carry, *map(np.stack, zip(*rows))]
 
 
@@ -92,16 +104,19 @@ def convolution(
     rhs_dilation: Sequence[int],
     dimension_numbers: Any,
     feature_group_count: int,
+    batch_group_count: int,
     **_: Any,
 ) -> np.ndarray:
-    """A convolution over any number of axes in groups of channels; a dilated input has zeros between its numbers."""
+    """A convolution over any number of axes in groups; a dilated input has zeros between its numbers.
+
+    Groups are either of channels, or of examples, each with filters of its own.
+    """
     x, kernel = x.transpose(dimension_numbers.lhs_spec), kernel.transpose(dimension_numbers.rhs_spec)
     every = slice(None), slice(None)  # examples and channels, or channels out and in
     apart = [1 + (side - 1) * dilation for side, dilation in zip(x.shape[2:], lhs_dilation)]
     spread = np.zeros((*x.shape[:2], *apart), x.dtype)
     spread[(*every, *(slice(None, None, dilation) for dilation in lhs_dilation))] = x
-    assert all(min(ends) >= 0 for ends in padding)
-    spread = np.pad(spread, [(0, 0), (0, 0), *padding])
+    spread = pad(spread, np.zeros([], x.dtype), [(0, 0, 0), (0, 0, 0), *((*ends, 0) for ends in padding)])
     spans = [1 + (side - 1) * dilation for side, dilation in zip(kernel.shape[2:], rhs_dilation)]
     axes = tuple(range(2, x.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(spread, spans, axes)
@@ -110,7 +125,14 @@ def convolution(
     within = tuple(range(1, 1 + len(axes)))
     groups = [
         np.tensordot(part, weights, ((1, *(axis + x.ndim - 1 for axis in within)), (1, *(1 + i for i in within))))
-        for part, weights in zip(np.split(windows, feature_group_count, 1), np.split(kernel, feature_group_count))
+        for part, weights in zip(
+            [
+                part
+                for examples in np.split(windows, batch_group_count)
+                for part in np.split(examples, feature_group_count, 1)
+            ],
+            np.split(kernel, feature_group_count * batch_group_count),
+        )
     ]
     out = np.moveaxis(np.concatenate(groups, axis=-1), -1, 1)
     return out.transpose(np.argsort(dimension_numbers.out_spec))
@@ -123,9 +145,13 @@ def broadcast_in_dim(a: np.ndarray, *_: Any, shape: Sequence[int], broadcast_dim
 
 
 def pad(a: np.ndarray, value: np.ndarray, padding_config: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """An array with a border of one value."""
-    assert all(min(ends) >= 0 for ends in padding_config) and not any(inner for *_, inner in padding_config)
-    return np.pad(a, [ends[:2] for ends in padding_config], constant_values=value)
+    """An array with a border of one value, and with that value between its numbers; a negative border cuts it."""
+    spans = [(side - 1) * (inner + 1) + 1 if side else 0 for side, (*_, inner) in zip(a.shape, padding_config)]
+    padded = np.full([low + span + high for span, (low, high, _) in zip(spans, padding_config)], value, a.dtype)
+    places = [low + np.arange(side) * (inner + 1) for side, (low, _, inner) in zip(a.shape, padding_config)]
+    kept = [(place >= 0) & (place < side) for place, side in zip(places, padded.shape)]
+    padded[np.ix_(*(place[inside] for place, inside in zip(places, kept)))] = a[np.ix_(*kept)]
+    return padded
 
 
 def iota(*_: Any, dtype: Any, shape: Sequence[int], dimension: int, **__: Any) -> np.ndarray:

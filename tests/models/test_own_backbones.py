@@ -148,6 +148,8 @@ def test_the_transformer_of_sets_reads_only_the_elements_of_a_set(summaries, pad
     heads = 2
     x, t = drawn(2, 7, 3), np.float32([0.3, 0.7])
     real = np.array([[1, 1, 0, 1, 1, 0, 1], [1, 1, 1, 1, 0, 0, 0]], bool)
+    if padded:
+        x = np.where(real[..., None], x, np.float32(np.nan))  # what stands in the padding is not read
     norm, mlp = ("rmsnorm", "swiglu") if padded else ("layernorm", "gelu")
     module = SetTransformer(16, 2, heads, summaries, 3, 5, norm=norm, mlp=mlp)
     condition = {"label": np.array([0, 3]), "vector": drawn(2, 5)} | ({"real": real} if padded else {})
