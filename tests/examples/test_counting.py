@@ -1,5 +1,6 @@
 """Counting by rewards: what captions request, the reward of a judge, the evaluations, the measures and the report."""
 
+import itertools
 import json
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from examples.counting import judges, measures, own_samples, report, rewards
 from examples.text import judge, prompt_metrics
 from tests import drawn_parameters
 
+JUDGES = ("rewarding", "measuring")
 CLASSES = {name: len(values) for name, values in judges.ATTRIBUTES.items()}
 
 
@@ -75,6 +77,29 @@ def stated(caption):
 )  # fmt: skip
 def test_what_a_caption_requests(caption, expected):
     assert stated(caption) == expected
+
+
+def test_what_two_judges_read_is_counted_apart_and_words_have_no_shapes(monkeypatch):
+    """The one reads all that is requested; the other another count, another colour, and the pair as it is."""
+    texts = ["three red stars", "a blue circle", "a red heart above a blue star", 'the word "cat"']
+    right = [scenes.parsed(text) for text in texts]
+    other = [right[0]._replace(count=4), right[1]._replace(colour="red"), *right[2:]]
+    last = np.random.default_rng(0).normal(size=(8, 3))
+    for module, name, instead in (
+        (prompt_metrics, "by_templates", lambda texts, pictures: {"count": "by templates"}),
+        (prompt_metrics, "real_picture", lambda text, number: np.ones(1)),
+        (attribute_reader, "features", lambda reader, pictures: "the rewarding judge's"),
+        (judges, "features", lambda reader, pictures: last[4:] if np.all(pictures) else last[:4]),
+        (judges, "read", lambda reader, rows: right if isinstance(rows, str) else other),
+    ):
+        monkeypatch.setattr(module, name, instead)
+    figures = measures.measured(texts, np.zeros((4, 1)), cast(Any, None), cast(Any, None))
+    shares = lambda part: {name: (figures[part][name]["share"], figures[part][name]["count"]) for name in JUDGES}
+    assert shares("count") == {"rewarding": (1, 1), "measuring": (0, 1)} and figures["gap"] == 1
+    assert shares("all") == {"rewarding": (1, 3), "measuring": (pytest.approx(1 / 3), 3)}
+    apart = lambda rows: np.mean([np.linalg.norm(a - b) for a, b in itertools.combinations(rows, 2)])
+    assert figures["variety"] == pytest.approx(apart(last[:4]) / apart(last[4:]))
+    assert figures["templates"]["count"] == figures["count"]["templates"] == "by templates"
 
 
 @pytest.mark.extended

@@ -119,6 +119,31 @@ def test_a_blob_is_none_of_the_shapes():
     assert blob.overlap.max() < drawn_objects.WHOLE and blob.parts == 1 and blob.edge < 2
 
 
+@pytest.mark.parametrize("width", [1.5, 3.0])
+def test_an_edge_is_as_wide_as_its_ramp(width):
+    """A disc of radius 11 whose cover falls evenly from 1 to 0 over so many pixels."""
+    x, y = np.arange(64) - 31.5, np.arange(64)[:, None] - 31.5
+    cover = np.clip((11 - np.hypot(x, y)) / width + 0.5, 0, 1)[..., None]
+    picture = np.round(245 + cover * (np.array(drawing.PALETTE["red"]) - 245)).astype(np.uint8)
+    (disc,) = drawn_objects.measured(picture[None], [scenes.parsed("a red circle")])[0].objects
+    assert disc.edge == pytest.approx(width, rel=0.05)
+
+
+def test_a_size_is_the_one_whose_middle_is_nearest():
+    """Radii of small, medium and large drawings have the middles 6.3, 9.6 and 13.3: the ways part at 7.95 and 11.45."""
+    star = SHAPES.index("star")
+
+    def size(radius):
+        every = np.full(8, 99.0)
+        every[star] = radius
+        one = drawn_objects.Drawn(np.eye(8)[star], every, np.zeros((8, 2)), 1, np.eye(8)[0], 1.0)
+        scenes_of_sizes = {name: Scene("one", "plain", NONE, "star", name) for name in scenes.SIZES}
+        picture = drawn_objects.Picture([one])
+        return [name for name, scene in scenes_of_sizes.items() if drawn_objects.verdict(scene, picture)["size"]]
+
+    assert [size(radius) for radius in (7.9, 8.0, 11.4, 11.5)] == [["small"], ["medium"], ["medium"], ["large"]]
+
+
 @pytest.mark.extended
 def test_another_shape_or_colour_is_seen(large):
     images, requested = large
@@ -161,6 +186,12 @@ def test_two_objects(shown, wrong):
     assert {name for name, right in found.items() if not right} == wrong
     (found,) = verdicts(image[None], [PAIR._replace(relation=NONE)])
     assert {name for name, right in found.items() if not right} == wrong - {"relation"}
+
+
+def test_two_of_one_shape_are_named_by_their_colours():
+    scene = PAIR._replace(relation="right of", second_shape="circle")
+    (found,) = verdicts(drawing.draw(scene, Lot(7, 0, 0))[None], [scene])
+    assert all(found.values()) and "relation" in found
 
 
 def test_several_objects_are_counted():

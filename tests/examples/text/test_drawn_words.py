@@ -38,6 +38,24 @@ def test_a_missing_letter_and_an_empty_picture_are_no_word():
     assert drawn_words.read(np.full((64, 64, 3), 240, np.uint8)).overlap == 0
 
 
+def test_what_stands_beside_a_word_lessens_its_overlap():
+    """By the pixels of the word among all that are drawn."""
+    picture = drawn("wolf")
+    pixels = (np.abs(picture.astype(int) - picture[0, 0]).max(-1) > 60).sum()
+    picture[2:7, 3:9] = drawing.PALETTE["blue"]
+    assert drawn_words.read(picture) == ("wolf", pytest.approx(pixels / (pixels + 30)))
+
+
+def test_pictures_of_one_caption_are_no_independent_ones():
+    captions = ['the word "cat"', 'the word "sun"', *['the word "dog" in green'] * 2]
+    pictures = np.stack([drawn("cat"), drawn("sun"), drawn("dog", "green"), drawn("dog", "blue", 1)])
+    score = drawn_words.score_of(captions, pictures)
+    assert {name: (share["prompts"], share["count"]) for name, share in score.items()} == {
+        "word": (3, 4),
+        "word_colour": (1, 2),
+    }
+
+
 def test_the_score_counts_words_and_their_colours():
     captions = ['the word "cat" in red', 'the word "cat"', 'the word "dog" in green', "a red star"]
     pictures = np.stack([drawn("cat", "red"), drawn("cot", "red"), drawn("dog", "blue"), drawn("cat")])

@@ -9,7 +9,7 @@ from diffusion.data import shapes
 from diffusion.data.shapes import scenes, spoilt
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Scene
 from diffusion.experiments.evaluation import sample_metrics
-from diffusion.metrics import attribute_reader, neighbours
+from diffusion.metrics import attribute_reader, bootstrap, neighbours
 from diffusion.metrics.attribute_reader import Reader
 from examples.text import drawn_objects, judge, prompt_metrics
 from examples.text.prompt_metrics import Subject
@@ -18,6 +18,7 @@ ONE = Scene("one", "plain", "red", "circle", "small", "top")
 PAIR = Scene("pair", "plain", "red", "circle", count=2, relation="left of", second_colour="blue", second_shape="star")
 NOBODY = Reader({}, {}, "")
 ONES = Scene("one", "plain", NONE)
+CIRCLES = PAIR._replace(second_colour="red", second_shape="circle")
 
 
 @pytest.mark.parametrize("asked, shown, wrong", [
@@ -35,6 +36,8 @@ ONES = Scene("one", "plain", NONE)
     ("a red circle above a blue star", PAIR, {"relation"}),
     ("a red circle left of a green star", PAIR, {"colour"}),
     ("a blue circle left of a red star", PAIR, {"colour", "relation"}),  # it cannot be said which is which
+    ("a red circle left of a red star", PAIR._replace(second_colour="red"), set()),
+    ("a red circle left of a red star", CIRCLES, {"shape", "relation"}),  # two circles fit in either order
     ("a circle", ONE._replace(shape=NONE), {"shape"}),
     ("a red shape", ONE, set()),
     ("a red shape", ONE._replace(shape=NONE), {"shape"}),  # a shape that is none of the eight
@@ -279,6 +282,18 @@ def painter(monkeypatch):
     monkeypatch.setattr(judge, "read_scenes", lambda _, images: [table[image.tobytes()] for image in images])
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images.reshape(len(images), -1) / 255.0)
     return make
+
+
+def test_answers_about_one_picture_are_no_independent_ones(monkeypatch):
+    """Each of three pictures shows one of the eight values: the share is the same in each, of three prompts."""
+    make = lambda prompts, seeds, guidance, negative: np.arange(len(prompts))
+    read = lambda reader, images: [Scene("one", "plain", COLOURS[i], SHAPES[i + 2]) for i in images]
+    monkeypatch.setattr(judge, "read_scenes", read)
+    found = prompt_metrics.negatives(Subject(make, NOBODY), 3.0, number=3)
+    for shares in found.values():
+        assert shares["before"]["share"] == 1 / 8 and shares["before"]["count"] == 24
+        assert shares["before"]["interval"] == pytest.approx(bootstrap.wilson_interval(3 / 8, 3))
+        assert shares["after"] == shares["before"]
 
 
 @pytest.mark.slow
