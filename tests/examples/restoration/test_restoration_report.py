@@ -114,6 +114,17 @@ def test_a_residual_is_counted_in_units_of_the_noise():
     assert report.measured(x, truth, task, jnp.zeros((2, 3, 8, 1)))["coverage"] == 0.75
 
 
+def test_each_sample_is_compared_with_its_own_picture_and_measurement():
+    """Nine samples of each of two pictures, two grey levels off each; measurements differ by 0.1 from the truth."""
+    truth = np.random.default_rng(0).uniform(-0.9, 0.9, (2, *tasks.SHAPE)).astype(np.float32)
+    truth = np.float32(np.round((truth + 1) * 127.5) / 127.5 - 1)
+    x = np.stack([truth + 4 / 255] * 9)
+    task = tasks.Task(lambda x: x[:, ::2], 0.05, None)
+    figures = report.measured(x, jnp.asarray(truth), task, jnp.asarray(truth[:, ::2] + 4 / 255 - 0.1))
+    assert figures["psnr"] == pytest.approx(20 * np.log10(255 / 2), rel=1e-4)
+    assert figures["residual"] == pytest.approx(2, rel=1e-4)
+
+
 def test_samples_of_a_shifted_and_wider_gaussian_are_off_by_as_much():
     """N(m + d, 4 C) beside N(m, C): |d| over the root of the trace, and an error of 3."""
     target = exact.Mixture(np.ones(1), np.array([[1.0, -1.0]]), 0.25 * np.eye(2))

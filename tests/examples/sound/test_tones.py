@@ -54,6 +54,28 @@ def test_the_judge_sees_levels_and_what_lies_between_lines():
     assert gap[0] > 60 and abs(gap[1]) < 20
 
 
+def test_the_judge_sees_each_note_at_its_own_loudness(notes):
+    some = notes.waveforms[:2]
+    alone = np.concatenate([judge.pictures(one[None]) for one in some])
+    np.testing.assert_array_equal(judge.pictures(some * [[1.0], [0.05]]), alone)
+
+
+def test_only_notes_that_have_a_pitch_are_in_tune(notes, monkeypatch):
+    """Of the first two tones one is 30 cents off, and NEAR is 20; a drum has no pitch."""
+    tones_of = [instruments.NAMES.index(name) for name in instruments.HARMONIC]
+    off = iter([30.0, *[-19.0] * (len(tones_of) - 1)])
+    monkeypatch.setattr(judge.classifier, "predict", lambda net, images: notes.labels)
+    monkeypatch.setattr(judge.sound, "yin", lambda waveform, rate: 1.0)
+    monkeypatch.setattr(judge.sound, "cents", lambda heard, pitch: next(off))
+    monkeypatch.setattr(judge.sound, "harmonic_share", lambda waveform, rate, pitch: 0.5)
+    figures = judge.measured(None, notes)
+    number = len(tones_of)
+    assert number < len(notes.labels) and figures["in_tune"]["count"] == figures["harmonic"]["samples"] == number
+    assert figures["in_tune"]["share"] == pytest.approx((number - 1) / number)
+    first = min(tones_of, key=lambda label: notes.labels.tolist().index(label))
+    assert figures["by_instrument"][instruments.NAMES[first]]["in_tune"] == 0
+
+
 def test_the_figures_of_real_notes(notes, monkeypatch):
     """A judge that is always right, and notes in tune; asked for a quarter tone higher, they are 50 cents off."""
     monkeypatch.setattr(judge.classifier, "predict", lambda net, images: notes.labels)

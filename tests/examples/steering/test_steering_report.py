@@ -52,6 +52,22 @@ def test_no_way_takes_more_evaluations_than_it_may(name, monkeypatch):
     assert least < spent <= budget + equal_evaluations.STEPS  # a search samples its best noise once more
 
 
+@pytest.mark.parametrize(
+    "name, least",
+    [
+        ("best of N", 40),  # a sample takes 20
+        ("search near the best noise", 80),  # the first one and three trials
+        ("search over paths", 40),
+        ("noise optimisation", 80),  # a derivative of a sample takes 60, and the last sample 20
+        ("particles (SMC)", 40),
+        ("rejection", 40),
+    ],
+)
+def test_a_way_begins_where_its_first_choice_is_paid(name, least):
+    way = equal_evaluations.WAYS[name]
+    assert way(least) is not None and way(least - 1) is None
+
+
 @pytest.mark.parametrize("name", constants.DENSITIES)
 def test_a_unit_leaves_the_integral(name):
     """By the change of variables at a point."""

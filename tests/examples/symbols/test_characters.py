@@ -1,5 +1,6 @@
 """Characters of prose: the program learns, measures and infills."""
 
+import collections
 import functools
 import math
 import types
@@ -8,9 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.spatial.distance
+import scipy.stats
 
+from diffusion.data import english_prose as prose
 from diffusion.recipe import ConfigError
 from examples.symbols import characters, comparison
+
+
+def test_the_quality_of_samples_is_that_of_their_runs_and_complete_words():
+    """Words that a window may have cut count neither at its beginning nor at its end."""
+    real = np.stack([prose.encode("the mean of the rows"), prose.encode("an array of the mean")])
+    texts = ["a the cat of thex", "e mean an array an", "the of  the mean a"]
+    length = min(map(len, texts))
+    x = np.stack([prose.encode(text[:length]) for text in texts])
+    found = comparison.quality(x, real, frozenset(["the", "of", "mean", "an"]), [])
+    assert found["words"] == pytest.approx((2 + 2 + 3) / (3 + 3 + 3))
+    runs_of = lambda rows: collections.Counter(tuple(row[i : i + 3]) for row in rows for i in range(len(row) - 2))
+    runs = [runs_of(real), runs_of(x)]
+    shares = np.array([[runs[k][one] for one in runs[0] | runs[1]] for k in (0, 1)], float)
+    assert found["trigrams"] == pytest.approx(scipy.spatial.distance.jensenshannon(*shares, base=2) ** 2)
+    assert found["entropy"] == pytest.approx(scipy.stats.entropy(np.bincount(x.ravel()), base=2))
+    assert found["judged"] == pytest.approx(math.log2(27))  # without counts all letters are equal
 
 
 @pytest.mark.slow

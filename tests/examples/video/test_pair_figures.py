@@ -111,6 +111,18 @@ def test_a_direction_is_that_of_a_path_that_hardly_goes_aside(monkeypatch):
     assert figures["speed"] == pytest.approx(np.mean(off), rel=1e-3) and np.mean(off) > 0
 
 
+def test_two_shapes_of_a_clip_are_no_independent_ones(monkeypatch):
+    """Three shapes in two clips of four frames."""
+    best = clip_templates.Templates(np.ones((3, 4, 8)), np.zeros((3, 4), int), np.zeros((3, 4), int))
+    monkeypatch.setattr(clip_templates, "measured", lambda clips, tracks: best)
+    upper, lower = (squares(1, [(2 + f, y) for f in range(4)]) for y in (8, 34))
+    mover = motions.Mover("red", "circle", "bounces", "", "", 8.0, np.zeros((4, 2)), np.zeros(4), None)
+    clip = lambda number: motions.Clip("", (mover,) * number, np.zeros(0), np.ones((4, number)))
+    figures = pair_figures.measured(np.concatenate([np.minimum(upper, lower), lower]), [clip(2), clip(1)])
+    assert figures["one"]["share"] == 1 and (figures["one"]["prompts"], figures["one"]["count"]) == (2, 12)
+    assert figures["constant"]["count"] == 2 and figures["shape of two"]["prompts"] == 1
+
+
 def test_the_distance_of_tracks_is_the_square_of_a_shift():
     """Sets that differ by d pixels along x in every frame: F (d / 12)^2, since 12 pixels are a quarter of the side."""
     sets = []

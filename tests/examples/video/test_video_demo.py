@@ -100,6 +100,33 @@ def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
     assert motion_figures.measured(judge, noise, truth)["flicker"] == np.inf
 
 
+def test_a_speed_that_is_far_off_stays_so_where_a_frame_lacks_its_shape():
+    """A lacking clip is off by the whole middle of its range at least; 12 to 18 of 64 in seven steps are slow."""
+    centre = np.arange(8.0)[:, None] * np.array([5, 1, 1])[:, None, None] * np.array([1.0, 0])
+    centre[:2, 6] = np.nan  # of the first two clips
+    tracks = motion_figures.moving_objects.Tracks(np.ones((3, 8)), centre, np.zeros((3, 8, 3)), np.ones((3, 8), int))
+    captions = ["a red star moves right slowly"] * 3
+    figures = motion_figures._motion(tracks, np.ones((3, 8), bool), np.array(["moves"] * 3), captions)
+    off = (5 - 18 / 14) / (15 / 14)
+    assert figures["speed_error"] == pytest.approx((off + 1 + 0) / 3)
+
+
+def test_a_clip_has_the_shape_and_colour_of_most_of_its_last_frames_that_show_it_in_full(monkeypatch):
+    monkeypatch.setattr(clip_judge, "looked_at", lambda clips, tracks: (clips, clips))
+    read = lambda reader, clips, beside: {name: np.ones(len(clips), int) for name in clip_judge.OF_CLIPS}
+    monkeypatch.setattr(clip_judge.clip_reader, "read", read)
+    frames = np.zeros((2, 10, 2))
+    complete = np.array([[1, 1, 1, 0, 0, 0, 0, 1, 1, 1], [0] * 10], bool)
+    by_frame = {
+        "colour": np.array([[5, 5, 5, 4, 4, 4, 4, 3, 3, 1]] * 2),
+        "shape": np.array([[6, 6, 6, 2, 2, 2, 2, -1, -1, 7]] * 2),
+    }
+    tracks = motion_figures.moving_objects.Tracks(*[frames] * 4)
+    first, second = clip_judge.read_clips(clip_judge.Judge(None, None), frames, tracks, by_frame, complete)
+    assert first["colour"] == clip_judge.OF_FRAMES["colour"][3] and first["shape"] == second["colour"] == ""
+    assert first["motion"] == clip_judge.OF_CLIPS["motion"][1]
+
+
 def test_a_shape_that_is_none_of_the_eight_is_not_the_same_in_all_frames():
     read = {"shape": np.array([[3, 3], [8, 8], [2, 3], [-1, -1]]), "colour": np.array([[7, 7]] * 4)}
     assert motion_figures._constant(read, np.ones((4, 2), bool)) == [True, False, False, False]
