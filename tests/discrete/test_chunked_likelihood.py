@@ -45,6 +45,17 @@ def test_chunks_have_the_values_and_gradients_of_the_whole(chunk):
         assert np.abs(ours).max() > 0.01
 
 
+def test_logits_of_bfloat16_states_are_not_rounded_to_it():
+    """The states and the head are exact in bfloat16; their products and sums are those of float32."""
+    random = np.random.default_rng(0)
+    h, head = (jnp.asarray(random.normal(size=shape), jnp.bfloat16) for shape in ((1, 6, 32), (32, 5)))
+    x0 = np.arange(6)[None] % 4
+    logits = np.asarray(h, np.float64) @ np.asarray(head, np.float64)
+    exact = np.take_along_axis(logits, x0[..., None], -1)[..., 0] - np.log(np.exp(logits[..., :4]).sum(-1))
+    log_p = discrete.in_chunks(lambda x_t, t: h, head, 4, 3)(None, None, jnp.asarray(x0))
+    np.testing.assert_allclose(log_p, exact, rtol=1e-5, atol=1e-5)
+
+
 def test_no_array_has_all_positions_and_all_symbols():
     """50,000 symbols at 128 positions: the compiled gradient holds a chunk of 8 positions, not 25.6 MB."""
     size, batch, length, width = 50_000, 2, 64, 4

@@ -92,6 +92,20 @@ def distilled(student, teacher, step):
     return objective(networks, LINE, KEYS, {"x": (jnp.arange(NUMBER)[:, None] % 4 == 0).astype(int)}, step)[0]
 
 
+def test_the_teacher_of_the_distillation_hears_the_earlier_time():
+    """A student of equal probabilities, and a teacher of logits s and -s, whatever the symbols."""
+    objective = discrete.discrete_consistency(
+        discrete.uniform(discrete.cosine(), 2), timesteps.uniform_density(LINE, 6), 8, 10, rounds=2
+    )
+    networks = {
+        "model": lambda x, t, condition: jnp.zeros((*x.shape, 2)),
+        "teacher": lambda x, s, condition: s[:, None, None] * jnp.array([1.0, -1]) * jnp.ones((*x.shape, 2)),
+    }
+    losses, metrics = objective(networks, LINE, KEYS[:6], {"x": jnp.zeros((6, 3), int)}, 10)
+    s = np.maximum(np.asarray(metrics["t"], np.float64) - 1 / 4, 0)
+    np.testing.assert_allclose(losses, np.log(np.cosh(s)), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("step, gap", [(9, 1 / 8), (10, 1 / 4), (90, 1 / 4)])
 def test_the_distillation_is_the_divergence_of_both_ends_of_a_path(step, gap):

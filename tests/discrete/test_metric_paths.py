@@ -93,6 +93,18 @@ def test_samples_are_of_first_order():
     assert 0.8 < np.log2(error(24) / error(48)) < 1.2
 
 
+def test_a_jump_is_drawn_independently_of_the_prediction():
+    """Of two symbols, half of the x_0 are the other one, and half of these jump there: a quarter, within 4 errors."""
+    path = discrete.metric_path([[0.0, 1], [1, 0]], scale=2 * np.log(2))
+    number = 400
+    jump = discrete.metric_flow()
+    predict = lambda x, t: jnp.full((number, 1, 2), -np.log(2))
+    plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))  # a rate of 1/2 at t = 1, for 2 ln 2 units of beta
+    state = jump.init(jnp.zeros((number, 1), jnp.int32), path, plan)
+    x = np.asarray(jump.step(state, predict, path, plan, 0, jax.random.split(jax.random.key(0), number))[0])
+    assert abs(x.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / number)
+
+
 @pytest.mark.extended
 def test_the_loop_draws_its_steps_and_ends_at_the_prediction():
     data, number = EnumeratedPath(LINE, positions=1), 20_000

@@ -11,6 +11,7 @@ from tests.discrete.enumerated import PROCESSES, Enumerated
 LINE = schedules.rectified_flow()
 NUMBER = 8192
 DENSITY = timesteps.uniform_density(LINE, NUMBER)
+KEYS = jax.random.split(jax.random.key(0), 6)
 
 
 def losses_of(objective, data, network=None):
@@ -91,6 +92,16 @@ def test_a_network_of_symbols_has_its_reading_and_its_condition(name):
 def test_a_network_of_symbols_is_sampled_by_its_reading(make):
     assert make(discrete.from_logits).reads.reading is discrete.from_logits
     assert make(discrete.from_context).reads.reading is discrete.from_context
+
+
+def test_the_cross_entropy_of_the_hybrid_bound_has_the_time_of_its_step():
+    """Of a network with the logits t and -t, whatever the symbols, and a share beside which the bound is nothing."""
+    process, batch = discrete.uniform(discrete.linear(), 2), {"x": jnp.zeros((6, 3), int)}
+    network = lambda x, t, condition: t[:, None, None] * jnp.array([1.0, -1]) * jnp.ones((*x.shape, 2))
+    objective = discrete.hybrid_bound(process, timesteps.uniform_density(LINE, 6), 4, cross_entropy=1e7)
+    losses, metrics = objective({"model": network}, LINE, KEYS, batch, 0)
+    end = (np.floor(4 * np.asarray(metrics["t"], np.float64)) + 1) / 4
+    np.testing.assert_allclose(np.asarray(losses) / 1e7, np.log1p(np.exp(-2 * end)), rtol=1e-4)
 
 
 @pytest.mark.extended

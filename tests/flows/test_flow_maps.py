@@ -46,6 +46,18 @@ def test_consistency_map_returns_the_networks_estimate_at_zero_and_x_where_it_st
     np.testing.assert_allclose(flow_map(X, jnp.full(3, 0.6), jnp.full(3, 0.2)), line, rtol=1e-6, atol=1e-7)
 
 
+def test_heun_averages_the_noise_at_both_times():
+    """Its formula in NumPy, for a noise that depends on the sample and on the time."""
+    noise = lambda x, t: np.sin(3 * t) * x + t
+    data = lambda x, t: (x - np.cos(5 * t)) / 2
+    denoise = lambda x, t: Prediction(data(x, t), noise(x, t))
+    x_s = flow_maps.heun(denoise, COSINE)(X, 0.6, 0.2)
+    (alpha_t, sigma_t), (alpha, sigma) = level(COSINE, 0.6), level(COSINE, 0.2)
+    euler = alpha * data(X, 0.6) + sigma * noise(X, 0.6)
+    change = alpha * (sigma / alpha - sigma_t / alpha_t) / 2 * (noise(euler, 0.2) - noise(X, 0.6))
+    np.testing.assert_allclose(x_s, euler + change, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("make, order", [(flow_maps.from_denoiser, 2), (flow_maps.heun, 3)])
 def test_one_step_of_a_denoiser_errs_by_its_order(make, order, x64):

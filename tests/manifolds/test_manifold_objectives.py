@@ -13,6 +13,7 @@ from diffusion.manifolds import (
     euclidean,
     heat_kernels,
     packed,
+    positive_definite,
     product,
     riemannian_flow_matching,
     riemannian_score_matching,
@@ -77,6 +78,16 @@ def test_the_loss_of_a_field_that_stands_still_is_the_squared_distance(manifold)
     objective = riemannian_flow_matching(manifold, DENSITY, prior_of(manifold))
     still = losses(objective, lambda x_t, t, condition: jnp.zeros_like(x_t), x, noise=noise)
     np.testing.assert_allclose(still, manifold.distance(x, noise) ** 2, rtol=2e-4, atol=1e-5)
+
+
+def test_the_error_of_a_velocity_is_measured_where_the_path_is():
+    """Of positive numbers, whose geodesics have the speed |log(x_1 / x_0)| at x_t alone, and a field that stands."""
+    manifold = positive_definite(1)
+    x, noise = np.exp(np.random.default_rng(0).normal(size=(2, NUMBER, 1, 1))).astype(np.float32)
+    objective = riemannian_flow_matching(manifold, DENSITY, wrapped_normal(manifold, jnp.ones((1, 1)), 1.0))
+    still = lambda x_t, t, condition: jnp.zeros_like(x_t)
+    loss, _ = objective({"model": still}, FLOW, KEYS, {"x": x, "noise": noise}, 0)
+    np.testing.assert_allclose(loss, np.log(noise / x)[:, 0, 0] ** 2, rtol=1e-4)
 
 
 ARRAYS = [name for name in CASES if not isinstance(CASES[name].origin, tuple)]  # whose points are one array

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import steering
+from diffusion.sampling.steering import particles
 
 WEIGHTS = np.array([0.4, 0.0, 1.7, 0.9, 0.05, 2.1, 0.6], np.float32)
 PLAIN = {"multinomial": steering.multinomial, "stratified": steering.stratified, "systematic": steering.systematic}
@@ -22,6 +23,16 @@ def _offspring(resample, weights=WEIGHTS):
     keys = jax.random.split(jax.random.key(0), DRAWS)
     ancestors, logs = jax.jit(jax.vmap(resample, (0, None)))(keys, jnp.log(jnp.asarray(weights)))
     return np.asarray(ancestors), np.exp(np.asarray(logs, np.float64))
+
+
+def test_a_group_is_resampled_by_a_key_that_no_step_draws_its_noise_by():
+    """The key of the draw is returned as the offspring's weight, and those of the step as its sample."""
+    number = lambda key: jax.random.bits(key, (), "uint16").astype(jnp.float32)
+    move = lambda carry, i, keys: ((jax.vmap(number)(keys),), jnp.zeros(4))
+    resample = lambda key, log_weights: (jnp.arange(2), jnp.full(2, number(key)))
+    begin = ((jnp.zeros(4),), jnp.zeros(4))
+    (drawn,), chosen, _ = particles.advance(begin, move, jax.random.split(jax.random.key(0), 4), 1, 1, 2, resample)
+    assert len({*np.asarray(drawn).tolist(), *np.asarray(chosen)[:, 0].tolist()}) == 6
 
 
 @pytest.mark.extended
