@@ -18,14 +18,17 @@ from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.discrete.steps import Law, stepped
 
 Choice = Callable[[Array, Array], Array]
-"""(log p(x_0 | x_t) `[B, L, K]`, masked Bool `[B, L]`) -> Bool `[B, L]`, masks to fill in, at least one if any."""
+"""(log p(x_0 | x_t) `[B, L, K]`, masked Bool `[B, L]`) -> Bool `[B, L]`: the masks to fill in.
+
+At least one mask is chosen in each example that has any.
+"""
 
 
 def unmasking(choose: Choice) -> SymbolSampler:
     """Fills in the masks that `choose` selects, independently of each other; a step to t = 0 fills in all masks.
 
-    Of a plan's times, only the last matters; its number of steps is an upper limit. `until_unmasked` takes as many
-    steps as are needed.
+    Of a plan's times only the last one matters, and the plan's number of steps is an upper limit. `until_unmasked`
+    takes as many steps as are needed.
 
     Facts:
         nfe: steps
@@ -44,7 +47,7 @@ def unmasking_law(choose: Choice) -> Law:
         log_x0 = predict(x, mask_time(process, x))
         masked = flattened(x == process.mask)
         flat = log_x0.reshape(*masked.shape, process.size)
-        lost = jnp.isnan(flat).any(-1)  # a choice may never take these, and the loop would not end
+        lost = jnp.isnan(flat).any(-1)  # a choice might never take these, and then the loop would not end
         chosen = choose(flat, masked) | lost | (s <= 0)[:, None]
         filled = (masked & chosen).reshape(x.shape)
         return jnp.where(filled[..., None], jnp.exp(log_x0), jax.nn.one_hot(x, process.size))
@@ -59,14 +62,14 @@ def until_unmasked(
 
     Args:
         choose: choice of the masks to fill in, such as `confident(...)` or `low_entropy(...)`.
-        predict: (x_t, t) -> log p(x_0 | x_t).
+        predict: (x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t) `[B, ..., K]` for K symbols.
         process: a process with a mask.
-        x: int `[B, ...]` symbols, for example all masks.
+        x: int `[B, ...]` symbols in [0, K), for example all masks.
         keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
-        (int32 `[B, ...]` symbols without masks, -1 where the prediction was NaN or its probabilities did not sum to 1,
-        int32 `[B]` number of evaluations that each example needed). The network is evaluated on the whole batch, as
+        (symbols int32 `[B, ...]` without masks, -1 where the prediction was NaN or its probabilities did not sum to 1;
+        number of evaluations that each example needed, int32 `[B]`). The network is evaluated on the whole batch, as
         often as the slowest example needs.
 
     Raises:
@@ -83,7 +86,7 @@ def until_unmasked(
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, x, evaluations = state
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-        going = jnp.ones(len(x))  # no step is the last
+        going = jnp.ones(len(x))  # end times above 0, because a step to t = 0 fills in all masks
         drawn = draw(step_keys, law(lambda x, t: only_normalised(predict(x, t)), process, x, going, going))
         return i + 1, jnp.where(x < 0, x, drawn), evaluations + masks(x)
 
@@ -93,14 +96,14 @@ def until_unmasked(
 
 
 def confident(threshold: float) -> Choice:
-    """Chooses all masks whose likeliest symbol has at least the threshold probability, and the most confident mask.
+    """Chooses all masks whose likeliest symbol is at least as probable as a threshold, and always the surest mask.
 
     Facts:
         paper: Wu et al. 2025, "Fast-dLLM: Training-free Acceleration of Diffusion LLM by Enabling KV Cache and Parallel
             Decoding", its confidence-aware parallel decoding
 
     Args:
-        threshold: smallest probability, in (0, 1]; at 1, nearly every step fills in one mask.
+        threshold: smallest probability, in (0, 1]; at 1, nearly every step fills in a single mask.
 
     Raises:
         ValueError: if threshold is not in (0, 1].
@@ -157,7 +160,7 @@ def surest(number: int) -> Choice:
             "MaskGIT"
 
     Args:
-        number: number of masks, at least 1; all masks if fewer are left.
+        number: number of masks, at least 1; if fewer are left, all of them are chosen.
 
     Raises:
         ValueError: if number is below 1.

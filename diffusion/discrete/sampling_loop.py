@@ -25,10 +25,11 @@ class SymbolSampler(NamedTuple):
     """A sampler of symbols.
 
     Attributes:
-        init: (x `[B, ...]`, process, plan) -> state, a NamedTuple or tuple whose first element is the current sample.
-        step: (state, predict, process, plan, i, keys `[B]`) -> state, from plan.t[i] to plan.s[i].
-        nfe: steps -> number of network evaluations.
-        masked: whether the sampler is only for masked processes.
+        init: (x int32 `[B, ...]`, process, plan) -> state, a NamedTuple or tuple whose first element is the current
+            sample.
+        step: (state, predict, process, plan, i, keys `[B]`) -> the state after the step from plan.t[i] to plan.s[i].
+        nfe: number of steps -> number of evaluations of the network.
+        masked: whether the sampler is only for processes with a mask.
         rates: whether the sampler uses jump rates, which are infinite at t = 1 for a process without a mask.
         by_distances: whether the sampler is for a `MetricPath` instead of a process.
         takes: kinds of networks whose predictions the sampler takes, for `objectives.Objective.check_sampler`.
@@ -47,18 +48,21 @@ def require_symbol_sampler(sampler: Any) -> None:
     """Refuses a value that is not a sampler of symbols, such as a function of `discrete` that was not called.
 
     Raises:
-        TypeError: if the value is none; the message names it.
+        TypeError: if the value is not a sampler; the message names the value.
     """
     require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
 
 
 def prior(process: AnyPath, keys: Array, shape: tuple[int, ...]) -> Array:
-    """int32 `[B, *shape]` symbols at t = 1, drawn for each example from its key.
+    """Symbols at t = 1, drawn for each example from its own key.
 
     Args:
         process: the process, or a metric path.
-        keys: `[B]` typed random keys, different from the keys of `sample`.
+        keys: `[B]` typed random keys, different from the keys that `sample` receives.
         shape: shape of one example.
+
+    Returns:
+        int32 `[B, *shape]`, in [0, K) for a process of K symbols.
     """
     check_path(process)
     require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
@@ -70,15 +74,15 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
 
     Args:
         sampler: the sampler, for example `discrete.ancestral()`.
-        predict: (x_t, t) -> log p(x_0 | x_t).
+        predict: (x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t) `[B, ..., K]` for K symbols.
         process: the process, or a metric path for `discrete.metric_flow()`.
-        x: int `[B, ...]` symbols at plan.t[0], for example from `prior`.
+        x: int `[B, ...]` symbols in [0, K) at the time plan.t[0], for example from `prior`.
         plan: the steps, with decreasing times in [0, 1].
         keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
-        int32 `[B, ...]` symbols at plan.s[-1]; -1 throughout an example that had a NaN in the prediction of a symbol,
-        or a prediction whose probabilities do not sum to 1, such as logits.
+        int32 `[B, ...]` symbols at the time plan.s[-1]. An example is -1 throughout if the prediction of one of its
+        symbols was NaN, or had probabilities that do not sum to 1, as logits have.
 
     Raises:
         TypeError: if an argument has a wrong type.
@@ -101,7 +105,7 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
         state, lost = carry
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
         state = sampler.step(state, predict_checked, process, plan, i, step_keys)
-        return (state, lost | not_predicted(state[0])), None  # a later step may draw a symbol again
+        return (state, lost | not_predicted(state[0])), None  # kept, because a later step may draw over the -1
 
     begin = sampler.init(x.astype(jnp.int32), process, plan), jnp.zeros(len(x), bool)
     (state, lost), _ = jax.lax.scan(step, begin, jnp.arange(len(plan.t)))
@@ -117,8 +121,8 @@ def check_steps(sampler: SymbolSampler, process: AnyPath, plan: Plan) -> None:
     """Refuses a sampler that does not fit the process, and a plan that does not fit both.
 
     Raises:
-        ValueError: if the plan goes up or leaves [0, 1], a sampler of masks has no mask, a sampler and a process do not
-            both belong to metric paths, or rates are infinite at t = 1.
+        ValueError: if the plan goes up or leaves [0, 1], the sampler fills in masks but the process has none, only one
+            of sampler and process belongs to metric paths, or the rates that the sampler uses are infinite at t = 1.
     """
     if sampler.by_distances != isinstance(process, MetricPath):
         raise ValueError(

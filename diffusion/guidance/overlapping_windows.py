@@ -12,22 +12,22 @@ from diffusion.parameterizations import Denoiser, checked
 def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> Denoiser:
     """MultiDiffusion: the prediction at each position is the mean over the windows that contain it.
 
-        x0[p] = sum_w x0_w[p] / #{w : p in w},    eps likewise
+        x0[p] = sum_w x0_w[p] / #{w : p in w},    and eps in the same way
 
-    This is the least-squares fit to the predictions of all windows. (The paper averages the samples after a step, which
-    is equivalent for steps that are linear in the prediction.) The windows start at multiples of the stride, and the
-    last window ends at the canvas's edge, so that every value is in at least one window. The program has a single copy
-    of the network for any number of windows.
+    The mean is the least-squares fit to the predictions of all windows. (The paper averages the samples after a step,
+    which is equivalent for steps that are linear in the prediction.) The windows start at multiples of the stride, and
+    the last window ends at the canvas's edge, so that every value is in at least one window. The compiled program
+    contains the network once, for any number of windows.
 
     Facts:
-        nfe: the number of windows, one after the other
+        nfe: the number of windows, which are evaluated one after the other
         neutral: one window of the canvas's size, the denoiser exactly
         paper: Bar-Tal et al. 2023, "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", eq. 5
 
     Args:
         denoise: denoiser of windows `[B, *size, ...]`.
-        size: size of a window along the axes of x after the batch axis: (h, w) for images, (n,) for sequences.
-        stride: distance from one window to the next, a number in [1, size] for each axis.
+        size: size of a window along the first axes of x after the batch axis: (h, w) for images, (n,) for sequences.
+        stride: distance from one window to the next along each of these axes, from 1 to the window's size there.
 
     Returns:
         A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w. Its t is `[]`, `[B]`, or `[B, H]` with a time for each
@@ -83,7 +83,7 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
 
 
 def _starts(canvas, size, stride):
-    """`[W, axes]` first corners of all windows."""
+    """The first corners of all W windows, int32 `[W, axes]`."""
     axes = [
         np.unique(np.append(np.arange(0, length - side + 1, step), length - side))
         for length, side, step in zip(canvas, size, stride, strict=True)

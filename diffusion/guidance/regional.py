@@ -1,4 +1,4 @@
-"""Conditions for regions of the picture."""
+"""Guidance with another condition in each region of the picture."""
 
 import math
 from collections.abc import Sequence
@@ -19,10 +19,11 @@ Region = Sequence[float] | np.ndarray
 def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interval: Interval = None) -> Denoiser:
     """A condition for each region, and one for the rest: sum_k m_k cond_k, with classifier-free guidance.
 
-        m_k = r_k / max(1, sum_j r_j) in region k,    m_0 = 1 - sum_k m_k in the rest
+        m_k = r_k / max(1, sum_j r_j) in region k,    m_0 = 1 - sum_k m_k in the rest,
 
-    The predictions are combined, not the attention maps. This works for every network, is exact for linear ones, and
-    follows the masks to the pixel. The regions agree with each other because the network sees all of x_t.
+    where r_k `[H, W]` is the mask of region k. The predictions are combined, not the attention maps; this works with
+    every network and follows the masks to the pixel. The regions agree with each other because the network sees all of
+    x_t at each evaluation.
 
     Facts:
         nfe: 2 + the number of regions, branches per call
@@ -31,10 +32,10 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
             region-based generation
 
     Args:
-        branches: evaluates (condition of the rest, of region 1, ..., of region K, null condition); without the null
-            condition there is no guidance.
+        branches: evaluates the network under (condition of the rest, of region 1, ..., of region K, null condition);
+            without the null condition there is no guidance.
         scale: guidance scale w: a number, `[B]` or a function of t.
-        regions: K boxes or masks; a mask has the height and width of x.
+        regions: K boxes or masks; a mask has the height and width of x `[B, H, W, C]`.
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Returns:
@@ -55,15 +56,16 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
 
 
 def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
-    """Branches (sum_k m_k cond_k, null condition) for any guidance; regions and weights m_k as in `regional`.
+    """Branches (sum_k m_k cond_k, null condition) for any guidance, with the weights m_k of `regional`.
 
     Args:
-        branches: evaluates (condition of the rest, of region 1, ..., of region K, null condition); the null condition
-            may be missing.
-        regions: K boxes or masks; a mask has the height and width of x.
+        branches: evaluates the network under (condition of the rest, of region 1, ..., of region K, null condition);
+            the null condition may be missing.
+        regions: K boxes or masks; a mask has the height and width of x `[B, H, W, C]`.
 
     Raises:
-        ValueError: under the conditions of `regional`.
+        ValueError: if there is no region, or a box is empty; when called, if a mask does not have the size of x, or the
+            number of branches is wrong.
     """
     for region in regions:
         _check(region)
@@ -89,7 +91,7 @@ def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
     """The weights of the rest and the regions at each pixel, float32 `[1 + K, H, W]`, with sum 1 over the first axis.
 
     Raises:
-        ValueError: if a mask has another size; the message has both sizes.
+        ValueError: if a mask does not have the size `sides`; the message states both sizes.
     """
     height, width = sides
     masks = np.zeros((len(regions), height, width))

@@ -13,19 +13,22 @@ from diffusion.arrays.arguments import require_shape
 from diffusion.package import public
 
 LogReward = Callable[[Array], Array]
-"""x_0 `[B, ...]` -> log-reward `[B]`, where number b depends only on example b; reward / beta at temperature beta."""
+"""x_0 `[B, ...]` -> log-reward `[B]`, whose number b depends only on example b.
+
+For a reward r and a temperature beta the log-reward is r / beta.
+"""
 
 
 class Twist(NamedTuple):
     """The functions psi_t that weigh particles at noisy times, for the target p(x_0) exp(log_reward(x_0)).
 
-    A step multiplies a particle's weight by psi_s(x_s) / psi_t(x_t) (see `twisted`). The earlier twists cancel, so
-    every twist has the right target; a good twist keeps the weights even.
+    A step multiplies a particle's weight by psi_s(x_s) / psi_t(x_t) (see `twisted`). In the product over all steps the
+    earlier twists cancel, so every twist leads to the same target; a good twist keeps the weights even.
 
     Attributes:
         init: x `[B, ...]` -> memory, a pytree whose leaves have leading axis B.
         apply: (memory, x_t, t, x0) -> (log psi_t `[B]`, memory), where x0 is the estimate of the data at x_t.
-        log_reward: x_0 `[B, ...]` -> `[B]`, log psi at the end.
+        log_reward: x_0 `[B, ...]` -> log-reward `[B]`, which is log psi at the end.
     """
 
     init: Callable[[Array], Any]
@@ -36,13 +39,14 @@ class Twist(NamedTuple):
 def tilt(log_reward: LogReward, strength: Callable[[ArrayLike], ArrayLike] = lambda t: 1.0) -> Twist:
     """log psi_t(x_t) = strength(t) log_reward(x0(x_t)): the reward of the posterior mean of the data.
 
-    With p(y | x_0) in place of the reward this is the twist of the twisted diffusion sampler. The difference of two
-    consecutive twists is the potential "difference" of Feynman-Kac steering. A strength that grows from 0 to 1 is the
-    tempering of `das`, because the first estimates are uninformative.
+    With log p(y | x_0) as the log-reward this is the twist of the twisted diffusion sampler. The difference of two
+    consecutive values of log psi is the logarithm of the potential "difference" of Feynman-Kac steering. A strength
+    that grows from 0 to 1 during sampling is the tempering of `das`; it gives less weight to the first estimates of the
+    data, which are uninformative.
 
     Args:
         log_reward: x_0 `[B, ...]` -> log-reward `[B]`.
-        strength: t -> factor, in [0, 1], of the reward at time t.
+        strength: t -> factor of the log-reward at time t, in [0, 1].
 
     Reference: Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models", eq. 9;
     Singhal et al. 2025, "A General Framework for Inference-time Scaling and Steering of Diffusion Models", section 3;
@@ -57,7 +61,9 @@ def tilt(log_reward: LogReward, strength: Callable[[ArrayLike], ArrayLike] = lam
 
 
 def largest_so_far(log_reward: LogReward) -> Twist:
-    """log psi_t = sum over times up to t of the largest reward so far: the potential "max" of Feynman-Kac steering.
+    """The twist of the potential "max" of Feynman-Kac steering, in which each time counts the largest reward so far.
+
+        log psi_t = sum_{s >= t} max_{u >= s} r(x0(x_u)),    r = log_reward,    s and u among the times of the steps
 
     Args:
         log_reward: x_0 `[B, ...]` -> log-reward `[B]`.
@@ -76,12 +82,14 @@ def largest_so_far(log_reward: LogReward) -> Twist:
 
 
 def sum_so_far(log_reward: LogReward) -> Twist:
-    """log psi_t = sum over times up to t of the sum of rewards so far: the potential "sum"; see `largest_so_far`.
+    """The twist of the potential "sum" of Feynman-Kac steering, in which each time counts all rewards so far.
 
-    The reward at one time counts in each later weight: log G_t = sum_{s >= t} r(x0(x_s)), and psi_t is their product.
+        log psi_t = sum_{s >= t} sum_{u >= s} r(x0(x_u)),    r = log_reward,    s and u among the times of the steps
 
     Args:
         log_reward: x_0 `[B, ...]` -> log-reward `[B]`.
+
+    Reference: as for `largest_so_far`.
     """
 
     def apply(memory, x_t, t, x0):
@@ -94,7 +102,7 @@ def sum_so_far(log_reward: LogReward) -> Twist:
 
 
 def rewards(log_reward: LogReward, x: Array) -> Array:
-    """The rewards `[B]` of samples, with a check of their shape."""
+    """The log-rewards `[B]` of samples x `[B, ...]`, in the dtype of x, after a check of their shape."""
     values = log_reward(x)
     require_shape(values, x.shape[:1], "the rewards, one number for each sample,")
     return values.astype(x.dtype)
