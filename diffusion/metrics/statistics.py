@@ -1,7 +1,8 @@
-"""Files of statistics of the features of a set of images: ours, and the files that others publish.
+"""Files of statistics of the features of a set of images: our own files, and the files that others publish.
 
-Ours is safetensors: TAP.mean and TAP.m2 in float64 for each tap of the network, and a description of their making as
-JSON. Others' have no description; of them these arrays are read and written:
+Our own file is in the format safetensors. It holds TAP.mean and TAP.m2 in float64 for each tap of the network, and a
+JSON text that describes how they were made. The files of others have no description; these arrays of them are read and
+written:
 
 | program                  | arrays              |                                                               |
 |--------------------------|---------------------|---------------------------------------------------------------|
@@ -11,7 +12,7 @@ JSON. Others' have no description; of them these arrays are read and written:
 | dgm-eval                 | .npz: reps          | a row for each image; beside them it pickles its settings,    |
 |                          |                     | which are left unread                                         |
 
-The .npz of `write_npz` has mu, sigma and reps, and our description as text, which these programs do not look at.
+The .npz of `write_npz` holds mu, sigma and reps, and our description as a text, which these programs do not read.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from diffusion.metrics.inception_weights import digest
 FORMAT = 1  # raised by a change that older readers would misread
 _PICKLES = (".pkl", ".pickle")
 _TORCH = (".pt", ".pth")
-INCEPTION = "Inception-v3"  # the network of a description that names none
+INCEPTION = "Inception-v3"  # the features of a description that names no network
 _ROWS = 512  # rows of features between two merges of moments
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
 _TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
@@ -46,7 +47,7 @@ _ABOUT = {  # the description in our own files
 
 
 class StatisticsError(ValueError):
-    """Statistics cannot be used; the message names them, the reason, and the next step."""
+    """Statistics cannot be used; the message names the file or reference, the reason, and what to do next."""
 
 
 class Statistics(NamedTuple):
@@ -55,9 +56,9 @@ class Statistics(NamedTuple):
     Attributes:
         moments: tap -> Moments. Where a file does not record the number of rows, count is 2 and m2 the covariance.
         count: number of images, or None if the file does not record it.
-        description: their making: "space" (the features' space; None if the file does not record it), "images" (the
-            images that they are features of), "rows" (tap -> sha256 of kept rows), "versions"; for a foreign file
-            "file" and "sha256".
+        description: how the statistics were made: "space" (the description of the features' space; None if the file
+            does not record it), "images" (the description of the images), "rows" (tap -> sha256 of the rows that are
+            kept), "versions"; for the file of another program also "file" and "sha256".
     """
 
     moments: dict[str, frechet.Moments]
@@ -73,7 +74,7 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
         statistics: the statistics, with a known count.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     tensors = {}
     for tap, moments in statistics.moments.items():
@@ -92,16 +93,16 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
 
 
 def write_npz(path: pathlib.Path, statistics: Statistics, tap: str, rows: np.ndarray) -> None:
-    """Writes the features of one tap for other programs, see the table above, whole or not at all.
+    """Writes the features of one tap for other programs (see the table above), whole or not at all.
 
     Args:
         path: the file, .npz.
         statistics: the statistics of the features.
         tap: the tap to write.
-        rows: float32 [N, D], the features of the images.
+        rows: the features of the N images, float32 [N, D].
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     moments = statistics.moments[tap]
     with files.atomic(path) as file:
@@ -121,10 +122,10 @@ def write_pickle(path: pathlib.Path, statistics: Statistics, tap: str, metric: s
         path: the file, .pkl.
         statistics: the statistics of the features, with a known count.
         tap: the tap to write.
-        metric: EDM2's name for a distance in its features, "fid" or "fd_dinov2".
+        metric: EDM2's name for a distance between features of this tap, "fid" or "fd_dinov2".
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     moments = statistics.moments[tap]
     named = {"mu": np.asarray(moments.mean, np.float64), "sigma": frechet.covariance(moments)}
@@ -140,13 +141,15 @@ def read(path: pathlib.Path | str) -> Statistics:
     """Reads a statistics file of this or another program; nothing in it is executed.
 
     Args:
-        path: the file: .safetensors from `write`, .npz with mu and sigma (and mu_s, sigma_s) or reps, or .pkl of EDM2.
+        path: the file: a .safetensors from `write`, an .npz with mu and sigma (and perhaps mu_s and sigma_s) or with
+            reps, or a .pkl of EDM2.
 
     Returns:
-        The statistics; a foreign file's taps are named by their dimensions, and "spatial".
+        The statistics. The taps of another program's file are named by their numbers of features, for example "2048";
+        the tap of mu_s is named "spatial".
 
     Raises:
-        StatisticsError: if there is no such file, it is damaged, or holds something else.
+        StatisticsError: if the file does not exist, is damaged, or holds something else.
     """
     path = pathlib.Path(path)
     if path.suffix in _TORCH:
@@ -227,7 +230,7 @@ def _read_npz(path: pathlib.Path) -> Statistics:
 
 
 def _read_pickle(path: pathlib.Path) -> Statistics:
-    """EDM2's form: {"num_images": N, "fid": {"mu", "sigma"}, "fd_dinov2": {"mu", "sigma"}}."""
+    """The statistics of a file of EDM2: {"num_images": N, "fid": {"mu", "sigma"}, "fd_dinov2": {"mu", "sigma"}}."""
     try:
         table = array_pickles.read(path)
     except limits.Refused as refused:
@@ -275,7 +278,7 @@ def _space_of(path: pathlib.Path, there: set[str]) -> dict | None:
 
 
 def _of_rows(path: pathlib.Path, shape: tuple[int, ...], description: dict) -> Statistics:
-    """The moments of a file of features, row by row."""
+    """The statistics of a file that holds the features themselves, one row for each image."""
     if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
         raise StatisticsError(f"{path}: reps has the shape {list(shape)}, not [N, D] with N >= 2.")
     read_rows = npz.rows(path, "reps")
@@ -295,7 +298,7 @@ def _check(name: str, moments: frechet.Moments) -> None:
     if not (np.isfinite(mean).all() and np.isfinite(m2).all()):
         raise StatisticsError(f"{name} holds NaN or infinity. Make it again.")
     scale = np.abs(m2).max(initial=0)
-    with np.errstate(over="ignore"):  # two of opposite sign may be 1e308
+    with np.errstate(over="ignore"):  # the difference of 1e308 and -1e308 overflows
         difference = np.abs(m2 - m2.T).max(initial=0)
     if difference > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
         raise StatisticsError(
@@ -315,11 +318,11 @@ def differences(stated: dict, required: dict) -> list[str]:
     """The fields in which two descriptions of features differ, in words.
 
     Args:
-        stated: the "space" of statistics.
-        required: the description of the space to compare in.
+        stated: the description of the space in which the statistics were made.
+        required: the description of the space in which they are needed.
 
     Returns:
-        "field: made with OLD, but needed with NEW" for each, sorted.
+        "FIELD: made with OLD, but needed with NEW" for each field that differs, sorted by the field.
     """
     return [
         f"{field}: made with {stated.get(field)!r}, but needed with {required.get(field)!r}"
@@ -329,21 +332,21 @@ def differences(stated: dict, required: dict) -> list[str]:
 
 
 def require_same(name: str, statistics: Statistics, space: dict) -> None:
-    """Refuses statistics of other features.
+    """Refuses statistics of features that cannot be compared with the samples' features.
 
     Args:
         name: the reference's name, for the message.
-        statistics: the reference's statistics; a foreign file without a description passes.
-        space: the space of the samples' features.
+        statistics: the reference's statistics; those without a description of their space pass.
+        space: the description of the space of the samples' features.
 
     Raises:
-        StatisticsError: names the fields that differ.
+        StatisticsError: if the two spaces differ; the message names the fields that differ.
     """
     described = statistics.description.get("space")
     if described is None:
         return
     described, space = ({"features": INCEPTION, **description} for description in (described, space))
-    if described["features"] != space["features"]:  # the other fields are those of two networks
+    if described["features"] != space["features"]:  # two networks' other fields always differ, and say nothing more
         described, space = ({"features": description["features"]} for description in (described, space))
     if differ := differences(described, space):
         raise StatisticsError(

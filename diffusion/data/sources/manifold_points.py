@@ -29,7 +29,7 @@ TURNS = (  # the components of `rotation_mixture`: rotation vector, variance, we
 
 
 class ManifoldPoints(Rows):
-    """Records {"x": float32 `[*shape]`} of independent draws."""
+    """Records {"x": float32 `[*shape]`} that are drawn independently from a distribution of points of this shape."""
 
     def __init__(self, distribution: Distribution, split: str, number: int):
         check_made("these points", split, number)
@@ -38,7 +38,7 @@ class ManifoldPoints(Rows):
 
 
 class ExactRecords(Records):
-    """Records of points with the distribution that they are drawn from.
+    """Records of points, together with the distribution from which they are drawn.
 
     Attributes:
         distribution: the distribution, with its exact density.
@@ -56,6 +56,9 @@ def sphere_mixture(split: str = "train", *, number: int = 20_000) -> Records:
         split: "train" or "test".
         number: how many points to draw, at least 1.
 
+    Returns:
+        Records {"x": float32 `[3]`} of unit vectors, with the exact `distribution`.
+
     Raises:
         ValueError: for another split, or a number out of range.
     """
@@ -72,6 +75,9 @@ def torsion_mixture(split: str = "train", *, number: int = 20_000) -> Records:
         split: "train" or "test".
         number: how many points to draw, at least 1.
 
+    Returns:
+        Records {"x": float32 `[2]`} of the angles (phi, psi) in radians, with the exact `distribution`.
+
     Raises:
         ValueError: for another split, or a number out of range.
     """
@@ -86,6 +92,9 @@ def rotation_mixture(split: str = "train", *, number: int = 20_000) -> Records:
     Args:
         split: "train" or "test".
         number: how many rotations to draw, at least 1.
+
+    Returns:
+        Records {"x": float32 `[3, 3]`} of rotation matrices, with the exact `distribution`.
 
     Raises:
         ValueError: for another split, or a number out of range.
