@@ -28,19 +28,22 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
 
     Args:
         request: a resolved request, with the model's own steps, guidance and sampler.
-        source: the files, {"model": folder, "loras": {file: weight}, "attachments": {name: file}}; the workflow has
-            their names without folders, as ComfyUI finds them in its own.
-        model: the model, whose steps one of ComfyUI's schedulers must have.
+        source: the files, {"model": folder, "loras": {file: weight}, "attachments": {name: file}}; the workflow states
+            their names without folders, because ComfyUI looks for files in folders of its own.
+        model: the model; one of ComfyUI's schedulers must have the same steps.
         size: height and width of the pictures in pixels.
 
+    Returns:
+        {name of a node: {"class_type": its class, "inputs": {name: value}}}.
+
     Raises:
-        ValueError: for a setting that no node has, or steps that no scheduler of ComfyUI lays so.
+        ValueError: if no node has a setting of the request, or no scheduler of ComfyUI has the model's steps.
     """
     _check_settings(request, source)
     comfyui.check_reading(request, model)
     first = request.first_step(request.steps or 1, begun="shift" in model.process.fields)
     steps = (request.steps or 1) - first
-    # ComfyUI cuts steps / denoise to a whole number of all steps.
+    # ComfyUI takes int(steps / denoise) as the number of all steps; 0.5 keeps rounding errors from losing one.
     denoise = steps / ((request.steps or 1) + 0.5) if first else 1.0
     if request.image is not None and not request.keeps and not first:
         raise ValueError("strength: with all steps ComfyUI would begin at noise alone. Valid: a smaller strength")
@@ -61,7 +64,7 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
         [graph.add("CLIPTextEncode", clip=clip, text=escape(text or "")), 0]
         for text in (next(iter(request.prompts)), request.negative)
     ]
-    guidance = max(request.guidance or 1.0, 1.0)  # below 1 is none
+    guidance = max(request.guidance or 1.0, 1.0)  # a scale below 1 means no guidance, which ComfyUI writes as 1
     if model.distilled:
         conditions[0] = [graph.add("FluxGuidance", conditioning=conditions[0], guidance=request.guidance), 0]
         guidance = 1.0
@@ -81,17 +84,17 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
 
 
 class Graph(dict):
-    """A workflow, {name of a node: its class and its inputs}; an input [name, i] is the output i of another node."""
+    """A workflow, {name of a node: its class and its inputs}; the input [name, i] is output i of the node `name`."""
 
     def add(self, kind: str, **inputs: Any) -> str:
-        """Adds a node of a class; returns its name."""
+        """Adds a node of the class `kind`, and returns the node's name."""
         name = str(len(self) + 1)
         self[name] = {"class_type": kind, "inputs": inputs}
         return name
 
 
 def _last(path: Any) -> str:
-    """A path's name without folders."""
+    """The name of a file or folder without the folders above it."""
     return str(path).rstrip("/").rpartition("/")[2]
 
 
@@ -114,7 +117,8 @@ def _controlled(graph: Graph, request: Request, source: Mapping[str, Any], condi
     for control in request.controls:
         if control.mask is not None or control.mode is not None:
             raise ValueError("controls: a control has a mask or a mode, which none of the supported nodes can express")
-        file = source.get("attachments", {}).get(control.attachment, control.attachment)  # or the model folder's own
+        # An attachment that is not in the source belongs to the model's folder, and its name is its file's.
+        file = source.get("attachments", {}).get(control.attachment, control.attachment)
         net = graph.add("ControlNetLoader", control_net_name=_last(file))
         shown = graph.add("LoadImage", image=_last(control.picture))
         name = graph.add("ControlNetApplyAdvanced", positive=conditions[0], negative=conditions[1],
@@ -127,7 +131,10 @@ def _controlled(graph: Graph, request: Request, source: Mapping[str, Any], condi
 def _encoded(
     graph: Graph, request: Request, sees_mask: bool, conditions: list[list], vae: list
 ) -> tuple[list[list], list]:
-    """The conditions and the latent of a request with an image, which a network that sees the mask receives, too."""
+    """The conditions and the first latent of a request with an image.
+
+    If the network sees the mask, its conditions receive the image and the mask, too.
+    """
     pixels = [graph.add("LoadImage", image=_last(request.image)), 0]
     if request.mask is None:
         return conditions, [graph.add("VAEEncode", pixels=pixels, vae=vae), 0]
@@ -141,7 +148,7 @@ def _encoded(
 
 
 def _check_settings(request: Request, source: Mapping[str, Any]) -> None:
-    """Refuses the settings that no node has."""
+    """Refuses a request that has settings which no node can express."""
     values = {name: getattr(request, name) for name in settings(type(request)) if name not in USED}
     refused = {name: value for name, value in values.items() if not _is_neutral(request, name, value)}
     refused |= {name: source[name] for name in ("embeddings", "quantised") if source.get(name)}
@@ -169,10 +176,11 @@ def _shift(model: TextToImage, size: tuple[int, int]) -> tuple[comfyui_steps.Lev
     if model.name not in comfyui_steps.FLOWS or (flux and not fields["dynamic"]):
         return comfyui_steps.levels_of_flow(model.name, model.distilled), None  # refuses other pipelines
     if flux:
-        # log r is linear in the number of tokens; the folder states it at two numbers, the node at 256 and at 4096.
+        # The logarithm of the shift is linear in the number of tokens. The folder states it at two numbers of tokens
+        # of its choice; the node takes it at 256 and at 4096 tokens.
         (few, base), (many, most) = fields["base"], fields["largest"]
         log_ratio = lambda tokens: base + (most - base) * (tokens - few) / (many - few)
-        sides = [side * 16 // model.multiple for side in size]  # the node takes a token to have 16 pixels
+        sides = [side * 16 // model.multiple for side in size]  # the node assumes tokens of 16 x 16 pixels
         inputs = {"max_shift": log_ratio(4096), "base_shift": log_ratio(256), "height": sides[0], "width": sides[1]}
         ratio = math.exp(log_ratio(sides[0] * sides[1] / 256))
     else:
@@ -183,7 +191,11 @@ def _shift(model: TextToImage, size: tuple[int, int]) -> tuple[comfyui_steps.Lev
 
 
 def _scheduler(request: Request, model: TextToImage, size: tuple[int, int], flow: comfyui_steps.Levels | None) -> str:
-    """ComfyUI's scheduler whose steps are nearest to the model's own, within a level of its table for a flow."""
+    """The name of ComfyUI's scheduler whose steps are nearest to the model's own.
+
+    The noise levels at which the steps start must agree to 0.1 %; for a flow, a difference of one level of ComfyUI's
+    table is allowed too.
+    """
     process, sampler, steps = model.process, request.sampler, request.steps or 1
     look_up(comfyui_steps.FLOW_SAMPLERS if flow else comfyui_steps.SAMPLERS, sampler, "sampler")
     tokens = size[0] * size[1] // model.multiple**2

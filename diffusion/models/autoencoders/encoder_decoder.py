@@ -3,7 +3,8 @@
     encoder: conv - [block x layers - (halve)] x levels - block - attention - block - norm - conv
     decoder: conv - block - attention - block - [block x (layers + 1) - (double)] x levels - norm - conv
 
-Levels are counted from the picture: level i has side H / 2^i, in the encoder and in the decoder.
+Levels are counted from the picture: for a picture of side H, level i has side H / 2^i, in the encoder and in the
+decoder.
 
 Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021, table 7; Rombach et al.,
 "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix G.
@@ -24,11 +25,11 @@ from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, u
 
 
 class PixelAttention(nn.Module):
-    """x + project(attention(norm(x))): every pixel attends to all, with one head.
+    """x + project(attention(norm(x))) of x [B, H, W, C]: every pixel attends to all pixels, with one head.
 
     Attributes:
-        groups: number of groups of the norm.
-        attention: implementation, see `diffusion.models.layers.attention`.
+        groups: number of groups of the norm; it divides C.
+        attention: implementation of the attention, see `diffusion.models.layers.attention`.
         dtype: compute type.
     """
 
@@ -51,11 +52,11 @@ class Options(NamedTuple):
 
     Attributes:
         widths: channels of each level, from the picture's side on.
-        layers: residual blocks of a level of the encoder; the decoder has one more.
-        groups: number of groups of the norms.
+        layers: number of residual blocks of a level in the encoder; a level of the decoder has one block more.
+        groups: number of groups of the norms; it divides every width.
         attention_levels: levels that have attention after each of their blocks.
         middle_attention: whether there is attention between the two blocks of the smallest side.
-        attention: implementation, see `diffusion.models.layers.attention`.
+        attention: implementation of the attention, see `diffusion.models.layers.attention`.
         dtype: compute type; outputs are float32.
     """
 
@@ -69,7 +70,7 @@ class Options(NamedTuple):
 
 
 class Blocks(nn.Module):
-    """Residual blocks of one side, each followed by attention if `attends`."""
+    """Residual blocks of one side: block j is followed by attention if `attends[j]`."""
 
     width: int
     attends: tuple[bool, ...]
@@ -86,7 +87,7 @@ class Blocks(nn.Module):
 
 
 def level(options: Options, i: int, layers: int) -> Blocks:
-    """The blocks of level i."""
+    """The residual blocks of level i, `layers` of them."""
     return Blocks(options.widths[i], (i in options.attention_levels,) * layers, options, name=f"level_{i}")
 
 
@@ -96,13 +97,13 @@ def middle(options: Options) -> Blocks:
 
 
 def last(x: jax.Array, outputs: int, options: Options) -> jax.Array:
-    """The output, in float32: bfloat16 would round it to 8 bits."""
+    """The output [B, H, W, outputs] of features x [B, H, W, C], in float32: bfloat16 would round it to 8 bits."""
     x = nn.silu(GroupNorm(options.groups, name="norm_out")(x))
     return conv(outputs, dtype="float32", name="conv_out")(x)
 
 
 class Encoder(nn.Module):
-    """[B, H, W, C] -> [B, H / 2^(levels - 1), W / 2^(levels - 1), outputs]."""
+    """The encoder: pictures [B, H, W, C] -> [B, H / 2^(levels - 1), W / 2^(levels - 1), outputs]."""
 
     options: Options
     outputs: int
@@ -114,16 +115,16 @@ class Encoder(nn.Module):
         for i, width in enumerate(widths):
             x = level(self.options, i, self.options.layers)(x)
             if i + 1 < len(widths):
-                # Zeros only below and on the right, as in the published networks.
+                # The published networks pad with zeros only below and on the right.
                 x = nn.Conv(width, (3, 3), (2, 2), ((0, 1), (0, 1)), dtype=dtype, name=f"down_{i}")(x)
         return last(middle(self.options)(x), self.outputs, self.options)
 
 
 class Decoder(nn.Module):
-    """[B, h, w, D] -> [B, 2^(levels - 1) h, 2^(levels - 1) w, outputs].
+    """The decoder: latents [B, h, w, D] -> [B, 2^(levels - 1) h, 2^(levels - 1) w, outputs].
 
-    A call may have `blend`, a function that is applied to the features [B, H', W', C] before each level and after the
-    last.
+    A call may be given `blend`, a function that is applied to the features [B, H', W', C'] before each level and after
+    the last level.
     """
 
     options: Options
@@ -146,10 +147,10 @@ def shared_options(autoencoder: Any) -> Options:
 
 
 def check_options(autoencoder: Any) -> None:
-    """Refuses inconsistent fields of an autoencoder with the fields of `Options` and `input_range`.
+    """Refuses an autoencoder whose fields, those of `Options` and `input_range`, do not fit each other.
 
     Raises:
-        ValueError: naming the field.
+        ValueError: if they do not; the message names the field.
     """
     check_levels(shared_options(autoencoder))
     input_range = autoencoder.input_range
@@ -161,7 +162,7 @@ def check_levels(options: Options) -> None:
     """Refuses options of an encoder or a decoder that do not fit each other.
 
     Raises:
-        ValueError: naming the field.
+        ValueError: if they do not; the message names the field.
     """
     widths, layers, groups, levels, *_ = options
     if not widths or layers <= 0 or groups <= 0:
@@ -182,11 +183,12 @@ def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
 
     Args:
         x: [B, H, W, channels], height and width multiples of `factor`.
-        channels: number of channels of its pictures.
-        factor: factor by which it shrinks their sides.
+        channels: number of channels of the autoencoder's pictures.
+        factor: factor by which the autoencoder shrinks the sides of a picture.
 
     Raises:
-        ValueError: naming the size and the nearest valid one.
+        ValueError: if the shape is another; for sides that `factor` does not divide, the message names the nearest
+            valid size.
     """
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(f"this autoencoder takes pictures [B, H, W, {channels}]; got an array of shape {x.shape}")
@@ -202,38 +204,42 @@ def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
 def check_latents(z: jax.Array, channels: int) -> None:
     """Refuses latents that an autoencoder cannot decode.
 
+    Args:
+        z: [B, h, w, channels].
+        channels: number of channels of the autoencoder's latents.
+
     Raises:
-        ValueError: naming the shape.
+        ValueError: if the shape is another; the message names it.
     """
     if z.ndim != 4 or z.shape[-1] != channels:
         raise ValueError(f"this autoencoder decodes latents [B, h, w, {channels}]; got an array of shape {z.shape}")
 
 
 class PictureAutoencoder(nn.Module):
-    """An autoencoder of pictures; its factor is f = 2^(levels - 1), where a class states no other.
+    """An autoencoder of pictures, whose factor is f = 2^(levels - 1) unless its class states another.
 
         x = module.apply({"params": params}, z, method="decode")
 
-    A class has `widths`, `picture_channels`, `latent_channels`, and `_picture(z)` -> x, or in its place `decoder` and
-    `input_range`, the range of the pictures inside.
+    A class has `widths`, `picture_channels`, `latent_channels` and a method `_picture(z)` -> x. In place of the method
+    it may have `decoder` and `input_range`, the range of pictures inside the network.
     """
 
     @property
     def factor(self: Any) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
+        """The factor f by which the sides of a latent are smaller than the sides of its picture."""
         return 2 ** (len(self.widths) - 1)
 
     def decode(self: Any, z: jax.Array) -> jax.Array:
         """The picture of a latent.
 
         Args:
-            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
+            z: latents [B, h, w, D] as the encoder returns them, neither scaled nor shifted.
 
         Returns:
-            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+            Pictures [B, f h, f w, C], float32, about in [-1, 1] and not clipped.
 
         Raises:
-            ValueError: for another number of channels.
+            ValueError: if z has another number of axes or channels.
         """
         check_latents(z, self.latent_channels)
         return self._picture(z)
@@ -245,7 +251,8 @@ class PictureAutoencoder(nn.Module):
 class WithPosterior(PictureAutoencoder):
     """An autoencoder of pictures with a Gaussian posterior.
 
-    A class has `_posterior(x)` -> (mean, log variance), or in its place `encoder`.
+    A class has a method `_posterior(x)` -> (mean, log variance), or in its place an `encoder` that returns both side
+    by side in its channels.
     """
 
     kind = "autoencoder"
@@ -254,20 +261,20 @@ class WithPosterior(PictureAutoencoder):
         """The posterior q(z | x).
 
         Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+            x: pictures [B, H, W, C] in [-1, 1]; f divides H and W.
 
         Returns:
-            mean and log variance, [B, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+            Mean and log variance, [B, H/f, W/f, D] each, float32; the log variance is clipped to [-30, 20].
 
         Raises:
-            ValueError: for a size that f does not divide.
+            ValueError: if f does not divide H and W, or C is another number.
         """
         check_pictures(x, self.picture_channels, self.factor)
         mean, log_variance = self._posterior(x)
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
     def __call__(self: Any, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures from the mean of their posterior."""
+        """The reconstruction [B, H, W, C] of pictures [B, H, W, C] from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
 
     def _posterior(self: Any, x: jax.Array) -> Sequence[jax.Array]:
@@ -275,19 +282,22 @@ class WithPosterior(PictureAutoencoder):
 
 
 class WithoutPosterior(PictureAutoencoder):
-    """An autoencoder of pictures whose encoder returns the latent itself: a class has `_latent(x)`, or `encoder`."""
+    """An autoencoder of pictures whose encoder returns the latent itself.
+
+    A class has a method `_latent(x)` -> latent, or in its place `encoder`.
+    """
 
     def encode(self: Any, x: jax.Array) -> jax.Array:
         """The latent of a picture.
 
         Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+            x: pictures [B, H, W, C] in [-1, 1]; f divides H and W.
 
         Returns:
-            [B, H/f, W/f, D], float32.
+            Latents [B, H/f, W/f, D], float32.
 
         Raises:
-            ValueError: for a size that f does not divide.
+            ValueError: if f does not divide H and W, or C is another number.
         """
         check_pictures(x, self.picture_channels, self.factor)
         return self._latent(x)
@@ -296,5 +306,5 @@ class WithoutPosterior(PictureAutoencoder):
         return self.encoder(latent_space.to_range(x, self.input_range))
 
     def __call__(self: Any, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures [B, H, W, C]."""
+        """The reconstruction [B, H, W, C] of pictures [B, H, W, C]."""
         return self.decode(self.encode(x))

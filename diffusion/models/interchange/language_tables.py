@@ -1,9 +1,12 @@
-"""Language models that diffuse masks, from folders with the files and the config.json of their authors.
+"""Language models that diffuse masks, read from folders with the files and the config.json of their authors.
 
-| model | files | network |
+| model | tensors in the files | network |
 |-------|-------|---------|
 | LLaDA | model.transformer.blocks.0.q_proj.weight, ... | Llama's layers and a separate head |
-| Dream | Qwen 2.5's names | Qwen 2.5's layers; the state at a token predicts the next one |
+| Dream | named as in Qwen 2.5 | Qwen 2.5's layers; the state at a token predicts the next token |
+
+Reference: Nie et al. 2025, "Large Language Diffusion Models"; Ye et al. 2025, "Dream 7B: Diffusion Large Language
+Models".
 """
 
 import pathlib
@@ -41,12 +44,12 @@ def load(folder: str | pathlib.Path, dtype: str = "float32") -> LanguageModel:
     """The language model of a folder.
 
     Args:
-        folder: a folder with config.json and safetensors, in one file or several with their index.
-        dtype: compute type of the network.
+        folder: a folder with config.json and the tensors: one safetensors file, or several with their index.
+        dtype: compute type of the network, "float32" or "bfloat16".
 
     Raises:
         FileNotFoundError: if a file is missing.
-        Refusal: for the config of another model, or a value that is not supported.
+        Refusal: if the config belongs to another model, or has a value that is not supported.
         Mismatch: if the tensors do not fit the config.
     """
     folder = pathlib.Path(folder).expanduser()

@@ -1,7 +1,9 @@
-"""MaskDiT: the names of the authors' repository (Anima-Lab/MaskDiT, models/maskdit.py).
+"""The names of MaskDiT's tensors and fields in the authors' repository (Anima-Lab/MaskDiT, models/maskdit.py).
 
-A config holds the arguments of its class `DiT` there. A checkpoint has the average as "ema", with the prefix "model."
-of EDM's preconditioning.
+A config holds the arguments of the repository's class `DiT`. A checkpoint holds the averaged parameters under "ema";
+their names begin with "model.", because EDM's preconditioning wraps the network.
+
+Reference: Zheng et al. 2023, "Fast Training of Diffusion Models with Masked Transformers".
 """
 
 from collections.abc import Mapping
@@ -38,7 +40,7 @@ OURS = ("decoder_width", "decoder_depth", "decoder_heads")
 
 
 def _decoder(module: MaskDiT) -> dict[str, Any]:
-    """Fields of our module that their config lacks, because it has only one decoder."""
+    """The decoder's sizes as fields of a config; none for the authors' sizes, which their configs do not state."""
     sizes = dict(zip(DECODER, (getattr(module, name) for name in OURS)))
     return {} if sizes == DECODER else sizes
 

@@ -11,12 +11,17 @@ from diffusion.text.encoding import Encoder, encode
 
 
 def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of LTX-Video, whose network does not see the padding; its T5 does, before 0.9.5.
+    """The conditions of prompts for LTX-Video, whose network does not see the padding.
+
+    T5 sees the padding in versions before 0.9.5, and does not see it from 0.9.5 on.
 
     Args:
         prompts: B texts.
-        t5: T5's encoder with a tokenizer of 128 tokens; for 0.9.5 and later `masked=True`, with 256 tokens.
+        t5: T5's encoder, with a tokenizer of 128 tokens; for 0.9.5 and later with 256 tokens and `masked=True`.
         **how: further arguments of `encode`.
+
+    Returns:
+        {"text": [B, M, E] T5's states, "text_mask": Bool [B, M]}.
     """
     embeddings = encode(prompts, t5, **how)
     return {"text": embeddings.tokens, "text_mask": jnp.asarray(embeddings.mask)}

@@ -41,16 +41,16 @@ class PixArt(Layered, Backbone):
     """The transformer of PixArt-alpha and PixArt-Sigma: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
-        shape: (H, W, C) of the latents of its training; other H and W are valid too.
+        shape: (H, W, C) of the latents in training; other H and W that `patch` divides are valid too.
         patch: side of a patch in pixels of the latents.
-        width: number of features of a token; 4, 3 with `sized`, and `heads` divide it.
+        width: number of features of a token; a multiple of 4 and of `heads`, and with `sized` also of 3.
         depth: number of layers.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
-        mlp_ratio: hidden features of the MLP over `width`.
+        mlp_ratio: number of hidden features of the MLP, divided by `width`.
         learn_sigma: whether the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
-        sized: whether the network receives the size of the picture (PixArt-alpha of 1024 pixels).
-        strength: whether the network receives the scale of the guidance that it imitates (1 for none), as in DiT.
+        sized: whether the network receives the size of the picture, as PixArt-alpha for 1024 pixels does.
+        strength: whether the network receives the scale of the guidance that it imitates; 1 means no guidance.
         span: range of the positions of patches along each side, which lie in [0, span) for a picture of any size.
 
     Reference: Chen et al., "PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
@@ -82,7 +82,7 @@ class PixArt(Layered, Backbone):
             )
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
-        """The widths and grids of the layers, for image prompts ("extra"); arguments are the sides of x."""
+        """The widths and grids of the layers, for image prompts ("extra"), at latents of these sides."""
         return (ExtraLayer(self.width, height // self.patch, width // self.patch),) * self.depth
 
     @nn.compact
@@ -93,18 +93,19 @@ class PixArt(Layered, Backbone):
 
         Args:
             x: noised latents [B, H, W, C].
-            t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
+            t: the network's clock, [B] or [], float32 or wider; from 0 to 999 for the published weights.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
-                "size": [B, 6], with `sized`; the original height and width, and the requested ratio height / width, are
-                used. "strength": [B], with `strength`.
+                "text": T5's states [B, M, text_width]. "text_mask": Bool [B, M].
+                "size": [B, 6], required with `sized`. Of it the network reads the original height and width (numbers 0
+                and 1) and the ratio of the requested height to the requested width (numbers 4 and 5).
+                "strength": [B], required with `strength`.
                 "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": image prompts, see `extra_attention`.
             features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
-            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.
+            The prediction [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.
         """
         required = ("text", *("size",) * self.sized, *("strength",) * self.strength)
         inputs = entries(condition, required, ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
@@ -142,26 +143,29 @@ class PixArt(Layered, Backbone):
 
         Args:
             params: parameters of the network.
-            text: [..., text_width], the text encoder's states.
+            text: the text encoder's states [..., text_width].
 
         Returns:
-            [..., width].
+            Features of the text [..., width].
         """
         dense = lambda x, name: x @ params[name]["kernel"] + params[name]["bias"]
         return dense(nn.gelu(dense(jnp.asarray(text), "text_hidden"), approximate=True), "text_out")
 
     def spread(self, residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        """Residuals of the first layers, and zeros for the others."""
+        """One residual for each of the `depth` layers: the given ones for the first layers, zeros for the others."""
         return (*residuals, *[jnp.zeros_like(residuals[0])] * (self.depth - len(residuals)))
 
     def _size(self, size: jax.Array) -> jax.Array:
-        """[B, 6] -> [B, width]: thirds for the original height, the original width, and the requested ratio."""
+        """The embedding [B, width] of sizes [B, 6].
+
+        A third of its features each is for the original height, the original width, and the requested ratio.
+        """
         third = lambda name: TimestepEmbedding(self.width // 3, self.dtype, name=name)
         original = third("original_embedding")(size[:, :2].reshape(-1)).reshape(size.shape[0], -1)
         return jnp.concatenate([original, third("ratio_embedding")(size[:, 4] / size[:, 5])], axis=-1)
 
     def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
-        """The entries of the condition that belong to single layers, each with the layers as first axis."""
+        """The entries of the condition that belong to single layers, each with a first axis of length `depth`."""
         masks = {name: inputs[name] for name in layer_masks.KINDS if inputs[name] is not None}
         per_layer: dict[str, Any] = layer_masks.parted(masks, batch, self.depth)[1]
         if inputs["extra"] is not None:
