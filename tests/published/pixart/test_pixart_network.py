@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from diffusion.published.pixart import pipeline
 from diffusion.published.pixart.network import PixArt
 from tests.models.dit_oracle import gelu, silu
 from tests.published.equations import close, dense, normal, normalised, patches, timestep, without_layers
@@ -34,3 +35,8 @@ def test_before_and_behind_its_layers_the_network_is_its_equations(option):
         close(c[b], dense(p["modulation"], silu(embedding)))
         shift, scale = embedding + p["final_table"]
         close(patches(found[b]), dense(p["final"], normalised(h, 1e-6) * (1 + scale) + shift))
+
+
+def test_the_perturbed_layers_are_those_whose_number_begins_with_one():
+    """diffusers reads "blocks.1" as the beginning of a name."""
+    np.testing.assert_array_equal(np.flatnonzero(pipeline.perturbed_layers(PixArt())), [1, *range(10, 20)])

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from diffusion import schedules
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.published.qwen_image import QwenImage
+from diffusion.parameterizations import Prediction
+from diffusion.published.qwen_image import QwenImage, pipeline
 from tests.models.dit_oracle import silu
 from tests.published.equations import close, dense, normal, normalised, patches, rms, timestep, without_layers
 
@@ -44,3 +46,15 @@ def test_before_and_behind_its_layers_the_network_is_its_equations(layered):
         expected = dense(p["final"], normalised(h[:number], 1e-6) * (1 + scale) + shift)
         found_parts = [patches(part) for part in (found[b] if layered else found[b][None])]
         close(np.concatenate(found_parts), expected)
+
+
+def test_guided_velocities_are_as_long_in_each_patch_as_the_conditional_ones():
+    """Its pipeline takes the norm of each token, which is 2 x 2 pixels with all their channels."""
+    x, conditional, null, t = normal(2, 4, 6, 3), normal(2, 4, 6, 3), normal(2, 4, 6, 3), np.float32([0.3, 0.8])
+    left = t[:, None, None, None]
+    branches = lambda x, t: tuple(Prediction(x - left * v, x + (1 - left) * v) for v in (conditional, null))
+    guided = pipeline.QWEN_IMAGE.guidance.guides(branches, schedules.rectified_flow(), 4.0)(x, t)
+    for b in range(2):
+        plain = patches(np.float64(null[b] + 4.0 * (conditional[b] - null[b])))
+        length = np.linalg.norm(patches(conditional[b]), axis=1) / np.linalg.norm(plain, axis=1)
+        close(patches((guided.eps - guided.x0)[b]), plain * length[:, None])

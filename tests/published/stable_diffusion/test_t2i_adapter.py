@@ -40,6 +40,16 @@ def test_a_feature_of_the_middles_shape_is_added_there():
     assert len(entries(features[:-1])) == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "sides"), [("full", (8, 4, 2, 1)), ("full_xl", (8, 8, 4, 4)), ("light", (8, 4, 2, 1))]
+)
+def test_a_kind_halves_the_side_before_its_levels(kind, sides):
+    """That of SDXL only once, before the third."""
+    module = T2IAdapter((8, 12, 12, 16), 1, 2, kind=kind)
+    features = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 16, 16, 3)))
+    assert [feature.shape[1] for feature in features] == list(sides)
+
+
 def test_an_odd_side_is_halved_with_the_mean_of_what_is_there():
     """By an adapter whose layers pass on a grey picture."""
     module = T2IAdapter((4, 4), 1, 1, 1, kind="light")
