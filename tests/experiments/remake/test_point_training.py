@@ -40,3 +40,18 @@ def test_training_finds_the_constant_that_minimises_the_loss():
     batch = lambda key: {"x": jnp.broadcast_to(m, (64, 2))}
     constant = train(objective, schedule, apply, jnp.zeros(2), optax.sgd(0.5), batch, 200, jax.random.key(0))
     np.testing.assert_allclose(constant, -m, atol=0.35)  # about three standard deviations of the last step's noise
+
+
+def test_each_step_has_a_batch_and_draws_of_its_own():
+    """Step k moves row k of the parameters by its noise and its data, which plain descent thus writes down."""
+
+    def loss(networks, schedule, keys, batch, step):
+        noise = jax.vmap(jax.random.uniform)(keys)
+        return networks["model"](noise, batch["x"], step), {}
+
+    apply = lambda params, noise, x, step: params[step, 0] * noise + params[step, 1] * x
+    batch = lambda key: {"x": jax.random.uniform(key, (3,))}
+    objective, start = objectives.Objective(loss), jnp.zeros((2, 2))
+    with jax.disable_jit():
+        draws = -train(objective, None, apply, start, optax.sgd(1.0), batch, 2, jax.random.key(0))
+    assert 0 < draws.min() < draws.max() < 1 and len(np.unique(np.round(draws, 4))) == 4
