@@ -259,3 +259,77 @@ def test_samples_of_which_none_is_finite_are_refused(digits_recipe, tmp_path):
             digits_recipe, weights_of(digits_recipe), tmp_path, conditioned(np.array([3, 3], np.int32))
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_unfinished_samples_belong_to_their_weights_classes_and_settings(monkeypatch, tmp_path):
+    """Another command must not go on with them: each change has another folder of batches."""
+
+    class Begun(Exception):
+        pass
+
+    def begun(make, params, labels, seeds, batch_size, folder, *rest, **more):
+        raise Begun(folder.name)
+
+    monkeypatch.setattr(run_samples.batches_on_disk, "images", begun)
+    monkeypatch.setattr(run_samples.generate, "trained", lambda recipe, params: recipe)
+    made = types.SimpleNamespace(images=None, work=None)
+    monkeypatch.setattr(run_samples.generate, "generator", lambda *_: made)
+    weights = run_samples.Weights({"w": np.zeros(1)}, "run", "step 40", {"step": 40}, {"w": "ab"})
+
+    def folder(labels=(1, 2, 3), weights=weights, **settings):
+        config = digits.get_config("tiny")
+        config.sample.number = 3
+        config.sample.update(settings)
+        recipe = types.SimpleNamespace(config=config, unit=lambda of_samples: "images")
+        with pytest.raises(Begun) as begin:
+            run_samples.sample_weights(recipe, weights, tmp_path, np.array(labels))
+        return str(begin.value)
+
+    first = folder()
+    assert first == folder() and first.startswith(".samples-")
+    others = [
+        folder(weights=weights._replace(identity={"w": "cd"})),
+        folder(weights=weights._replace(description={"step": 40, "average": 0.1})),
+        folder((1, 2, 4)),
+        folder(seed=1),
+        folder(steps=3),
+    ]
+    assert len({first, *others}) == 6
+
+
+def test_the_numbers_of_a_driver_are_means_over_its_batches(capsys):
+    """Ten samples in batches of four are three batches."""
+    config = digits.get_config("tiny")
+    config.sample.number, config.sample.batch_size = 10, 4
+    recipe = types.SimpleNamespace(config=config, sampling=types.SimpleNamespace(driver=None))
+    made = types.SimpleNamespace(nfe=None)
+    counts = run_samples._counted(recipe, made, np.array([6.0, 9.0, 0.0]))
+    assert counts == {"particles": {"effective_size": 2.0, "log_normaliser": 3.0}}
+    assert "effective size 2.00" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="2 of 10 samples are not finite"):
+        assert run_samples._counted(recipe, made, np.array([0.0, 0.0, 2.0])) == {"not_finite": 2}
+
+
+def test_the_trajectories_are_those_of_the_first_samples_of_the_classes(monkeypatch, tmp_path):
+    """Classes of records come in any order: samples 2, 1 and 0 are the first of classes 0, 4 and 7."""
+    followed, drawn = [], []
+
+    def trajectory(params, labels, seeds):
+        followed.append((labels.tolist(), seeds.tolist()))
+        return None, None
+
+    classes, seeds = np.array([7, 4, 0, 7]), np.array([30, 31, 32, 33], np.uint32)
+    monkeypatch.setattr(run_samples.generate, "classes_of", lambda recipe, labels: labels)
+    monkeypatch.setattr(run_samples.sample_pictures, "draw", lambda samples: None)
+    monkeypatch.setattr(run_samples.plots, "sample_grid", lambda *_, **how: None)
+    draw = lambda x, x0, times, labels, path, classes: drawn.append(labels.tolist())
+    monkeypatch.setattr(run_samples.plots, "trajectory", draw)
+    parts = {"structure": None, "by_record": False, "plan": types.SimpleNamespace(grid=None)}
+    recipe = types.SimpleNamespace(**sectioned(parts))
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    made = types.SimpleNamespace(trajectory=trajectory)
+    run_samples._write(tmp_path, recipe, made, None, images, classes, False, seeds, {}, ())
+    assert followed == [([0, 4, 7], [32, 31, 30])] and drawn == [[0, 4, 7]]
+    stored = np.load(tmp_path / "samples.npz")
+    np.testing.assert_array_equal(stored["labels"], classes)
+    np.testing.assert_array_equal(stored["seeds"], seeds)
