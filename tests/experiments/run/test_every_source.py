@@ -183,6 +183,16 @@ def test_worker_processes_are_refused_where_they_cannot_read(tmp_path):
             examples.open_examples(recipe)
 
 
+def test_worker_processes_run_the_extensions_of_the_run_and_read_its_split(monkeypatch):
+    reads = lambda source, reopen, processes: (source, reopen.func, reopen.args, processes)
+    monkeypatch.setattr(examples.process_records, "ProcessRecords", reads)
+    monkeypatch.setattr(examples.extensions, "loaded", {"my_sources.py": None, "more.py": None})
+    config = config_of({"name": "own"}, **{"data.processes": 3, "data.split": "train[:90%]", "seed": 5})
+    source, function, (settings, *how), processes = examples._by_processes(config, "records")
+    assert (source, function, processes) == ("records", examples.data.reopen, 3)
+    assert settings["source"] == {"name": "own"} and how == ["train[:90%]", 5, ("my_sources.py", "more.py")]
+
+
 def test_worker_processes_cannot_read_the_records_of_python():
     recipe = types.SimpleNamespace(data=[], config={"data": {"processes": 1}})
     with pytest.raises(ConfigError, match=r"config\.data\.processes = 1, but the records come from Python\. Valid: 0"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -345,6 +346,27 @@ def test_latents_are_of_a_cache_of_held_out_pictures(tmp_path):
     config.evaluate.loss.latents = str(tmp_path / "train")
     with pytest.raises(held_out.Overlap, match="are among those of 'train'"):
         measured(Recipe.from_config(config, (4, 4, 4)))
+
+
+@dataclasses.dataclass
+class OfConfig:
+    """What `open_held_out` reads of a recipe."""
+
+    config: object
+    data: object = None
+
+
+def test_held_out_latents_are_read_at_the_split_of_their_own_cache(monkeypatch):
+    """The split of pictures is that of the evaluation; latents have the one that they were made from."""
+    monkeypatch.setattr(examples, "open_examples", lambda recipe: recipe.config)
+    described = {"split": "test[:50%]"}
+    monkeypatch.setattr(examples.latent_cache, "describe", lambda folder: types.SimpleNamespace(dataset=described))
+    config = digits_config(**{"data.latents.dir": "/train", "evaluate.loss.latents": "/held", "seed": 5})
+    opened, returned = examples.open_held_out(OfConfig(config), 3, 64)
+    assert (opened.data.latents.dir, opened.data.split) == ("/held", "test[:50%]")
+    assert (returned.seed, returned.train.batch_size) == (3, 64) and config.seed == 5
+    opened, _ = examples.open_held_out(OfConfig(digits_config()), 3, 64)
+    assert (opened.data.latents.dir, opened.data.split) == ("", "validation")
 
 
 def test_the_report_has_it():
