@@ -79,6 +79,19 @@ def test_what_is_read_is_the_class_of_the_largest_product_with_the_last_layer(be
             np.testing.assert_array_equal(found[name], np.argmax(row) if bias else scores.argmax(1))
 
 
+def test_a_margin_is_over_the_best_other_class():
+    """Of scores 1, 4, 2 and 3, -1, 5: the third class is 2 behind, and 2 ahead."""
+    params = {"hue/out": np.eye(3), "hue/bias": np.array([0.0, -1, 2])}
+    reader = attribute_reader.from_params(params, {"hue": 3})
+    margins = attribute_reader.margins(reader, np.array([[1.0, 5, 0], [3, 0, 3]]), {"hue": 2})
+    assert margins["hue"].tolist() == [-2, 2]
+
+
+def test_weights_begin_with_two_over_their_inputs():
+    drawn = np.asarray(attribute_reader.he_normal(jax.random.key(0), (400, 25)))
+    assert drawn.var() == pytest.approx(2 / 400, rel=5 * np.sqrt(2 / drawn.size))
+
+
 @pytest.mark.extended
 def test_a_shift_refuses_the_share_of_pictures_that_it_was_set_for(beginner):
     """Margins by hand; after the shift by their quantile of order 0.9, one picture in ten is of the class."""

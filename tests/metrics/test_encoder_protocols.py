@@ -11,7 +11,16 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from diffusion.experiments.evaluation import comparison, records
-from diffusion.metrics import encoder_protocols, image_sets, kernel_distance, manifold, mind, references, statistics
+from diffusion.metrics import (
+    encoder_protocols,
+    frechet,
+    image_sets,
+    kernel_distance,
+    manifold,
+    mind,
+    references,
+    statistics,
+)
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.models import interchange
@@ -205,6 +214,16 @@ def test_statistics_for_other_programs_and_of_other_programs(files, encoder, spa
     pixels = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
     with pytest.raises(ConfigError, match="EDM2's tools know no distance in the features of pixels"):
         comparison.make_reference(pixels, folder / "pixels.pkl")
+
+
+@pytest.mark.parametrize("number", [{"num_images": 5}, {}])
+def test_a_covariance_of_edm2_is_that_of_its_images(number, tmp_path):
+    """Exactly, whether the file has the number of images or not."""
+    sigma = np.array([[2.0, 0.5], [0.5, 1.0]])
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({**number, "fid": {"mu": np.ones(2), "sigma": sigma}}))
+    read = statistics.read(tmp_path / "a.pkl")
+    assert read.count == number.get("num_images") and read.moments["2"].mean.tolist() == [1, 1]
+    np.testing.assert_allclose(frechet.covariance(read.moments["2"]), sigma, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

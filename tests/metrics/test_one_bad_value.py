@@ -93,3 +93,12 @@ def test_the_message_names_the_row(place, row):
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_the_row_is_counted_from_the_first_of_all(monkeypatch):
+    """The rows are checked block by block."""
+    monkeypatch.setattr(pairwise, "BLOCK", 4)
+    rows = np.ones((11, 2))
+    rows[9, 1] = np.nan
+    with pytest.raises(ValueError, match="rows must be finite, but row 9 holds NaN"):
+        pairwise.checked("rows", rows)

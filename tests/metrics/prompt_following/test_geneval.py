@@ -135,12 +135,13 @@ def test_the_colour_is_that_of_the_nearest_texts():
         found[0] = axis["blue"] * 5  # "a photo of a red ..." points to blue, and weighs no more than the others
         return np.array(found)
 
-    pictures = lambda crops: np.array([axis["red"] + 1.1 * axis["blue"] if c[0, 0, 0] else axis["pink"] for c in crops])
-    picture = np.zeros((4, 8, 3), np.uint8)
-    picture[:, :4] = 255
-    objects = [Detection("fire hydrant", 1.0, (0, 0, 4, 4)), Detection("fire hydrant", 1.0, (4, 0, 8, 4))]
+    directions = {0: axis["pink"], 100: axis["blue"], 255: axis["red"] + 1.1 * axis["blue"]}
+    pictures = lambda crops: np.array([directions[int(crop[0, 0, 0])] for crop in crops])
+    picture = np.zeros((4, 12, 3), np.uint8)
+    picture[:, :4], picture[:, 8:] = 255, 100
+    objects = [Detection("fire hydrant", 1.0, (left, 0, left + 4, 4)) for left in (0, 4, 8)]
     # red: mean (2/3 red + 1/3 blue) of length 0.745: (2/3 + 1.1/3) / 0.745 = 1.39, or 1.03 of its own length; blue: 1.1
-    assert geneval.colours(Embedder(pictures, texts), picture, "fire hydrant", objects) == ["red", "pink"]
+    assert geneval.colours(Embedder(pictures, texts), picture, "fire hydrant", objects) == ["red", "pink", "blue"]
 
 
 @pytest.mark.parametrize(
