@@ -48,15 +48,31 @@ def test_loss_falls_and_step_counts():
     assert float(last["loss"]) < 0.9 * float(first["loss"])
 
 
-def test_the_average_warms_up_by_the_number_of_updates_before():
-    """The decays of the first three updates are 1 / 10, 2 / 11 and 3 / 12."""
-    state = toys.make_state()
-    average = jax.tree.map(np.array, state.params)
-    for k in range(3):
-        state, _ = toys.make_step()(state, toys.batch(k), KEY)
-        decay = (1 + k) / (10 + k)
-        average = jax.tree.map(lambda a, p, decay=decay: decay * a + (1 - decay) * np.asarray(p), average, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, average)
+def test_a_step_passes_on_what_it_has_before_its_update():
+    """The network w x, whose loss is (w x - 1)^2: the target is the average's; rate and decay are of this step."""
+
+    class Recorder:
+        init = staticmethod(lambda: {"t": jnp.zeros(4), "losses": jnp.zeros(4)})
+        update = staticmethod(lambda state, t, losses: {"t": t, "losses": losses})
+
+    def objective(networks, schedule, keys, batch, step):
+        output, target = (networks[name](batch["x"][:, 0], None, None) for name in ("model", "target"))
+        return (output - 1) ** 2, {"t": batch["x"][:, 0] / 10, "target": target}
+
+    apply = lambda params, x, clock, condition: params * x
+    step = jax.jit(make_train_step(objective, apply, None, toys.optimizer(), toys.ema(), density=Recorder))
+    x = np.array([1.0, 2, 3, 4], np.float32)
+    batch = {"x": x[:, None], "index": np.arange(4, dtype=np.int32)}
+    state = create(jnp.float32(2), toys.optimizer(), toys.ema(), Recorder)._replace(ema=jnp.float32(5))
+    for k in range(2):
+        weight, average = float(state.params), float(state.ema)
+        state, metrics = step(state, batch, KEY)
+        np.testing.assert_allclose(metrics["target"], average * x.mean(), rtol=1e-6)
+        np.testing.assert_allclose(state.density["losses"], (weight * x - 1) ** 2, rtol=1e-5)
+        np.testing.assert_allclose(state.density["t"], x / 10)
+        np.testing.assert_allclose(metrics["learning_rate"], 1e-2 * (k + 1) / 3, rtol=1e-6)  # of three warm-up steps
+        decay = (1 + k) / (10 + k)  # of the updates before
+        np.testing.assert_allclose(state.ema, decay * average + (1 - decay) * float(state.params), rtol=1e-6)
 
 
 @pytest.mark.extended

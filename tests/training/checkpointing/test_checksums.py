@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,22 @@ def test_parts_add_up(monkeypatch, chunk):
             for j in range(0, 10, 5):
                 total += checksum(whole[i : i + 3, :, j : j + 5], (i, 0, j), whole.shape)
         assert total % 2**32 == checksum(whole)
+
+
+def test_large_shards_are_hashed_row_by_row_at_their_place(monkeypatch):
+    """Two shards of 3 and 5 rows, in parts of two rows; a copy of the first one counts nothing."""
+    values = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    shard = lambda first, last, replica: types.SimpleNamespace(
+        replica_id=replica, index=(slice(first, last), slice(None)), data=values[first:last]
+    )
+    leaf = types.SimpleNamespace(
+        dtype=values.dtype, shape=(8, 4), addressable_shards=[shard(0, 3, 0), shard(3, 8, 0), shard(0, 3, 1)]
+    )
+    monkeypatch.setattr(module, "PART", 8)
+    monkeypatch.setattr(module.jax, "Array", types.SimpleNamespace)
+    parts = list(module._own_parts(leaf))
+    assert [len(part) for part, _, _ in parts] == [2, 1, 2, 2, 1]
+    assert sum(checksum(*part) for part in parts) % 2**32 == reference(values)
 
 
 def test_long_arrays_are_cut_into_chunks():
