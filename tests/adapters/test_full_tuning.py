@@ -31,6 +31,17 @@ def changed(weights):
     return jax.tree.map(lambda leaf: leaf + 1, weights)
 
 
+@pytest.mark.parametrize(
+    "held, computed, result", [("bfloat16", "float32", "float32"), ("float32", "bfloat16", "float32")]
+)
+def test_a_new_leaf_has_the_wider_of_two_types_and_the_others_stay(held, computed, result):
+    """The type of the leaf in its place, and that in which the network computes: 1 + 2^-10 is no bfloat16."""
+    params = {"a": {"kernel": jnp.zeros(3, held), "bias": jnp.ones(2, held)}}
+    new = full_tuning.with_leaves(params, {"a": {"kernel": np.full(3, 1 + 2**-10, np.float32)}}, computed)
+    assert new["a"]["kernel"].dtype == result and new["a"]["kernel"].tolist() == [1 + 2**-10] * 3
+    assert new["a"]["bias"] is params["a"]["bias"]
+
+
 @pytest.mark.extended
 def test_all_weights_of_the_denoiser_train_in_float32(models, monkeypatch):
     base, model = models

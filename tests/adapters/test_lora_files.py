@@ -121,6 +121,16 @@ def test_what_is_written_is_what_was_read(layout, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, again[component].adapter, loras[component].adapter)
 
 
+def test_layers_are_stacked_by_their_numbers_in_whatever_order_a_file_has_them():
+    rng = np.random.default_rng(0)
+    factors = [{"down": rng.normal(size=(4, 2)), "up": rng.normal(size=(2, 5))} for _ in range(3)]
+    parts = [lora_layers.Part("blocks/kernel", (i,), (3, 4, 5), factors[i], 0.5) for i in (2, 0, 1)]
+    adapter, scale = lora_layers.stacked(parts)
+    assert scale == {"blocks/kernel": 0.5}
+    for name in ("down", "up"):
+        np.testing.assert_array_equal(adapter["blocks"]["kernel"][name], [layer[name] for layer in factors])
+
+
 def test_layers_of_a_scan_are_stacked_with_their_alphas(tmp_path):
     loras = lora_files.load(file("peft", tmp_path / "peft.safetensors"), modules())
     places = lora.places_of(loras["unet"].adapter)
