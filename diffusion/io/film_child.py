@@ -1,10 +1,10 @@
-"""The program that decodes films, apart from the process that reads them: without network, files, or much memory.
+"""The program that decodes films in a process of its own, which has no network, no files and little memory.
 
-    python film_child.py        # its standard input is a socket: requests and films come in, answers go out
+    python film_child.py        # the standard input is a socket: requests and films come in, answers go out
 
-FFmpeg reads files of many kinds in C, and some kinds name other files or hosts. Here it knows only the formats in
-`FORMATS`, no protocol, and can open nothing: the process may have no further descriptor. It imports nothing of the
-package.
+FFmpeg reads files of many kinds in C, and some kinds name other files or hosts. In this process FFmpeg knows only the
+formats in `FORMATS` and no protocol, and can open nothing, because the process may have no further descriptor. The
+program imports nothing of the package `diffusion`.
 """
 
 import array
@@ -24,20 +24,20 @@ import av.error
 import numpy
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"  # FFmpeg's names of .mp4, .mov, .mkv, .webm, .avi
-MEMORY = 2**30  # bytes beyond those that it begins with
+MEMORY = 2**30  # bytes that the process may allocate beyond those that it has at its start
 PIXELS = 2**23, 2**26  # limit of a frame in a small file, 4096 x 2048, and in a large one, 8192 x 8192
 BYTES_A_PIXEL = 8  # pixels that a frame may have for each byte of its file, beyond the first of `PIXELS`
-SECONDS = 60  # CPU seconds of a request, and
-SECONDS_A_BYTE = 2e-6  # for each byte of the film
+SECONDS = 60  # CPU seconds that a request may take, to which are added
+SECONDS_A_BYTE = 2e-6  # CPU seconds for each byte of the film
 
 
 class Ended(Exception):
-    """The process that asks has gone."""
+    """The process that sends the requests has gone."""
 
 
 def main() -> None:
     """Answers requests until the socket is closed."""
-    for module in pkgutil.walk_packages(av.__path__, "av."):  # what it imports later could not be opened
+    for module in pkgutil.walk_packages(av.__path__, "av."):  # later, no file of a module could be opened
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     asking = socket.socket(fileno=0)
@@ -59,7 +59,7 @@ def _within_hard_limit(kind: int, most: int) -> tuple[int, int]:
 
 
 def _answer(asking: socket.socket) -> None:
-    """Answers one request, after it has given up the right to open files."""
+    """Answers one request, after the process has given up the right to open files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, most), most))
     head, descriptors = _received(asking)
@@ -67,7 +67,7 @@ def _answer(asking: socket.socket) -> None:
     content = os.fdopen(descriptors[0], "rb") if descriptors else io.BytesIO(_exactly(asking, head["length"]))
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = used.ru_utime + used.ru_stime + SECONDS + SECONDS_A_BYTE * head["length"]
-    # Another request may have more: the hard limit stays.
+    # The hard limit stays, because a later request may be allowed more.
     resource.setrlimit(resource.RLIMIT_CPU, _within_hard_limit(resource.RLIMIT_CPU, int(seconds) + 1))
     try:
         with content:
@@ -110,7 +110,7 @@ def _exactly(asking: socket.socket, length: int) -> bytes:
 
 
 def _opened(content: Any, head: dict[str, Any]) -> Any:
-    """The film, and its stream of pictures."""
+    """The film that FFmpeg has opened, and its stream of pictures."""
     low, high = PIXELS
     pixels = min(max(low, BYTES_A_PIXEL * head["length"]), high)
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "none", "max_pixels": str(pixels)}
@@ -130,7 +130,7 @@ def _opened(content: Any, head: dict[str, Any]) -> Any:
 
 
 class _Content:
-    """The bytes of a film; once it is `described`, later reads return zeros, which nobody looks at."""
+    """The bytes of a film; once `described` is True, reads return zeros, because only the positions count then."""
 
     def __init__(self, content: Any):
         self._content = content
@@ -156,9 +156,9 @@ class _Content:
 
 
 def _about(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The sizes, the rate and the times of the frames; packets are looked at one by one, and nothing is decoded.
+    """The sizes, the rate and the times of the frames; packets are counted one by one, and none is decoded.
 
-    Where the film has a table of all its frames, as MP4 does, their content is not read.
+    If the film has a table of all its frames, as an MP4 file has, the content of the frames is not read.
     """
     content = _Content(content)
     film, stream = _opened(content, head)

@@ -1,12 +1,12 @@
-"""The blocks of a GIF animation: the positions, sizes and times of its frames; no frame is decoded.
+"""The blocks of a GIF animation: the sizes and the times of its frames; no frame is decoded.
 
 Reference: CompuServe, "Graphics Interchange Format, Version 89a", 1990.
 """
 
 from typing import NamedTuple
 
-FRAMES = 100_000  # most frames of an animation: 50 minutes at 30 a second
-STEP = 0.1  # s that a frame without a time is shown, as in browsers
+FRAMES = 100_000  # most frames of an animation: 55 minutes at 30 frames a second
+STEP = 0.1  # seconds for which browsers show a frame that states no time
 
 
 class Blocks(NamedTuple):
@@ -14,8 +14,8 @@ class Blocks(NamedTuple):
 
     Attributes:
         height, width: height and width of the animation in pixels.
-        shown: the time that each frame is shown, in seconds.
-        pixels: the number of pixels that must be decoded to show each frame: the pixels of all frames up to it.
+        shown: the time for which each frame is shown, in seconds.
+        pixels: for each frame, the number of pixels that must be decoded to show it: those of all frames up to it.
     """
 
     height: int
@@ -32,7 +32,8 @@ def read(content: bytes, name: str) -> Blocks:
         name: the name of the file in messages.
 
     Raises:
-        ValueError: if it is no GIF, is cut short, holds another kind of block, no frame, or more than `FRAMES`.
+        ValueError: if the content is not a GIF, is cut short, or holds an unknown kind of block, no frame, or more than
+            `FRAMES` frames.
     """
     if content[:4] != b"GIF8" or len(content) < 13:
         raise ValueError(f"{name} is not a GIF animation, or is truncated")
@@ -71,12 +72,12 @@ def read(content: bytes, name: str) -> Blocks:
 
 
 def _table(flags: int) -> int:
-    """Bytes of a table of colours."""
+    """The size in bytes of the table of colours that the flags of a screen or frame announce; 0 without a table."""
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _skipped(content: bytes, at: int) -> int:
-    """The byte after blocks that each begin with their length, up to the empty one."""
+    """The position behind a sequence of blocks, each of which begins with its length and the last of which is empty."""
     while length := content[at]:
         at += 1 + length
     return at + 1

@@ -1,10 +1,11 @@
 """The right to train in a folder of an object store, which has no locks: one holder, whose heartbeat shows its life.
 
-A snapshot names its holder, and no other may commit one; a heartbeat only says whether a successor need wait. So two
-holders never mix their files, however wrong a clock is or however long a process sleeps: the earlier one's next commit
-raises `snapshots.Fenced`. Successors compare two readings of one heartbeat, and no two clocks.
+A snapshot names its holder, and only this holder may commit the next one; a heartbeat only says whether a successor
+must wait. So two holders never mix their files, however wrong a clock is or however long a process sleeps: the next
+commit of the earlier holder raises `snapshots.Fenced`. A successor compares two readings of one heartbeat, and never
+two clocks.
 
-    leases/000003.json     the heartbeat of the third holder, written by it alone
+    leases/000003.json     the heartbeat of the third holder, which only this holder writes
 """
 
 import json
@@ -17,7 +18,7 @@ from diffusion.io.snapshots import Holder
 from diffusion.io.stores import Store, StoreError
 
 BEAT = 10.0  # seconds between two heartbeats
-ENDS = 60.0  # seconds without a change after which a holder is held to be dead
+ENDS = 60.0  # seconds without a change of the heartbeat after which a holder counts as dead
 
 
 class InUse(StoreError):
@@ -29,12 +30,12 @@ def say(store: Store, holder: Holder, beat: int, is_over: bool = False) -> None:
 
     Args:
         store: the store.
-        holder: the holder, whose process calls this.
-        beat: a number that it has not said before.
-        is_over: whether this is the last one.
+        holder: the holder, whose process calls this function.
+        beat: a number that this holder has not written before.
+        is_over: whether the holder has ended, and this is its last heartbeat.
 
     Raises:
-        StoreError: if it cannot be written.
+        StoreError: if the heartbeat cannot be written.
     """
     store.write(_name(holder), json.dumps({"beat": beat, "is_over": is_over}).encode())
 
@@ -46,17 +47,19 @@ def require_over(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], Any] = time.sleep,
 ) -> None:
-    """Returns once a holder has ended, said so or not; at once where it worked in this very folder.
+    """Returns when a holder has ended: its heartbeat says so, or has not changed for `ENDS` seconds.
+
+    Returns at once if the holder worked in the local folder that this process has locked, because then it is dead.
 
     Args:
         store: the store.
         holder: the holder that the newest snapshot names.
-        token: the token of the local folder that this process has locked; its holder of before is dead.
+        token: the token of the local folder that this process has locked.
         clock: a function that returns this machine's time in seconds.
         pause: a function that waits for a number of seconds.
 
     Raises:
-        InUse: if its heartbeat changes.
+        InUse: if the heartbeat of the holder changes, so that it is alive.
         StoreError: if the store fails.
     """
     if not holder.epoch or holder.token == token:

@@ -12,13 +12,13 @@ from diffusion.models.layers.embeddings import sincos_positions
 
 
 def side_of_shape(field: str, side: int, channels_field: str, channels: int) -> Group:
-    """The fields of a published config that are our shape (side, side, channels).
+    """The two fields of a published config that state our shape (side, side, channels).
 
     Args:
-        field: their name of the side.
-        side: its default.
-        channels_field: their name of the channels.
-        channels: its default.
+        field: the published name of the side.
+        side: the published default of the side.
+        channels_field: the published name of the number of channels.
+        channels: the published default of the number of channels.
     """
 
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def side_of_shape(field: str, side: int, channels_field: str, channels: int) -> 
 
 
 def dit_sizes(side: int, channels: int, patch: int = 2, width: int = 1152, depth: int = 28, heads: int = 16) -> tuple:
-    """The rows of the sizes that DiT's repository and repositories built on it share, with their defaults."""
+    """The fields of the sizes that DiT's repository and repositories built on it share; arguments are the defaults."""
     return (
         side_of_shape("input_size", side, "in_channels", channels),
         Field("patch_size", "patch", patch),
@@ -62,22 +62,22 @@ def _null_class(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, An
 
 
 CLASSES = Field("num_classes", "num_classes", 1000, write=_classes)
-"""The classes of a network that is always conditional on one."""
+"""The field of the number of classes, of a network that is always conditional on a class."""
 
 NULL_CLASS = Group({"class_dropout_prob": (0.1, None)}, _null_class, lambda module: {"class_dropout_prob": 0.1})
-"""The share of the training without a class, on which it depends whether there is a null class."""
+"""The field of the share of training examples without a class; if it is 0, the published network has no null class."""
 
 
 def sincos_table(side: int, width: int) -> Computed:
-    """Their table of the positions of side x side patches, [1, side^2, width]."""
+    """The published table of the positions of side x side patches, [1, side^2, width]."""
     return Computed((1, side**2, width), lambda: sincos_positions(side, side, width)[None])
 
 
 def doubled_channels(default: int | None) -> Group:
-    """diffusers' out_channels: twice the channels where a variance is learned.
+    """The field out_channels of diffusers, which is twice the number of channels if a variance is learned.
 
     Args:
-        default: theirs.
+        default: the default of diffusers.
     """
 
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def example(module: Any, channels: int = 0) -> tuple[jax.ShapeDtypeStruct, ...]:
 
     Args:
         module: module with its `patch` and `shape`.
-        channels: number of channels of its images, for a module without a shape; 0: it must have one.
+        channels: number of channels of the images of a module without a shape; if 0, the module must have a shape.
 
     Raises:
         Refusal: for a module without a shape, if `channels` is 0.

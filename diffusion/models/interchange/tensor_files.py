@@ -1,7 +1,7 @@
 """Tensors by name in files: safetensors, in one file or several with an index, GGUF, PyTorch's, and Flax's.
 
-Tensors of safetensors are mapped and those of GGUF read on request, other tensors when the file is opened. Nothing in a
-file is executed.
+Tensors of safetensors are mapped into memory, and those of GGUF are read on request; tensors in the other formats are
+read when the file is opened. Nothing in a file is executed.
 """
 
 import functools
@@ -25,14 +25,14 @@ from diffusion.models.interchange.quantised_tensors import Quantised
 from diffusion.models.interchange.rows import Mismatch
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
-# Prefixes of the entries of a training's state.
+# Prefixes of the names in a file that holds the whole state of a training.
 DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", "config.", "scheduler.")
 INDEX = ".safetensors.index.json"
 # A variant's index is model.safetensors.index.fp16.json, or model.safetensors.fp16.index.json in older folders.
 VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
 SHARD_NAME = re.compile(r"-\d+-of-\d+\.")
-PART = 2**16  # values that are checked at once
-SHARD = 5 * 10**9  # bytes of a written file, after which the next begins
+PART = 2**16  # number of values that are checked at once
+SHARD = 5 * 10**9  # most bytes of a written file, beyond which another file begins
 
 
 class Tensors(NamedTuple):
@@ -40,11 +40,12 @@ class Tensors(NamedTuple):
 
     Attributes:
         path: the file or folder, for messages.
-        places: the file of each tensor, by its name.
-        names: the tensor's name in that file, by its name here (they differ by a prefix).
+        places: the file of each tensor, by the tensor's name.
+        names: each tensor's name in its file, by the name here, which may lack a prefix of the name in the file.
         shapes: shapes by name.
-        readers: functions that read a tensor, by its name in the file.
-        quantised: functions that read a tensor as values and scales, for the tensors that are stored so.
+        readers: functions that read a tensor, by the name in the file.
+        quantised: functions that read a tensor as values and scales, by the name in the file, for the tensors that are
+            stored in this form.
         types: the types of the arrays that the readers return, by the name in the file; None for an unsupported type.
     """
 
@@ -60,29 +61,29 @@ class Tensors(NamedTuple):
         """The tensor of that name, in its stored type (bfloat16 and float8 from ml_dtypes).
 
         Raises:
-            limits.Refused: for an unsupported type, or a number that is not finite.
+            limits.Refused: if the type is not supported, or a number is not finite.
         """
         array = self.unchecked(name)
         self.refuse_unless_finite(name, array)
         return array
 
     def unchecked(self, name: str) -> np.ndarray:
-        """The tensor of that name, whose numbers are not checked; of safetensors no number is read yet.
+        """The tensor of that name without a check of its numbers; a tensor of safetensors is only mapped.
 
         Raises:
-            limits.Refused: for an unsupported type.
+            limits.Refused: if the type is not supported.
         """
         return self.readers[self.names[name]]()
 
     def type_of(self, name: str) -> np.dtype | None:
-        """The type that a tensor is read in; None for an unsupported type."""
+        """The dtype in which a tensor is read; None for an unsupported type."""
         return self.types[self.names[name]]
 
     def read_quantised(self, name: str) -> Quantised | None:
-        """The tensor as values and scales; None where it is stored otherwise.
+        """The tensor as values and scales; None if it is not stored in this form.
 
         Raises:
-            limits.Refused: for a value or a scale that is not finite.
+            limits.Refused: if a value or a scale is not finite.
         """
         reader = self.quantised.get(self.names[name])
         quantised = reader() if reader else None
@@ -95,10 +96,10 @@ class Tensors(NamedTuple):
 
         Args:
             name: the tensor's name.
-            array: its numbers, or some of them.
+            array: the tensor's numbers, or some of them.
 
         Raises:
-            limits.Refused: naming the file and the tensor.
+            limits.Refused: if a number is NaN or infinite; the message names the file and the tensor.
         """
         if not is_finite(array):
             raise limits.Refused(
@@ -107,7 +108,7 @@ class Tensors(NamedTuple):
             )
 
     def under(self, prefix: str) -> "Tensors":
-        """The tensors whose names begin with the prefix, with the names cut by it."""
+        """The tensors whose names begin with the prefix, under their names without the prefix."""
         mine = [name for name in self.places if name.startswith(prefix)]
         short = lambda table: {name[len(prefix) :]: table[name] for name in mine}
         return self._replace(places=short(self.places), names=short(self.names), shapes=short(self.shapes))
@@ -120,7 +121,11 @@ class Tensors(NamedTuple):
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether an array holds neither NaN nor infinity: the bits of magnitudes are ordered as the magnitudes are."""
+    """Whether an array holds neither NaN nor infinity.
+
+    Without the sign, the bits of floating-point numbers are ordered as the numbers are, and those of infinity and NaN
+    are above those of the largest finite number.
+    """
     if array.size == 0 or not jnp.issubdtype(array.dtype, np.floating):
         return True
     bits = np.dtype(f"u{array.dtype.itemsize}")
@@ -130,7 +135,7 @@ def is_finite(array: np.ndarray) -> bool:
 
 
 def slabs(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts of about PART numbers that make up an array, in the order of memory: work on one makes no large array."""
+    """Parts of at most PART numbers that make up an array, in the order of memory, so that work on a part is small."""
     in_order = array.transpose(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
     if array.size <= PART or array.ndim == 0:
         yield in_order
@@ -145,23 +150,24 @@ def slabs(array: np.ndarray) -> Iterator[np.ndarray]:
 def open_tensors(path: str | pathlib.Path) -> Tensors:
     """Opens a file of tensors, or a folder that has one.
 
-    It is a .safetensors file, a .safetensors.index.json with its shards, a .gguf file, a file of torch.save (.pt, .pth,
-    .ckpt), or a checkpoint of Flax (`flax_files`). Layers in fp8 with their scales beside them (`quantised_tensors`)
-    are multiplied with these. In a file of torch.save that holds several networks, a moving average ("ema") is the one
-    that is read, and "model" or "state_dict" where there is none.
+    The file is a .safetensors file, a .safetensors.index.json with its shards, a .gguf file, a file of torch.save (.pt,
+    .pth, .ckpt, .bin), or a checkpoint of Flax (`flax_files`). Layers in fp8 with their scales beside them
+    (`quantised_tensors`) are multiplied by the scales. If a file of torch.save holds several networks, the moving
+    average ("ema") is read, or, if there is none, "model" or else "state_dict".
 
-    If a folder has several (half-precision variants, `*.fp16.safetensors`), an index comes before a file, the shortest
-    name first, and a variant in shards last. A .gguf file is read where no .safetensors file lies.
+    If a folder has several such files, for example half-precision variants `*.fp16.safetensors`, an index is preferred
+    to a single file, among equals the shortest name, and a variant in shards comes last. A .gguf file is read only if
+    there is no .safetensors file.
 
     Args:
         path: the file or folder.
 
     Returns:
-        `Tensors`; of safetensors and GGUF only the header is read; the other formats are read whole.
+        `Tensors`. Of safetensors and GGUF only the header is read; the other formats are read whole.
 
     Raises:
-        FileNotFoundError: if the path or a safetensors file in it does not exist; names the files there.
-        limits.Refused: for a file that is not in the format, or an index that leads out of the folder.
+        FileNotFoundError: if the path does not exist, or a folder has no such file; the message names the files there.
+        limits.Refused: if a file is not in its format, or an index leads out of the folder.
     """
     path = pathlib.Path(path).expanduser()
     if not path.exists():
@@ -207,11 +213,11 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
 def open_only(path: str | pathlib.Path) -> Tensors:
     """Opens a file, or the only one in a folder, as `open_tensors` does.
 
-    Half-precision variants and shards of a file are one file with it.
+    The half-precision variants and the shards of a file count as one file together with it.
 
     Raises:
-        Mismatch: for a folder with several .safetensors files, such as those of several adapters.
-        FileNotFoundError, limits.Refused: as `open_tensors`.
+        Mismatch: if a folder has several .safetensors files, such as those of several adapters.
+        FileNotFoundError, limits.Refused: under the conditions of `open_tensors`.
     """
     folder = pathlib.Path(path).expanduser()
     names = [file.name for file in folder.glob(f"*{SUFFIX}") if not SHARD_NAME.search(file.name)]
@@ -225,10 +231,10 @@ def open_only(path: str | pathlib.Path) -> Tensors:
 
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
-    """The texts in the head of a .safetensors file, beside its tensors; {} of a file in another format.
+    """The texts that the header of a .safetensors file holds beside the tensors; {} for a file in another format.
 
     Raises:
-        OSError, limits.Refused: as `safetensors_files.header`.
+        OSError, limits.Refused: under the conditions of `safetensors_files.header`.
     """
     if path.suffix != SUFFIX:
         return {}
@@ -299,13 +305,13 @@ def write_tensors(
     tensors: Iterator[tuple[str, np.ndarray]],
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Writes tensors as one file, or, beyond SHARD bytes, as numbered ones with an index.
+    """Writes tensors as one safetensors file, or, if they have more than SHARD bytes, as numbered files with an index.
 
-    Each file appears whole, and the index last: a reader finds all or nothing.
+    Each file appears only when it is complete, and the index appears last, so that a reader finds all or nothing.
 
     Args:
         folder: an existing folder.
-        stem: stem of the file's name, "diffusion_pytorch_model".
+        stem: stem of the file's name, for example "diffusion_pytorch_model".
         shapes: shapes of all tensors by their names, in the order of `tensors`.
         dtype: dtype of all tensors.
         tensors: (name, array) pairs, read one by one, so that memory holds only one tensor.
