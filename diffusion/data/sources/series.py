@@ -1,4 +1,4 @@
-"""Series with a given part: draws of a Gaussian process, or windows of the user's own files."""
+"""Series of which a part is given: draws of a Gaussian process, or windows of the user's own files."""
 
 import csv
 import io
@@ -15,17 +15,18 @@ from diffusion.data.sources.sequences import SEEDS, Records, check_made
 from diffusion.io import limits, npy, npz, opener
 
 COPIES = 4  # float64 arrays that are in memory at once while series are drawn
-APART = 1  # is added to the seed of the hidden parts: numpy has one stream for the seeds s and (s, 0)
+APART = 1  # second number of the seed of the hidden parts; not 0, because numpy's seeds s and (s, 0) are equal
 
 
 class SeriesWindows(Sequence):
-    """Records of series of one length, by `series_masks.record`; without `hide` {"x": the whole series}.
+    """Records of series of one length, made by `series_masks.record`, or without `hide` {"x": the whole series}.
 
-    The hidden part of a series is a function of the seed and of its row, and the same in every epoch.
+    The hidden part of a series is a function of the seed and of the number of the series, so that it is the same in
+    every epoch.
 
     Attributes:
         rows: the numbers of the series that are records, int64 [n].
-        left_out: how many series are no records, since nothing of them would be given, or nothing hidden.
+        left_out: number of series that are no records, because nothing of them would be given, or nothing hidden.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class SeriesWindows(Sequence):
         """Wraps series.
 
         Args:
-            values: the series, float32 `[L, C]`, NaN where a value is missing.
+            values: the series, each float32 `[L, C]`, NaN where a value is missing.
             hide: the choice of the hidden part of a series; None hides nothing.
             seed: the seed of the hidden parts.
             name: the word for a series in messages.
@@ -51,7 +52,8 @@ class SeriesWindows(Sequence):
                 'hide, e.g. hide = {"name": "gaps"}; the model then learns from the values that are there'
             )
         is_record = np.ones(len(values), bool)
-        # Hidden parts are drawn again when a series is read. All series without holes give the same answer here.
+        # Hidden parts are drawn again when a series is read. Whether a series without missing values is a record does
+        # not depend on the series, so that one of them is asked for all.
         if hide is not None:
             is_record[holes] = [self._is_record(row) for row in np.flatnonzero(holes).tolist()]
             is_record[~holes] = holes.all() or self._is_record(int(np.argmin(holes)))
@@ -77,10 +79,10 @@ class SeriesWindows(Sequence):
 
 
 class ExactSeries(Records):
-    """Records of series of a Gaussian process, with the process itself.
+    """Records of series of a Gaussian process, together with the process.
 
     Attributes:
-        process: the process that the series are drawn from.
+        process: the process from which the series are drawn.
     """
 
     def __init__(self, process: GaussianProcess, split: str, number: int, hide: Hiding | None, apart: bool = True):
@@ -110,14 +112,17 @@ def gaussian_series(
 
     Args:
         split: "train" or "test".
-        length: steps of a series.
-        channels: channels of a series.
+        length: number of steps L of a series.
+        channels: number of channels C of a series.
         number: how many series to draw, at least 1.
         hide: the choice of the part that is hidden and to be predicted, e.g. {"name": "forecast", "horizon": 16}; None
             hides nothing, for an unconditional model.
         correlation, noise, share, scale, period: the parameters of the process, see `gaussian_processes.stationary`.
-        apart: whether the hidden parts have a separate random stream. In runs up to version 21 of config.json, the
-            hidden part of row 0 was drawn by the numbers that the series begin with.
+        apart: whether the hidden parts have a separate random stream. If not, as in runs up to version 21 of
+            config.json, the hidden part of row 0 is drawn from the same random numbers as the first series.
+
+    Returns:
+        Records of series float32 `[L, C]`, with the `process`; see `series_masks.record`.
 
     Raises:
         ValueError: for another split, a number out of range, or more than fits into memory.
@@ -135,13 +140,13 @@ def gaussian_series(
 
 
 class StandardSeries(Records):
-    """Windows of files, in units of each column's standard deviation about its mean.
+    """Windows of a file's series, in units of each column's standard deviation about its mean.
 
     Attributes:
         mean, std: mean and standard deviation of each column, float64 `[C]`: `x * std + mean` is in the file's units.
-        series: the file's series by name, float64 `[T, C]`, in its units; NaN where a value is missing.
-        columns: names of the channels, where the file is a .csv with a header; () otherwise.
-        places: the name of its series and its first step, for each record.
+        series: the file's series by name, float64 `[T, C]`, in the file's units; NaN where a value is missing.
+        columns: names of the channels if the file is a .csv with a header; () otherwise.
+        places: for each record, (the name of its series, the number of its first step in the series).
     """
 
     mean: np.ndarray
@@ -156,11 +161,11 @@ class StandardSeries(Records):
         return np.concatenate([identities.numbered(file, name, [first]) for name, first in self.places])
 
     def filled(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """The file's series, with the mean of all samples of a value where it is missing.
+        """The file's series, where the mean of all samples of a missing value stands in its place.
 
         Args:
             samples: samples in standard units, float `[N, L, C]`; sample i completes record i modulo the number of
-                records, as `diffusion sample` makes them. Where the file has a value, the sampled one does not count.
+                records, as `diffusion sample` makes them. Samples of values that the file has are not used.
 
         Returns:
             {name: float64 `[T, C]`}, in the file's units; NaN where a missing value has no sample.
@@ -193,21 +198,26 @@ def series_windows(
 ) -> Records:
     """Windows of series in a .csv, .npy or .npz file, in which NaN or an empty cell stands for a missing value.
 
-    Windows are cut from the beginning ("train") and from the end ("test") of each series, and none has steps of both.
-    A window in which nothing is given, or nothing is to be predicted, is left out.
+    The windows of "train" are cut from the beginning of each series and those of "test" from its end, and no window has
+    steps of both parts. A window in which nothing is given, or nothing is to be predicted, is left out.
 
     Args:
         path: the file, see `read_series`.
         split: "train" or "test".
-        length: steps of a window.
-        stride: steps between the beginnings of two windows; the last window ends where the series ends.
-        held_out: share of the steps of each series that are "test", in [0, 1); 0: both splits are all of it.
+        length: number of steps L of a window, at least 2.
+        stride: steps between the beginnings of two windows, at least 1; the last window ends where the part ends.
+        held_out: share of the steps of each series that are "test", in [0, 1); with 0, both splits are the whole
+            series.
         columns: names of a .csv's columns, () for all.
         mean, std: mean and standard deviation of each column, by which values are standardised; () for the values of
             this file's train split. For another file, or another part of this one, pass the values that the model was
             trained with.
         hide: the choice of the hidden part of a window, e.g. {"name": "gaps"}; {"name": "missing"} fills missing
-            values.
+            values. None hides nothing.
+
+    Returns:
+        Records of windows float32 `[L, C]` in standard units, with the attributes of `StandardSeries`; see
+        `series_masks.record`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -278,15 +288,15 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     """The series of a file, float64 `[T, C]` each, by name; NaN where a value is missing.
 
     Args:
-        path: a .csv file, one series with a row for each step, and a header of names, which are no numbers, or none; a
-            .npy file `[T]`, `[T, C]` or `[N, T, C]`; or a .npz file, each of whose arrays is a series `[T]` or
-            `[T, C]`, of any length.
+        path: one of three kinds of file. A .csv file holds one series, with a row for each step, and may begin with a
+            header of names that are no numbers. A .npy file holds an array `[T]`, `[T, C]` or `[N, T, C]`. In an .npz
+            file each array is a series `[T]` or `[T, C]`, of any length.
         columns: names of a .csv's columns, () for all.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another kind of file, columns of a file that is no .csv, a file without a series, and a value
-            that is no number or infinite.
+        ValueError: if the file is of another kind or holds no series, columns are given for a file that is not a .csv,
+            or a value is infinite or not a number.
     """
     file = pathlib.Path(path).expanduser()
     if not file.exists():
@@ -319,7 +329,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
 
 
 def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
-    """The numbers of a file's columns, [rows, columns]; NaN where a cell is empty."""
+    """The numbers in the columns of a .csv file, float64 [rows, columns]; NaN where a cell is empty."""
     rows = list(_rows(file))
     width = len(next(filter(None, rows), []))
     if not width:
@@ -331,7 +341,8 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
     header = not all(_number(cell) is not None for cell in rows[0])
     names = rows[0] if header else [str(i) for i in range(width)]
     numbers = [cell for cell in rows[0] if cell.strip() and _number(cell) is not None]
-    if header and numbers and not (columns and set(columns) <= set(names)):  # a bad cell would drop a row of numbers
+    # A row of numbers with a bad cell must not be taken for a header, because its numbers would then be lost.
+    if header and numbers and not (columns and set(columns) <= set(names)):
         word = next(cell for cell in rows[0] if _number(cell) is None)
         raise ValueError(
             f"{file}, row 1: {numbers[0]!r} is a number, and {word!r} is not, so that the row may be a header or the "

@@ -14,7 +14,7 @@ from diffusion.data import fingerprints, identities
 from diffusion.io import failures, pictures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
-FAR = 30.0  # a float whose absolute value is larger is no number of about unit variance
+FAR = 30.0  # a larger absolute value is very unlikely in data of about unit variance
 MEMORY_LIMIT = 2**30  # a split whose decoded records have at most so many bytes is kept in memory
 
 
@@ -56,13 +56,13 @@ class DataSpec(NamedTuple):
         shape: the shape of an example, of any rank: (height, width, channels) for pictures; a pytree of shapes if an
             example is a pytree of arrays, see `data.packing`.
         num_classes: number of classes; 0 without classes.
-        size: number of records; -1 for a stream, which does not know it.
-        version: the version of the dataset, "1.0.0"; "" without one.
+        size: number of records; -1 for a stream, whose number is not known.
+        version: the version of the dataset, such as "1.0.0"; "" for a dataset without versions.
         dtype: the dtype of an example in a batch: "uint8", which stands for [-1, 1] as `transforms.to_model` says; or
             "float32", which a network receives as it is; or "int32", symbols 0 .. K - 1, see `diffusion.discrete`.
         condition: the shapes and dtypes of a record's "condition", a pytree of `Leaf`; None without conditions.
         classes: the names of the classes; () without names.
-        vocabulary: the text of each symbol, in order; () if examples are no symbols, or their text is unknown.
+        vocabulary: the text of each symbol, in order; () if examples are no symbols, or the texts are unknown.
         pairs: whether a record has a second example, "rejected", that was preferred less.
     """
 
@@ -114,7 +114,7 @@ class DataSpec(NamedTuple):
 
 
 def is_picture(shape: Any, dtype: str) -> bool:
-    """Whether examples of that shape and type are pictures, which can be drawn."""
+    """Whether examples of that shape and dtype are pictures, uint8 [H, W, C] of 1, 3 or 4 channels."""
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 3 and shape[-1] in (1, 3, 4)
 
 
@@ -122,7 +122,7 @@ def require_same_classes(one: DataSpec, other: DataSpec) -> None:
     """Refuses two sources in which the number of a class stands for different names; classes without names pass.
 
     Raises:
-        ValueError: names the classes of both.
+        ValueError: if the names differ; the message states the classes of both.
     """
     named = [spec for spec in (one, other) if spec.classes != tuple(map(str, range(spec.num_classes)))]
     if len(named) == 2 and one.classes and other.classes and one.classes != other.classes:
@@ -184,7 +184,7 @@ def warn_of_range(name: str, example: Any) -> None:
 
 
 def is_clip(shape: Any, dtype: str) -> bool:
-    """Whether examples of that shape and type are clips, which can be drawn frame by frame."""
+    """Whether examples of that shape and dtype are clips of pictures, uint8 [F, H, W, C] of 1 or 3 channels."""
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)
 
 
@@ -221,7 +221,7 @@ def class_of(record: Mapping[str, Any]) -> int:
 
 
 class IndexedRecords(Protocol):
-    """Random access to records, as far as batches need it; see `Source`."""
+    """The part of `Source` that batches need: random access to records."""
 
     def __len__(self) -> int: ...
 
@@ -249,7 +249,7 @@ class Source(IndexedRecords, Protocol):
     def where(self) -> str: ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """Values that change with the records and are equal on every host: their number, and a digest of some."""
+        """Values that change with the records and are equal on every host: the records' number, a digest of some."""
         ...
 
 
@@ -286,7 +286,7 @@ def check_finite(value: Any, what: str = "example") -> None:
 
 
 def check_not_infinite(value: Any, what: str = "example") -> None:
-    """As `check_finite`, but NaN may stand for a value that is missing."""
+    """Refuses infinity as `check_finite` does, but allows NaN, which may stand for a missing value."""
     _refuse_where(np.isinf, value, what)
 
 
@@ -325,7 +325,9 @@ class ManyAtOnce:
 
 
 class Derived:
-    """Records that are made from a source's records, row by row; a subclass makes them, and describes what differs.
+    """Records that are made from a source's records, row by row.
+
+    A subclass makes the records, and overrides what differs in their description.
 
     Attributes:
         spec: the description of the records, the source's until a subclass changes it.
@@ -376,7 +378,7 @@ class OneForOne(Derived):
 
 
 def read_many(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Records of many rows, which are read at once if the source can."""
+    """Records of many rows, which are read in one call if the source has `__getitems__`."""
     at_once = getattr(source, "__getitems__", None)
     return at_once(rows) if at_once else [source[row] for row in rows]
 
@@ -425,16 +427,16 @@ class RandomAccess(ManyAtOnce):
         """Returns the records of many rows, which are read at once.
 
         Args:
-            rows: each in 0..len - 1.
+            rows: the numbers of the records, each in 0..len - 1.
 
         Returns:
             A list of {"image": uint8 [...], read-only} or {"x": float, or a pytree}, with "label" if there are classes,
             and "condition" if the records have one.
 
         Raises:
-            IndexError: no such row.
-            DamagedRecord: a record is damaged, or differs from the description; the message names it.
-            failures.Unreadable: this machine could not read the file.
+            IndexError: if there is no such row.
+            DamagedRecord: if a record is damaged, or differs from the description; the message names the record.
+            failures.Unreadable: if this machine could not read the file.
         """
         for row in rows:
             if not 0 <= row < len(self):
