@@ -2,8 +2,8 @@
 
     -log p(x) = sum over blocks b of -log p(x^b | x^1 .. x^(b-1))
 
-A network of all positions can be used: it sees the earlier blocks unmasked, the current block partly masked, and masks
-in all later blocks.
+A network that reads all positions can be used. It sees the earlier blocks unmasked, the current block partly masked,
+and masks in all later blocks.
 """
 
 from collections.abc import Callable
@@ -28,25 +28,25 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
 
         -log p(x_0) <= B E_b E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of block b of -log p(x_0 | x^<b, x^b_t)]
 
-    with b uniform over the B blocks and t uniform in (0, 1). With the exact predictor its mean over the data is the
-    entropy of the data; with one block it is `masked_bound`.
+    with b uniform over the blocks, B in number, and t uniform in (0, 1). With the exact predictor the mean of the bound
+    over the data is the entropy of the data; with one block the bound is `masked_bound`.
 
     Args:
-        predict: (x_t, t) -> log p(x_0 | x_t), of all positions; t is the time of the block.
+        predict: (x_t int `[N, L]`, t `[N]`) -> log p(x_0 | x_t) `[N, L, K]` of all positions; t is the block's time.
         process: a process with a mask.
-        keys: `[B]` typed random keys.
-        x0: int `[B, L]` symbols of the data, no masks.
-        t: `[B]` times in (0, 1), uniform for the bound.
-        block: number of positions in a block, at least 1; the last block may be shorter.
+        keys: `[N]` typed random keys, one for each of the N examples.
+        x0: int `[N, L]` symbols of the data, without masks.
+        t: `[N]` times in (0, 1); to estimate the bound, they must be uniform.
+        block: number of positions in a block, from 1 to L; the last block may be shorter.
 
     Returns:
-        The estimate, float32 `[B]` in nats per example.
+        The estimate of each example, float32 `[N]` in nats.
 
     Raises:
         ValueError: if the process has no mask or block is out of range, and under the conditions of `noised`.
 
     The paper: Arriola et al. 2025, "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
-    Models", eq. 8; it computes all blocks of an example in one call, by an attention mask.
+    Models", eq. 8. The authors compute all blocks of an example in one call, by an attention mask.
     """
     number = _blocks(process, x0.shape[-1], block)
     noise_keys, block_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
@@ -107,7 +107,7 @@ def semi_autoregressive_law(
 ) -> Array:
     """The distribution of a step of `semi_autoregressive` in the block `now`: float32 `[B, L, K]`.
 
-    The block follows a step of `ancestral`; elsewhere x does not change.
+    The positions of the block take a step of `ancestral`; the others do not change.
     """
     law = ancestral_law(predict, process, x, t, s)
     here = (jnp.arange(x.shape[-1]) // block == now)[:, None]
@@ -129,8 +129,9 @@ def sample_blocks(
 
         x[b] = sample(sampler, predict(memory_b), x[b]),    memory_{b + 1} = remember(x[b], memory_b)
 
-    The result equals that of evaluating all positions, but each position is evaluated steps + 1 times instead of steps
-    times the number of blocks. With `ancestral` in equal steps, the distribution equals that by `semi_autoregressive`.
+    The samples are those that an evaluation of all positions would give, but each position is evaluated steps + 1 times
+    instead of steps times the number of blocks. With `ancestral` in equal steps, the distribution equals that of
+    `semi_autoregressive`.
 
     Args:
         sampler: any sampler that fits the process; it runs its steps for each block.

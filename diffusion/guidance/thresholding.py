@@ -21,11 +21,10 @@ def dynamic_threshold(
 ) -> Denoiser:
     """Rescales an estimate of the data that leaves [-1, 1] back into this range.
 
-    With s = max(1, percentile of |x0| over an example), but at most `maximum`,
+        s = min(maximum, max(1, percentile of |x0| over an example))
+        x0 <- clip(x0, -s, s) / s,    eps <- (x_t - alpha x0) / sigma
 
-        x0 <- clip(x0, -s, s) / s,    eps <- (x_t - alpha x0) / sigma.
-
-    The new eps also reaches samplers that use eps; at sigma = 0, eps is unchanged.
+    The new eps makes the method act also in samplers that use eps; at sigma = 0, eps is unchanged.
 
     Facts:
         nfe: 1 call of the denoiser
@@ -39,7 +38,8 @@ def dynamic_threshold(
         percentile: share of an example's values that remain unclipped, in (0, 1]; 0.995 in the paper.
         maximum: largest s, >= 1; no limit in the paper. With 1, values are clipped to [-1, 1] without rescaling. It is
             called `sample_max_value` in diffusers' schedulers, where the default is 1.
-        real: mask of x, False on padding, see `diffusion.padding`; the percentile is then over the real values.
+        real: Bool mask of x, False on padding, see `diffusion.padding`; the percentile is then over the real values.
+            None if no value is padding.
 
     Raises:
         ValueError: if percentile is not in (0, 1], or maximum is below 1.
@@ -56,7 +56,7 @@ def dynamic_threshold(
         size = flattened(jnp.abs(x0))
         if real is None:
             largest = jnp.quantile(size, percentile, axis=1)
-        else:  # 1 where nothing is real
+        else:  # s is 1 for an example without real values
             some = jnp.broadcast_to(left_broadcast(real, x0), x0.shape).reshape(size.shape)
             largest = jnp.nan_to_num(jnp.nanquantile(jnp.where(some, size, jnp.nan), percentile, axis=1), nan=1.0)
         s = left_broadcast(jnp.clip(largest, 1, maximum), x0)

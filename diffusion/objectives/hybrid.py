@@ -24,14 +24,15 @@ def hybrid(
     vlb_weight: float = 1.0,
     weighting: Weighting | None = None,
 ) -> Objective:
-    """The simple loss on the first half of the channels plus the variational bound's term on the second.
+    """The simple loss on the first half of the channels, plus a term of the variational bound for the second half.
 
         loss = v(t) mean |output - target|^2 + vlb_weight L_t
-        L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for s = t - 1/T > 0,    -log p(x_0 | x_1) at the first step,
+        L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t))    for s = t - 1/T > 0
+        L_t = -log p(x_0 | x_t)                        for s = 0
 
-    in bits per dimension, with the mean's gradient stopped in L_t. The paper's lambda is vlb_weight / T. DiT's code has
-    weight 1 on L_t, which is one of the T terms, without the factor 1 / T. The decoder term discretises a Gaussian over
-    the 256 levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
+    L_t is in bits per dimension, and no gradient flows through its mean. The paper's lambda is vlb_weight / T; DiT's
+    code gives weight 1 to L_t, which is one of the T terms of the bound. The term for s = 0 discretises a Gaussian over
+    the 256 levels of data in [-1, 1] (Ho et al. 2020, eq. 13).
 
     Facts:
         loss: |output - target|^2 + vlb_weight L_t
@@ -44,8 +45,8 @@ def hybrid(
         density: distribution of t over the times (i + 1) / T.
         T: number of steps of the discrete process.
         vlb_weight: weight of the bound's term, >= 0.
-        weighting: (schedule, t) -> weight on the squared error of x0, which v converts to the output's error; None for
-            v = 1, as published. MDTv2 uses `min_snr`.
+        weighting: (schedule, t) -> weight on the squared error of x0, from which v(t), the weight on the squared error
+            of the output, is computed; None for v = 1, as published. MDTv2 uses `min_snr`.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "mse" and "vlb", each `[B]`.
@@ -69,7 +70,7 @@ def hybrid(
 
 
 def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
-    """`[B]` the term of the variational bound for the step from t to t - 1/T, in bits per dimension.
+    """The term of the variational bound for the step from t to t - 1/T.
 
     Args:
         schedule: a discrete process of T steps.
@@ -78,6 +79,9 @@ def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
         x_t: `[B, ...]` noised data.
         prediction: the network's prediction, with a variance.
         T: number of steps.
+
+    Returns:
+        `[B]`, in bits per dimension.
 
     Raises:
         ValueError: if the prediction has no variance.
@@ -99,12 +103,15 @@ def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
 
 
 def discretized_gaussian_log_likelihood(x, mean, log_std):
-    """Log-probability of x on the 256 levels of [-1, 1] under N(mean, e^(2 log_std)), in nats. Ho et al. 2020, eq. 13.
+    """Log-probability of x on the 256 levels of [-1, 1] under N(mean, e^(2 log_std)). Ho et al. 2020, eq. 13.
 
     Args:
-        x: values in [-1, 1], at -1 + 2 k / 255.
-        mean: means, in the same shape.
-        log_std: logarithms of the standard deviations, in the same shape.
+        x: values -1 + 2 k / 255 with k = 0 .. 255, of any shape.
+        mean: means, in the shape of x.
+        log_std: logarithms of the standard deviations, in the shape of x.
+
+    Returns:
+        Log-probabilities in nats, in the shape of x.
     """
     inv_std = jnp.exp(-log_std)
     # By symmetry the probability is the difference of the two tails on the far side, which avoids cancellation.

@@ -25,12 +25,13 @@ def trajectory_regression(
 ) -> Objective:
     """Regresses on the ends of the teacher's trajectories, from states in which each chunk has its own time.
 
-        x(t_0) = z,    x(t_k) = solver_steps steps of DDIM of the teacher from x(t_{k - 1})
+        x(t_0) = z,    x(t_k) = the state after solver_steps steps of DDIM with the teacher from x(t_{k - 1})
         loss = mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2,    x_t[c] = x(t_c)[c],    t_c uniform among the grid's times
 
-    A causal student, which sees only chunk c and the earlier chunks, learns to predict the result of a teacher that
-    sees whole clips. Each training step generates new trajectories, by N solver_steps evaluations without a gradient;
-    the paper trains on a fixed set of trajectories. The student then initialises `distribution_matching` with
+    where c is a chunk, and [t_c > 0] is 1 if t_c > 0 and 0 otherwise. A causal student, which sees only chunk c and the
+    earlier chunks, learns to predict the result of a teacher that sees whole clips. Each training step generates new
+    trajectories, by N solver_steps evaluations of the teacher without a gradient; the authors of the paper train on a
+    fixed set of trajectories. The trained student then initialises the generator of `distribution_matching` with
     `noised_chunks`.
 
     Facts:

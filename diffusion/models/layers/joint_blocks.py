@@ -33,7 +33,7 @@ class VectorEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """The vector that conditions every layer: silu(time(t) + pooled(text) [+ strength(guidance)]), [B, width].
+    """The vector [B, width] that conditions every layer: silu(time(t) + pooled(text) [+ strength(guidance)]).
 
     It takes the time [B] or [], the pooled text [B, P], and the guidance strength [B] or None.
     """
@@ -53,12 +53,13 @@ class Conditioning(nn.Module):
 class Projections(nn.Module):
     """The projections of one stream's tokens into an attention's heads, and back.
 
-        enter: [B, N, D] -> q, k, v, each [B, N, H, D / H], q and k RMS-normalised by choice with a learned scale
+        enter: [B, N, D] -> q, k, v, each [B, N, H, D / H]
         leave: [B, N, H, D / H] -> [B, N, D]
 
-    With `beside`, the same two matrices also hold an MLP of beside * D hidden features, parallel to the attention:
-    `enter` also returns [B, N, beside, H, D / H], and `leave` takes [B, N, 1 + beside, H, D / H]. `bias` is whether the
-    two have a bias, `epsilon` is the norms'.
+    With `qk_norm`, q and k are RMS-normalised with a learned scale, and `epsilon` is added to the mean square. With
+    `beside`, the same two matrices also hold an MLP of beside * D hidden features, parallel to the attention: `enter`
+    also returns the hidden features [B, N, beside, H, D / H], and `leave` takes [B, N, 1 + beside, H, D / H]. `bias`
+    says whether the two projections have a bias.
     """
 
     width: int
@@ -107,13 +108,14 @@ def attend(
 
     Args:
         q, k, v: queries [B, N, H, D / H], and keys and values [B, M, H, D / H].
-        angles: rotary angles of queries and keys, see `turn`; None for none.
+        angles: rotary angles of queries and keys, see `turn`; None for no rotation.
         implementation: implementation of attention, see `attention`.
-        seen: Bool [B, M] over keys, or [B or 1, N, M], True where a query attends to a key; None: everywhere.
-        bias: numbers that are added to the scores, as in `attention`; None for none.
+        seen: Bool [B, M] over keys, or [B or 1, N, M], True where a query attends to a key; None if each query attends
+            to all keys.
+        bias: numbers that are added to the scores, as in `attention`; None for no bias.
 
     Returns:
-        [B, N, H, D / H].
+        The output of the attention [B, N, H, D / H].
     """
     if angles is not None:
         q = turn(q, angles)
@@ -127,8 +129,8 @@ def _alone(identity: jax.Array, queries: int, keys: int, picture: int) -> jax.Ar
     """The bias [B, 1, queries, keys] with which the picture's tokens, the last ones, do not attend to each other.
 
     Args:
-        identity: Bool [B], the examples with this bias; the others have 0.
-        queries, keys: numbers of tokens; of the queries, the text's may be left out.
+        identity: Bool [B], True for the examples with this bias; for the others the bias is 0.
+        queries, keys: numbers of queries and keys; the queries of the text, which come first, may be left out.
         picture: number of the picture's tokens.
     """
     n, m = jnp.arange(queries)[:, None] + keys - queries, jnp.arange(keys)
@@ -137,17 +139,17 @@ def _alone(identity: jax.Array, queries: int, keys: int, picture: int) -> jax.Ar
 
 
 def to_tokens(x: jax.Array) -> jax.Array:
-    """[B, N, H, D / H], the tokens split over devices."""
+    """The heads' features x [B, N, H, D / H], with the tokens split over devices."""
     return layout.split(x, "batch", "tokens", "heads", None)
 
 
 class MixedTimes(NamedTuple):
-    """The conditions of a picture's tokens that have one of two times.
+    """The conditions of tokens of a picture, each of which has one of two times.
 
     Attributes:
-        c: [B, D] after SiLU, of the text's tokens and of most of the picture's.
-        other: [B, D] after SiLU, of the others.
-        others: Bool [N], True for the picture's tokens with the other time; Bool [M + N] where text and picture are
+        c: [B, D] after SiLU, the condition of the text's tokens and of the picture's tokens with the first time.
+        other: [B, D] after SiLU, the condition of the picture's tokens with the second time.
+        others: Bool [N], True for the picture's tokens with the second time; Bool [M + N] where text and picture are
             one stream.
     """
 
@@ -164,8 +166,9 @@ class MixedTimes(NamedTuple):
 class Stream(nn.Module):
     """One stream's part of a joint layer: adaLN, projections to and from the joint attention, and an MLP.
 
-    The attention between the two parts belongs to `JointBlock`. A stream that ends in this layer has `vectors` = 2, the
-    shift and scale before attention; a stream with a second attention has 9. `gated` is as `JointBlock`'s.
+    The attention between the two projections belongs to `JointBlock`. A stream has `vectors` = 6 vectors of adaLN. A
+    stream that ends in this layer has only 2, the shift and the scale before attention; a stream with a second
+    attention has 9. `gated` has the meaning that it has in `JointBlock`.
     """
 
     width: int
@@ -181,43 +184,43 @@ class Stream(nn.Module):
         self.mlp = SwiGlu(GATED, self.dtype, bias=False) if self.gated else Gelu(4.0, self.dtype)
 
     def vectors_of(self, c: Any, given: jax.Array | None) -> list[jax.Array]:
-        """The stream's vectors [B, 1, D], of the condition, or as they are given [B, vectors, D].
+        """The stream's vectors of adaLN, each [B, 1, D], or [B, N, D] if the condition is `MixedTimes`.
 
-        They are [B, N, D] for `MixedTimes`.
+        They are computed from the condition c, unless they are `given` as [B, vectors, D].
         """
         if given is not None:
             return _each(given)
         return c.vectors(self.modulation) if isinstance(c, MixedTimes) else self.modulation(c)
 
     def enter(self, x: jax.Array, c: Any, given: jax.Array | None = None) -> tuple[list[jax.Array], list[jax.Array]]:
-        """x [B, N, D] -> ([q, k, v], the stream's vectors [B, 1, D])."""
+        """x [B, N, D] -> ([q, k, v], the stream's vectors), see `vectors_of`."""
         vectors = self.vectors_of(c, given)
         return self.attention.enter(modulated(x, *vectors[:2])), vectors
 
     def projected(self, x: jax.Array, vectors: list[jax.Array]) -> list[jax.Array]:
-        """q, k and v before the norms, of x [B, N, D] and the stream's vectors."""
+        """The q, k and v of x [B, N, D] before their norms, by the stream's vectors."""
         return self.attention.projected(modulated(x, *vectors[:2]))
 
     def leave(self, x: jax.Array, mixed: jax.Array, vectors: list[jax.Array]) -> jax.Array:
-        """x [B, N, D] and the output of attention [B, N, H, D / H] -> x after the layer."""
+        """(x [B, N, D], the output of attention [B, N, H, D / H], vectors) -> x after the layer [B, N, D]."""
         x = x + vectors[2] * self.attention.leave(to_tokens(mixed))
         return layout.split(x + vectors[5] * self.mlp(modulated(x, *vectors[3:5])), "batch", "tokens", None)
 
 
 def _each(vectors: jax.Array) -> list[jax.Array]:
-    """K vectors [B, K, D], each [B, 1, D]."""
+    """The K vectors of an array [B, K, D], each as [B, 1, D]."""
     return jnp.split(vectors, vectors.shape[1], axis=1)
 
 
 def modulated(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """layer_norm(x) (1 + scale) + shift, over tokens [B, N, D] with vectors [B, 1, D]."""
+    """layer_norm(x) (1 + scale) + shift of tokens x [B, N, D], with vectors [B, 1, D] or [B, N, D]."""
     return layer_norm(x) * (1 + scale) + shift
 
 
 class JointBlock(nn.Module):
-    """A layer of two streams, each with its parameters, whose tokens attend to all tokens of both.
+    """A layer of two streams, each with parameters of its own, whose tokens attend to all tokens of both streams.
 
-        q, k, v = [enter(norm(stream) (1 + scale) + shift)]     of text and picture, side by side
+        q, k, v = [enter(norm(stream) (1 + scale) + shift)]     of text and picture, one after the other
         stream <- stream + gate * leave(attention(q, k, v))
         stream <- stream + gate' * mlp(norm(stream) (1 + scale') + shift')
 
@@ -225,10 +228,10 @@ class JointBlock(nn.Module):
         heads: number H of attention heads.
         qk_norm: whether queries and keys are RMS-normalised.
         dual: whether the picture has a second attention, only to itself (SD3.5-medium).
-        last: whether no later layer needs the text, so that this one attends to it without changing it.
-        attention: implementation, see `diffusion.models.layers.attention`.
+        last: whether no later layer needs the text, so that this layer reads the text without changing it.
+        attention: implementation of the attention, see `diffusion.models.layers.attention`.
         dtype: compute type.
-        gated: whether the MLP is SwiGLU with three times the width and no layer has a bias (FLUX.2).
+        gated: whether the MLP is a SwiGLU with three times the width, and no dense layer has a bias (FLUX.2).
 
     Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, figure 2b.
     """
@@ -261,11 +264,12 @@ class JointBlock(nn.Module):
                 "residual": numbers [B, N, D] that are added to the picture after the layer, even if it is skipped.
                 "extra": image prompts with separate attentions, which read the picture's queries before their rotation.
                     The output is added to the picture after the layer, see `extra_attention`.
-                "extra_joint": image prompts that the picture's tokens attend to together with each other. The output is
-                    added to the picture's attention, see `extra_attention`.
-                "vectors": vectors [B, 6, D] of the picture and of the text, which replace the vectors computed from c.
-                "seen": Bool [B, M + N], the text first, True for tokens that others attend to.
-            entering: whether to return only the attention's input at the picture's tokens.
+                "extra_joint": image prompts that the picture's tokens attend to together with the picture's own tokens.
+                    The output is added to the picture's attention, see `extra_attention`.
+                "vectors": a pair of the vectors of the picture, [B, 6, D] or with `dual` [B, 9, D], and of the text,
+                    [B, 6, D] or with `last` [B, 2, D], which replace the vectors computed from c.
+                "seen": Bool [B, M + N], the text first, True for tokens to which the tokens attend.
+            entering: whether to return only the input of the attention at the picture's tokens.
 
         Returns:
             (streams, None), as a scan expects; with `entering`, (the input [B, N, D], None).
@@ -294,7 +298,7 @@ class JointBlock(nn.Module):
                 mixed_alone = jnp.where(identity[:, None, None, None], v, mixed_alone)
             x = x + vectors[8] * second.leave(to_tokens(mixed_alone))
         attended = mixed[:, -x.shape[1] :]
-        if "extra_joint" in inputs:  # XLA makes one product of these and those of `enter`
+        if "extra_joint" in inputs:  # XLA computes these products only once, though `enter` has them too
             q, k, v = image.projected(streams[0], vectors)
             attended = attended + extra_attention.beside_own(q, k, v, inputs["extra_joint"], self.attention)
         x = image.leave(x, attended, vectors)
@@ -314,7 +318,7 @@ class JointBlock(nn.Module):
 class PictureBlock(nn.Module):
     """A layer of only the picture's stream, whose tokens attend to each other (SD3.5-large's ControlNets).
 
-    It takes tokens x [B, N, D] and the condition c [B, D] after SiLU, and returns (x, None).
+    It takes tokens x [B, N, D] and the condition c [B, D] after SiLU, and returns (x [B, N, D], None) for a scan.
     """
 
     heads: int
@@ -334,7 +338,8 @@ class SingleBlock(nn.Module):
         q, k, v, h = enter(norm(x) (1 + scale) + shift)
         x <- x + gate * leave([attention(q, k, v), gelu(h)])
 
-    With `gated`, silu(h) h' replaces gelu(h), where h and h' have three times the width each, and no layer has a bias.
+    Otherwise than in `JointBlock`, h has four times the width. With `gated`, silu(h) h' replaces gelu(h), where h and
+    h' have three times the width each, and no dense layer has a bias.
 
     Reference: Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023, section 2, for the
     parallel layer; the code of FLUX.1 (Black Forest Labs, 2024).

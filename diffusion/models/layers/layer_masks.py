@@ -1,18 +1,21 @@
 """Layer masks: the entries of a condition that change single layers for single examples.
 
-A condition is the labels `[B]`, or a dict of the entry "label" and any of these masks. Row b is for example b, column l
-for layer l:
+A condition is the labels `[B]`, or a dict of the entry "label" and any of these masks. Row b of a mask is for example
+b, and column l is for layer l:
 
 | mask       | `[B, L]` | effect on the layer where the mask is True, or not 0                                        |
 |------------|----------|---------------------------------------------------------------------------------------------|
-| "skip"     | Bool     | nothing: its output is its input (skip-layer guidance)                                      |
+| "skip"     | Bool     | the layer's output is its input (skip-layer guidance)                                       |
 | "identity" | Bool     | every token attends only to itself (perturbed-attention guidance)                           |
-| "borrow"   | int      | example b attends with the maps of example b + borrow, 0 its own (prompt-to-prompt editing) |
+| "borrow"   | int      | example b attends by the attention maps of example b + borrow (prompt-to-prompt editing)    |
 
-A mask belongs to the example, so that `guidance.together` runs guided and impaired branches in one call; "borrow" is an
-offset, which stays right when conditions are concatenated. Concatenated conditions need the same masks, False where
-they have no effect: `{"label": labels, "skip": layer_masks.mask(B, L, ())}`. Without masks the program has no trace of
-them.
+A mask belongs to the example, so that `guidance.together` can run guided and impaired branches in one call; "borrow" is
+an offset, which stays right when conditions are concatenated. Concatenated conditions need the same masks, which are
+False where they have no effect: `{"label": labels, "skip": layer_masks.mask(B, L, ())}`. Without masks, the compiled
+program contains no operations for them.
+
+Reference: Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance"; Hertz et al. 2022,
+"Prompt-to-Prompt Image Editing with Cross Attention Control".
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +34,8 @@ def mask(batch: int, depth: int, layers: Sequence[int]) -> np.ndarray:
     Args:
         batch: number of examples B.
         depth: number of layers L.
-        layers: indices of the masked layers, 0 .. depth - 1, from the input; () for a mask that is False everywhere.
+        layers: indices of the masked layers, 0 .. depth - 1, counted from the network's input; () for a mask that is
+            False everywhere.
 
     Raises:
         ValueError: if a layer does not exist.
@@ -45,8 +49,13 @@ def mask(batch: int, depth: int, layers: Sequence[int]) -> np.ndarray:
 def parted(condition: Any, batch: int, depth: int) -> tuple[Any, dict[str, jax.Array]]:
     """Separates a condition into the label (or None) and its masks, each as `[L, B]` for the scan over layers.
 
+    Args:
+        condition: the label, or a mapping of the label and masks.
+        batch: number of examples B.
+        depth: number of layers L.
+
     Raises:
-        ValueError: for an unknown mask, a shape that is not [B, L], or a dtype that is not the mask's.
+        ValueError: if a mask is unknown, its shape is not [B, L], or its dtype is not the one of the table.
     """
     if not isinstance(condition, Mapping):
         return condition, {}

@@ -39,22 +39,24 @@ PATCH = 2
 class QwenImage(Layered, Backbone):
     """The transformer of Qwen-Image: `apply(variables, x, t, condition)` is a `Network`.
 
-    Its clock is t itself, in [0, 1]; the network multiplies it by 1000. Of h x w patches, patch (r, c) has the position
-    (k, r - ceil(h / 2), c - ceil(w / 2)), with k = 0 for x and k = 1, 2, ... for the pictures that are edited. Text
-    token i = 0, 1, .. has the position (m + i, m + i, m + i), where m is the largest floor(h / 2) or floor(w / 2) of
-    all pictures: pictures grow around their centre, and the text follows on the diagonal.
+    The network's clock is t itself, in [0, 1], which the network multiplies by 1000. In a picture of h x w patches,
+    patch (r, c) has the position (k, r - ceil(h / 2), c - ceil(w / 2)), with k = 0 for x and k = 1, 2, ... for the
+    pictures that are edited. Text token i = 0, 1, ... has the position (m + i, m + i, m + i), where m is the largest
+    floor(h / 2) or floor(w / 2) of all pictures. So positions of pictures are relative to the centre, and the text
+    follows on the diagonal.
 
     Attributes:
-        channels: C of the latents.
+        channels: number of channels C of the latents.
         width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
-        axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
-        clean: whether the pictures that are edited have the time 0 (Qwen-Image-Edit-2511), not the time of x.
-        layered: whether x holds the L layers of a picture (Qwen-Image-Layered), [B, L, H, W, C]. Layer l has the
-            position k = l, and the last of the pictures, which is taken apart, k = -1; the times of the text are at
-            least the number of layers and of the other pictures. One of two learned vectors is added to the time's.
+        axes: numbers of features of a head that rotate with each of the three coordinates; their sum is width / heads.
+        clean: whether the pictures that are edited have the time 0 (Qwen-Image-Edit-2511) instead of the time of x.
+        layered: whether x holds the L layers of a picture, [B, L, H, W, C] (Qwen-Image-Layered). Then layer l has the
+            position k = l, and the last of the pictures, which is taken apart into the layers, has k = -1; m is at
+            least the number of the layers and the other pictures; and one of two learned vectors is added to the
+            embedding of the time.
 
     Reference: Qwen Team, "Qwen-Image Technical Report", 2025, and its code.
     """
@@ -81,17 +83,18 @@ class QwenImage(Layered, Backbone):
         """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
-            x: noised latents [B, H, W, C], or of layers [B, L, H, W, C]; H and W even.
+            x: noised latents [B, H, W, C], or with `layered` [B, L, H, W, C]; H and W are even.
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width]. "text_mask": Bool [B, M]. "pictures": a tuple of latents [B, h, w, C], h and
-                w even, of pictures that are edited or combined; they are further tokens. Layers need one.
-                "kind": integers [B], 0 or 1, for layers: the index of the vector that is added; without it 0, as in
-                the published pipeline.
+                "text": [B, M, text_width]. "text_mask": Bool [B, M].
+                "pictures": a tuple of the latents [B, h, w, C], h and w even, of pictures that are edited or combined,
+                which become further tokens. With `layered` there must be at least one.
+                "kind": integers [B], 0 or 1, only with `layered`: the index of the vector that is added to the
+                embedding of the time. If it is missing it is 0, as in the published pipeline.
             features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
-            Numbers of the shape of x.
+            The prediction, in the shape of x.
         """
         inputs = entries(condition, ("text", "text_mask"), ("pictures", *("kind",) * self.layered))
         network_checks.latents(self, x, t, self.channels, video=self.layered)
@@ -146,9 +149,12 @@ class QwenImage(Layered, Backbone):
 
 
 def _token_positions(words: int, sides: Sequence[tuple[int, int]], layered: bool = False) -> np.ndarray:
-    """Rotary positions of M words and of the patches of pictures, pairs [rows, columns], x first: [M + N, 3].
+    """Rotary positions [M + N, 3] of the M tokens of a text and of the N patches of pictures.
 
-    With `layered`, the last picture has the position -1.
+    Args:
+        words: number M of the text's tokens.
+        sides: (rows, columns) of the patches of each picture, x first.
+        layered: whether the last picture has the position k = -1.
     """
     positions = []
     for k, (rows, columns) in enumerate(sides):

@@ -1,4 +1,4 @@
-"""The size at which Qwen 2.5 VL sees a picture: its tokens divide the sides, and its area lies within two bounds."""
+"""The size at which Qwen 2.5 VL sees a picture: a token's side divides both sides, and two bounds limit the area."""
 
 import math
 import pathlib
@@ -30,15 +30,18 @@ class Bounds(NamedTuple):
 
 
 def seen_size(height: int, width: int, side: int, bounds: Bounds) -> tuple[int, int]:
-    """(height, width) at which a picture is seen, about its own ratio.
+    """The size at which a picture is seen, whose ratio of height to width is about that of the picture.
 
     Args:
         height, width: the picture's sides in pixels.
-        side: the side of a token in pixels, which divides the result.
+        side: the side of a token in pixels.
         bounds: the bounds of the area.
 
+    Returns:
+        (height, width) in pixels, both multiples of `side`.
+
     Raises:
-        ValueError: for a strip whose sides differ by more than 200 times.
+        ValueError: if the longer side is more than 200 times the shorter one.
     """
     if max(height, width) > STRIP * min(height, width):
         raise ValueError(
@@ -64,11 +67,11 @@ def resized(picture: np.ndarray, side: int, bounds: Bounds) -> np.ndarray:
 
 
 def read_bounds(folder: pathlib.Path) -> Bounds:
-    """The bounds of a processor's folder, which holds preprocessor_config.json or processor_config.json.
+    """The bounds in a processor's folder, which holds preprocessor_config.json or processor_config.json.
 
     Raises:
-        FileNotFoundError: if it holds neither.
-        limits.Refused: for another normalisation or filter, or bounds that are no areas.
+        FileNotFoundError: if the folder holds neither file.
+        limits.Refused: if the normalisation or the filter is not Qwen 2.5 VL's, or a bound is not a valid area.
     """
     files = [folder / f"{name}_config.json" for name in ("preprocessor", "processor")]
     file = next((file for file in files if file.is_file()), None)
@@ -96,6 +99,11 @@ def read_bounds(folder: pathlib.Path) -> Bounds:
 
 
 def sight_of_pipeline(folder: pathlib.Path, encoder: QwenVL) -> Callable[[np.ndarray], np.ndarray]:
-    """Picture -> the picture as the text encoder of a pipeline sees it, by the folder of its processor."""
+    """The function from a picture, uint8 [H, W, 3], to the picture as the text encoder of a pipeline sees it.
+
+    Args:
+        folder: the pipeline's folder, whose folder "processor" states the bounds.
+        encoder: the text encoder.
+    """
     bounds = read_bounds(folder / "processor")
     return lambda picture: resized(picture, encoder.vision.side, bounds)
