@@ -1,5 +1,6 @@
 """Attachments: what they add to a denoiser's condition, by weights and intervals of t, as diffusers' ControlNets do."""
 
+import dataclasses
 import functools
 import gzip
 import json
@@ -156,6 +157,9 @@ def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
     assert seen is other
     np.testing.assert_allclose(seen[0, :, :, 3], [[1, 1], [1, 0]])
     np.testing.assert_allclose(seen[0, :, :, 0], [[1.5, 1.5], [1.5, -4.5]])  # (z - 0.5) 3
+    plain = dataclasses.replace(one, shifted=False)
+    seen, _ = programs.control_inputs(halving, types.SimpleNamespace(tile=0), {}, plain, jnp.asarray(read.picture))
+    np.testing.assert_allclose(seen[0, :, :, 0], [[3, 3], [3, -3]])
     with pytest.raises(ValueError, match=r"'paint' has no mask, but this attachment inpaints\..*a mask,"):
         canvas.opened_controls([control._replace(mask=None)], {"paint": one}, (4, 4))
     with pytest.raises(ValueError, match="mask of the control 'paint' must be Bool with"):

@@ -275,6 +275,17 @@ def test_patches_of_a_picture_are_its_tokens_once_for_each(model):
     np.testing.assert_allclose(sees.patches([picture, 255 - picture], 1)["patches"], [two], atol=1e-6)
 
 
+def test_each_picture_has_its_prompt_and_all_have_the_negative_one(model):
+    """The stand-in's condition ends with the number of letters; each different text is encoded once."""
+    letters = lambda condition: condition["tokens"][:, -1].tolist()
+    model._programs["encoded"].clear()
+    both = prompt_conditions.conditions(model, ["the hill", "a cat", "the hill"], "bad", 2.0, 8, 8)
+    assert [letters(condition) for condition in both] == [[8, 5, 8], [3, 3, 3]]
+    both = prompt_conditions.conditions(model, ["a cat", "a car on it"], None, 2.0, 8, 8)
+    assert [letters(condition) for condition in both] == [[5, 11], [0, 0]]
+    assert model._programs["encoded"] == [["the hill", "a cat", "bad"], ["a cat", "a car on it", ""]]
+
+
 def test_instructed_prompts_and_negative_ones_are_as_long(model):
     """A prompt stands behind an instruction of two tokens, a negative one alone; masks end where the text does."""
 

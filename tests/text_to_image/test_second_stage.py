@@ -27,7 +27,7 @@ def test_its_keys_are_drawn_from_no_others(monkeypatch):
     data = lambda keys: {tuple(key) for key in np.asarray(jax.random.key_data(keys)).reshape(-1, 2).tolist()}
     first = [jax.random.split(key, 3) for key in keys]
     assert len(data(step_keys)) == 5 and not data(step_keys) & (data(keys) | set().union(*map(data, first)))
-    noises = [jax.random.normal(key, SHAPE) for part in first for key in part]
+    noises = [jax.random.normal(key, SHAPE) for part in (*first, step_keys) for key in part]
     start = schedulers.trajectory(process, "", 3).start
     for row in np.asarray(x):
         assert not any(np.allclose(row, start * noise) for noise in noises)
