@@ -171,3 +171,19 @@ def test_the_learning_rate_falls_along_half_a_cosine():
         rates.append(-float(change[0]))
     expected = classifier.LEARNING_RATE * np.array([1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
     np.testing.assert_allclose(rates, expected, rtol=1e-4)
+
+
+def test_a_stored_classifier_is_of_its_images_its_labels_and_its_seed(tmp_path):
+    """Trained by a stand-in, whose parameter is the number of trainings so far."""
+    trained = []
+
+    def training(images, labels, seed):
+        trained.append(seed)
+        return classifier._classifier({"w": np.full(1, len(trained), np.float32)})
+
+    images, labels = np.arange(4 * 12, dtype=np.uint8).reshape(4, 4, 3, 1), np.array([0, 1, 1, 0])
+    number = lambda *of, seed=0: int(classifier.cached(*of, seed, tmp_path, training).params["w"][0])
+    assert number(images, labels) == number(images.copy(), labels) == 1
+    assert number(images, labels, seed=5) == 2 and number(255 - images, labels) == 3
+    assert number(images, 1 - labels) == 4 and number(images.reshape(4, 3, 4, 1), labels) == 5
+    assert number(images, labels) == 1 and trained == [0, 5, 0, 0, 0]
