@@ -43,3 +43,14 @@ def test_before_and_behind_its_layers_the_network_is_its_equations(monkeypatch):
         close(tokens[b], np.concatenate([words, picture]))
         (scale,) = dense(p["final_modulation"]["dense"], condition)
         close(patches(found[b]), -dense(p["final"], normalised(picture, 1e-6) * (1 + scale)))
+
+
+def test_a_layer_returns_for_caches_what_its_attention_reads_of_the_picture():
+    x, c, dense_params = normal(2, 5, 8), normal(2, 3), {"kernel": normal(3, 4, 8), "bias": normal(4, 8)}
+    block = sandwich_blocks.SandwichBlock(2, EPSILON, "auto", "float32", picture=3)
+    norm = {"scale": normal(8)}
+    params = {"modulation": {"dense": dense_params}, "attention_norm": norm}
+    found, _ = block.apply({"params": params}, x, c, None, None, entering=True)
+    for b in range(2):
+        scale = dense(dense_params, np.float64(c[b]))[0]
+        close(found[b], norm["scale"] * rms(np.float64(x[b, 2:]), EPSILON) * (1 + scale))

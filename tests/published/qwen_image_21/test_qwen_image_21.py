@@ -16,6 +16,7 @@ from diffusion.text.encoding import Encoder
 from diffusion.text.tokenizer import Tokenizer
 from diffusion.text_to_image import programs
 from diffusion.text_to_image.canvas import Canvas
+from tests.published.equations import close, normal, normalised
 from tests.text_to_image import made_pipelines
 
 SMALL = QwenImage21(4, 24, 2, 2, 12, 2, (4, 4, 4))
@@ -63,6 +64,15 @@ def test_the_picture_stands_behind_the_tokens_of_its_own_text():
     np.testing.assert_allclose(angles[:, :5], np.tile(np.arange(5.0)[:, None], (2, 1, 3)))
     pixels = [[n, row, column] for n in (5, 3) for row in (-2, -1, 0) for column in (-1, 0)]
     np.testing.assert_allclose(angles[:, 5:].reshape(-1, 3), pixels)
+
+
+def test_a_layer_returns_for_caches_what_its_attention_reads_of_the_picture():
+    """The picture's tokens are the last, and have a scale of their own."""
+    x, vectors, text_vectors = normal(2, 5, 8), normal(2, 4, 8), normal(2, 4, 8)
+    block = network.CausalTextBlock(3, 2, 6, "auto", "float32")
+    found, _ = block.apply({}, x, vectors, text_vectors, None, None, entering=True)
+    for b in range(2):
+        close(found[b], normalised(np.float64(x[b, 2:]), 1e-6) * (1 + np.float64(vectors[b, 0])))
 
 
 LETTERS = Encoder(  # each a token; the state of a token is its number in the alphabet of Unicode

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion.published.sana import Sana
+from diffusion.published.sana.network import Sana, SanaBlock
 from tests.models.dit_oracle import gelu, silu
 from tests.published.equations import close, dense, normal, normalised, patches, rms, timestep, without_layers
 
@@ -29,3 +29,12 @@ def test_before_and_behind_its_layers_the_network_is_its_equations():
         close(c[b], dense(p["modulation"], silu(embedding)))
         shift, scale = embedding + p["final_table"]
         close(patches(found[b]), dense(p["final"], normalised(h, 1e-6) * (1 + scale) + shift))
+
+
+def test_a_layer_returns_for_caches_what_its_attention_reads():
+    x, c, table = normal(2, 6, 8), normal(2, 6, 8), normal(6, 8)
+    block = SanaBlock(2, 3, 2, 2, 2.5, False, "auto", "float32")
+    found, _ = block.apply({"params": {"table": table}}, x, c, x, None, {}, entering=True)
+    for b in range(2):
+        shift, scale, *_ = np.float64(c[b]) + table
+        close(found[b], normalised(np.float64(x[b]), 1e-6) * (1 + scale) + shift)
