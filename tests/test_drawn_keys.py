@@ -23,6 +23,7 @@ from diffusion import (
     text_to_image,
     timesteps,
     videos,
+    watermarks,
     weightings,
 )  # fmt: skip
 from diffusion.data import pipeline, series_masks, sources
@@ -189,6 +190,12 @@ def of_daps(draw):
     return keyed(drawn)
 
 
+def of_marked_noise(keys):
+    """A watermark in the noise from which the same keys' steps go on."""
+    x = watermarks.gaussian_shading("0" * 64, 4, nonces=4).embed(jnp.ones((len(keys), 2, 2, 1)), keys)
+    samplers.sample(STOCHASTIC, conformance.round_denoiser(FLOW), FLOW, x, PLAN, keys)
+
+
 MASKS = discrete.absorbing(discrete.linear(), 4)
 
 
@@ -330,6 +337,7 @@ DRAWING = {
             optax.sgd(0.1),
         )
     ),
+    "marked noise": keyed(of_marked_noise),
     "searched noise": keyed(
         lambda keys: steering.searched_noise(
             lambda z: z, lambda x: x.sum(-1), jnp.zeros((len(keys), 2)), keys, rounds=2, trials=2, distance=0.5

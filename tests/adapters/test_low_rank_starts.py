@@ -87,6 +87,8 @@ def test_factors_of_a_lokr_are_near_the_square_root_and_its_small_one_is_zero(mo
             for name in ("lokr_w2_a", "lokr_w2_b"):  # each uniform by its own number of inputs
                 bound = 1 / np.sqrt(layer[name].shape[1])
                 assert bound / 2 < np.abs(layer[name]).max() <= bound
+            shares = [np.ravel(layer[name]) * np.sqrt(layer[name].shape[1]) for name in ("lokr_w2_a", "lokr_w2_b")]
+            assert np.abs(shares[0][:18] - shares[1][:18]).min() > 1e-4  # of two keys
 
 
 def test_layers_of_a_lokr_have_draws_of_their_own(models):

@@ -8,6 +8,7 @@ import scipy.stats
 
 from diffusion import likelihood, ode, parameterizations, schedules
 from diffusion.parameterizations import Prediction
+from diffusion.schedules import left_broadcast
 from tests import oracles
 from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, slow_but
 
@@ -284,3 +285,21 @@ def test_the_likelihood_of_a_velocity_whose_slopes_vanish_at_the_data(p):
     log_density = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.exact()).log_density
     expected = scipy.stats.multivariate_normal(np.zeros(2), 0.3 * np.eye(2)).logpdf(np.asarray(x))
     np.testing.assert_allclose(log_density, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_density_of_what_is_real_has_the_scale_of_its_noise():
+    """Of N(0, 0.25) per number, by a process whose noise grows from 0.002 to 80: padding adds nothing."""
+    schedule, real = SCHEDULES["edm"], np.array([[True, True], [True, False]])
+    x = np.where(real, np.random.default_rng(0).normal(size=(2, 2)), 0).astype(np.float32)
+
+    def denoise(x, t):
+        sigma = left_broadcast(schedule.sigma(t), x)
+        x0 = 0.25 * x / (0.25 + sigma**2)
+        return Prediction(x0, (x - x0) / sigma)
+
+    solver = ode.runge_kutta(likelihood.times(schedule, 3))
+    (_, first), (_, last) = (level(schedule, t) for t in (schedule.t_min, schedule.t_max))
+    prior = likelihood.normal_density(np.sqrt(0.25 + last**2), real)
+    density = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.exact(), prior, real).log_density
+    exact = scipy.stats.norm(0, np.sqrt(0.25 + first**2)).logpdf(x)
+    np.testing.assert_allclose(density, (exact * real).sum(1), atol=0.05)

@@ -137,15 +137,15 @@ def test_couplings_that_compare_examples_are_refused_with_a_mask_and_the_indepen
 
 
 def test_the_other_example_of_contrastive_flow_matching_counts_where_both_are_real():
-    """At t = 1/2 of straight lines, of a network that says 0: the error is the target's own square, eps - x_0."""
+    """At t = 1/2 of straight lines, whose target is eps - x_0, of a network that says 1, also on padding."""
     real = jnp.arange(4) < jnp.array([1, 3, 4, 2])[:, None]
     eps = jnp.asarray(np.random.default_rng(1).standard_normal(X.shape), jnp.float32)
     objective = objectives.contrastive_flow_matching(timesteps.from_quantile(lambda u: 0.5 + 0 * u), 0.3)
     run = lambda x, eps: objective(
-        {"model": lambda x, clock, condition: 0 * x}, OWN["types"], KEYS, {"x": x, "noise": eps, "real": real}, 0
+        {"model": lambda x, clock, condition: 0 * x + 1}, OWN["types"], KEYS, {"x": x, "noise": eps, "real": real}, 0
     )[1]
     found = run(X, eps)
-    square, kept = np.square(eps - X), np.asarray(real)
+    square, kept = np.square(1 - (eps - X)), np.asarray(real)
     other = [1, 0, 3, 2]
     np.testing.assert_allclose(found["positive"], (square * kept).sum(1) / kept.sum(1), rtol=1e-5)
     both = square[np.array(other)] * kept * kept[other]
