@@ -59,12 +59,12 @@ class Base:
         network = folders.find(self.model.kind.files.place(self._folder, part), self.model.opened_as(part))
         return folders.kept_shapes(network, self.model.dtype_of(part))
 
-    def text_fingerprint(self, weights: bool = True) -> dict[str, str]:
-        """{part: sha256 of its files} for the tokenizers, and for the text encoders with `weights`."""
-        files, readers = self.model.kind.files, self.model.readers
-        parts = [f"{reader.vocabulary}{reader.suffix}" for reader in readers.values()]
-        parts += list(readers) if weights else []
-        return {part: model_index.fingerprint(files.place(self._folder, part)) for part in parts}
+    @functools.cached_property
+    def text_fingerprints(self) -> dict[str, str]:
+        """{part: sha256 of its files} for the tokenizers and the text encoders; large files take seconds, once."""
+        place, readers = self.model.kind.files.place, self.model.readers
+        parts = [*readers, *(f"{reader.vocabulary}{reader.suffix}" for reader in readers.values())]
+        return {part: model_index.fingerprint(place(self._folder, part)) for part in parts}
 
     @property
     def _folder(self) -> pathlib.Path:

@@ -360,9 +360,10 @@ def read(recipe: Recipe, spec: sources.DataSpec, texts: Sequence[str], folder: p
     """
     tuned = tuned_network(recipe)
     base, tuning = tuned.base, tuned.tuning
+    trained = base.model.readers if tuning.encodes else ()  # their weights change, and tokens are stored
     identity = {
         "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
-        "model": base.text_fingerprint(weights=not tuning.encodes),
+        "model": {part: digest for part, digest in base.text_fingerprints.items() if part not in trained},
         "entries": {name: [list(leaf.shape), leaf.dtype] for name, leaf in tuned.text().items()},
     }
     description = captions.describe(spec, json.dumps(identity, sort_keys=True))
