@@ -1,4 +1,4 @@
-"""The leaves of a pytree by name: the one spelling that checkpoints, shardings, tables and adapters share."""
+"""The leaves of a pytree by name, in the spelling that checkpoints, shardings, tables and adapters share."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 
 
 def leaves_of(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The leaves of a pytree by name; `is_leaf` is as in `jax.tree`."""
+    """The leaves of a pytree by name; `is_leaf` has the meaning that it has in `jax.tree`."""
     return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)}
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The dicts in dicts with these leaves by name: the inverse of `leaves_of`."""
+    """The nested dicts that have these leaves: the inverse of `leaves_of` for pytrees of dicts."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *outer, last = path.split("/")
@@ -31,7 +31,7 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checksum(tree: Any) -> str:
-    """The sha256 of a pytree of arrays: of each leaf's name, type, shape and bytes."""
+    """The sha256 of a pytree of arrays, in hexadecimal digits, over each leaf's name, dtype, shape and bytes."""
     total = hashlib.sha256()
     for name, leaf in sorted(leaves_of(tree).items()):
         array = np.asarray(leaf)

@@ -1,9 +1,9 @@
-"""Limits for files from elsewhere: sizes that this machine can hold, names that stay inside their folder.
+"""Limits for files from elsewhere: sizes that this machine can hold, and names that stay inside their folder.
 
-Checkpoints, datasets and samples are read without executing anything. A hostile one can still declare more than there
-is (a shape of 10^15, an archive that unpacks without end), or lead elsewhere (a link, a name with ".."). Each reader
-calls these functions before it allocates or opens. The limits follow from the machine, whatever the usual size of a
-model is.
+Checkpoints, datasets and samples are read without executing anything. A hostile file can still declare more data than
+it has (a shape of 10^15, an archive that unpacks without end), or lead elsewhere (by a link, or a name with ".."). So
+each reader calls these functions before it allocates memory or opens a file. The limits follow from the memory of the
+machine, not from the usual size of a model.
 """
 
 import json
@@ -23,7 +23,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 class Refused(ValueError):
-    """A file declares a value that is not allowed; the message has this value, the valid ones, and the next step."""
+    """A file declares a value that is not allowed; the message states the value, the valid ones, and what to do."""
 
 
 def memory() -> int:
@@ -34,7 +34,7 @@ def memory() -> int:
 def size(number: int) -> str:
     """Returns a number of bytes in words, for example "1.5 GiB"."""
     power = min((max(number, 1).bit_length() - 1) // 10, len(UNITS) - 1)
-    return f"{min(number, 2**1000) / 1024**power:.4g} {UNITS[power]}"  # larger ones have no float
+    return f"{min(number, 2**1000) / 1024**power:.4g} {UNITS[power]}"  # a number above 2^1024 has no float
 
 
 def array_bytes(what: str, shape: Any, itemsize: int) -> int:
@@ -51,11 +51,11 @@ def array_bytes(what: str, shape: Any, itemsize: int) -> int:
     valid = f"at most {AXES} whole numbers from 0 to 2^128"
     if not isinstance(shape, (list, tuple)):
         raise Refused(f"{what} declares {kind(shape)} as its shape. Valid: {valid}.")
-    if len(shape) > AXES:  # before their product, which takes the square of the time
+    if len(shape) > AXES:  # checked first, because the time of their product grows with the square of their number
         raise Refused(f"{what} declares a shape with {len(shape)} sides. Valid: {valid}.")
     for number, side in enumerate(shape):
         if type(side) is not int or not 0 <= side <= SIDE:
-            shown = kind(side)  # tuples of tuples that share their parts can be endless to print
+            shown = kind(side)  # to print tuples of tuples that share their parts could take forever
             if type(side) is int:
                 shown = str(side) if abs(side) <= SIDE else "beyond 2^128"
             raise Refused(f"{what} declares a shape whose side {number} is {shown}. Valid: {valid}.")
@@ -66,7 +66,7 @@ def fits(what: str, declared: int) -> None:
     """Refuses data that do not fit into the memory of this machine.
 
     Args:
-        what: name of the file or the field that declares it, for the message.
+        what: name of the file or the field that declares the size, for the message.
         declared: size in bytes, as the file states it.
 
     Raises:
@@ -83,11 +83,11 @@ def inside(what: str, names: Iterable[str]) -> None:
     """Refuses names that would lead out of a folder when they are used as paths.
 
     Args:
-        what: name of the file that holds them, for the message.
+        what: name of the file that holds the names, for the message.
         names: the names, with "/" between their parts.
 
     Raises:
-        Refused: at the first that is absolute or empty, or has a part "." or "..", a backslash, or a NUL.
+        Refused: at the first name that is absolute or empty, or has a part "." or "..", a backslash, or a NUL.
     """
     for name in names:
         if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
@@ -102,7 +102,8 @@ def inner(where: str, name: str) -> str:
         name: the name, such as "1.png", "./1.png" or "cats/../dogs/1.png".
 
     Raises:
-        Refused: if it is empty, absolute, leads out of the folder or to the folder itself, or has a backslash or a NUL.
+        Refused: if the name is empty or absolute, leads out of the folder or to the folder itself, or has a backslash
+            or a NUL.
     """
     plain = posixpath.normpath(name)
     reasons = {
@@ -125,10 +126,10 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
         folder: the folder, which may itself be a link.
 
     Returns:
-        The files.
+        The paths of all files, at any depth.
 
     Raises:
-        Refused: at the first such entry.
+        Refused: at the first entry that is neither a file nor a folder.
         OSError: if a folder cannot be read.
     """
 
@@ -150,13 +151,13 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def no_links(folder: pathlib.Path) -> None:
-    """Refuses a run folder in which a file is a link, through which a write would change another file, or no file.
+    """Refuses a run folder that holds a link to a file, through which a write would change another file, or a device.
 
     Args:
         folder: the folder; folders in it may be links, so that checkpoints may lie on another disk.
 
     Raises:
-        Refused: at the first such entry.
+        Refused: at the first entry that is a link to a file, or is neither a file nor a folder.
         OSError: if the folder cannot be read.
     """
     for entry in os.scandir(folder):
@@ -170,15 +171,15 @@ def parse_json(text: str | bytes, what: str) -> Any:
 
     Args:
         text: the JSON.
-        what: name of the file that holds it, for the message.
+        what: name of the file that holds the text, for the message.
 
     Raises:
-        Refused: if it is no JSON, has a number that Python does not read, names a field twice with different values,
-            or is nested deeper than `NESTED`.
+        Refused: if the text is not JSON, has a number that Python does not read, names a field twice with different
+            values, or is nested deeper than `NESTED`.
     """
     try:
         value = json.loads(text, object_pairs_hook=_table)
-    except (ValueError, RecursionError) as error:  # a ValueError: no JSON, no text, or a number of 4,300 digits
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not text, or a number of over 4,300 digits
         raise Refused(f"{what} is not valid JSON: {error}.") from error
     level = [value]
     for _ in range(NESTED):
@@ -204,7 +205,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """Returns the message of an error on one line, at most 200 characters of it; its type where there is none."""
+    """Returns the message of an error on one line, cut after 200 characters; without a message, the error's type."""
     message = " ".join(str(error).split())
     return message[:200] or type(error).__name__
 
@@ -216,6 +217,6 @@ def kind(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """Returns a value from elsewhere as an error message shows it: on one line, at most 100 characters of it."""
+    """Returns a value from elsewhere as an error message shows it: on one line, cut after 100 characters."""
     text = json.dumps(value, default=repr) if isinstance(value, (dict, list, tuple)) else repr(value)
     return text if len(text) <= 100 else f"{text[:100]} ..."

@@ -1,11 +1,11 @@
-"""Opens the files that a user's data, or someone else's file, names: plain files, in their folder, of a limited size.
+"""Opens files whose names come from a user's data or another file: only plain ones, in their folder, of limited size.
 
     with opener.open_file(folder / name, within=folder, most=2**26) as file:
         content = file.read()
 
 A named pipe would wait for a writer, a device may have no end, and a link can lead to any file of this user. So readers
-open nothing by themselves: they call `open_file` or a function here that does, or `check` before a library that opens
-by name. `budgets` bounds what a file unpacks to.
+open nothing by themselves. They call `open_file` or another function of this module, or they call `check` before a
+library opens a file by its name. `budgets` limits the size to which a file unpacks.
 """
 
 import codecs
@@ -20,33 +20,33 @@ from typing import Any
 from diffusion.io import limits
 
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-CHUNK = 2**16  # bytes
+CHUNK = 2**16  # bytes that are read at once from a file that is longer than its stated size
 SNAPSHOTS, BLOBS = "snapshots", "blobs"  # folders of Hugging Face's cache; links in the first lead to the second
 
 
 def open_file(
     path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int | None = None
 ) -> io.BufferedReader:
-    """Opens a plain file to be read; it never waits, and nothing of it is read yet.
+    """Opens a plain file for reading, without ever waiting; nothing of the file is read yet.
 
     Args:
         path: the file; it may be a link, which is followed.
-        within: the folder that the file must lie in after links are followed, where the folder or a file in it gave
-            the name; None where the user named the file itself. Links of Hugging Face's cache may lead to its blobs.
-        most: the largest size in bytes; None for any.
+        within: the folder in which the file must lie after links are followed, if this folder or a file in it stated
+            the name; None if the user named the file. In Hugging Face's cache, links may lead to the cache's blobs.
+        most: the largest size in bytes; None for any size.
 
     Returns:
         The file, open in binary mode.
 
     Raises:
         OSError: if there is no such file, it is a folder, or this user may not read it.
-        limits.Refused: if it is no plain file, lies elsewhere, or is larger.
+        limits.Refused: if it is no plain file, lies outside `within`, or is larger than `most`.
     """
-    _require_plain(path, os.stat(path))  # first, for to open a device can act on it
+    _require_plain(path, os.stat(path))  # before it is opened, because opening a device can have effects
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         status = os.fstat(descriptor)
-        _require_plain(path, status)  # again: what is open may be another file than the one before
+        _require_plain(path, status)  # again, because another file may have taken the name in the meantime
         if within is not None:
             _require_inside(path, _place(descriptor, path, status), within)
         if most is not None and status.st_size > most:
@@ -87,7 +87,8 @@ def read(path: str | os.PathLike, *, within: str | os.PathLike | None = None, mo
     most = limits.memory() if most is None else most
     with open_file(path, within=within, most=most) as file:
         content = file.read(os.fstat(file.fileno()).st_size)
-        while len(content) <= most and (more := file.read(CHUNK)):  # it may grow; one of /proc has content, and no size
+        # A file may grow while it is read, and files of /proc have content although their stated size is 0.
+        while len(content) <= most and (more := file.read(CHUNK)):
             content += more
     if len(content) > most:
         raise limits.Refused(f"{path} has more than {limits.size(most)}, the most that is read.")
@@ -95,21 +96,23 @@ def read(path: str | os.PathLike, *, within: str | os.PathLike | None = None, mo
 
 
 def read_text(path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int = limits.TEXT) -> str:
-    """The text of a plain file in UTF-8, its lines ended by "\\n".
+    """The text of a plain file in UTF-8, in which each line ends with "\\n".
 
     Args:
         path, within, most: the file, the folder that it must lie in, and its largest size, as in `open_file`.
 
     Raises:
-        OSError: if it cannot be read.
-        limits.Refused: as in `open_file` and `text_of`.
+        OSError: if the file cannot be read.
+        limits.Refused: under the conditions of `open_file` and `text_of`.
     """
     text = text_of(read(path, within=within, most=most), path)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: str | os.PathLike, *, within: str | os.PathLike | None = None) -> list[str]:
-    """The lines of a plain file in UTF-8; a line may hold other ends of lines than "\n", such as U+2028 or U+0085.
+    """The lines of a plain file in UTF-8, without their ends.
+
+    Characters such as U+2028 and U+0085, which Unicode also regards as ends of lines, do not end a line here.
 
     Args:
         path, within: the file, and the folder that it must lie in, as in `open_file`.
@@ -122,14 +125,14 @@ def read_lines(path: str | os.PathLike, *, within: str | os.PathLike | None = No
 
 
 def text_of(content: bytes, path: str | os.PathLike) -> str:
-    """The text of a file's content in UTF-8, without the mark that some editors put before it.
+    """The text of a file's content in UTF-8, without the byte order mark that some editors put before it.
 
     Args:
         content: the bytes of the file.
-        path: its name, for the message.
+        path: the name of the file, for the message.
 
     Raises:
-        limits.Refused: if it is not text; the message names the line of the first wrong byte, and the remedy.
+        limits.Refused: if the content is not UTF-8; the message names the line of the first wrong byte, and the remedy.
     """
     try:
         return content.decode("utf-8-sig")
@@ -151,8 +154,8 @@ def read_json(path: str | os.PathLike, *, within: str | os.PathLike | None = Non
         path, within: the file, and the folder that it must lie in, as in `open_file`.
 
     Raises:
-        OSError: if it cannot be read.
-        limits.Refused: as in `read_text`, or if it is not JSON.
+        OSError: if the file cannot be read.
+        limits.Refused: under the conditions of `read_text`, or if the file is not JSON.
     """
     return limits.parse_json(read_text(path, within=within), str(path))
 
@@ -164,8 +167,8 @@ def read_table(path: str | os.PathLike, *, within: str | os.PathLike | None = No
         path, within: the file, and the folder that it must lie in, as in `open_file`.
 
     Raises:
-        OSError: if it cannot be read.
-        limits.Refused: as in `read_json`, or if it holds no table.
+        OSError: if the file cannot be read.
+        limits.Refused: under the conditions of `read_json`, or if the file holds no table.
     """
     table = read_json(path, within=within)
     if not isinstance(table, dict):
@@ -200,7 +203,7 @@ def _require_inside(path: str | os.PathLike, place: str, within: str | os.PathLi
 
 @functools.lru_cache(maxsize=1024)
 def _root(within: str) -> str:
-    """The beginning of the paths of all files in a folder."""
+    """The beginning of the paths of all files in a folder, or in the cache of Hugging Face around the folder."""
     folder = pathlib.Path(os.path.realpath(within))
     for parent in folder.parents:
         if parent.name == SNAPSHOTS and (parent.parent / BLOBS).is_dir():

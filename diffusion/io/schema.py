@@ -1,9 +1,9 @@
-"""Valid values of the fields of a table from elsewhere: types and ranges, checked before anything is built of them.
+"""Valid values of the fields of a table from elsewhere: types and ranges, checked before any value is used.
 
     FIELDS = {"num_train_timesteps": integer(1, 10**5), "shift": number(1e-6, 1e6), "seed": optional(integer())}
     schema.check(FIELDS, opener.read_table(path), str(path))
 
-A field that a schema does not name is not checked here; the reader decides whether it may be there.
+A field that a schema does not name is not checked; the reader decides whether the table may have it.
 """
 
 __all__ = ["Valid", "check", "either", "integer", "like", "number", "objection", "optional", "several", "table", "text"]
@@ -40,7 +40,7 @@ def integer(low: int = 0, high: int = LARGEST) -> Valid:
 
 
 def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:
-    """Numbers from low to high, whole or not; infinity where it is an end."""
+    """Numbers from low to high, whole or not; infinity is valid only if it is `low` or `high`."""
     holds = lambda value: type(value) in (int, float) and low <= value <= high
     return Valid(f"a number from {low:g} to {high:g}", holds)
 
@@ -93,11 +93,12 @@ def optional(kind: Valid) -> Valid:
 
 
 def like(default: Any) -> Valid:
-    """The values that a field may hold, judged by its default.
+    """The values that a field may hold, inferred from the field's default.
 
-    A field whose default is a whole number of at least 1, such as a size, takes whole numbers of at least 1. A field
-    with a flag also takes null. The entries of a list have the type of the default's first entry; whole numbers among
-    them are at least 0.
+    If the default is a whole number of at least 1, such as a size, whole numbers of at least 1 are valid; if it is a
+    smaller whole number, whole numbers of at least the default are. For a flag, null is valid, too. The entries of a
+    list have the type of the default's first entry; whole numbers in a list are at least 0. For a default of another
+    type, such as null or a table, any plain value, list or table is valid.
     """
     if isinstance(default, bool):
         return optional(FLAG)
@@ -114,7 +115,7 @@ def like(default: Any) -> Valid:
 
 
 def objection(field: str, value: Any, valid: Valid) -> str:
-    """The reason why a field may not hold a value; "" where it may."""
+    """The reason why a field may not hold a value; "" if it may."""
     return "" if valid.holds(value) else f"{field} = {limits.short(value)}. Valid: {valid.words}."
 
 
@@ -127,7 +128,7 @@ def check(fields: Mapping[str, Valid], values: Mapping[str, Any], what: str) -> 
         what: the name of the table, for the message.
 
     Raises:
-        limits.Refused: at the first such field.
+        limits.Refused: at the first field whose value is not valid.
     """
     for field, valid in fields.items():
         if field in values and (why := objection(field, values[field], valid)):

@@ -1,7 +1,7 @@
-"""Object stores (s3://, gs://): whole objects that are written, read, listed and removed, each retried with backoff.
+"""Object stores (s3://, gs://): whole objects are written, read, listed and removed, and failures are tried again.
 
-A store has no folders, no append, no rename and no locks. All that is built on it needs one promise: of several writers
-that create one object, one succeeds (S3's If-None-Match, GCS's ifGenerationMatch).
+A store has no folders, no append, no rename and no locks. The modules that use a store rely on a single promise: if
+several writers create an object of the same name, exactly one succeeds (S3's If-None-Match, GCS's ifGenerationMatch).
 """
 
 import importlib
@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}  # fsspec's, by the scheme of an address
-FAULTS = {  # what a library raises besides OSError where a store or the way to it fails
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}  # libraries that fsspec uses, by the scheme of an address
+FAULTS = {  # errors that a library raises besides OSError when a store or the network fails
     "s3": ("botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "aiohttp.ClientError"),
     "gs": ("gcsfs.retry.HttpError", "gcsfs.retry.ChecksumError", "google.auth.exceptions.GoogleAuthError",
            "aiohttp.ClientError", "requests.exceptions.RequestException"),
 }  # fmt: skip
-WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts, each times a random factor in [1, 2)
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts; each is multiplied by a random factor in [1, 2]
 Result = TypeVar("Result")
 
 
@@ -27,7 +27,7 @@ class StoreError(OSError):
 
 
 def is_address(path: str | os.PathLike) -> bool:
-    """Whether a word is the address of a folder in a store that can be read and written: "s3://bucket/run"."""
+    """Whether a text is an address in a store of one of `LIBRARIES`, such as "s3://bucket/run"."""
     scheme, _, rest = os.fspath(path).partition("://")
     return scheme in LIBRARIES and bool(rest.strip("/"))
 
@@ -36,8 +36,8 @@ def connect(address: str) -> "Store":
     """Opens the store of an address; nothing is read yet.
 
     Args:
-        address: the address, "s3://bucket/run" or "gs://bucket/run". Keys and end points are the libraries' own
-            (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...).
+        address: the address, "s3://bucket/run" or "gs://bucket/run". The libraries read keys and end points from the
+            environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...).
 
     Raises:
         StoreError: if the scheme's library is not installed.
@@ -77,7 +77,7 @@ class Store:
 
         Args:
             system: the file system; pipe_file, put_file, cat_file, get_file, find and rm_file are used.
-            root: the path of the address in it.
+            root: the path of the address in the file system.
             address: the address, for messages.
             faults: the types of errors besides OSError that are worth another attempt.
             pause: a function that waits for a number of seconds.
@@ -90,7 +90,7 @@ class Store:
         """The content of a small object.
 
         Raises:
-            FileNotFoundError: if there is none of this name.
+            FileNotFoundError: if there is no object of this name.
             StoreError: if the store fails.
         """
         return self._tried(f"read {name}", lambda: self._system.cat_file(self._path(name)), may_lack=True)
@@ -101,7 +101,7 @@ class Store:
         self._tried(f"read {name}", fetched, may_lack=True)
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a small object, in the place of one of this name.
+        """Writes a small object; an object of the same name is replaced.
 
         Raises:
             StoreError: if the store fails, after the last attempt.
@@ -117,8 +117,8 @@ class Store:
 
         Args:
             name: the name of the object.
-            content: its bytes, which no other writer writes: where an answer of the store was lost, the object is read
-                to see whose it is.
+            content: the bytes of the object, which no other writer may write: if an answer of the store is lost, the
+                object is read and compared with them to see who created it.
 
         Raises:
             StoreError: if the store fails, after the last attempt.
@@ -138,7 +138,7 @@ class Store:
         return self._tried(f"write {name}", attempt)
 
     def names(self, prefix: str) -> list[str]:
-        """The names of the objects below a prefix such as "leases", sorted; none where there is nothing."""
+        """The names of the objects below a prefix such as "leases", sorted; [] if there are none."""
         try:
             paths = self._tried(f"list {prefix}", lambda: self._system.find(self._path(prefix)), may_lack=True)
         except FileNotFoundError:
@@ -159,7 +159,7 @@ class Store:
         return {name: (int(info["size"]), _version(info)) for name, info in sorted(named.items())}
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes objects; one that is not there is no error.
+        """Removes objects; it is no error if an object does not exist.
 
         Raises:
             StoreError: if the store fails, after the last attempt.
@@ -175,13 +175,14 @@ class Store:
         return f"{self._root}/{name}" if name else self._root
 
     def _name(self, path: str) -> str:
-        """The name of an object by its path; "" for the object that the address itself names."""
+        """The name of an object by its path in the file system; "" for the object at the address itself."""
         return path.strip("/").removeprefix(self._root.strip("/")).removeprefix("/")
 
     def _tried(self, what: str, attempt: Callable[[], Result], may_lack: bool = False) -> Result:
-        """The result of an attempt, which is made again after a failure that may pass.
+        """The result of an attempt, which is repeated after a failure that may be temporary.
 
-        `may_lack` says that FileNotFoundError is an answer; where an object is written it says that there is no bucket.
+        If `may_lack`, FileNotFoundError is an answer, and is raised at once. When an object is written,
+        FileNotFoundError means that there is no bucket, and becomes a `StoreError`.
         """
         for wait in (*WAITS, None):
             try:
@@ -197,5 +198,5 @@ class Store:
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    """What a store says of an object's content: S3's ETag, Google Cloud Storage's generation, otherwise its time."""
+    """A word that changes with an object's content: S3's ETag, Google Cloud Storage's generation, or else its time."""
     return str(next((info[key] for key in ("ETag", "generation", "etag", "mtime") if info.get(key)), ""))
