@@ -4,20 +4,22 @@
 - `picture_files`: a folder of class folders; a folder of pictures with a table, or a text beside each.
 - `tar_files`: WebDataset's tar shards; `parquet_files`: Hugging Face's layout; `record_files`: ArrayRecord.
 - `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
-- `sequences`: any Python sequence of records; `iterated`: any iterable; `python_objects`: the choice between them, and
-  Hugging Face's datasets. `stream_values`: the values that an iterable yields.
-- `spiral_points`: synthetic points in the plane; `sound_clips`: notes of synthetic instruments, and WAV files.
+- `sequences`: any Python sequence of records; `iterated`: any iterable; `python_objects`: the choice between these two,
+  and Hugging Face's datasets. `stream_values`: the values that an iterable yields.
+- `spiral_points`: synthetic points in the plane; `manifold_points`: synthetic points on manifolds.
+- `sound_clips`: notes of synthetic instruments, and WAV files.
+- `made_drawings`: synthetic drawings of shapes; `protein_chains`: synthetic backbones of proteins.
 - `clip_files`: films (GIF, MP4, WebM) and folders of numbered pictures.
 - `solid_records`: synthetic solids in space; `mesh_records`: a folder of meshes.
 - `text_windows`: windows of characters of prose, and of a file.
 - `series`: partly observed series, from a Gaussian process or from the user's files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and records that pass a filter; `combined_streams`: the same for streams.
-- `controlled_pictures`: pictures with a control that is computed from each, or with a mask.
-- `preference_pairs`: examples, each beside one that was preferred less.
-- `paced_clips`: clips cut out of longer ones at several frame rates.
+- `controlled_pictures`: pictures, each with a control that is computed from it, or with a mask.
+- `preference_pairs`: pairs of examples of which the second was preferred less.
+- `paced_clips`: clips that are cut out of longer clips at several frame rates.
 - `streams`: sources without random access.
-- `process_records`: records of any of them, read by worker processes.
+- `process_records`: records of any source, read by worker processes.
 - `table_records`: the reader that all formats of files share; `columns`: the columns of the example, label and text.
 - `splits`: the parts of a source of files; `spec`: the description of a source's records.
 

@@ -1,4 +1,4 @@
-"""Splits of a source of files: "train", or a part of it such as "train[:90%]", a fair sample in a fixed order."""
+"""Splits of a source of files: "train", or a part of it such as "train[:90%]", a random sample with a fixed seed."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from diffusion.io import limits
 
 NAMES = ("train", "training", "test", "validation", "val", "valid", "dev", "eval")  # words for splits in file names
 _FORM = re.compile(r"(?P<base>[\w.-]+)(\[(?P<first>\d+%?)?:(?P<last>\d+%?)?\])?")
-_ORDER = 2**63 + 1  # the seed of the permutation that parts are cut from
+_ORDER = 2**63 + 1  # the seed of the permutation from which parts are cut
 
 
 class Split(NamedTuple):
@@ -29,19 +29,20 @@ class Split(NamedTuple):
     last: str = ""
 
     def ends(self, size: int) -> tuple[int, int]:
-        """The beginning and the end of the part among `size` records, in the order that parts are cut from."""
+        """The beginning and the end of the part among `size` records, in the permutation from which parts are cut."""
         first = _number(self.first, size) if self.first else 0
         return first, _number(self.last, size) if self.last else size
 
     def rows(self, size: int, together: int = 1) -> np.ndarray:
-        """The rows of the part, ascending, int64 [n].
+        """The rows of the part, int64 [n], ascending.
 
         Parts are cut from a fixed permutation, so that a part of a folder of classes has all classes. Neighbouring
         parts, "train[:90%]" and "train[90%:]", have no record in common and leave none out.
 
         Args:
             size: number of records of the split.
-            together: number of consecutive rows that no part divides; shares and numbers then count such groups.
+            together: number of consecutive rows that stay in one part; shares and numbers then count groups of so many
+                rows.
 
         Raises:
             ValueError: if the part holds no record.
@@ -58,10 +59,10 @@ class Split(NamedTuple):
 
 
 def parse(split: str) -> Split:
-    """Reads "train", "train[:90%]" or "train[500:]".
+    """The split that a text such as "train", "train[:90%]" or "train[500:]" names.
 
     Raises:
-        ValueError: for another form.
+        ValueError: if the text has another form.
     """
     match = _FORM.fullmatch(split)
     if not match:
@@ -77,7 +78,7 @@ def numbers(ends: Sequence[str], split: str) -> tuple[int, int | None]:
         split: the split as the user wrote it, for messages.
 
     Raises:
-        ValueError: for shares, since a stream does not know how many records it has, or a part without records.
+        ValueError: if an end is a share, because the number of records of a stream is not known, or the part is empty.
     """
     if any(end.endswith("%") for end in ends):
         raise ValueError(
@@ -95,26 +96,27 @@ def _number(end: str, size: int) -> int:
 
 
 def split_of(name: str) -> str:
-    """The split that a file's name or one of its folders names; "" where none does."""
+    """The split that a file's name or one of the file's folders names; "" if none does."""
     word = re.split(r"[-_.]", name.split("/")[-1])[0]
     return split_of_folders(name) or (word if word in NAMES else "")
 
 
 def split_of_folders(name: str) -> str:
-    """The split that one of a file's folders names; "" where none does."""
+    """The split that one of a file's folders names; "" if none does."""
     return next((folder for folder in name.split("/")[:-1] if folder in NAMES), "")
 
 
 def class_of(name: str) -> str:
-    """The class of a file: its first folder that names no split; "" where there is none."""
+    """The class of a file: its first folder that names no split; "" if there is no such folder."""
     return next((folder for folder in name.split("/")[:-1] if folder not in NAMES), "")
 
 
 def class_files(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[pathlib.Path], list[str], str, str]:
-    """The files of a split, in which each file holds one or more records, with the classes that their folders name.
+    """The files of a split, each of which holds one or more records, with the classes that their folders name.
 
     The files are FOLDER/CLASS/file, FOLDER/train/CLASS/file or FOLDER/CLASS/train/file, or without classes FOLDER/file
-    or FOLDER/train/file. A file's own name says neither: "train_1.obj" may be the mesh of a train.
+    or FOLDER/train/file. The name of a file states neither its split nor its class: "train_1.obj" may be the mesh of a
+    train.
 
     Args:
         path, suffixes, base: the folder, the endings of its files and the split, as in `files_at`.
@@ -123,7 +125,8 @@ def class_files(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[p
         (files, their classes or [], the folder that holds them, their name for people).
 
     Raises:
-        FileNotFoundError, ValueError: as `files_at`, or if files lie beside folders of classes.
+        FileNotFoundError, ValueError: under the conditions of `files_at`.
+        ValueError: if files lie beside folders of classes.
     """
     files, where, name = files_at(path, suffixes, base, split_of_folders)
     root = pathlib.Path(where)
@@ -145,14 +148,14 @@ def files_at(
         path: the folder, file or pattern, as the config names it.
         suffixes: the endings of the files of a folder, in small letters; file names may have them in capitals.
         base: the split.
-        said: file name from the folder on -> the split that it names, or "".
+        said: function from a file's name, with the folders below `path`, to the split that the name states, or "".
 
     Returns:
         (files, the folder that holds them, their name for people).
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the folder has no such split.
+        FileNotFoundError: if there is no such folder or file.
+        ValueError: if the folder has no such files or no such split.
     """
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
@@ -168,27 +171,29 @@ def files_at(
 
 
 def files_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> list[str]:
-    """The files in a folder and below it, sorted by name, from the folder on; hidden files and folders are left out.
+    """The names of the files in a folder and below it, sorted, without hidden files and folders.
+
+    A name includes the folders between `folder` and the file.
 
     Args:
         folder: the folder.
         suffixes: the endings of the files, in small letters; file names may have them in capitals.
 
     Raises:
-        limits.Refused: for a link to a folder, which is not followed, so that its files would be left out.
+        limits.Refused: at a link to a folder, because links are not followed and its files would be left out.
         OSError: if a folder cannot be read.
     """
     return sorted(entries_below(folder, suffixes))
 
 
 def entries_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> dict[str, bool]:
-    """The files of `files_below`, unsorted, and whether each is a plain file: no link, pipe or device.
+    """{name: whether it is a plain file, and no link, pipe or device} of the files of `files_below`, unsorted.
 
     Args:
         folder, suffixes: the folder and the endings, as in `files_below`.
 
     Raises:
-        limits.Refused, OSError: as `files_below`.
+        limits.Refused, OSError: under the conditions of `files_below`.
     """
     files = {}
     inside = [""]
@@ -212,7 +217,7 @@ def entries_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> di
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder, or a link to one; a circular link is not one."""
+    """Whether an entry is a folder or a link to a folder; a circular link is neither."""
     try:
         return entry.is_dir()
     except OSError:
@@ -237,10 +242,10 @@ def warn_of_others(folder: pathlib.Path, what: str, others: Sequence[str], read:
 
 
 def warn_of_formats(where: str, what: str, others: tuple[str, ...], read: Sequence[str]) -> None:
-    """Warns as `warn_of_others` of the files of a source.
+    """Warns of files of formats that are not read in the folder of a source, as `warn_of_others` does.
 
     Args:
-        where: the folder, file or pattern of the source; only a folder has others.
+        where: the folder, file or pattern of the source; only a folder can hold other files.
         what: the kind of the files, for the message.
         others: the endings of files of formats that are not read.
         read: the endings of files that are read.
@@ -251,7 +256,7 @@ def warn_of_formats(where: str, what: str, others: tuple[str, ...], read: Sequen
 
 
 def within(where: str) -> pathlib.Path | None:
-    """The folder that the files of a source must lie in, links followed; None for one file that the user named.
+    """The folder in which the files of a source must lie after links are followed; None for a file that the user named.
 
     Args:
         where: the folder, file or pattern of the source, as `files_at` returns it.
@@ -284,16 +289,16 @@ def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], s
 
     Args:
         base: the split.
-        names: the names of all files, from the folder on.
+        names: the names of all files, with the folders below `what`.
         what: the folder, for messages.
-        said: file name -> split, as in `files_at`.
+        said: function from a file's name to its split, as in `files_at`.
 
     Returns:
-        The names for which `said` returns the split; for "train" all names, where none names a split. A warning names
-        files of no split beside those of splits.
+        The names for which `said` returns the split; for "train" all names, if `said` returns "" for each of them. If
+        some files belong to a split and others to none, a warning names the latter.
 
     Raises:
-        ValueError: if there are none; the message lists the splits.
+        ValueError: if the split has no files; the message lists the splits.
     """
     by_split: dict[str, list[str]] = {}
     for name in names:
