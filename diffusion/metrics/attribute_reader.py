@@ -1,7 +1,7 @@
 """A small network that predicts the class of each attribute of a picture, to judge whether pictures fit their prompts.
 
-It trains only on real pictures and their attributes, never with the prompt of a picture. Its last hidden layer serves
-as features. Like `classifier`, it needs no network library.
+The network trains only on real pictures and their attributes, and never sees the prompt of a picture. Its last hidden
+layer serves as features. Like `classifier`, it is written without a library of networks.
 """
 
 __all__ = [
@@ -46,9 +46,9 @@ from diffusion.arrays.boxes import space_to_depth
 from diffusion.io import failures, files, safetensors_files
 from diffusion.package import public
 
-PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
-WIDTHS = (48, 64, 96)  # features of a patch, of every second neighbourhood, and of the neighbourhoods of these
-DIM = 128  # features
+PATCH = 4  # side of a patch in pixels; each patch becomes WIDTHS[0] numbers
+WIDTHS = (48, 64, 96)  # features of a patch, of the 3 x 3 patches around every second one, and of 3 x 3 of these
+DIM = 128  # number of features of a picture
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
 CHUNK = 250  # pictures in one call of the compiled forward pass
@@ -77,9 +77,10 @@ def train(
     seed: int = 0,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Reader:
-    """Trains by AdamW with a cosine decay, on the mean cross entropy of the attributes.
+    """Trains a reader by AdamW with a cosine decay, on the mean cross entropy of the attributes.
 
-    Pictures are blurred and made paler or darker at random, so that the traces of a decoder do not matter.
+    Pictures are blurred and their contrast and brightness are changed at random, so that the reader does not depend on
+    the traces of a decoder.
 
     Args:
         images: uint8 [N, H, W, 3], H and W multiples of 8.
@@ -185,7 +186,7 @@ def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
 
     Args:
         reader: a result of `train`.
-        images: uint8 [N, H, W, 3], of the size that it was trained on.
+        images: uint8 [N, H, W, 3], with the H and W of the pictures that the reader was trained on.
 
     Raises:
         TypeError, ValueError: if the images have another type or shape.
@@ -230,7 +231,7 @@ def shifted(reader: Reader, refused: Mapping[str, int], shift: float) -> Reader:
     Args:
         reader: a result of `train`.
         refused: the class of each attribute, as in `margins`.
-        shift: the number that is added to its logit; less than 0, so that the reader refuses less.
+        shift: the number that is added to the logit of this class; if it is negative, the reader refuses less.
     """
     params = {name: np.array(value) for name, value in reader.params.items()}
     for name, number in refused.items():
@@ -259,16 +260,17 @@ def cached(
     folder: pathlib.Path | None = None,
     shapes: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Reader:
-    """The reader of a file, or a new one that is then kept in that file.
+    """The reader in a file; if the file is missing or damaged, a new reader, which is then kept in that file.
 
     Args:
-        name: the name of the file, which encodes all that the reader depends on.
-        train: trains a new one.
+        name: the name of the file without its ending, which must encode all that the reader depends on.
+        train: a function that trains a new reader.
         folder: the folder of the file; "readers" in the library's cache by default.
         shapes: () -> {parameter: array, or its shape and type} of such a reader; None to read any file.
 
     Raises:
-        OtherModel: for a file whose parameters have other names or shapes.
+        OtherModel: if the parameters in the file have other names or shapes.
+        failures.Unreadable: if this machine could not read the file.
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
     try:
@@ -291,7 +293,7 @@ def cached(
 
 
 def _check_model(path: pathlib.Path, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuses parameters of other names or shapes, naming the first."""
+    """Refuses parameters of other names or shapes; the message names the first such parameter."""
     for name in sorted({*params, *expected}):
         ours, theirs = (list(arrays[name].shape) if name in arrays else "missing" for arrays in (expected, params))
         if ours != theirs:
@@ -331,7 +333,7 @@ def init_hidden(key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
 
 
 def he_normal(key: Array, shape: tuple[int, ...]) -> Array:
-    """Normal numbers of variance 2 / (all sides but the last)."""
+    """Normal numbers of variance 2 / (the product of all sides but the last)."""
     return jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1]))
 
 
@@ -339,10 +341,11 @@ def hidden(params: Mapping[str, Array], images: Array) -> Array:
     """The last hidden layer [B, DIM] of pictures [B, H, W, 3] in 0..255."""
     x = space_to_depth(images.astype(jnp.float32) / 127.5 - 1, (PATCH, PATCH))
     for i, stride in enumerate((0, 2, 1)):
-        # Convolutions as matrix products of neighbourhoods: XLA's own take many times as long on a CPU.
+        # Convolutions are matrix products of neighbourhoods, because XLA's convolutions are many times slower on a CPU.
         x = neighbourhoods(x, stride) if stride else x
         x = jax.nn.gelu(x @ params[f"layer{i}"] + params[f"bias{i}"])
-    # The mean over positions, so that a shape need not be learned at every position, and each position too.
+    # The last layer reads each position, and the largest values over all positions, because of which a shape need not
+    # be learned at every position.
     anywhere = x.max((1, 2)) @ params["anywhere"]
     return jax.nn.gelu(x.reshape(len(x), -1) @ params["hidden"] + anywhere + params["hidden_bias"])
 
@@ -355,7 +358,8 @@ def neighbourhoods(x: Array, stride: int) -> Array:
         stride: step between the positions, which divides H and W.
 
     Returns:
-        Their neighbourhoods, `[B, H / stride, W / stride, 9 C]`, from the upper left to the lower right.
+        The neighbourhoods, `[B, H / stride, W / stride, 9 C]`, in each of which the C values of the 9 positions follow
+        each other from the upper left to the lower right.
     """
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -367,7 +371,7 @@ _compiled = jax.jit(hidden)
 
 
 def changed(key: Array, images: Array) -> Array:
-    """Pictures in 0..255, each blurred and changed in contrast at random."""
+    """Pictures `[B, H, W, 3]` in 0..255, as float32, each blurred and changed in contrast and brightness at random."""
     x = images.astype(jnp.float32)
     blur, bright, contrast = jax.random.split(key, 3)
     draw = functools.partial(jax.random.uniform, shape=(len(x), 1, 1, 1))
@@ -385,7 +389,7 @@ def check(images: np.ndarray) -> None:
 
 
 def check_labels(labels: Mapping[str, np.ndarray], number: int, noun: str) -> None:
-    """Refuses labels whose number is not the number of pictures, or of what the noun says."""
+    """Refuses labels of which there are not `number` for each attribute; `noun` is what they label, for the message."""
     if any(np.shape(column) != (number,) for column in labels.values()) or not labels:
         shapes = {name: list(np.shape(column)) for name, column in labels.items()}
         raise ValueError(f"each attribute needs one label for each of the {number} {noun}; got {shapes}")
