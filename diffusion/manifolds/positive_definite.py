@@ -24,8 +24,8 @@ def positive_definite(n: int) -> Manifold:
         cut_locus: none
         paper: Pennec, Fillard and Ayache 2006, "A Riemannian Framework for Tensor Computing"
 
-    L is the Cholesky factor of P; with P^(1/2), as in the literature, the result is the same. Derivatives are finite
-    also where eigenvalues coincide, such as at log(P, P), see `symmetric_functions`.
+    L is the Cholesky factor of P. The literature has P^(1/2) in its place, and the result is the same. Derivatives are
+    finite also where eigenvalues coincide, for example at log(P, P); see `symmetric_functions`.
 
     Args:
         n: number of rows and columns, >= 1.

@@ -14,7 +14,7 @@ from diffusion.samplers.sample import Sampler, prior, sample_trajectory
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan, plan
 
-NEAR = 0.1  # leading grids of a discrete process begin a step before its end
+NEAR = 0.1  # not 0, because "leading" grids of a discrete process begin a step before t_max
 
 
 def rollouts(
@@ -27,7 +27,7 @@ def rollouts(
     shape: tuple[int, ...],
     condition: Any = None,
 ) -> Array:
-    """The trajectories `[N + 1, B, ...]` from the prior to the data; the last entries are the samples.
+    """The trajectories of samples from the prior to the data, through which no gradient flows.
 
     Args:
         network: the network that is sampled.
@@ -38,6 +38,9 @@ def rollouts(
         keys: `[B]` keys, one for each example; sample i depends only on its own key.
         shape: shape of one sample.
         condition: condition of the network, a pytree of arrays `[B, ...]`.
+
+    Returns:
+        The states at the N + 1 times, `[N + 1, B, *shape]`; the last states are the samples.
 
     Raises:
         ValueError: under the conditions of `check_ends`.
@@ -54,7 +57,8 @@ def rollouts(
 def check_ends(schedule: NoiseSchedule, steps: Plan) -> None:
     """Refuses a plan that does not lead from the prior to the data.
 
-    A first time before t_max is accepted where alpha and sigma / sigma(t_max) differ by at most a tenth.
+    A first time t below t_max is accepted if |alpha(t) - alpha(t_max)| and |sigma(t) / sigma(t_max) - 1| are at most
+    0.1.
 
     Args:
         schedule: the process; if it is traced, only the last time is checked.

@@ -27,9 +27,9 @@ class Training:
     """How the model's parameters are updated.
 
     Attributes:
-        optimizer: the model's optimizer; None: `config.optimizer`.
-        average: the moving average of its parameters; None: `config.ema`.
-        augmentations: the augmentations of the training examples; (): `config.data.augment`.
+        optimizer: the model's optimizer; None for the one of `config.optimizer`.
+        average: the moving average of the model's parameters; None for the one of `config.ema`.
+        augmentations: the augmentations of the training examples; () for those of `config.data.augment`.
     """
 
     optimizer: Any = None
@@ -39,16 +39,17 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Companions:
-    """The networks beside the model: they train with it, teach it, or are what it is made from.
+    """The networks beside the model: they train together with the model, teach it, or are tuned by the run.
 
     Attributes:
-        second: the second player, where the objective has one.
-        teacher: the teacher, where the objective has one.
-        tuned: the frozen text-to-image model that the run tunes, with what the run teaches it; it is also the network.
-        encoder: the frozen encoder whose features of pictures the objective reads, where it has a term of alignment.
-        autoencoder: the autoencoder that trains with the model, which is trained on its latents; None: the model is
-            trained on the examples.
-        perceptual: the frozen network by whose features the objective compares pictures, where it does.
+        second: the second player, if the objective has one.
+        teacher: the teacher, if the objective has one.
+        tuned: the frozen text-to-image model that the run tunes, together with the tuning; it is also the run's
+            network.
+        encoder: the frozen encoder whose features of pictures the objective reads, if it has a term of alignment.
+        autoencoder: the autoencoder that trains together with the model, which is trained on the autoencoder's latents;
+            None if the model is trained on the examples.
+        perceptual: the frozen network by whose features the objective compares pictures, if it compares any.
     """
 
     second: SecondPlayer | None = None
@@ -61,24 +62,25 @@ class Companions:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the run makes samples; what is left out comes from `config.sample`.
+    """How the run makes samples; parts that are left out come from `config.sample`.
 
     Attributes:
-        sampler: the sampler; None: `config.sample.sampler`, by default Heun's method, or one jump of a flow map.
-        plan: the times of its steps; None: `config.sample.plan` of `config.sample.grid`.
-        chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
+        sampler: the sampler; None for `config.sample.sampler`, by default Heun's method, or one jump of a flow map.
+        plan: the times of the sampler's steps; None for `config.sample.plan` of `config.sample.grid`.
+        chosen_plan: the way in which the plan is chosen for the trained network; None if `plan` is taken.
         driver: the function (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan, or
-            `guides.Steered`, which also reads pictures or a reward; None: `config.sample.driver`.
-        guidance: a function branches -> the guided denoiser; None: `config.sample.guidance`.
-        conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
-            condition and the null one, or only the condition at config.sample.guidance.scale = 1.
+            `guides.Steered`, which also reads pictures or a reward; None for `config.sample.driver`.
+        guidance: a function from branches to the guided denoiser; None for `config.sample.guidance`.
+        conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None for
+            the condition and the null condition, or only the condition if config.sample.guidance.scale = 1.
         depths: whether the guidance combines the network's prediction with a prediction from its middle, which the
             objective trains (`objective.blocks.early`).
-        guides: functions from the guided denoiser to another, or each as a `Guide`, in order; ():
-            `config.sample.guides`.
-        cache: the cache of the network's blocks, from step to step of the sampler; None: `config.sample.cache`.
+        guides: functions from the guided denoiser to another denoiser, or `Guide`s, in the order in which they are
+            applied; () for `config.sample.guides`.
+        cache: the cache of the outputs of the network's blocks between steps of the sampler; None for
+            `config.sample.cache`.
         merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
-        measured: the pictures that samples agree with, for the guides and the driver that read them.
+        measured: the pictures with which samples must agree, for the guides and the driver that read them.
     """
 
     sampler: Sampler = None  # type: ignore[assignment]
@@ -100,7 +102,7 @@ class Sampling:
 
     @property
     def follows_plan(self) -> bool:
-        """Whether each step of the plan is taken once, so that the sampler says how many evaluations there are."""
+        """Whether each step of the plan is taken exactly once, so that the sampler knows the number of evaluations."""
         return self.driver is samplers.sample
 
 
@@ -109,15 +111,15 @@ class Examples:
     """The form of one example of the run, and of its condition.
 
     Attributes:
-        shape: the shape of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers, a
-            latent's where an autoencoder trains with the model; None before the data are known.
-        pictures: the shape of the pictures whose latents that autoencoder makes; None without one.
-        dtype: the type of an example in a batch, "uint8" or "float32"; None before the data are known.
-        structure: the pytree of the shapes of an example that is a pytree, which the network receives and returns; None
-            where an example is one array.
-        null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
-            else in the data's "condition", or nothing for an unconditional network.
-        num_classes: the number of classes, 0 for a network without; None: as the network's field of that name says.
+        shape: the shape of one example, as schedules and samplers see it: (D,) for a pytree of D numbers, and the shape
+            of a latent if an autoencoder trains with the model; None before the data are known.
+        pictures: the shape of the pictures that this autoencoder encodes; None without such an autoencoder.
+        dtype: the dtype of an example in a batch, "uint8" or "float32"; None before the data are known.
+        structure: for an example that is a pytree, the pytree of its shapes, in which the network receives and returns
+            it; None if an example is one array.
+        null: the null condition of one example, or some of its entries; None for the class `num_classes`, zeros for all
+            other entries of the data's "condition", or no condition for an unconditional network.
+        num_classes: the number of classes, 0 for a network without classes; None for the network's field of that name.
     """
 
     shape: tuple[int, ...] = None  # type: ignore[assignment]  # known wherever examples, or samples, are
@@ -134,7 +136,7 @@ class Examples:
 
     @property
     def by_record(self) -> bool:
-        """Whether the condition is what the data's records have as "condition", and not only the class."""
+        """Whether the condition is the entry "condition" of the data's records, and not only the class."""
         return self.null is not None and not self.by_class
 
     def null_condition(self, number: int) -> Any:
@@ -148,8 +150,9 @@ class Rebuilt:
     """The parts that are made again once more is known.
 
     Attributes:
-        network: a function from the shape of an example to the network for it; None: the network stays.
-        under: a function from a schedule to the parts by name; parts that depend on a schedule are made for this one.
+        network: a function from the shape of an example to the network for this shape; None if the network stays.
+        under: a function from a schedule to the parts by name, in which the parts that depend on a schedule are made
+            for the given one.
     """
 
     network: Callable[[Any], Any] | None
@@ -160,13 +163,13 @@ SECTIONS = {"training": Training, "companions": Companions, "sampling": Sampling
 
 
 def section_of(part: str) -> str | None:
-    """The section that has a part of this name; None: the recipe itself."""
+    """The name of the section that has a part of this name; None if the recipe itself has it."""
     has = lambda section: part in {field.name for field in dataclasses.fields(section)}
     return next((name for name, section in SECTIONS.items() if has(section)), None)
 
 
 def argument(part: str) -> str:
-    """The argument that gives a part of this name, as Python writes it: "sampling=Sampling(plan=...)"."""
+    """The Python argument by which a part of this name is passed, for example "sampling=Sampling(plan=...)"."""
     section = section_of(part)
     return f"{part}=..." if section is None else f"{section}={SECTIONS[section].__name__}({part}=...)"
 
@@ -179,7 +182,7 @@ def flat(recipe: Any) -> dict[str, Any]:
 
 
 def sectioned(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a recipe with these parts: `flat`'s inverse; a part that is left out has its default."""
+    """The arguments of a recipe with these parts: the inverse of `flat`. A part that is left out has its default."""
     arguments = {name: part for name, part in parts.items() if section_of(name) is None}
     for name, section in SECTIONS.items():
         arguments[name] = section(**{f.name: parts[f.name] for f in dataclasses.fields(section) if f.name in parts})

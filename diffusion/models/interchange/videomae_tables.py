@@ -1,4 +1,8 @@
-"""VideoMAE's encoder by transformers' names (VideoMAEModel, and within its classifier) and by the authors'."""
+"""The names of VideoMAE's encoder in transformers (VideoMAEModel, and within its classifier) and in the authors' code.
+
+Reference: Tong et al. 2022, "VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video
+Pre-Training".
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +23,11 @@ DECODER = (
     "decoder_num_attention_heads",
     "decoder_num_hidden_layers",
 )
-LAST_EPSILON = 1e-5  # epsilon of the classifier's norm, which no config has
+LAST_EPSILON = 1e-5  # epsilon of the classifier's norm, which no config states
 
 
 def _tubelets(module: VideoMAE) -> Layout:
-    """Theirs a strided convolution [D, 3, t, p, p], ours a dense layer [t p p 3, D]."""
+    """The layout of the embedding of patches: theirs a strided convolution [D, 3, t, p, p], ours dense [t p p 3, D]."""
     box = (module.tubelet, module.patch, module.patch)
     return Layout(
         lambda a, shape: a.transpose(2, 3, 4, 1, 0).reshape(shape),
@@ -50,7 +54,7 @@ def _biases(module: VideoMAE, before: str) -> list[Row]:
 
 
 def _authors(module: VideoMAE) -> list[Row]:
-    """The encoder by the names of the authors' code, where one matrix has queries, keys and values."""
+    """The encoder by the names of the authors' code, in which one matrix computes queries, keys and values."""
     layer = norm("norm1", "norm_1") + norm("norm2", "norm_2") + cut("attn.qkv.", HEADS, module.width, bias=False)
     layer += _biases(module, "attn.")
     layer += linear("attn.proj", "attention/out", DENSE_OUT)
