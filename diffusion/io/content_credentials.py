@@ -1,8 +1,8 @@
-"""Content credentials (C2PA) of a PNG file: a signed statement of what made it, and whether it is unchanged since.
+"""Content credentials (C2PA) of a PNG file: a signed statement of what made it, by which changes can be detected.
 
-`c2pa-python`, the library of the Content Authenticity Initiative, signs and verifies: the extra "provenance". The
-signer is a folder with chain.pem (the signer's certificate first) and key.pem (its ES256 key); `local_certificates`
-makes one for tests.
+`c2pa-python`, the library of the Content Authenticity Initiative, signs and verifies; the extra "provenance" installs
+it. A signer is a folder with chain.pem (certificates, of which the signer's is the first) and key.pem (the signer's
+ES256 key); `local_certificates` makes such a folder for tests.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicM
 REQUEST = "org.jax-diffusion.request"  # the label of our own assertion
 PLAIN = {"builder": {"thumbnail": {"enabled": False}}}
 LARGEST = 2**28  # bytes of a file that is read: 8192 x 8192 pixels of four bytes
-OWN = ("files", "versions", "watermark", "command", "workdir")  # settings of this machine, which no request has
+OWN = ("files", "versions", "watermark", "command", "workdir")  # settings that belong to the run, not to the request
 
 
 class Credentials(NamedTuple):
     """The statements of a signed file, once its signature and its content are verified.
 
     Attributes:
-        trusted: whether the signer's certificate comes from a root that the caller named.
+        trusted: whether the signer's certificate descends from a root certificate that the caller named.
         signer: the name in the certificate.
         generator: the program that signed.
         actions: the actions on the picture: [{"action": "c2pa.created", "digitalSourceType": ..., ...}].
-        request: our own assertion, `statement`; empty where another program signed.
+        request: our own assertion, as `statement` returns it; {} if another program signed the file.
 
-    The texts in it are the signer's, who may be anybody: `printable` shows them.
+    All texts were written by the signer, who may be anybody, so that they must be shown by `printable`.
     """
 
     trusted: bool
@@ -51,7 +51,7 @@ def library() -> Any:
     """The module c2pa.
 
     Raises:
-        ValueError: if it is not installed.
+        ValueError: if the module is not installed.
     """
     try:
         import c2pa
@@ -63,19 +63,24 @@ def library() -> Any:
 
 
 def printable(value: Any, most: int = 300) -> str:
-    """A value of somebody else's as a terminal can show it: ASCII without control characters, in quotes, cut off."""
+    """An untrusted value as a terminal can show it: quoted, in ASCII without control characters, cut after `most`."""
     text = ascii(value)
     return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def statement(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a picture's settings that is signed: the model and its checksum, the request, and the sha256 of both.
+    """The statement that is signed: the model, the sha256 of its weights, the request, and the sha256 of all settings.
 
-    The command line, the run folder's path, and the checksums of files and versions enter only the last one.
+    The settings of `OWN`, such as the command line, the path of the run folder and the versions of programs, are not
+    part of the request; they only enter the sha256.
 
     Args:
-        about: the settings in the picture's file, as `text_to_image.png.records` makes them, or others. For the model
-            they hold its name "model" and its "checkpoint", a sha256 of 64 digits; for any other value, None is signed.
+        about: the settings in the picture's file, as `text_to_image.png.records` makes them, or others. "model" is the
+            name of the model and "checkpoint" the sha256 of its weights, 64 digits; if "checkpoint" has another form,
+            None is signed in its place.
+
+    Returns:
+        {"model", "model_sha256", "request", "request_sha256"}: texts, or None for an unknown model_sha256.
     """
     settings = json.dumps(about, sort_keys=True)
     request = {name: value for name, value in about.items() if name not in OWN}
@@ -90,15 +95,15 @@ def statement(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Signer:
-    """Signs PNG files in their place."""
+    """Signs PNG files; a signed file takes the place of the file without a signature."""
 
     def __init__(self, folder: str | pathlib.Path):
-        """Opens the signer's folder, and signs a picture of one pixel in memory.
+        """Opens the signer's folder, and signs a picture of one pixel in memory as a test.
 
         Raises:
-            FileNotFoundError: if one of its files is missing.
-            ValueError: if the library is missing, or cannot sign with these files: the certificate has expired, or the
-                key belongs to another certificate.
+            FileNotFoundError: if chain.pem or key.pem is missing.
+            ValueError: if the library is missing, or cannot sign with these files, for example because the certificate
+                has expired or the key belongs to another certificate.
         """
         c2pa = library()
         folder = pathlib.Path(folder).expanduser()
@@ -139,7 +144,9 @@ class Signer:
         return signed.getvalue()
 
     def sign(self, path: str | pathlib.Path, about: Mapping[str, Any], version: str) -> None:
-        """Puts credentials into a PNG file, whole or not at all: made by a trained model, with `statement(about)`.
+        """Puts credentials into a PNG file, whole or not at all.
+
+        The credentials say that a trained model made the picture, and hold `statement(about)`.
 
         Args:
             path: the file, which has no credentials yet.
@@ -147,7 +154,7 @@ class Signer:
             version: the version of this program.
 
         Raises:
-            ValueError: if the library cannot sign it.
+            ValueError: if the library cannot sign the file.
         """
         c2pa = library()
         path = pathlib.Path(path)
@@ -160,16 +167,16 @@ class Signer:
 
 
 def read(path: str | pathlib.Path, root: str | pathlib.Path | None = None) -> Credentials:
-    """The credentials of a PNG file that is unchanged since it was signed. No address in the file is fetched.
+    """The credentials of a PNG file that has not been changed since it was signed. No address in the file is fetched.
 
     Args:
         path: the file, at most `LARGEST` bytes.
-        root: PEM file of root certificates that the caller trusts; None trusts none, and then `trusted` is False.
+        root: PEM file of root certificates that the caller trusts; if None, no root is trusted, and `trusted` is False.
 
     Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if the picture carries none, was changed since it was signed, is no PNG, or makes statements that
-            are not in C2PA's form; or if `root` holds no certificate.
+        FileNotFoundError: if one of the two files is missing.
+        ValueError: if the picture carries no credentials, was changed after it was signed, is not a PNG, or holds
+            statements that are not in C2PA's form; or if `root` holds no certificate.
     """
     c2pa = library()
     path = pathlib.Path(path).expanduser()
@@ -228,7 +235,7 @@ def _certificates(root: pathlib.Path) -> str:
     """The text of a file of root certificates.
 
     Raises:
-        ValueError: if it holds none.
+        ValueError: if the file holds no certificate.
     """
     from cryptography import x509  # comes with c2pa-python
 
