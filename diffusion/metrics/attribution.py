@@ -1,4 +1,4 @@
-"""The training examples that a model's output comes from: TRAK's scores from projected gradients.
+"""The training examples that a model's output depends on: TRAK's scores from projected gradients.
 
 project = attribution.sketch(key, params, 2048)
 of_train = features(params, x_i, key_i)         # `Features`, one for each example
@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy  # reads its parts where they are first used
+import scipy  # imports its subpackages when they are first used
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 
 class Features(NamedTuple):
-    """Projected gradients of one example, or of several.
+    """Projected gradients of one example, or of several examples.
 
     Attributes:
-        loss: the projected gradient of the loss, the mean over its draws, `[..., k]`.
-        output: the projected gradients of the network's outputs along random directions, `[..., draws, k]`: E[output
-            output^T] is the Gauss-Newton matrix of the loss.
+        loss: the projected gradient of the loss, the mean over draws of time and noise, `[..., k]`.
+        output: the projected gradients o of the network's outputs along random directions, `[..., draws, k]`;
+            E[o o^T] is the projected Gauss-Newton matrix of the loss.
     """
 
     loss: Array
@@ -35,21 +35,21 @@ def sketch(key: Array, params: Any, k: int) -> Callable[[Any], Array]:
 
         (S g)_j = sum over the p with h(p) = j of s_p g_p,    h(p) uniform in 0 .. k - 1, s_p = +-1
 
-    This is the sparsest of the Johnson-Lindenstrauss projections: it needs no matrix of k columns. The error of an
-    inner product is of the order of |g| |g'| / sqrt(k).
+    where p is the number of a parameter. This is the sparsest of the Johnson-Lindenstrauss projections, and needs no
+    matrix of k columns. The error of an inner product of g and g' is of the order of |g| |g'| / sqrt(k).
 
     Facts:
         paper: Charikar et al. 2002, "Finding Frequent Items in Data Streams" (CountSketch); Weinberger et al. 2009,
             "Feature Hashing for Large Scale Multitask Learning", lemma 2
 
     Args:
-        key: one random key; the same for all examples.
+        key: one random key; it must be the same for all examples.
         params: the parameters, or their shapes.
-        k: the number of projected values, >= 1. With k at least the number of parameters, nothing is projected, and k
-            becomes their number.
+        k: the number of projected values, >= 1. If k is at least the number of parameters P, nothing is projected, and
+            there are P values.
 
     Returns:
-        pytree -> float32 `[min(k, P)]`.
+        A function from a pytree like `params` to float32 `[min(k, P)]`.
 
     Raises:
         ValueError: if k is below 1.
@@ -71,7 +71,8 @@ def features(
 ) -> Features:
     """The projected gradients of one example, over draws of its time and noise.
 
-        loss L = mean over draws of |f - y|^2 / 2,    output: J^T v for v ~ N(0, I), J = df / d params
+        loss: the gradient of L = mean over draws of |f - y|^2 / 2
+        output: J^T v for each draw, with v ~ N(0, I) and J = df / d params
 
     Args:
         residual: (params, key) -> (f, y), the network's output and its target for one draw of time and noise, both
@@ -92,13 +93,14 @@ def features(
 
 
 def trak(queries: ArrayLike, train: ArrayLike, outputs: ArrayLike, damping: float = 1e-3) -> np.ndarray:
-    """How much the loss of each query would rise if a training example were left out, times N: the influence.
+    """The influence of each training example on each query: the rise of the query's loss without the example, times N.
 
         score_qi = g_q^T (H + damping tr(H) / k I)^-1 g_i,    H = mean over examples and draws of o o^T
 
-    g are projected gradients of the loss, and o projected gradients of the network's outputs: TRAK's kernel; the
-    residual that multiplies it is inside g_i. Where the model is linear and its parameters minimise the squared loss,
-    this is the first order of leaving example i out, exact but for its own leverage.
+    where g are projected gradients of the loss and o are projected gradients of the network's outputs. This is TRAK's
+    kernel; the residual by which TRAK multiplies the kernel is a factor of g_i. If the model is linear and its
+    parameters minimise the squared loss, the score is the effect of leaving out example i to first order; it differs
+    from the exact effect only by the leverage of the example.
 
     Facts:
         paper: Park et al. 2023, "TRAK: Attributing Model Behavior at Scale"; Georgiev et al. 2023, "The Journey, Not
@@ -109,10 +111,11 @@ def trak(queries: ArrayLike, train: ArrayLike, outputs: ArrayLike, damping: floa
         queries: `Features.loss` of the samples, `[Q, k]`.
         train: `Features.loss` of the training examples, `[N, k]`.
         outputs: `Features.output` of the training examples, `[N, draws, k]`.
-        damping: the damping of H, as a share of its mean eigenvalue; above 0 where k exceeds N draws.
+        damping: the damping of H, as a share of its mean eigenvalue, >= 0; it must be positive if k is larger than N
+            times the number of draws.
 
     Returns:
-        float64 `[Q, N]`; positive: the example helps the query.
+        Scores, float64 `[Q, N]`; a positive score means that the example lowers the loss of the query.
 
     Raises:
         ValueError: if the shapes do not fit, or the damping is negative.

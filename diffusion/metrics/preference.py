@@ -1,4 +1,4 @@
-"""Preference between pictures of one prompt, by the scores that a model of human choices gives them."""
+"""Preference between pictures of the same prompt, by the scores of a model that was trained on human choices."""
 
 import numpy as np
 
@@ -6,14 +6,16 @@ import numpy as np
 def preferred(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The probability that people choose the first of two pictures.
 
-    p = exp(s_1) / (exp(s_1) + exp(s_2)), where s = T (text . image) is the scaled cosine of CLIP's two embeddings.
+        p = exp(s_1) / (exp(s_1) + exp(s_2)),    s = T (text . image)
+
+    A score s is the cosine between CLIP's embeddings of the prompt and the picture, times CLIP's factor T.
 
     Args:
-        first: scores of the first pictures, `[N]`.
-        second: scores of the second pictures, for the same prompts, `[N]`.
+        first: scores s_1 of the first pictures, `[N]`.
+        second: scores s_2 of the second pictures, for the same prompts, `[N]`.
 
     Returns:
-        float64 `[N]` in [0, 1].
+        p, float64 `[N]` in [0, 1].
 
     Raises:
         ValueError: if the shapes differ, or a score is not finite.

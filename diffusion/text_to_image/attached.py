@@ -1,4 +1,4 @@
-"""Reads attachments from files, and evaluates them in each step."""
+"""Reads attachments such as ControlNets and IP-Adapters from files, and evaluates them in each step of a sampler."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ class Attached(NamedTuple):
     Attributes:
         attachment: the attachment.
         inputs: the inputs that the conditional and the unconditional branch receive from the picture, leaves [1, ...].
-        weight: the weight of its effect, [].
-        times: the first and the last t of its effect, [2].
-        mask: the strength of its effect over the picture, [1, H, W]; None for 1 everywhere.
+        weight: the weight of the attachment's effect, float32 [].
+        times: the smallest and the largest t at which the attachment acts, [2].
+        mask: the strength of the effect over the picture, [1, H, W]; None for 1 everywhere.
     """
 
     attachment: Attachment
@@ -40,13 +40,13 @@ def load(path: str | pathlib.Path, denoiser: nn.Module, base: Any, **how: Any) -
 
     Args:
         path: the folder or file, as in `interchange.load`.
-        denoiser: the denoiser that it attaches to.
+        denoiser: the denoiser to which the network is attached.
         base: the parameters of the denoiser.
         **how: arguments of `interchange.load`.
 
     Raises:
-        Refusal: for a network that attaches to nothing.
-        ValueError: for an attachment of another base; FileNotFoundError and others as in `interchange.load`.
+        Refusal: if the network is not an attachment, or belongs to another denoiser.
+        FileNotFoundError, ValueError and others: under the conditions of `interchange.load`.
     """
     if kind := pipelines.attachable(path):
         return kind.opened(path, denoiser, **how)
@@ -62,11 +62,11 @@ def load(path: str | pathlib.Path, denoiser: nn.Module, base: Any, **how: Any) -
 
 
 def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch: int) -> dict[str, Any]:
-    """A condition of B pictures with the inputs of the attachments added, under "seen".
+    """A condition of B pictures, to which the inputs of the attachments are added as the entry "seen".
 
     Args:
         condition: the condition, leaves [B, ...].
-        attached: the attachments, whose inputs have leaves [1, ...]; they are repeated B times.
+        attached: the attachments, whose inputs have leaves [1, ...], which are repeated B times.
         branch: 0 for the conditional branch, 1 for the unconditional one.
     """
     if not attached:
@@ -79,13 +79,13 @@ def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch
 def condition_with(
     attached: Sequence[Attached], condition: dict[str, Any], x: Array, t: Array, clock: Array, params: Any
 ) -> dict[str, Any]:
-    """The condition that a denoiser receives: the attachments' entries replace their inputs.
+    """The condition that a denoiser receives: the outputs of the attachments take the place of their inputs, "seen".
 
     An attachment whose weight is 0 at t is not evaluated.
 
     Args:
         attached: the attachments of the trajectory.
-        condition: the condition that `with_seen` returns, of K branches one after the other, K B rows.
+        condition: the conditions that `with_seen` returns for K branches, concatenated, leaves [K B, ...].
         x: the denoiser's input, [K B, ...].
         t: the schedule's time, [] or [B].
         clock: the denoiser's time, [K B] or [].

@@ -12,8 +12,9 @@
                                                     |
                                                [B, H, W, C]
 
-Latents of a deep-compression autoencoder have few pixels, each of them a token. The convolutions show where a token is;
-the networks of 2048 pixels and more also have a table of positions. Pictures and features are channels last.
+Latents of a deep-compression autoencoder have few pixels, so that each pixel can be a token. The network learns where a
+token is through the convolutions; the networks for pictures of 2048 pixels and more also add a table of positions.
+Pictures and features are channels last.
 """
 
 from typing import Any
@@ -41,7 +42,7 @@ from diffusion.models.layers.stacks import Layered, single_stack
 
 
 class LinearSelfAttention(nn.Module):
-    """Linear attention of tokens to each other, [B, N, D] -> [B, N, D]; fields as `Sana`."""
+    """Linear attention of tokens to each other, [B, N, D] -> [B, N, D]; its fields are those of `Sana`."""
 
     heads: int
     qk_norm: bool
@@ -49,7 +50,12 @@ class LinearSelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, identity: jax.Array | None = None) -> jax.Array:
-        """x: [B, N, D]. identity: Bool [B], True for examples in which a token attends only to itself."""
+        """The output [B, N, D] for tokens x [B, N, D].
+
+        Args:
+            x: tokens [B, N, D].
+            identity: Bool [B], True for examples in which each token attends only to itself; None for no example.
+        """
         q, k, v = Heads(self.heads, x.shape[-1] // self.heads, self.dtype, bias=False, name="qkv")(x)
         if self.qk_norm:
             q, k = norm_over_heads(q, "query_norm", self.dtype), norm_over_heads(k, "key_norm", self.dtype)
@@ -66,7 +72,7 @@ class MixFfn(nn.Module):
 
     Attributes:
         rows, columns: numbers of rows and columns of the tokens, N = rows x columns.
-        hidden: channels, see `gated_convolution`.
+        hidden: number of hidden channels, see `gated_convolution`.
         dtype: compute type.
     """
 
@@ -82,14 +88,16 @@ class MixFfn(nn.Module):
 
 
 class SanaBlock(nn.Module):
-    """Linear attention, attention to the text, gated convolution; the first and the last conditioned by table + c.
+    """A layer of linear attention, attention to the text and a gated convolution, conditioned by table + c.
 
-        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, convolution
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = linear attention
+        x <- x + attention(x, text)
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = gated convolution
 
     Attributes:
         rows, columns: numbers of rows and columns of the tokens.
         heads, text_heads: numbers of heads of the two attentions.
-        mlp_ratio: channels of the gated convolution over D.
+        mlp_ratio: number of hidden channels of the gated convolution, divided by D.
         qk_norm: whether the queries and keys of both attentions are normalised, see `norm_over_heads`.
         attention: implementation of the attention to the text.
         dtype: compute type.
@@ -116,11 +124,11 @@ class SanaBlock(nn.Module):
     ) -> tuple[jax.Array, None]:
         """Args:
             x: tokens [B, N, D].
-            c: the time's vectors [B, 6, D], which all layers share.
+            c: six vectors [B, 6, D] computed from the time, which all layers share.
             text: tokens of the text [B, M, D].
-            bias: bias of the scores of the text's tokens; None for none.
+            bias: bias of the scores of the text's tokens, as `mask_bias` returns it; None for no bias.
             masks: this layer's masks: "identity" Bool [B], or no entry.
-            entering: whether to return only the attention's input.
+            entering: whether to return only the input of the linear attention.
 
         Returns:
             (x, None), as a scan expects; with `entering`, (the input [B, N, D], None).
@@ -143,18 +151,18 @@ class Sana(Layered, Backbone):
     """The transformer of SANA, SANA 1.5 and SANA-Sprint: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
-        side: side of the latents of its training; other sides are valid too.
-        channels: C of the latents.
+        side: side of the latents in training; other sides that `patch` divides are valid too.
+        channels: number of channels C of the latents.
         patch: side of a patch in pixels of the latents.
-        width: number of features of a token; `heads` and `text_heads` divide it, and 4 with `span`.
+        width: number of features of a token, a multiple of `heads` and of `text_heads`, and with `span` also of 4.
         depth: number of layers.
         heads: number of heads of the linear attention.
         text_heads: number of heads of the attention to the text.
         text_width: number E of features of the text's tokens.
-        mlp_ratio: channels of the gated convolution over `width`.
+        mlp_ratio: number of hidden channels of the gated convolution, divided by `width`.
         qk_norm: whether queries and keys of both attentions are RMS-normalised over all heads together (SANA 1.5).
-        strength: whether the network receives the scale of the guidance that it was distilled with (SANA-Sprint).
-        strength_scale: factor of that scale before its embedding.
+        strength: whether the network receives the scale of the guidance with which it was distilled (SANA-Sprint).
+        strength_scale: factor by which this scale is multiplied before it is embedded.
         span: range of the positions of patches along each side, which lie in [0, span) for a picture of any size; 0 for
             a network without positions.
         attention: implementation of the attention to the text, see `diffusion.models.layers.attention`.
@@ -202,15 +210,15 @@ class Sana(Layered, Backbone):
 
         Args:
             x: noised latents [B, H, W, C].
-            t: the network's clock [B] or [], float32 or wider; 0 .. 1000 for the published ones, in [0, 1] for
-                SANA-Sprint.
+            t: the network's clock, [B] or [], float32 or wider; in [0, 1000] for the published weights, but in [0, 1]
+                for those of SANA-Sprint.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], with `strength`.
+                "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], required with `strength`.
                 "identity": Bool [B, depth], see `diffusion.models.layers.layer_masks`.
             features, through: the options of every backbone, see `network_bases.Backbone`.
 
         Returns:
-            [B, H, W, C].
+            The prediction [B, H, W, C].
         """
         inputs = entries(condition, ("text", *("strength",) * self.strength), ("text_mask", "identity"))
         network_checks.latents(self, x, t, self.channels)
