@@ -1,6 +1,7 @@
 """Where a run that tunes a model writes what its networks make of the records, and from where it reads them."""
 
 import dataclasses
+import pathlib
 import types
 
 import numpy as np
@@ -107,3 +108,35 @@ def test_prompts_are_read_again_by_other_encoders_and_not_from_another_folder(mo
     change(moved, "tokenizer/vocab.json")
     read(moved, ["a", "c"], encodes=True)
     assert len(written) == 6
+
+
+def test_rejected_pictures_have_latents_of_their_own_as_the_second_of_each_pair(monkeypatch, tmp_path):
+    class Paired(Exception):
+        pass
+
+    def preferences(of):
+        raise Paired([cache.description.name for cache in of])
+
+    spec = sources.DataSpec("pairs", "train", (2, 2, 4), 0, 3, pairs=True)
+    source = type("Pairs", (), {"spec": spec, "where": "", "__len__": lambda self: 3})()
+    encoded = []
+    encode = lambda recipe, source, cache: encoded.append((type(source).__name__, pathlib.Path(cache).name))
+    about = lambda folder: types.SimpleNamespace(
+        name=pathlib.Path(folder).name, shape=spec.shape, views=("plain",), autoencoder={"sha256": "weights"}
+    )
+    open_cache = lambda folder: (types.SimpleNamespace(description=about(folder), draw="draw"), None)
+    monkeypatch.setattr(tuned_examples, "encode", encode)
+    monkeypatch.setattr(tuned_examples.latent_cache, "open_cache", open_cache)
+    monkeypatch.setattr(tuned_examples, "read", lambda *_: None)
+    monkeypatch.setattr(tuned_examples.captions, "read", lambda folder: types.SimpleNamespace(null={}))
+    monkeypatch.setattr(tuned_examples, "_sights", lambda *_: {})
+    monkeypatch.setattr(tuned_examples, "_moves", lambda tuning: ())
+    monkeypatch.setattr(tuned_examples.sources, "preferences", preferences)
+    tuning = types.SimpleNamespace(reads=(), latents=())
+    companions = types.SimpleNamespace(tuned=TunedNetwork(Base({}), tuning))
+    config = {"data": {"latents": {"dir": ""}, "text": {"prompt": "a cat"}, "threads": 0}}
+    recipe = types.SimpleNamespace(config=config, companions=companions)
+    with pytest.raises(Paired) as paired:
+        tuned_examples.encoded(recipe, tmp_path, Examples(source, spec, ()))
+    assert encoded == [("Pairs", "latents"), ("Rejected", tuned_examples.REJECTED)]
+    assert paired.value.args == (["latents", tuned_examples.REJECTED],)
