@@ -407,3 +407,13 @@ def test_a_film_states_how_its_colours_are_coded(tmp_path):
     luma = frame.to_ndarray(format="yuv420p")[: frame.height]
     expected = 16 + colour @ [65.481, 128.553, 24.966] / 255  # 127; by BT.709 it is 144
     assert np.abs(luma - expected).max() < 3
+
+
+def test_the_times_of_frames_begin_at_the_earliest_in_whichever_order_they_are_stored(monkeypatch):
+    """Frames that are predicted from both sides are stored after later ones; a tick is 1 / 50 s."""
+    said = {"rate": 25.0, "count": 4, "declared": 4, "stamps": [14, 18, 12, 16], "base": (1, 50)}
+    said |= {"height": 4, "width": 6}
+    monkeypatch.setattr(films, "_asked", lambda *_: said)
+    assert films.properties(b"", "a film") == (4, 6, 25.0, 4, (0.0, 0.04, 0.08, 0.12))
+    said["stamps"] = [12, None, 14, 16]
+    assert films.properties(b"", "a film").times == ()
