@@ -195,7 +195,7 @@ def test_encoders_stand_side_by_side_and_one_after_other():
     np.testing.assert_array_equal(both.tokens, np.concatenate([a.tokens, b.tokens], -1))
     assert both.pooled.shape == (2, 6)
     row = text.one_after_other(both, c)
-    assert row.tokens.shape == (2, 10, 8) and row.mask.shape == (2, 10)
+    assert row.tokens.shape == (2, 10, 8) and row.mask.shape == (2, 10) and row.pooled is both.pooled
     np.testing.assert_array_equal(row.tokens[:, :3, :6], both.tokens)
     np.testing.assert_array_equal(row.tokens[:, :3, 6:], 0)
     np.testing.assert_array_equal(row.tokens[:, 3:], c.tokens)
@@ -297,3 +297,14 @@ def test_a_network_that_returns_no_pair_is_named(returned, words, tokenizer):
     encoder = Encoder.from_module(tokenizer, Bag(), {})
     with pytest.raises(ValueError, match=rf"text encoder Bag returns {words} for ids \(2, 12\). Valid: \(tokens"):
         text.encode(["a cat", "a dog"], encoder)
+
+
+def test_equal_ids_of_which_others_are_real_are_read_apart(tokenizer, tmp_path):
+    """A padding token of one prompt may be the last token of another."""
+    counted = Encoder(tokenizer, lambda ids, mask: (np.repeat(mask.sum(1), 4).reshape(len(ids), 2, 2) * 1.0, None))
+    network = text.cached(counted, "weights", tmp_path).network
+    ids = np.ones((2, 5), np.int32)
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], bool)
+    for _ in range(2):  # computed, and from the disk
+        tokens, _ = network(ids, mask)
+        assert np.asarray(tokens)[:, 0, 0].tolist() == [3, 4]
