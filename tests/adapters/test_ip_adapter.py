@@ -357,6 +357,18 @@ def test_keys_and_values_are_computed_once_for_a_request():
     jax.tree.map(np.testing.assert_array_equal, step(seen, weight)["extra"], (direct,))
 
 
+@pytest.mark.parametrize("reads_tokens", [False, True])
+def test_without_a_picture_an_adapter_reads_what_its_encoder_gives_of_none(reads_tokens, monkeypatch):
+    monkeypatch.setattr(prompt_features, "width", lambda encoder, whole: 3)
+    monkeypatch.setattr(prompt_features, "image_features", lambda encoder, params, images, whole: images + whole)
+    monkeypatch.setattr(prompt_features, "absent", lambda encoder, params, whole: params * 7 + whole)
+    projection = types.SimpleNamespace(reads_tokens=reads_tokens, features=3)
+    apply = lambda variables, features: [(features, variables["params"])]
+    module = types.SimpleNamespace(projection=projection, widths=ip_adapter_files.widths(TINY), apply=apply)
+    one = ip_adapter.attachment(module, 5, TINY, None, 2)
+    assert one.encode(one.params, np.full(3, 4)) == ([(pytest.approx(4 + reads_tokens), 5)], [(14 + reads_tokens, 5)])
+
+
 def test_two_image_prompts_stand_side_by_side():
     both = conditions.added(conditions.added({"text": 0}, {"extra": (1,)}), {"extra": (2, 3)})
     assert both == {"text": 0, "extra": (1, 2, 3)}

@@ -92,8 +92,10 @@ def test_the_directions_are_not_the_noise_of_the_draws_and_the_loss_is_a_mean_ov
     keys = jax.random.split(jax.random.key(0), 4)
     together, alone = run(keys), [run(keys[i : i + 1]) for i in range(4)]
     np.testing.assert_allclose(together.loss, np.mean([one.loss for one in alone], axis=0), rtol=1e-5)
-    for one in alone:
+    for one, key in zip(alone, keys):
         assert np.abs(one.loss - one.output[0]).min() > 1e-3
+        drawn = jax.random.normal(jax.random.split(key)[0], (3,))
+        np.testing.assert_allclose(one.loss, drawn, rtol=1e-5)  # the gradient of the loss is the residual's
 
 
 def test_damping_is_a_share_of_the_mean_curvature():
