@@ -68,6 +68,15 @@ def test_a_way_begins_where_its_first_choice_is_paid(name, least):
     assert way(least) is not None and way(least - 1) is None
 
 
+def test_estimates_are_of_rows_of_weights():
+    """Equal weights are all of their number, and one among four a quarter; their means are 2, 1 / 2 and 3."""
+    weights = np.array([[2.0, 2, 2, 2], [0, 2, 0, 0], [3, 3, 3, 3]])
+    with np.errstate(divide="ignore"):
+        estimates = constants.estimates_of(jnp.asarray(np.log(weights), jnp.float32))
+    np.testing.assert_allclose(np.exp(estimates.log_normalisers), [2, 0.5, 3], rtol=1e-5)
+    assert estimates.effective == pytest.approx((1 + 1 / 4 + 1) / 3)
+
+
 @pytest.mark.parametrize("name", constants.DENSITIES)
 def test_a_unit_leaves_the_integral(name):
     """By the change of variables at a point."""

@@ -17,6 +17,14 @@ from diffusion.recipe import ConfigError
 from examples.symbols import characters, comparison
 
 
+def test_windows_begin_anywhere_and_times_have_a_place_of_their_own_in_each_stratum():
+    windows = characters.windows_of(np.arange(9), 64, 8)(np.random.default_rng(0))
+    assert {tuple(row) for row in np.asarray(windows).tolist()} == {tuple(range(8)), tuple(range(1, 9))}
+    keys, t = characters.keys_and_times(jax.random.key(0), 16)
+    place = np.asarray(t) * 16 - np.arange(16)
+    assert keys.shape == (16,) and ((place > 0) & (place < 1)).all() and len(np.unique(place.round(4))) == 16
+
+
 def test_the_quality_of_samples_is_that_of_their_runs_and_complete_words():
     """Words that a window may have cut count neither at its beginning nor at its end."""
     real = np.stack([prose.encode("the mean of the rows"), prose.encode("an array of the mean")])

@@ -306,6 +306,20 @@ def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
         assert found[name]["before"]["prompts"] == 16  # each picture stands against every value
 
 
+def test_a_row_of_a_sweep_has_its_saturation_and_its_variety_beside_real_pictures(monkeypatch):
+    """One of six numbers of each picture is 0, and another 255; the pictures of a prompt lie twice as far apart."""
+    pictures = np.full((8, 1, 2, 3), 100, np.uint8)
+    pictures[:, 0, 1, 0], pictures[:, 0, 0, 2] = 0, 255
+    apart = np.random.default_rng(0).normal(size=(8, 5))
+    features = lambda reader, images: apart if images.any() else apart / 2
+    monkeypatch.setattr(prompt_metrics, "real_picture", lambda text, number: np.zeros((1, 2, 3), np.uint8))
+    monkeypatch.setattr(prompt_metrics, "verdicts", lambda reader, prompts, images: [{"colour": True}] * 8)
+    monkeypatch.setattr(attribute_reader, "features", features)
+    (row,) = prompt_metrics.sweep(Subject(lambda *asked: pictures, NOBODY), ["a circle", "a star"], [3.0])
+    assert row["saturation"] == pytest.approx(2 / 6) and row["variety"] == pytest.approx(2)
+    assert row["scores"]["attributes"]["share"] == 1 and row["guidance"] == 3 and row["error"] == 0
+
+
 @pytest.mark.slow
 def test_real_pictures_are_as_varied_as_real_pictures(painter, monkeypatch):
     captions = ["a circle", "a red shape", "two stars", "a red heart", "a cyan moon and a pink cross"]

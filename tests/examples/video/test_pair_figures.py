@@ -112,15 +112,18 @@ def test_a_direction_is_that_of_a_path_that_hardly_goes_aside(monkeypatch):
 
 
 def test_two_shapes_of_a_clip_are_no_independent_ones(monkeypatch):
-    """Three shapes in two clips of four frames."""
-    best = clip_templates.Templates(np.ones((3, 4, 8)), np.zeros((3, 4), int), np.zeros((3, 4), int))
+    """Three shapes in two clips of four frames, and one that is never seen in full."""
+    best = clip_templates.Templates(np.ones((4, 4, 8)), np.zeros((4, 4), int), np.zeros((4, 4), int))
     monkeypatch.setattr(clip_templates, "measured", lambda clips, tracks: best)
     upper, lower = (squares(1, [(2 + f, y) for f in range(4)]) for y in (8, 34))
     mover = motions.Mover("red", "circle", "bounces", "", "", 8.0, np.zeros((4, 2)), np.zeros(4), None)
     clip = lambda number: motions.Clip("", (mover,) * number, np.zeros(0), np.ones((4, number)))
-    figures = pair_figures.measured(np.concatenate([np.minimum(upper, lower), lower]), [clip(2), clip(1)])
+    hidden = clip(1)._replace(visible=np.zeros((4, 1)))  # never in full, so that nothing of it changes
+    clips = np.concatenate([np.minimum(upper, lower), lower, upper])
+    figures = pair_figures.measured(clips, [clip(2), clip(1), hidden])
     assert figures["one"]["share"] == 1 and (figures["one"]["prompts"], figures["one"]["count"]) == (2, 12)
-    assert figures["constant"]["count"] == 2 and figures["shape of two"]["prompts"] == 1
+    assert (figures["constant"]["share"], figures["constant"]["count"]) == (1, 3)
+    assert figures["shape of two"]["prompts"] == 1
 
 
 def test_the_distance_of_tracks_is_the_square_of_a_shift():
@@ -134,6 +137,19 @@ def test_the_distance_of_tracks_is_the_square_of_a_shift():
     figures = pair_figures.frechet_distances(there, here, here)
     assert figures["shapes"] == 20 and figures["floor"] == pytest.approx(0, abs=1e-3)
     assert figures["distance"] == pytest.approx(16 * (3 / 12) ** 2, abs=1e-2)
+
+
+def test_areas_count_in_squares_of_a_sixth_of_the_side():
+    """Squares of 6 and of 8 pixels about one middle: 36 / 64 and 64 / 64 in each of 4 frames."""
+    rng = np.random.default_rng(0)
+    places = rng.integers(4, 34, (6, 4, 2))
+    small = np.concatenate([squares(1, row) for row in places])
+    large = np.concatenate([squares(1, row - 1) for row in places])
+    for right, down in ((2, 0), (0, 2), (2, 2)):
+        large = np.minimum(large, np.concatenate([squares(1, row - 1 + [right, down]) for row in places]))
+    sets = [pair_figures.Objects(clips, [], np.arange(6), np.ones((6, 4))) for clips in (small, large)]
+    figures = pair_figures.frechet_distances(sets[1], sets[0], sets[0])
+    assert figures["distance"] == pytest.approx(4 * (28 / 64) ** 2, abs=1e-3)
 
 
 def test_longer_clips_are_of_motions_without_an_end():

@@ -100,6 +100,24 @@ def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
     assert motion_figures.measured(judge, noise, truth)["flicker"] == np.inf
 
 
+def test_distances_are_of_as_many_clips_as_there_are_others(monkeypatch):
+    """Of one feature: (m - n)^2 + (s - r)^2, for the first three of five clips, and for three others."""
+    monkeypatch.setattr(clip_judge, "looked_at", lambda clips, tracks: (clips, clips))
+    mean = lambda networks, clips, beside: clips.mean((1, 2, 3, 4), dtype=np.float64)[:, None]
+    monkeypatch.setattr(motion_figures.clip_reader, "features", mean)
+    monkeypatch.setattr(motion_figures.moving_objects, "tracks", lambda clips: clips)
+    filled = lambda *levels: np.stack([np.full((2, 4, 4, 3), level, np.uint8) for level in levels])
+    moments = lambda *levels: (np.mean(levels), np.std(levels, ddof=1))
+    apart = lambda a, b: (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2
+    real, networks = (10, 30, 50, 70), types.SimpleNamespace(clips=None)
+    clips, others = filled(1, 2, 6, 200, 200), filled(40, 90, 20)
+    found = motion_figures.distances(networks, clips, filled(*real), others)
+    assert found["clips"] == 3 and found["distance"] == pytest.approx(apart(moments(1, 2, 6), moments(*real)))
+    assert found["floor"] == pytest.approx(apart(moments(40, 90, 20), moments(*real)))
+    more = motion_figures.distances(networks, clips[:2], filled(*real), others)
+    assert more["clips"] == 2 and more["floor"] == pytest.approx(apart(moments(40, 90), moments(*real)))
+
+
 def test_a_speed_that_is_far_off_stays_so_where_a_frame_lacks_its_shape():
     """A lacking clip is off by the whole middle of its range at least; 12 to 18 of 64 in seven steps are slow."""
     centre = np.arange(8.0)[:, None] * np.array([5, 1, 1])[:, None, None] * np.array([1.0, 0])
