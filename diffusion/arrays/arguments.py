@@ -1,6 +1,7 @@
-"""Checks of arguments that would otherwise give wrong results without an error.
+"""Checks of arguments that would otherwise lead to wrong results without an error.
 
-The checks read only types, dtypes and shapes, which are known while JAX traces: they add nothing to a compiled program.
+The checks read only types, dtypes and shapes, which are known while JAX traces, so that they add nothing to a compiled
+program.
 """
 
 __all__ = [
@@ -37,27 +38,31 @@ def require(value: Any, kind: type | tuple[type, ...], argument: str, valid: str
 
     Args:
         value: the value that the caller passed.
-        kind: the type that it must have, or several types of which it must have one.
+        kind: the type that the value must have, or several types of which it must have one.
         argument: the name of the argument.
         valid: the valid values in words, with an article and an example.
 
     Raises:
-        TypeError: for another type; the message says the valid values and the value.
+        TypeError: if the value has another type; the message describes the valid values and the value.
     """
     if not isinstance(value, kind):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
 
 
 def require_function(value: Any, argument: str, valid: str, takes: int | None = None) -> None:
-    """Refuses a value that cannot be called, or does not take a number of arguments; otherwise as `require`.
+    """Refuses a value that cannot be called, or cannot be called with a given number of arguments.
 
-    A function whose arguments all have defaults makes a value, as `weightings.p2` does, and is refused too.
+    A function whose arguments all have defaults is refused too, because it makes the function that is meant, as
+    `weightings.p2` does.
 
     Args:
         value: the value that the caller passed.
         argument: the name of the argument.
         valid: the valid values in words, with an article and an example.
-        takes: how many positional arguments it is called with; None for any number.
+        takes: the number of positional arguments with which the value will be called; None for any number.
+
+    Raises:
+        TypeError: if the value is refused; the message describes the valid values and the value.
     """
     if not callable(value):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
@@ -74,9 +79,16 @@ def require_function(value: Any, argument: str, valid: str, takes: int | None = 
 
 
 def require_network(value: Any, valid: str = "a function (x, clock, condition) -> output") -> None:
-    """Refuses a value that is no function of three positional arguments; otherwise as `require`.
+    """Refuses a value that cannot be called with three positional arguments.
 
-    A Flax module that holds no parameters, and its `apply`, are refused too.
+    A Flax module without its parameters, and the method `apply` of such a module, are refused too.
+
+    Args:
+        value: the value that the caller passed.
+        valid: the valid values in words, with an article.
+
+    Raises:
+        TypeError: if the value is refused; the message describes the valid values and the value.
     """
     require_function(value, "network", valid)
     module = getattr(value, "__self__", value)  # `module.apply` is a method of the module
@@ -96,12 +108,12 @@ def require_network(value: Any, valid: str = "a function (x, clock, condition) -
 
 
 def _called(value: Any, parameters: list[inspect.Parameter]) -> str:
-    """A function in words, with its arguments: "snr()"."""
+    """A function's name with the names of its arguments, for example "snr(schedule, t)"."""
     return f"{getattr(value, '__name__', type(value).__name__)}({', '.join(p.name for p in parameters)})"
 
 
 def _positional(value: Any) -> list[inspect.Parameter] | None:
-    """The positional arguments of a function; None where it takes any number, or does not state them."""
+    """The positional arguments of a function; None if it takes any number of them, or does not state them."""
     try:
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):  # some compiled functions state no arguments
@@ -112,13 +124,13 @@ def _positional(value: Any) -> list[inspect.Parameter] | None:
 
 
 def require_mask(mask: Any, argument: str) -> None:
-    """Refuses a mask that is not Bool: shares and numbers of bytes mean nothing where a value is taken or left."""
+    """Refuses a mask that is not Bool, because each value is either selected or not, and other numbers mean neither."""
     if not jnp.issubdtype(jnp.asarray(mask).dtype, jnp.bool_):
         raise TypeError(f"{argument} must be Bool; got {described(mask)}. Valid: e.g. {argument} > 0.5")
 
 
 def described(value: Any) -> str:
-    """A value in words: arrays by their dtype and shape, functions by their names, all else by its type."""
+    """A value in words: an array by its dtype and shape, a function by its name, any other value by its type."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of {value.dtype}, shape {tuple(value.shape)}"
     if callable(value) and hasattr(value, "__name__"):
@@ -131,8 +143,8 @@ def fits(value: Any, kind: Any) -> bool:
 
     Args:
         value: a number, a text, None, or sequences and mappings of such values.
-        kind: a type, a union of types, or `Sequence[...]` of such. An integer is also a float, True is no integer, and
-            NaN and infinity are no numbers.
+        kind: a type, a union of types, or `Sequence[...]` of one of these. An integer also fits float, True does not
+            fit int, and NaN and infinity do not fit float.
     """
     if isinstance(kind, types.UnionType):
         return any(fits(value, one) for one in typing.get_args(kind))
@@ -146,7 +158,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer of at least 1, also one of NumPy; True is none."""
+    """Whether a value is an integer of Python or NumPy of at least 1; True is not an integer."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
@@ -159,7 +171,7 @@ def require_floats(x: Any, argument: str, more: str = ", images scaled to [-1, 1
         more: further words on the valid numbers, for the message.
 
     Raises:
-        TypeError: naming what was passed.
+        TypeError: if the value is something else; the message describes it.
     """
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
         raise TypeError(f"{argument} must be an array of floating-point numbers{more}; got {described(x)}")
@@ -171,10 +183,11 @@ def require_keys(keys: Any, size: int, user: str) -> None:
     Args:
         keys: the value that the caller passed.
         size: how many examples there are.
-        user: who needs the keys and for what, the beginning of the sentence.
+        user: the beginning of the message, which says who needs the keys and how many.
 
     Raises:
-        ValueError: saying whether the keys are raw, a single one, or of another number.
+        ValueError: if the value is refused; the message says whether the keys are raw, a single key, or of a wrong
+            number.
     """
     if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
         raise ValueError(
@@ -190,16 +203,16 @@ def require_keys(keys: Any, size: int, user: str) -> None:
 
 
 def require_rows(condition: Any, what: str, sizes: tuple[int, ...]) -> None:
-    """Refuses a condition of another number of examples, which a network would broadcast, or mix with others.
+    """Refuses a condition with a wrong number of rows, which a network would broadcast, or mix with those of others.
 
     Args:
         condition: the condition, a pytree of arrays `[B, ...]`; numbers and arrays `[]` belong to all examples.
-        what: the condition's name, the beginning of the sentence.
-        sizes: the valid numbers of rows, first the number of examples.
+        what: the name of the condition, with which the message begins.
+        sizes: the valid numbers of rows, of which the first is the number of examples.
 
     Raises:
-        TypeError: for a list of numbers or texts, whose entries would be a condition each.
-        ValueError: for another number of rows.
+        TypeError: if the condition is a list of numbers or texts, each of which would be a leaf of its own.
+        ValueError: if an array has another number of rows.
     """
     if isinstance(condition, list) and condition and all(isinstance(entry, (int, float, str)) for entry in condition):
         raise TypeError(f"{what} is a list of {type(condition[0]).__name__}. Valid: an array, jnp.array(labels)")
@@ -216,11 +229,11 @@ def require_shape(value: Array, shape: tuple[int, ...], what: str) -> None:
 
     Args:
         value: an array.
-        shape: the shape that it must have.
-        what: the array's name, and why it has this shape; the beginning of the sentence.
+        shape: the shape that the array must have.
+        what: the beginning of the message: the name of the array, and why it must have this shape.
 
     Raises:
-        ValueError: naming both shapes.
+        ValueError: if the shape is another; the message names both shapes.
     """
     actual = getattr(value, "shape", () if np.isscalar(value) else None)
     if actual is None:

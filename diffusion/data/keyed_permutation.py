@@ -1,4 +1,4 @@
-"""A permutation of any number of records that is computed where it is needed: no table, whatever the number."""
+"""A permutation of any number of records that is computed position by position, without a table."""
 
 import numpy as np
 
@@ -6,23 +6,23 @@ ROUNDS = 10  # number of rounds of the Feistel network, as in NIST's FF1
 
 
 def keyed_permutation(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """Returns where a permutation of 0..size - 1 takes positions.
+    """The images of positions under a permutation of 0..size - 1.
 
-    A Feistel network permutes 0..2^b - 1, the least such range that holds `size`: a hash of one half of the bits (L, R)
-    is added modulo 2 to the other half, in turn,
+    A Feistel network permutes 0..2^b - 1, where 2^b is the least power of two that is at least `size`. The bits are
+    divided into two halves L and R; in turn, a hash of one half is added modulo 2 to the other half,
 
         L <- L ^ h(R + k_i),    R <- R ^ h(L + k_{i+1}),
 
-    which the same step undoes, whatever h is. What lands at `size` or above goes through the network again until it
-    does not (cycle walking); since 2^b < 2 size, it takes less than two passes on average.
+    which the same step undoes, whatever h is. A result of `size` or above goes through the network again, until the
+    result is below `size` (cycle walking). Since 2^b < 2 size, fewer than two passes are needed on average.
 
     Args:
-        positions: int64 [b], each in 0..size - 1.
+        positions: int64 [n], each in 0..size - 1.
         size: number of records, in 1..2^62.
-        keys: uint64 [ROUNDS], random words. Each set of them is a permutation of its own.
+        keys: uint64 [ROUNDS], random words k, which select the permutation.
 
     Returns:
-        int64 [b], each in 0..size - 1.
+        The images of the positions, int64 [n], each in 0..size - 1.
 
     Raises:
         ValueError: if a position or the size is out of range.
@@ -43,7 +43,7 @@ def keyed_permutation(positions: np.ndarray, size: int, keys: np.ndarray) -> np.
 
 
 def _feistel(x: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
-    """A permutation of 0..2^bits - 1, at uint64 [b]."""
+    """The images of x, uint64 [n], under a permutation of 0..2^bits - 1."""
     width = np.uint64(bits // 2)  # bits of the right half
     left = x >> width
     right = x & _mask(bits // 2)
