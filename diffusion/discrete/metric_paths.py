@@ -1,9 +1,9 @@
-"""Paths for symbols with distances, such as grey values or codes: a symbol first moves to near symbols.
+"""Paths for symbols with distances, such as grey values or codes: noise first moves a symbol to near symbols.
 
     q(x_t | x_0) = softmax over x_t of -beta(t) d(x_t, x_0),    beta(t) = scale ((1 - t) / t)^power
 
-independently for each position. At t = 1 all symbols are equally likely; as t decreases, symbols far from x_0 become
-unlikely first.
+independently for each position. At t = 1 all symbols are equally likely. As t decreases, the symbols that are far from
+x_0 become unlikely first.
 """
 
 import math
@@ -27,13 +27,13 @@ from diffusion.schedules.noise_schedule import as_float
 class MetricPath(NamedTuple):
     """A path for int32 arrays `[B, ...]` of symbols, defined by distances between symbols.
 
-    It can be sampled like a process, and works with `discrete_flow_matching` and `metric_flow`. It has no posteriors
-    and no bound.
+    Samples x_t are drawn as for a process. The path works with `discrete_flow_matching` and `metric_flow`, but has no
+    posteriors and no bound.
 
     Attributes:
         distances: `[K, K]` distances d, 0 on the diagonal and > 0 elsewhere.
-        scale: factor of beta.
-        power: power of beta.
+        scale: factor of beta, > 0.
+        power: power of beta, > 0.
     """
 
     distances: np.ndarray
@@ -52,11 +52,11 @@ class MetricPath(NamedTuple):
 
     @property
     def prior(self) -> np.ndarray:
-        """`[K]` probabilities at t = 1, all equal."""
+        """The probabilities `[K]` of the symbols at t = 1, which are all equal."""
         return np.full(self.size, 1 / self.size)
 
     def nearness(self, t: ArrayLike) -> Array:
-        """beta(t): 0 at t = 1, infinite at t = 0."""
+        """beta(t) `[]` or `[B]` for times t in [0, 1]: 0 at t = 1, infinite at t = 0."""
         t = as_float(t)
         return self.scale * ((1 - t) / t) ** self.power
 
@@ -65,7 +65,7 @@ class MetricPath(NamedTuple):
         return jax.nn.softmax(self._logits(jnp.asarray(self.distances, jnp.float32).T[x0], t))
 
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]`."""
+        """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]` and t `[]` or `[B]`."""
         table = jnp.asarray(self.distances, jnp.float32)
         nearness = self.nearness(t)[..., None, None]
         normaliser = jax.nn.logsumexp(jnp.where(table > 0, -nearness * table, 0.0), axis=-2)  # [K] or [B, K]
@@ -74,9 +74,9 @@ class MetricPath(NamedTuple):
         return jnp.exp(logits - normaliser.reshape(*normaliser.shape[:-1], *between, self.size))
 
     def velocity(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        """The rates, per unit of beta, at which a symbol jumps to each y for a known x_0; 0 at y = x_t.
+        """The rates, per unit of beta, at which a symbol jumps to each symbol y if x_0 is known.
 
-            q(y | x_0) max(d(x_t, x_0) - d(y, x_0), 0)
+            q(y | x_0) max(d(x_t, x_0) - d(y, x_0), 0),    which is 0 at y = x_t
 
         A jump always leads nearer to x_0. Among all rates that generate the path, these have the least kinetic energy.
 
@@ -93,7 +93,7 @@ class MetricPath(NamedTuple):
         return jax.nn.softmax(self._logits(far, t)) * jnp.maximum(here - far, 0.0)
 
     def _logits(self, distances: Array, t: ArrayLike) -> Array:
-        """-beta(t) d, which is 0 at d = 0 for every t."""
+        """-beta(t) d for distances d; it is 0 at d = 0 for every t, also where beta(t) is infinite."""
         nearness = left_broadcast(self.nearness(t), distances)
         return jnp.where(distances > 0, -nearness * distances, 0.0)
 
@@ -106,7 +106,7 @@ def check_path(process: Any) -> None:
     """Refuses a value that is not a process of symbols, such as a function of `discrete` that was not called.
 
     Raises:
-        TypeError: if the value is none; the message names it.
+        TypeError: if the value is not a process; the message names the value.
     """
     kinds = (Process, RateProcess, TokenMasks, MetricPath)
     require(process, kinds, "process", "a process such as discrete.absorbing(discrete.linear(), 28)")
@@ -121,8 +121,8 @@ def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) ->
             paths and their kinetic-optimal velocity; its time is 1 - t
 
     Args:
-        distances: `[K, K]` distances, such as by `line_distances` or `embedded_distances`; they need not be symmetric.
-            Row y holds d(y, x_0).
+        distances: `[K, K]` distances, for example of `line_distances` or `embedded_distances`; they need not be
+            symmetric. Row y and column x_0 hold d(y, x_0).
         scale: factor of beta, > 0; with a larger scale, symbols remain near x_0 longer.
         power: power of beta, > 0.
 

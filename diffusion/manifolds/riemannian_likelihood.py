@@ -1,4 +1,4 @@
-"""Log-likelihood under a flow on a manifold, with respect to the metric's volume."""
+"""The log-likelihood under a flow on a manifold, with respect to the volume of the metric."""
 
 __all__ = ["RiemannianDivergence", "exact_divergence", "hutchinson_divergence", "riemannian_log_likelihood"]
 
@@ -33,18 +33,18 @@ def riemannian_log_likelihood(
 
         log p_0(x(0)) = log p_1(x(1)) + integral_0^1 div u(x(t), t) dt
 
-    solved by the classical Runge-Kutta method in normal coordinates. Mathieu and Nickel 2020, "Riemannian Continuous
-    Normalizing Flows"; Chen and Lipman 2024, "Flow Matching on General Geometries".
+    The integral is computed by the classical Runge-Kutta method in normal coordinates. Mathieu and Nickel 2020,
+    "Riemannian Continuous Normalizing Flows"; Chen and Lipman 2024, "Flow Matching on General Geometries".
 
     Args:
-        field: the field dx/dt, trained or exact.
+        field: the field u = dx/dt, trained or exact.
         x: data `[B, *shape]`.
         times: `[N + 1]` increasing times, from the data to the prior.
         log_prior: x `[B, *shape]` -> log-density `[B]` at times[-1], with respect to the metric's volume.
-        divergence: method for the divergence, such as `hutchinson_divergence(probes)`; `exact_divergence()` if None.
+        divergence: method for the divergence, such as `hutchinson_divergence(probes)`; None for `exact_divergence()`.
 
     Returns:
-        `Likelihood`, with the log-density in nats.
+        `Likelihood`, with the log-density `[B]` in nats.
 
     Raises:
         ValueError: if the times do not increase, x is off the manifold, or log_prior does not return one number for
@@ -78,7 +78,7 @@ def exact_divergence() -> RiemannianDivergence:
 
         div u = sum_i <E_i, D_(E_i) u>,    D_E u = d/dr of u(exp(x, r E)), transported back to x, at r = 0
 
-    which needs no coordinates and no embedding. The cost is a directional derivative for each dimension of the
+    The formula needs no coordinates and no embedding. It costs one directional derivative for each dimension of the
     manifold.
     """
 
@@ -91,13 +91,16 @@ def exact_divergence() -> RiemannianDivergence:
 
 
 def hutchinson_divergence(probes: Array) -> RiemannianDivergence:
-    """The unbiased estimate mean_k <z_k, D_(z_k) u>, where z_k has the same coefficients in the basis at every point.
+    """The unbiased estimate mean_k <z_k, D_(z_k) u> of the divergence.
 
-    Hutchinson 1990; Grathwohl et al. 2019, "FFJORD".
+    The coefficients of z_k in the orthonormal basis are the same at every point, see `exact_divergence`.
+
+    Hutchinson 1990, "A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing Splines";
+    Grathwohl et al. 2019, "FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models".
 
     Args:
-        probes: `[K, B, dimension]` of -1 and 1 or standard normal numbers, fixed during a solve, e.g. from
-            `likelihood.rademacher` with the shape (dimension,).
+        probes: the coefficients `[K, B, dimension]`, numbers -1 and 1 or standard normal numbers, which stay the same
+            during a solve; for example from `likelihood.rademacher` with the shape (dimension,).
     """
 
     def divergence(manifold, field, x):
@@ -116,7 +119,7 @@ def hutchinson_divergence(probes: Array) -> RiemannianDivergence:
 
 
 def _covariant(manifold: Manifold, field: Callable[[Any], Any], x: Any, v: Any) -> Any:
-    """The covariant derivative of a field along the tangent vectors v at x."""
+    """The covariant derivative of a field along the tangent vectors v at x, a tangent vector at each x."""
 
     def carried_back(r):
         y = manifold.exp(x, jax.tree.map(lambda leaf: r * leaf, v))

@@ -40,8 +40,8 @@ def sphere(n: int) -> Manifold:
         return project(smooth.cosine(squared) * x + smooth.sine_ratio(squared) * v)
 
     def log(x, y):
-        # The form tan(r / 2) = |y - x| / |y + x| is accurate at both ends. Two projections, because near the antipode
-        # the first leaves a component along x.
+        # The formula tan(r / 2) = |y - x| / |y + x| is accurate both near x and near the antipode. There are two
+        # projections because near the antipode the first one leaves a component along x.
         chord, opposite = y - x, y + x
         across = tangent(x, tangent(x, chord))
         near = _dot(x, y) > 0
