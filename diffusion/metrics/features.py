@@ -1,6 +1,6 @@
 """Feature extractors: functions from images, uint8 [B, H, W, C], to features [B, D].
 
-To add one: a factory below, and a line in FEATURES.
+A new extractor needs a factory in this module, and a line in FEATURES.
 """
 
 import functools
@@ -16,8 +16,9 @@ class Extractor(NamedTuple):
     """A feature extractor, and its record for a report.
 
     Attributes:
-        extract: images uint8 [B, H, W, C] -> features [B, D], real, finite.
-        record: description ("features"), unit, and the sha256 of the weights, if it has weights.
+        extract: images uint8 [B, H, W, C] -> features [B, D], finite real numbers.
+        record: the description ("features"), the unit ("unit"), and the sha256 of the weights ("sha256"; None for an
+            extractor without weights).
         keep: whether the features of real images are worth keeping on disk (`references.gather`).
     """
 
@@ -27,11 +28,11 @@ class Extractor(NamedTuple):
 
 
 def pixels(images: np.ndarray | None, labels: np.ndarray | None) -> Extractor:
-    """The image itself, flattened, as numbers in [0, 1] (byte / 255); needs no training images.
+    """The pixels of an image as features, numbers in [0, 1] (byte / 255).
 
     Args:
-        images: unused; every factory takes the real training images.
-        labels: unused.
+        images: not used, and may be None; other factories take the real training images.
+        labels: not used, and may be None.
 
     Returns:
         The extractor, with D = H W C.
@@ -42,17 +43,17 @@ def pixels(images: np.ndarray | None, labels: np.ndarray | None) -> Extractor:
 
 
 def classifier_features(images: np.ndarray, labels: np.ndarray) -> Extractor:
-    """The last hidden layer of the small classifier of these real images (`classifier.cached`).
+    """The last hidden layer of a small classifier that is trained on real images (`classifier.cached`).
 
     Args:
-        images: uint8 [N, H, W, C], real training images.
-        labels: int [N].
+        images: the real training images, uint8 [N, H, W, C].
+        labels: the classes of the images, int [N].
 
     Returns:
         The extractor, with D = 64.
 
     Raises:
-        TypeError, ValueError: as in `classifier.train`.
+        TypeError, ValueError: under the conditions of `classifier.train`.
     """
     net = classifier.cached(images, labels)
     record = {"features": "last hidden layer of the classifier", "unit": "its activations", "sha256": net.digest}
@@ -61,17 +62,17 @@ def classifier_features(images: np.ndarray, labels: np.ndarray) -> Extractor:
 
 @functools.lru_cache(maxsize=2)
 def inception_features(path: str, protocol: str) -> Extractor:
-    """The 2048 features of FID's Inception-v3, for a Frechet distance that is FID.
+    """The 2048 features of FID's Inception-v3; the Frechet distance between such features is FID.
 
     Args:
-        path: file of the network.
+        path: the file of the network's weights.
         protocol: the protocol by which images are prepared, a name of `protocols.PROTOCOLS`.
 
     Returns:
         The extractor, with D = 2048.
 
     Raises:
-        WeightsError: if the file does not hold the network of the published figures.
+        WeightsError: if the file does not hold the network with which published figures were computed.
         ValueError: if there is no such protocol.
     """
     net = inception.load(path)
@@ -95,12 +96,12 @@ FEATURES: dict[str, Callable[[np.ndarray, np.ndarray], Extractor]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The spaces that a config can name; "inception" needs a file."""
+    """The names of the extractors that a config can state; "inception" also needs a file of weights."""
     return (*FEATURES, "inception")
 
 
 def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 500) -> frechet.Moments:
-    """Moments of the features of all images, batch by batch; a smaller last batch counts too.
+    """The moments of the features of all images, which are computed batch by batch; the last batch may be smaller.
 
     Args:
         extract: images -> features [B, D].
@@ -127,6 +128,6 @@ def rows(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_
         batch_size: images in one call.
 
     Returns:
-        [N, D], of the extractor's dtype.
+        Features [N, D], in the dtype of the extractor.
     """
     return np.concatenate([extract(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])

@@ -1,27 +1,32 @@
-"""FDr^k: a Frechet distance in each of k feature spaces, as a multiple of the real images' distance, averaged."""
+"""FDr^k: the mean over k feature spaces of the Frechet distance of samples, divided by that of held-out real images."""
 
 from collections.abc import Mapping
 
 FLOORS = {"adm": 1.68, "fdr-convnext": 56.87, "dinov2": 14.19, "fdr-mae": 0.04, "siglip": 0.60, "clip": 5.60}
-"""FDr^6's distances of ImageNet's validation images from its training images: eval_all_fds.py of the authors' code.
+"""Frechet distances of ImageNet's validation images from its training images in the six spaces of FDr^6.
 
-The names are those of protocols here, but for DINOv2-L and CLIP-L at 256 pixels and SigLIP 2 So400m/16 at 224, which
-none has so: these three floors hold only at the authors' resolutions, not for `dgm-eval`, `cmmd` or `cmmd-siglip2`.
+The values are those of eval_all_fds.py in the authors' code. "adm", "fdr-convnext" and "fdr-mae" are also names of
+protocols of this package. "dinov2" and "clip" are DINOv2-L and CLIP-L at 256 pixels, and "siglip" is SigLIP 2
+So400m/16 at 224 pixels; no protocol of this package has these resolutions, so that these three values do not apply to
+`dgm-eval`, `cmmd` or `cmmd-siglip2`.
 """
 
 
 def representation_ratio(distances: Mapping[str, float], floors: Mapping[str, float]) -> float:
     """The mean over feature spaces of FD(samples, training images) / FD(validation images, training images).
 
-    A ratio of one says that the samples are as far from the training images as held-out real images are. The spaces
-    weigh the same, whatever the scale of their features. The paper's FDr^6 has Inception-v3 under ADM's protocol
-    (`adm`), ConvNeXt V2-B (`fdr-convnext`), DINOv2-L, MAE-L (`fdr-mae`), SigLIP 2 So400m/16 and CLIP-L. Its DINOv2 and
-    CLIP see 256 pixels, padded to whole patches, and SigLIP 2 sees 224: no protocol here has them so. `FLOORS` are the
-    distances of the validation set that it divides by.
+    A ratio of one means that the samples are as far from the training images as held-out real images are. All spaces
+    have the same weight, whatever the scale of their features is. The paper's FDr^6 uses Inception-v3 under ADM's
+    protocol (`adm`), ConvNeXt V2-B (`fdr-convnext`), DINOv2-L, MAE-L (`fdr-mae`), SigLIP 2 So400m/16 and CLIP-L.
+    DINOv2-L and CLIP-L see pictures of 256 pixels, padded to whole patches, and SigLIP 2 sees 224 pixels; no protocol
+    of this package does the same. The paper divides by the distances of the validation images in `FLOORS`.
 
     Args:
         distances: the distances of the samples, by the name of the space.
-        floors: the distances of as many held-out real images, in the same spaces; each above zero.
+        floors: the distances of as many held-out real images, in the same spaces, each above zero.
+
+    Returns:
+        The mean ratio; smaller is better.
 
     Raises:
         ValueError: if the spaces differ, there are no spaces, or a floor is not positive.
