@@ -1,4 +1,4 @@
-"""Rows and fields that LightningDiT and the networks written after its code share."""
+"""Rows and fields that LightningDiT shares with the networks whose code was derived from its code."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +13,12 @@ from diffusion.models.layers.embeddings import rope_angles
 
 
 def block_rows(module: Any, width: int, heads: int) -> list[Row]:
-    """The rows of a block, by its own names.
+    """The rows of a block, with names relative to the block.
 
     Args:
         module: a network with the fields `norm`, `mlp` and `qk_norm`.
-        width: width of the block.
-        heads: number of heads of its attention.
+        width: number of features of a token in the block.
+        heads: number of heads of the block's attention.
     """
     turned = rotary(neighbours(width // heads))
     table = [
@@ -36,7 +36,15 @@ def block_rows(module: Any, width: int, heads: int) -> list[Row]:
 
 
 def switch(theirs: str, ours: str, default: bool, on: Any, off: Any) -> Choice:
-    """A switch in their config between two values of our field."""
+    """A field of the published config that selects one of two values of our field.
+
+    Args:
+        theirs: the published name of the field.
+        ours: the name of our field.
+        default: the published default.
+        on: the value of our field if the published field is True.
+        off: the value of our field if the published field is False or null.
+    """
     return Choice(theirs, ours, {default: on if default else off} | {True: on, False: off, None: off})
 
 
@@ -47,10 +55,10 @@ def _qk_norm(normed: bool, ours: Mapping[str, Any]) -> bool:
 
 
 def options(default: bool) -> tuple[Choice | Field | Follows, ...]:
-    """The rows of its switches; each class has its own rows of positions.
+    """The fields of LightningDiT's config that select variants; the fields of positions differ from class to class.
 
     Args:
-        default: whether its fields for SwiGLU and RMSNorm are True by default.
+        default: whether the published fields for SwiGLU and RMSNorm are True by default.
     """
     return (
         switch("use_rmsnorm", "norm", default, "scaled_rmsnorm", "layernorm"),
@@ -61,13 +69,16 @@ def options(default: bool) -> tuple[Choice | Field | Follows, ...]:
 
 
 def rotary_tables(name: str, side: int, head_size: int, others: int = 0) -> dict[str, Computed]:
-    """Their tables of rotary positions (`VisionRotaryEmbeddingFast`): cosines and sines, each twice side by side.
+    """The published tables of rotary positions (`VisionRotaryEmbeddingFast`): each cosine and sine twice side by side.
 
     Args:
-        name: name of their module.
+        name: the published name of the module that holds the tables.
         side: side of a square grid, in tokens.
         head_size: number of features of a head.
-        others: number of tokens before the grid's, which are not turned.
+        others: number of tokens before those of the grid, which are not rotated.
+
+    Returns:
+        {name of a tensor: how to compute it}; each tensor is [others + side^2, head_size].
     """
 
     def table(function: Callable[[np.ndarray], np.ndarray]) -> Computed:

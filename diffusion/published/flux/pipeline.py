@@ -12,18 +12,21 @@ from diffusion.text.encoding import Encoder, encode, pooled
 
 
 def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict[str, jax.Array]:
-    """{"text", "pooled"} of Flux.
+    """The conditions of prompts for FLUX.1.
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower; it reads only the first window of a long prompt.
-        t5: T5's encoder with a tokenizer of 512 (dev) or 256 (schnell) tokens.
-        **how: further arguments of `encode`, for T5.
+        clip: the text tower of CLIP ViT-L; of a long prompt it reads only the first window.
+        t5: T5's encoder, with a tokenizer of 512 (dev) or 256 (schnell) tokens.
+        **how: further arguments of `encode` for T5.
+
+    Returns:
+        {"text": T5's states [B, M, E], "pooled": the pooled state of CLIP [B, P]}.
     """
     return {"text": encode(prompts, t5, **how).tokens, "pooled": pooled(encode(prompts, clip))}
 
 
-# FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
+# FLUX.1-dev reads the guidance's strength. FLUX.1-schnell does not; its model card states 4 steps without guidance.
 FLUX = kinds.Kind(
     "Flux",
     kinds.Prompts((kinds.Reader(), kinds.Reader("_2", length=512)), flux),

@@ -1,7 +1,7 @@
-"""The autoencoder of Paella, stage A of Stable Cascade: a quarter of the side, few channels, and blocks of ConvNeXt.
+"""The autoencoder of Paella, stage A of Stable Cascade: latents of a quarter of the side, and blocks as in ConvNeXt.
 
-encoder: pixels of 2 x 2, dense - [block, (halve)] x levels - dense, batch norm
-decoder: dense - [block x n, (double)] x levels - dense, pixels of 2 x 2
+encoder: 2 x 2 pixels to channels, dense - [block, (halve)] x levels - dense, batch norm
+decoder: dense - [block x n, (double)] x levels - dense, channels to 2 x 2 pixels
 
 block: x <- x + g_2 depthwise(norm(x) (1 + g_0) + g_1);  x <- x + g_5 mlp(norm(x) (1 + g_3) + g_4)
 """
@@ -67,15 +67,15 @@ class PaellaVQ(WithoutPosterior, CheckedNetwork):
         z = module.apply({"params": params}, x, method="encode")
         x = module.apply({"params": params}, z, method="decode")
 
-    The latents are not quantized, as Stable Cascade has them; `quantize` returns their codes.
+    The latents of `encode` are not quantized, as in Stable Cascade; `quantize` returns the codes of latents.
 
     Attributes:
-        width: channels of the coarsest level; a finer one has half as many.
+        width: number of channels of the coarsest level; each finer level has half as many as the next coarser one.
         levels: number of levels.
-        layers: number of blocks of the decoder's coarsest level; the other levels have one.
-        latent_channels: number D of the latents' channels.
+        layers: number of blocks of the decoder's coarsest level; its other levels have one block each.
+        latent_channels: number D of channels of the latents.
         codes: number of vectors in the codebook.
-        picture_channels: number C of the pictures' channels.
+        picture_channels: number C of channels of the pictures.
         scale: scale of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
 
     Reference: Rampas et al., "A Novel Sampling Scheme for Text- and Image-Conditional Image Synthesis in Quantized
@@ -95,12 +95,12 @@ class PaellaVQ(WithoutPosterior, CheckedNetwork):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, the finest first."""
+        """The numbers of channels of the levels, the finest level first."""
         return tuple(self.width // 2**i for i in reversed(range(self.levels)))
 
     @property
     def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
+        """The factor f by which the sides of a latent are smaller than the sides of its picture."""
         return 2**self.levels
 
     def setup(self):

@@ -5,10 +5,10 @@
     x_t ------ conv_in ----------+        v
                                       residuals -- the entry "residuals" of the U-Net's condition
 
-A union ControlNet knows several kinds of control. The kind is embedded with the time. A transformer of one token, the
-mean of the hint plus an embedding of its kind, computes what is added to the hint. In the authors' code, the tokens of
-all pictures of a batch attend to each other, and both branches of guidance of a picture have the same token. Here each
-token attends only to itself, so a picture does not depend on the others of its batch.
+A union ControlNet knows several kinds of control. The kind is embedded together with the time. A transformer with one
+token, the mean of the hint plus an embedding of its kind, computes a vector that is added to the hint. In the authors'
+code, the tokens of all pictures of a batch attend to each other, and both branches of guidance of a picture have the
+same token. Here each token attends only to itself, so that a picture does not depend on other pictures of its batch.
 
 Pictures and features are channels last.
 """
@@ -33,12 +33,13 @@ class ControlNet(ControlNetBeside, nn.Module):
         residuals = control_net.apply(variables, x, t, condition, hint)
         output = unet.apply(unet_variables, x, t, {**condition, "residuals": residuals})
 
-    Scaled residuals are a weaker control, summed residuals several controls. The parameters of the way down and the
-    middle have the names of the U-Net's, from which training begins.
+    Residuals times a factor below 1 are a weaker control, and the sum of several ControlNets' residuals is a
+    combination of controls. The parameters of the way down and the middle have the same names as the parameters of the
+    U-Net with which training begins.
 
     Attributes:
-        unet: the fields of the U-Net; it is not called, and has no parameters here.
-        hint_widths: channels of the convolutions that read the hint; each after the first halves it.
+        unet: a U-Net, of which only the fields are used; it is not called, and has no parameters here.
+        hint_widths: channels of the convolutions that read the hint; each width after the first halves the sides.
         hint_channels: number of channels of the hint.
         modes: number of kinds of control that a union ControlNet knows, or 0.
         kind_depth, kind_heads: numbers of layers and of heads of a union's transformer.
@@ -61,18 +62,18 @@ class ControlNet(ControlNetBeside, nn.Module):
         self, x: jax.Array, t: jax.Array, condition: dict, hint: jax.Array, mode: jax.Array | None = None
     ) -> tuple[jax.Array, ...]:
         """Args:
-            x: [B, H, W, in_channels], as the U-Net's.
-            t: its clock, [B] or [].
-            condition: its condition, without residuals and extra keys.
-            hint: [B, 8H, 8W, hint_channels] with the default widths, in [0, 1].
-            mode: int [B], the kind of control; with `modes`.
+            x: the input of the U-Net, [B, H, W, in_channels].
+            t: the clock of the U-Net, [B] or [].
+            condition: the condition of the U-Net, without residuals and extra keys.
+            hint: the picture that controls, [B, 8 H, 8 W, hint_channels] with the default widths, in [0, 1].
+            mode: the kind of control, int [B] in 0..modes - 1; None if `modes` is 0.
 
         Returns:
             One array for each skip and one for the middle, float32, in the shapes of `network.residual_shapes`.
 
         Raises:
-            ValueError: as the U-Net, for a hint that does not fit, for a kind that is missing, and for one that a
-                ControlNet without `modes` is given.
+            ValueError: under the conditions of the U-Net; if the hint does not fit x; if the mode is missing although
+                the ControlNet has `modes`, or is given although it has none.
         """
         if (mode is None) != (self.modes == 0):
             valid = f"int [B] below {self.modes}" if self.modes else "None"
@@ -101,7 +102,10 @@ class ControlNet(ControlNetBeside, nn.Module):
         return (*(out(skip, f"residual_{i}") for i, skip in enumerate(skips)), out(h, "residual_middle"))
 
     def _embedded(self, mode: jax.Array) -> jax.Array:
-        """The kind beside the time, [B, 4 widths[0]]: sinusoids of 1 for the kind and of 0 for each other one."""
+        """The vector [B, 4 widths[0]] that the kind adds to the embedding of the time.
+
+        It is computed from sinusoids of 1 for the kind and of 0 for each other kind.
+        """
         unet = self.unet
         dense = lambda name: nn.Dense(4 * unet.widths[0], dtype=unet.dtype, name=name)
         numbers = jax.nn.one_hot(mode, self.modes)
@@ -128,7 +132,7 @@ class ControlNet(ControlNetBeside, nn.Module):
         condition: Mapping[str, Any],
         seen: Any,
     ) -> tuple[jax.Array, ...]:
-        """The U-Net's entry "residuals"; only a distilled ControlNet receives the guidance strength."""
+        """The entry "residuals" for the U-Net; only a distilled ControlNet receives the strength of the guidance."""
         read = {name: entry for name, entry in condition.items() if name != "strength" or self.unet.strength_width}
         hint = seen if isinstance(seen, tuple) else (seen,)
         outputs: Any = self.apply({"params": params}, x, clock, read, *hint)

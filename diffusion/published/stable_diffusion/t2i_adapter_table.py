@@ -1,6 +1,9 @@
-"""T2I-Adapters of Stable Diffusion 1.x and XL, by the names of diffusers and, of the full ones, of the authors' files.
+"""The names of T2I-Adapters of Stable Diffusion 1.x and XL in diffusers, and of full adapters in the authors' files.
 
-The authors count the residual blocks of all levels in one list, "body"; ComfyUI reads both.
+The authors' files count the residual blocks of all levels in one list, "body". ComfyUI reads both kinds of names.
+
+Reference: Mou et al. 2023, "T2I-Adapter: Learning Adapters to Dig out More Controllable Ability for Text-to-Image
+Diffusion Models".
 """
 
 from collections.abc import Mapping
@@ -22,8 +25,8 @@ def table(module: T2IAdapter, layout: str) -> list[Row]:
     """All rows of an adapter.
 
     Args:
-        module: ours.
-        layout: "diffusers" or "original"; of the light adapter only diffusers' names are known, for both.
+        module: the adapter.
+        layout: "diffusers" or "original"; a light adapter has the names of diffusers under both layouts.
     """
     light = module.kind == "light"
     ours = light or layout == "diffusers"
@@ -45,12 +48,12 @@ def table(module: T2IAdapter, layout: str) -> list[Row]:
 
 
 def _read_widths(widths: tuple[int, ...], ours: Mapping[str, Any]) -> tuple[int, ...]:
-    """Our widths; diffusers' light adapter has a last feature as wide as the one before it."""
+    """Our widths from those of diffusers, which state the last two widths of a light adapter, equal ones, once."""
     return (*widths, widths[-1]) if ours["kind"] == "light" else widths
 
 
 def _write_widths(module: T2IAdapter) -> tuple[int, ...]:
-    """Their widths."""
+    """The widths of diffusers, the inverse of `_read_widths`."""
     if module.kind != "light":
         return module.widths
     if module.widths[-1] != module.widths[-2]:
@@ -74,7 +77,7 @@ CONFIG = FieldTable(
 
 
 def example(module: T2IAdapter) -> tuple:
-    """Arguments of a call."""
+    """The arguments of a call that creates the parameters."""
     side = module.factor * 2 ** len(module.widths)
     return (jax.ShapeDtypeStruct((1, side, side, module.channels), jnp.float32),)
 
