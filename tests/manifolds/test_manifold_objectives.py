@@ -90,6 +90,18 @@ def test_the_error_of_a_velocity_is_measured_where_the_path_is():
     np.testing.assert_allclose(loss, np.log(noise / x)[:, 0, 0] ** 2, rtol=1e-4)
 
 
+def test_the_error_of_a_score_is_measured_at_the_noised_point():
+    """Of positive numbers with the metric (u / x)^2, Varadhan's score log(x_t, x_0) / v, and a field that stands."""
+    manifold, schedule, seen = positive_definite(1), schedules.variance_exploding(0.1, 2.0), []
+    x = np.exp(np.random.default_rng(0).normal(size=(NUMBER, 1, 1))).astype(np.float32)
+    kernel, prior = heat_kernels.varadhan(manifold, 2), wrapped_normal(manifold, jnp.ones((1, 1)), 1.0)
+    objective = riemannian_score_matching(kernel, timesteps.uniform_density(schedule), prior)
+    still = lambda x_t, t, condition: seen.append(x_t) or jnp.zeros_like(x_t)
+    loss, metrics = objective({"model": still}, schedule, KEYS, {"x": x}, 0)
+    distance = np.log(np.asarray(seen[0], np.float64) / x)[:, 0, 0]
+    np.testing.assert_allclose(loss, distance**2 / schedule.sigma(metrics["t"]) ** 2, rtol=1e-3)
+
+
 ARRAYS = [name for name in CASES if not isinstance(CASES[name].origin, tuple)]  # whose points are one array
 
 

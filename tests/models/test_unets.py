@@ -285,6 +285,19 @@ TINY = {"widths": (8,), "blocks": 1, "groups": 4, "in_channels": 1, "out_channel
 
 
 @pytest.mark.extended
+def test_song_unets_random_frequencies_have_a_deviation_of_16():
+    """128 of them: within five standard errors."""
+
+    class Embedding(SongUNet):
+        @nn.compact
+        def __call__(self, t):
+            return self._embedding(t, {"label": None, "augment": None})
+
+    drawn = Embedding(8, 128, (1,), 1, clock="fourier").init(jax.random.key(0), jnp.ones(1))["params"]["frequencies"]
+    assert np.std(drawn) == pytest.approx(16, rel=5 / np.sqrt(2 * drawn.size))
+
+
+@pytest.mark.extended
 def test_a_vector_is_added_as_it_is_or_embedded_as_the_time_is():
     """A number embedded by layers of its own is the same as its embedding, made in numpy, as a vector."""
     by_number = UNet(**TINY, vector_width=1, vector_embedding="time")

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models.layers.embeddings import LabelEmbedding, rope_angles, rotate, sincos_positions, sinusoid
+from diffusion.models.layers.embeddings import (
+    FourierEmbedding,
+    LabelEmbedding,
+    rope_angles,
+    rotate,
+    sincos_positions,
+    sinusoid,
+)
 
 
 def test_sinusoid_is_dits():
@@ -75,3 +82,9 @@ def test_label_embedding_has_a_null_row_and_no_other():
 def test_sizes_that_4_does_not_divide(function):
     with pytest.raises(ValueError, match="multiple of 4; got 6"):
         function(2, 2, 6)
+
+
+def test_frequencies_of_random_fourier_features_are_standard_normal():
+    """256 of them: their deviation within five standard errors."""
+    drawn = FourierEmbedding(4).init(jax.random.key(0), jnp.ones(1))["params"]["frequencies"]
+    assert np.std(drawn) == pytest.approx(1, rel=5 / np.sqrt(2 * 256))

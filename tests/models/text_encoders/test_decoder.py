@@ -16,6 +16,7 @@ from diffusion.models.interchange import decoder_tables, families, folders
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.text_encoders import decoder
 from diffusion.models.text_encoders.decoder import DecoderEncoder
+from tests import numpy_programs
 
 SIZES = {"vocabulary": 20, "width": 8, "depth": 2, "heads": 4, "key_heads": 2, "head_size": 6, "hidden": 10}
 MODEL = DecoderEncoder(
@@ -128,6 +129,18 @@ def test_a_key_for_two_heads_is_two_equal_keys():
     repeated = {**params, "layers": {**params["layers"], "attention": attention}}
     found = states(MODEL.clone(key_heads=4), repeated, IDS, np.ones(IDS.shape, bool))
     np.testing.assert_allclose(found, of_all(), atol=2e-5)
+
+
+def test_states_are_float32_whatever_the_compute_type():
+    """With layers that add nothing, the tokens are the normalised embeddings, to more digits than bfloat16 has."""
+    model = DecoderEncoder(**SIZES | {"depth": 1}, dtype="bfloat16")
+    params = jax.tree.map(np.zeros_like, made(model))
+    table = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    params |= {"tokens": {"embedding": table}, "final_norm": {"scale": np.ones(8, np.float32)}}
+    rows = table[IDS].astype(np.float64)
+    exact = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + model.epsilon)
+    tokens = numpy_programs.outputs(lambda params: model.apply({"params": params}, IDS).tokens, params)
+    np.testing.assert_allclose(tokens, exact, rtol=1e-5)
 
 
 def test_scaled_frequencies_keep_what_turns_often():
