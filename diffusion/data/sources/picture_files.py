@@ -1,13 +1,13 @@
 """Folders of picture files: one folder for each class, or pictures with a table of captions and labels beside them.
 
-    FOLDER/CLASS/picture.png                  class_folders; FOLDER/train/CLASS/picture.png or
-                                              FOLDER/CLASS/train/picture.png where there are splits
+    FOLDER/CLASS/picture.png                  class_folders; with splits FOLDER/train/CLASS/picture.png or
+                                              FOLDER/CLASS/train/picture.png
     FOLDER/picture.png                        picture_folder; optionally with one of
-    FOLDER/metadata.csv                         file_name,caption,label,mask_file_name ...
-    FOLDER/metadata.jsonl                       {"file_name": "picture.png", "caption": "a cat"} a line
-    FOLDER/picture.txt                          its caption
+    FOLDER/metadata.csv                         the columns file_name,caption,label,mask_file_name ...
+    FOLDER/metadata.jsonl                       in each line {"file_name": "picture.png", "caption": "a cat"}
+    FOLDER/picture.txt                          the caption of picture.png
 
-Nothing is ever written into them.
+Nothing is ever written into these folders.
 """
 
 import csv
@@ -30,7 +30,7 @@ OTHERS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".
 METADATA = ("metadata.csv", "metadata.jsonl")
 OTHER_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".caption")
 NUMBER = re.compile(r"\s*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")  # Python reads 1_0 and nan, too
-FILE = "file_name"  # the column that names the picture; one that ends in it names another picture of the record
+FILE = "file_name"  # the column that names the picture; "mask_file_name" etc. name further pictures of a record
 
 
 def class_folders(
@@ -43,20 +43,20 @@ def class_folders(
     varied: tuple[int, ...] = (),
     viewed: bool = True,
 ) -> Records:
-    """Opens a folder with a folder of pictures for each class, whose name is the caption of its pictures.
+    """Opens a folder that has a folder of pictures for each class, whose name is the label and caption of its pictures.
 
     Args:
         path: the folder, with FOLDER/CLASS/..., or FOLDER/train/CLASS/... or FOLDER/CLASS/train/... and other splits.
         split: the split, or a part such as "train[:90%]".
         side: height and width of the squares that pictures become; 0 for pictures of one size.
-        label: None for the class folders as labels; "" for no labels.
-        classes: the names of the folders in the order of their numbers; () for all, sorted.
-        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        label: None if the folders are the labels; "" for no labels.
+        classes: the names of the folders in the order of the classes' numbers; () for all folders, sorted.
+        varied: (H, W) of the samples if pictures keep their sizes; () if all pictures have one size.
         viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it holds no pictures in folders of classes.
+        ValueError: if the folder holds no pictures in folders of classes.
     """
     table = ClassFolders(path, split)
     how = {"side": side, "varied": varied, "viewed": viewed}
@@ -79,17 +79,17 @@ def picture_folder(
     """Opens a folder of pictures, with the columns of its metadata.csv, metadata.jsonl, or .txt files.
 
     Args:
-        path: the folder; one with a folder for each split has a table in each.
+        path: the folder; if it has a folder for each split, each of these has a table of its own.
         split: the split, or a part such as "train[:90%]".
         x, label, classes, condition, caption: the columns of the example, the label, the condition and the text, and
             the names of the classes, as in `table_records.Records`; "mask_file_name" is the column "mask".
         side: height and width of the squares that pictures become; 0 for pictures of one size.
-        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        varied: (H, W) of the samples if pictures keep their sizes; () if all pictures have one size.
         viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or pictures that its table names are missing.
-        ValueError: if it holds no pictures, or its table cannot be read.
+        FileNotFoundError: if there is no such folder, or a picture that the table names is missing.
+        ValueError: if the folder holds no pictures, or the table cannot be read.
     """
     table = PictureFolder(path, split)
     columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
@@ -108,7 +108,7 @@ class _Files:
         self._base = splits.parse(split).base
 
     def _split_folder(self) -> pathlib.Path:
-        """The folder of the split: the one with its name, or else the folder itself."""
+        """The folder of the split: the folder with the split's name, or `path` itself if no folder names a split."""
         named = sorted(child.name for child in self._folder.iterdir() if child.is_dir() and child.name in splits.NAMES)
         if named:
             outside = [name for name in METADATA if (self._folder / name).is_file()]
@@ -130,11 +130,11 @@ class _Files:
         return str(self._paths[row])
 
     def record_name(self, row: int) -> str:
-        """The name of the picture, from the folder on."""
+        """The name of the picture, with the folders below `where`."""
         return str(self._paths[row]).removeprefix(self.where).lstrip("/")
 
     def record_length(self, row: int) -> int:
-        """The bytes of the picture's file."""
+        """The size of the picture's file in bytes."""
         return os.stat(self._paths[row]).st_size
 
     def stamp(self) -> Any:
@@ -147,7 +147,7 @@ class _Files:
 
 
 class ClassFolders(_Files):
-    """Pictures with the name of the folder that they lie in as their label."""
+    """Pictures that have as their label the name of the class's folder."""
 
     columns: tuple[str, ...] = ("image", "label")
 
@@ -216,19 +216,19 @@ class PictureFolder(_Files):
 
 
 def pictures_in(folder: pathlib.Path) -> list[str]:
-    """The picture files in a folder and below it, as `splits.files_below`; warns of pictures of formats not read."""
+    """The names of the picture files in a folder and below it; warns of pictures in formats that are not read."""
     files = splits.files_below(folder, PICTURES + OTHERS)
     splits.warn_of_others(folder, "pictures", [name for name in files if name.lower().endswith(OTHERS)], PICTURES)
     return [name for name in files if name.lower().endswith(PICTURES)]
 
 
 def warn_of_unnamed(table: pathlib.Path, names: Iterable[str], files: Iterable[str] | None = None) -> None:
-    """Warns of pictures beside a table and below that it does not name, and that are therefore left out.
+    """Warns of pictures in the folder of a table and below it that the table does not name, and that are left out.
 
     Args:
         table: the table, in the folder of its pictures.
-        names: the names in it, from the folder on.
-        files: the pictures in the folder, where they are known; None: the folder is listed.
+        names: the names in the table, relative to the folder.
+        files: the names of the pictures in the folder; None if the folder must be listed.
     """
     files = _listed(table.parent) if files is None else files
     if unnamed := sorted({*files}.difference(names)):
@@ -241,7 +241,7 @@ def warn_of_unnamed(table: pathlib.Path, names: Iterable[str], files: Iterable[s
 
 
 def _listed(folder: pathlib.Path) -> dict[str, bool]:
-    """The picture files in a folder and below it, as `splits.entries_below`; none where the folder cannot be listed."""
+    """The picture files in a folder and below it, as in `splits.entries_below`; {} if the folder cannot be listed."""
     try:
         return splits.entries_below(folder, PICTURES)
     except (limits.Refused, OSError):
@@ -249,12 +249,12 @@ def _listed(folder: pathlib.Path) -> dict[str, bool]:
 
 
 def sidecar(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The text file with the caption of a picture, whose name counts from the folder on."""
+    """The text file with the caption of a picture, whose name is relative to the folder."""
     return (folder / name).with_suffix(".txt")
 
 
 def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The pictures of a folder, with the contents of their .txt files as "caption" where they have some."""
+    """The pictures of a folder; if they have .txt files, with the contents of these as "caption"."""
     names = pictures_in(folder)
     texts = [sidecar(folder, name) for name in names]
     there = [text.is_file() for text in texts]
@@ -282,11 +282,11 @@ def _warn_of_tables(folder: pathlib.Path) -> None:
 
 
 def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a metadata.csv or metadata.jsonl; a column with nothing but numbers is read as numbers.
+    """The rows of a metadata.csv or metadata.jsonl; in a CSV file, a column that holds only numbers is read as numbers.
 
     Raises:
-        ValueError: if it cannot be read, has no file_name, a column twice, ragged lines, or names a file twice or
-            outside the folder.
+        ValueError: if the table cannot be read, has no column file_name, a column twice or lines of different lengths,
+            or names a file twice or outside the folder.
     """
     text = opener.text_of(opener.read(path, within=path.parent), path)
     rows = _jsonl(path, text) if path.suffix == ".jsonl" else _csv(path, text)
@@ -302,7 +302,7 @@ def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
-    """The lines of a CSV table; the values of a column are numbers where all of them are, written in digits."""
+    """The lines of a CSV table; the values of a column become numbers if all of them are numbers written in digits."""
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         columns = table.fieldnames or []
@@ -360,7 +360,7 @@ def _jsonl(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
 
 
 def _require_there(folder: pathlib.Path, names: Sequence[str], listed: Mapping[str, bool]) -> None:
-    """Refuses names of pictures that are not there; a name that is listed as a plain file is not looked up."""
+    """Refuses names of pictures that do not exist; names that are listed as plain files are not looked up again."""
     if missing := [name for name in names if not listed.get(name) and not (folder / name).is_file()]:
         shown = "\n  ".join(missing[:20])
         more = f"\n  and {len(missing) - 20} more" if len(missing) > 20 else ""

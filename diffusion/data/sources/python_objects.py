@@ -18,13 +18,13 @@ def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source |
     """The source that reads a Python object.
 
     Args:
-        data: a source; a sequence of records; an iterable of them, or a function that returns one, see `streams`; or a
-            dataset of Hugging Face's library, see `huggingface`.
-        num_classes: number of classes of a sequence's or an iterable's labels; 0 where there are none.
-        split: the split that a run takes the records for.
+        data: a source; a sequence of records; an iterable of records, or a function that returns an iterable, see
+            `streams`; or a dataset of Hugging Face's library, see `huggingface`.
+        num_classes: number of classes of the labels in a sequence or an iterable; 0 if there are no labels.
+        split: the split as which a run uses the records.
 
     Raises:
-        ValueError: for another object, or for records of another form.
+        ValueError: if the object is of another kind, or its records have another form.
     """
     if hasattr(data, "spec") and hasattr(data, "fingerprint"):
         return data
@@ -57,21 +57,22 @@ def huggingface(
 ) -> "table_records.Records | Stream":
     """The source of a `datasets.Dataset`, with random access, or of a `datasets.IterableDataset`, as a stream.
 
-    The library is not imported here: an object with its attributes will do.
+    The library is not imported: any object with the attributes of a dataset is accepted.
 
     Args:
         dataset: the object, e.g. `datasets.load_dataset(..., streaming=True)["train"]`.
-        split: the split that a run takes it for, or a part: "train[:90%]" of a Dataset, "train[1000:]" of a stream.
+        split: the split as which a run uses the dataset, or a part: "train[:90%]" of a Dataset, "train[1000:]" of a
+            stream.
         x, label, condition, caption: the columns of the example, the label, the condition and the text, as in
             `columns.Columns`.
         classes: the names of the labels; () for the names in the dataset's own `ClassLabel`.
         side: height and width of the squares that pictures become; 0 for pictures of one size.
-        varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        varied: (H, W) of the samples if pictures keep their sizes; () if all pictures have one size.
         viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
-        ValueError: for a column that does not exist, a stream with labels whose classes are not known, or a stream of
-            pictures of several sizes.
+        ValueError: if a column does not exist, the classes of a stream's labels are not known, or a stream has pictures
+            of several sizes or is opened with `varied`.
     """
     dataset = _encoded(dataset)
     features = dataset.features or {}
@@ -105,7 +106,7 @@ class _Rows(Stored):
 
 
 def _with_file(value: Any) -> Any:
-    """A stored value; a `PictureFile` where the dataset, an object of this user's, names a file in place of bytes."""
+    """A stored value; a `PictureFile` if the dataset, an object that the user passed, names a file instead of bytes."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"] is None and value["path"]:
         return PictureFile(pathlib.Path(value["path"]))
     return value
@@ -119,7 +120,7 @@ class HuggingFace:
         info = getattr(dataset, "info", None)
         self.name = getattr(info, "dataset_name", None) or type(dataset).__qualname__
         self.where = f"{type(dataset).__module__}.{type(dataset).__qualname__} {self.name!r}"
-        self.identity = str(getattr(dataset, "_fingerprint", ""))  # "": it has no identity of its own
+        self.identity = str(getattr(dataset, "_fingerprint", ""))  # "" for an object that states no fingerprint
         self.columns = tuple(dataset.column_names)
         self._views: dict[tuple[str, ...], Any] = {}  # {columns that are read: the dataset of them}
 
@@ -144,7 +145,7 @@ class HuggingFace:
 
 
 def _encoded(dataset: Any) -> Any:
-    """The dataset with encoded pictures, which are decoded here, and plain values in its other columns."""
+    """The dataset with pictures that are still encoded, for decoders of this package, and plain values otherwise."""
     for name, feature in (dataset.features or {}).items():
         if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
             stored = copy.copy(feature)
