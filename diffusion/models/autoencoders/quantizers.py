@@ -1,13 +1,13 @@
 """Discrete codes for continuous vectors: a learned codebook, and finite scalar quantization without one.
 
-    quantized = quantize(z, codebook)                  # z [B, ..., D]: straight through, with its two losses
+    quantized = quantize(z, codebook)                  # z [B, ..., D]: straight-through gradient, and two losses
     state = codebook_init(codes)                       # or without a gradient: the codebook follows its vectors
     state = codebook_update(state, z, quantized.indices, decay=0.99)
     state = restart_dead(state, z, key)
     fsq = FiniteScalar((8, 5, 5, 5))                   # 1,000 codes of four numbers each
     values, indices = fsq.quantize(z)
 
-Under `jit` sums over a batch are sums over the whole batch, on any number of devices.
+Under `jit`, sums over a batch run over the whole batch, on any number of devices.
 """
 
 import dataclasses
@@ -24,10 +24,11 @@ class Quantized(NamedTuple):
     """Vectors, and the nearest codes that a decoder receives instead of them.
 
     Attributes:
-        values: [B, ..., D] the codes, exactly; their gradient passes unchanged to z (straight through).
-        indices: int32 [B, ...], of the codes.
-        codebook: [B] mean |stop z - code|^2, which moves the codes; omit it if the codebook is a moving average.
-        commitment: [B] mean |z - stop code|^2, which keeps the encoder near its codes; weight 0.25 in the papers.
+        values: [B, ..., D], exactly the codes; their gradient passes unchanged to z (straight through).
+        indices: int32 [B, ...], the indices of the codes in the codebook.
+        codebook: [B], mean |stop z - code|^2, which moves the codes; not needed if the codebook is a moving average.
+        commitment: [B], mean |z - stop code|^2, which keeps the outputs of the encoder near the codes; its weight is
+            0.25 in the papers.
     """
 
     values: Array
@@ -40,25 +41,26 @@ def nearest(z: Array, codebook: Array) -> tuple[Array, Array]:
     """The codes that are nearest to vectors, argmin_k |z - e_k|; ties go to the first.
 
     Args:
-        z: [..., D] floating.
-        codebook: [K, D].
+        z: vectors [..., D], floating-point numbers.
+        codebook: K codes [K, D].
 
     Returns:
-        (indices int32 [...], codes [..., D] in the codebook's type).
+        (indices int32 [...], codes [..., D] in the dtype of the codebook).
 
     Raises:
         ValueError: if the last axes differ, or the codebook is not a matrix.
     """
     if codebook.ndim != 2 or z.shape[-1] != codebook.shape[-1]:
         raise ValueError(f"z {z.shape} and codebook {codebook.shape} do not fit: expected [..., D] and [K, D]")
-    # |z|^2 is the same for all codes. By default accelerators multiply with few bits, which would pick other codes.
+    # |z|^2 is the same for all codes. The highest precision is needed because accelerators multiply with few bits by
+    # default, and would choose other codes.
     product = jnp.einsum("...d,kd->...k", z.astype(codebook.dtype), codebook, precision=jax.lax.Precision.HIGHEST)
     indices = jnp.argmin(jnp.sum(jnp.square(codebook), axis=-1) - 2 * product, axis=-1).astype(jnp.int32)
     return indices, codebook[indices]
 
 
 def straight_through(z: Array, values: Array) -> Array:
-    """The values, exactly, with the gradient of z."""
+    """Exactly the values, but with the gradient of z."""
     return jax.lax.stop_gradient(values) + (z - jax.lax.stop_gradient(z))
 
 
@@ -68,14 +70,14 @@ def quantize(z: Array, codebook: Array) -> Quantized:
         values = z + stop(e_k - z),   k = argmin_k |z - e_k|
 
     Args:
-        z: [B, ..., D] outputs of an encoder.
-        codebook: [K, D].
+        z: [B, ..., D], the outputs of an encoder.
+        codebook: K codes [K, D].
 
     Returns:
-        Quantized; the VQ-VAE's loss is codebook + 0.25 commitment.
+        `Quantized`; the loss of the VQ-VAE is codebook + 0.25 commitment.
 
     Raises:
-        ValueError: as in `nearest`.
+        ValueError: under the conditions of `nearest`.
 
     Reference: van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017, equation 3.
     """
@@ -90,12 +92,12 @@ def quantize(z: Array, codebook: Array) -> Quantized:
 
 
 class Codebook(NamedTuple):
-    """A codebook that follows the vectors assigned to it, as the state of its moving averages.
+    """A codebook that follows the vectors assigned to it, with the moving averages from which it is computed.
 
     Attributes:
-        codes: [K, D] float32.
-        counts: [K] float32, moving average N_k of the number of vectors that a batch assigns to each code.
-        sums: [K, D] float32, moving average m_k of their sum.
+        codes: the codes e_k, float32 [K, D].
+        counts: float32 [K], the moving average N_k of the number of a batch's vectors that are assigned to code k.
+        sums: float32 [K, D], the moving average m_k of the sum of these vectors.
     """
 
     codes: Array
@@ -106,11 +108,11 @@ class Codebook(NamedTuple):
 def codebook_init(codes: Array) -> Codebook:
     """The state of a new codebook: each code counts as one vector assigned to it.
 
-    The count starts at one, not at zero, to agree with the sum, which starts at the code. Otherwise the smoothing would
-    blow up a code without vectors.
+    The count starts at one, not at zero, to agree with the sum, which starts at the code. With a count of zero, a code
+    without vectors would become very large, because its sum would be divided by the small smoothed count.
 
     Args:
-        codes: [K, D].
+        codes: the first codes [K, D].
     """
     codes = jnp.asarray(codes, jnp.float32)
     return Codebook(codes, jnp.ones(codes.shape[0]), codes)
@@ -125,9 +127,9 @@ def codebook_update(
         e_k <- m_k / N'_k,            N'_k = (N_k + epsilon) / (N + K epsilon) N,   N = sum_k N_k
 
     Args:
-        codebook: state.
-        z: [..., D] of a batch; without gradient.
-        indices: int [...], from `nearest`.
+        codebook: the state.
+        z: the vectors of a batch [..., D], through which no gradient flows.
+        indices: the indices of their codes, int [...], from `nearest`.
         decay: g, in [0, 1).
         epsilon: constant of the Laplace smoothing N', >= 0.
 
@@ -135,7 +137,7 @@ def codebook_update(
         The next state.
 
     Raises:
-        ValueError: for a decay out of range.
+        ValueError: if decay is not in [0, 1).
 
     Reference: van den Oord et al. 2017, appendix A.1; the smoothing follows the authors' code and Razavi et al.,
     "Generating Diverse High-Fidelity Images with VQ-VAE-2", 2019.
@@ -155,21 +157,22 @@ def codebook_update(
 
 
 def restart_dead(codebook: Codebook, z: Array, key: Array, threshold: float = 1.0) -> tuple[Codebook, Array]:
-    """Replaces each code with hardly any assigned vectors by a random vector of the batch.
+    """Replaces each dead code, to which hardly any vectors are assigned, by a random vector of the batch.
 
-    A new code starts with the count `threshold`, so that it has one batch to attract vectors.
+    A new code starts with the count `threshold`, so that it has at least one batch to attract vectors.
 
     Args:
-        codebook: state, after `codebook_update`.
-        z: [..., D] of the batch; different codes get different vectors if there are at least K.
-        key: a new one for each step.
-        threshold: codes of a smaller count are dead. Counts are per batch, so that it scales with the batch.
+        codebook: the state after `codebook_update`.
+        z: the vectors of the batch [..., D]; if there are at least K, all restarted codes get different vectors.
+        key: a random key, a new one in each step.
+        threshold: count below which a code is dead, > 0. Counts are numbers of vectors in a batch, so that a larger
+            batch needs a larger threshold.
 
     Returns:
-        (the next state, int32 [] number of restarted codes).
+        (the next state, the number of restarted codes int32 []).
 
     Raises:
-        ValueError: for a threshold that is not positive, below which no code would ever be dead.
+        ValueError: if the threshold is not positive, because then no code would ever be dead.
 
     Reference: Dhariwal et al., "Jukebox: A Generative Model for Music", 2020, section 3.
     """
@@ -185,7 +188,7 @@ def restart_dead(codebook: Codebook, z: Array, key: Array, threshold: float = 1.
 
 
 def histogram(indices: Array, size: int) -> Array:
-    """Number of uses of each code: int [...] -> float32 [size]; counts of batches add up."""
+    """The number of uses of each code, float32 [size], from indices int [...]; the counts of batches can be added."""
     return jnp.zeros(size).at[indices.reshape(-1)].add(1.0)
 
 
@@ -193,7 +196,7 @@ def perplexity(counts: Array) -> Array:
     """The effective number of codes: exp of the entropy of their frequencies, in 1..K.
 
     Args:
-        counts: [K], not all zero, from `histogram`.
+        counts: numbers of uses [K], not all zero, from `histogram`.
     """
     p = counts / jnp.sum(counts)
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0)))
@@ -210,15 +213,17 @@ class FiniteScalar:
 
         h = tanh(z + shift) (L - 1) (1 - 0.001) / 2 - offset,   values = round(h) / floor(L / 2) in [-1, 1]
 
-    with offset 0 for odd L and 1/2 for even L, whose levels are -L/2 .. L/2 - 1, and shift = tan(offset / half) so that
-    z = 0 lies near the level 0, as in the paper's listing.
+    For odd L the offset is 0. For even L it is 1/2, and the levels are -L/2 .. L/2 - 1. As in the paper's listing,
+    shift = tan(offset / half) with half = (L - 1) (1 - 0.001) / 2, so that z = 0 lies near the level 0.
 
     Attributes:
-        levels: L for each of the D numbers, >= 2 each; the codebook has their product of codes. The paper recommends
-            (8, 6, 5) for 240 codes, (8, 5, 5, 5) for 1,000, (7, 5, 5, 5, 5) for 4,375, (8, 8, 8, 5, 5, 5) for 64,000.
+        levels: the number of levels L, >= 2, of each of the D numbers; the number of codes is their product. The paper
+            recommends (8, 6, 5) for 240 codes, (8, 5, 5, 5) for 1,000, (7, 5, 5, 5, 5) for 4,375, (8, 8, 8, 5, 5, 5)
+            for 64,000.
 
     Raises:
-        ValueError: for no levels, or fewer than two of one number, or more codes than int32 counts.
+        ValueError: if there are no levels, a number has fewer than two levels, or there are more codes than an int32
+            can count.
 
     Reference: Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", 2023, section 3 and appendix A.
     """
@@ -242,7 +247,7 @@ class FiniteScalar:
         return self.codes(jnp.arange(self.size, dtype=jnp.int32))
 
     def bound(self, z: Array) -> Array:
-        """[..., D] any numbers -> [..., D] numbers that round to one of the levels."""
+        """The numbers h [..., D], each of which rounds to one of the levels, for any numbers z [..., D]."""
         if z.shape[-1] != len(self.levels):
             raise ValueError(
                 f"each vector of z {z.shape} has {z.shape[-1]} numbers, but there are levels for {len(self.levels)}"
@@ -257,22 +262,22 @@ class FiniteScalar:
         """Rounds vectors to codes, with the gradient of `bound`.
 
         Args:
-            z: [..., D].
+            z: vectors [..., D].
 
         Returns:
-            (values [..., D] in [-1, 1], indices int32 [...]).
+            (values [..., D] in [-1, 1], indices int32 [...] in 0..size - 1).
         """
         h = self.bound(z)
         values = straight_through(h, jnp.round(h)) / self._half
         return values, self.indices(values)
 
     def indices(self, codes: Array) -> Array:
-        """[..., D] codes in [-1, 1] -> int32 [...]; the first number changes fastest."""
+        """The indices int32 [...] of codes [..., D] in [-1, 1]; the first number of a code changes fastest."""
         digits = jnp.round(jax.lax.stop_gradient(codes) * self._half).astype(jnp.int32) + self._half
         return jnp.sum(digits * self._basis, axis=-1, dtype=jnp.int32)
 
     def codes(self, indices: Array) -> Array:
-        """int [...] in 0..size - 1 -> float32 [..., D]; the inverse of `indices`."""
+        """The codes float32 [..., D] of indices int [...] in 0..size - 1; the inverse of `indices`."""
         digits = indices[..., None] // self._basis % np.asarray(self.levels, np.int32)
         return (digits - self._half).astype(jnp.float32) / self._half
 
