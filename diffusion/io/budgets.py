@@ -1,20 +1,20 @@
-"""Budgets of unpacking a file: bytes, members and seconds; a small file can ask for more than a machine has."""
+"""Budgets for unpacking a file: bytes, members and seconds. A small file can ask for more than a machine has."""
 
 import time
 
 from diffusion.io import limits
 
-FLOOR = 2**27  # bytes that any file may unpack to: 128 MiB
-RATIO = 100  # times its size that a larger one may; pictures and texts unpack to at most about 20 times
-MEMBERS = 10**6
+FLOOR = 2**27  # bytes to which every file may unpack: 128 MiB
+RATIO = 100  # a larger file may unpack to so many times its size; pictures and texts need at most about 20 times
+MEMBERS = 10**6  # most members of an archive
 SECONDS = 60.0  # CPU seconds of this thread; waiting for a slow disk does not count
 
 
 def unpacked(stored: int) -> int:
-    """The most bytes that a file may unpack to.
+    """The largest number of bytes to which a file may unpack.
 
     Args:
-        stored: its size in bytes.
+        stored: the size of the file in bytes.
     """
     return max(FLOOR, RATIO * stored)
 
@@ -27,9 +27,9 @@ class Budget:
 
         Args:
             what: name of the file, for the message.
-            size: the most bytes that it may unpack to, e.g. `unpacked` of its size.
-            members: the most members or frames that it may hold.
-            seconds: the longest time that this thread may compute for it.
+            size: the largest number of bytes to which the file may unpack, e.g. `unpacked` of its size.
+            members: the largest number of members or frames that the file may hold.
+            seconds: the longest CPU time in seconds that this thread may take to unpack the file.
         """
         self._what = what
         self._most = {"bytes": size, "members": members}
@@ -44,7 +44,7 @@ class Budget:
             members: number of members to unpack, at least 0.
 
         Raises:
-            limits.Refused: if it is more than is left, or the time is over.
+            limits.Refused: if more is taken than is left, or the time is over.
         """
         self._spent["bytes"] += size
         self._spent["members"] += members

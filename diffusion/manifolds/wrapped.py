@@ -2,9 +2,10 @@
 
     p(y) = sum over all v with exp(mean, v) = y of N(v; 0, scale^2 I) / |det d exp_mean(v)|
 
-with respect to the metric's volume: Grattarola et al. 2019; Nagano et al. 2019; Mathieu and Nickel 2020, "Riemannian
-Continuous Normalizing Flows", appendix. If exp is one-to-one, the sum has one term. If geodesics close after the length
-2 pi, it has a term for each number of turns.
+with respect to the metric's volume (Nagano et al. 2019, "A Wrapped Normal Distribution on Hyperbolic Space for
+Gradient-Based Learning"; Mathieu and Nickel 2020, "Riemannian Continuous Normalizing Flows", appendix; Grattarola et
+al. 2019). If exp is one-to-one, the sum has one term. If geodesics close after the length 2 pi, the sum has a term for
+each number of turns.
 """
 
 import math
@@ -19,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 WRAPS = 3
-"""Number of turns in either direction that are summed; the rest is below 1e-6 for scales up to pi."""
+"""Number of turns in either direction that are summed; the other terms are below 1e-6 for scales up to pi."""
 _CAP = 1e-6  # floor of |sin(r) / r|, at whose zeros exp maps a whole sphere of tangent vectors to one point
 
 
@@ -49,7 +50,7 @@ def open_(
 
 
 def closed(angle: Array, scale: ArrayLike, dimension: int, ratio: Callable[[Array], Array], power: int) -> Array:
-    """Log-density `[...]` at a point at distance `angle`, on a manifold whose geodesics all close after 2 pi.
+    """The log-density `[...]` at a distance `angle` from the mean, on a manifold whose geodesics all close after 2 pi.
 
         log sum_k N(r_k; 0, scale^2 I) / |ratio(r_k^2)|^power,    r_k = angle + 2 pi k, k = -3 ... 3
 
@@ -61,7 +62,7 @@ def closed(angle: Array, scale: ArrayLike, dimension: int, ratio: Callable[[Arra
         angle: distances from the mean `[...]`, in [0, pi].
         scale: standard deviation in (0, pi], a number or an array whose shape is a prefix of the batch shape.
         dimension: dimension of the manifold.
-        ratio: squared length -> factor by which exp changes lengths orthogonal to the geodesic.
+        ratio: function from a squared length to the factor by which exp changes lengths orthogonal to the geodesic.
         power: number of these orthogonal directions.
 
     Raises:

@@ -11,12 +11,15 @@ from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
 
 def auraflow(prompts: Sequence[str], pile_t5: Encoder, **how: Any) -> dict[str, jax.Array]:
-    """{"text"} of AuraFlow, whose network attends to zeros in place of the padding.
+    """The conditions of prompts for AuraFlow, whose network attends to zeros in place of the padding.
 
     Args:
         prompts: B texts.
-        pile_t5: Pile-T5's encoder, `masked=True`, with a tokenizer of 256 tokens.
+        pile_t5: Pile-T5's encoder with `masked=True`, and a tokenizer of 256 tokens.
         **how: further arguments of `encode`.
+
+    Returns:
+        {"text": the encoder's states [B, M, E], 0 at the padding}.
     """
     return {"text": zeroed_padding(encode(prompts, pile_t5, **how))}
 
