@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.published.stable_diffusion import network
+from diffusion.published.stable_diffusion import network, table
 from diffusion.published.stable_diffusion.network import ConditionalUNet, Layers
 from tests.models.dit_oracle import silu
 from tests.published.equations import applied, close, convolution, dense, normal, wave
@@ -89,3 +89,11 @@ def test_numbers_beside_the_time_are_embedded_as_their_kind(kind):
             angles = 1000 * (np.float64(strength[b]) - 1) * np.array([1, 0.01, 0.0001])
             features = features + np.concatenate([np.sin(angles), np.cos(angles)]) @ p["strength"]["kernel"]
         close(found[b], expected + two_layers(p, "time", features))
+
+
+def test_the_middle_has_a_depth_in_the_config_where_the_last_level_has_no_attention():
+    """In place of the last level's, which would be without effect."""
+    module = ConditionalUNet((32, 64), (1, 0), (2, 2), 5, middle=3)
+    config = table.CONFIG.describe(module)
+    assert list(config["transformer_layers_per_block"]) == [1, 3]
+    assert table.CONFIG.build(config) == module
