@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import numpy as np
+import pytest
 
 from diffusion.published.stable_diffusion import control_net
 from diffusion.published.stable_diffusion.control_net import ControlNet
@@ -62,3 +63,13 @@ def test_a_kind_of_control_is_embedded_beside_the_time_and_added_to_the_hint(mon
         for name, output, skip in zip(names, found, [*skips, middle], strict=True):
             pixel = {"kernel": p[name]["kernel"][0, 0], "bias": p[name]["bias"]}
             close(output[b], dense(pixel, skip))
+
+
+@pytest.mark.parametrize(("strength_width", "read"), [(0, {"text"}), (6, {"text", "strength"})])
+def test_a_distilled_control_net_alone_reads_the_strength_of_guidance(strength_width, read, monkeypatch):
+    monkeypatch.setattr(ControlNet, "apply", lambda module, variables, x, t, condition, *hint: (condition, *hint))
+    module = ControlNet(UNET.clone(strength_width=strength_width))
+    x, t, hint, mode = normal(1, 2, 4, 3), normal(1), normal(1, 4, 8, 3), np.array([2])
+    condition = {"text": normal(1, 3, 5), "strength": normal(1)}
+    found, *seen = module.residuals({}, UNET, x, t, condition, (hint, mode))
+    assert found.keys() == read and seen[0] is hint and seen[1] is mode

@@ -38,6 +38,8 @@ def test_a_feature_of_the_middles_shape_is_added_there():
     features = tuple(jnp.ones((2, *shape)) for shape in level_shapes(UNET, 8, 8))
     assert len(entries(features)) == 3
     assert len(entries(features[:-1])) == 2
+    received = entries((*features[:-1], jnp.ones((2, 2, 2, 32))))  # half as large as the middle
+    assert [leaf.shape for leaf in received] == [leaf.shape for leaf in features[:-1]]
 
 
 @pytest.mark.parametrize(
