@@ -33,10 +33,12 @@ def test_a_picture_is_seen_at_the_size_of_the_peer(size):
         ((60, 80), Bounds(4704, 4704), (56, 84)),  # whose area is a bound itself
         ((56, 2800), Bounds(1, 56 * 2800 // 4), (28, 1400)),  # both halved
         ((56, 2800), Bounds(1, 56 * 2800 // 9), (28, 924)),  # a third of 56 is less than a token
+        ((44, 252), Bounds(1, 44 * 252), (28, 252)),  # its area is the bound, although 44 rounds to 56
+        ((36, 36), Bounds(4 * 36 * 36, 10**6), (84, 84)),  # both doubled and rounded up, although 36 rounds to 28
     ],
 )
 def test_sides_are_whole_tokens_and_at_least_one(size, bounds, seen):
-    """scale^2 = H W / most; both sides are divided by it and rounded down."""
+    """scale^2 = H W / most, of the sides before rounding; both are divided by it and rounded down (up for least)."""
     assert picture_sizes.seen_size(*size, 28, bounds) == seen
 
 
