@@ -30,6 +30,8 @@ from diffusion.recipe import ConfigError, Recipe, checks, data
 from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import to_json
 from diffusion.text_to_image import Frame, pipelines, png
+from diffusion.text_to_image.picture_controls import Control
+from diffusion.text_to_image.regions import Region
 from tests import commands
 
 SHAPE = (8, 8, 1)
@@ -115,6 +117,37 @@ def test_pictures_that_are_not_finite_are_notes_of_the_page_or_refused(run, monk
         with pytest.raises(ValueError, match=r"2 of 2 samples are not finite"):
             list(source.make(run, request, tmp_path / "none"))
         assert not (tmp_path / "none").exists()
+
+
+def test_requests_share_programs_only_where_all_that_these_depend_on_is_equal(run, monkeypatch):
+    made = []
+    monkeypatch.setattr(run, "_programs", {})
+    monkeypatch.setattr(run, "_made", lambda *_: made.append(f"program {len(made)}") or made[-1])
+    monkeypatch.setattr(run, "_check_memory", lambda *_: None)
+
+    def program(length=4, noised=False, **changes):
+        settings = {"sampler": "ddim", "steps": 4, "guidance": 2.0, "resamplings": 1, "number": 1, **changes}
+        plan = types.SimpleNamespace(t=np.zeros(length))
+        return run._compiled(types.SimpleNamespace(**settings), None, plan, noised)
+
+    first = program()
+    assert program() == program(number=3) == first and len(made) == 1
+    changes = {"sampler": "euler", "steps": 5, "guidance": 3.0, "resamplings": 2, "length": 3, "noised": True}
+    others = [program(**{name: value}) for name, value in changes.items()]
+    assert len({first, *others}) == 7
+
+
+def test_the_pictures_at_the_end_are_counted_and_not_those_of_an_earlier_step(run, monkeypatch):
+    counted = []
+    monkeypatch.setattr(trained.generate, "check_finite", lambda *about: counted.append(about))
+    states = [types.SimpleNamespace(x0=np.array([-1, -1]), x=None), types.SimpleNamespace(x0=None, x=np.array([1, -1]))]
+    compiled = (lambda seeds, known: (None, None), lambda *_: iter(states), lambda decoder, x: (x, x > 0))
+    plan = types.SimpleNamespace(s=np.array([0.5, 0.0]), renoise=[False, False])
+    canvas = types.SimpleNamespace(arrays=lambda: (None, None), with_original=lambda pictures: pictures)
+    request = types.SimpleNamespace(rows=lambda: ((), (7, 8)), number=2)
+    frames = run._frames(request, types.SimpleNamespace(config="config"), None, compiled, plan, canvas)
+    assert [(frame.step, frame.t, frame.pictures.tolist()) for frame in frames] == [(1, 0.5, [-1, -1]), (2, 0, [1, -1])]
+    assert counted == [("config", 2, 1)]
 
 
 def test_a_runs_cache_learns_which_steps_a_request_has_left(run, files, monkeypatch):
@@ -335,6 +368,38 @@ def test_what_a_file_carries_loads_back(tmp_path, files):
     assert read.watermark == "" and read.image is None
     lacking = page_request.left_out(tmp_path / "theirs.png", read, Made.usual)
     assert sorted(lacking) == ["emphasis", "image", "margins", "mask", "strength", "watermark"]
+
+
+def test_the_settings_of_a_file_name_only_pictures_that_were_sent(tmp_path, monkeypatch):
+    """A stranger's file could name any picture of this machine, also as a mask or beside one that was sent."""
+    here, elsewhere = str(tmp_path / "inputs/a.png"), str(tmp_path / "b.png")
+    (tmp_path / "inputs").mkdir()
+    for path in (here, elsewhere):
+        pathlib.Path(path).write_bytes(b"")
+
+    def read(**noted):
+        monkeypatch.setattr(page_request.png, "read", lambda path: noted)
+        return page_request.read_file("file.png", PageRequest(label=3), tmp_path / "inputs")
+
+    def paths(request):
+        controls = [path for control in request.controls for path in (control.picture, control.mask)]
+        regions = [region.where for region in request.regions]
+        return [path for path in (request.image, request.mask, request.reference, *request.images, *controls, *regions)]
+
+    control = lambda picture, mask: {"controls": (Control("edges", picture, mask=mask),)}
+    region = lambda where: {"regions": (Region("a cat", where),)}
+    cases = [
+        lambda path: {"image": here, "mask": path},
+        lambda path: {"image": path, "mask": here},
+        lambda path: {"image": path},
+        lambda path: control(path, here),
+        lambda path: control(here, path),
+        lambda path: {"reference": path},
+        lambda path: {"images": (here, path)},
+        region,
+    ]
+    for case in cases:
+        assert here in paths(read(**case(here))) and not any(paths(read(**case(elsewhere))))
 
 
 def test_a_picture_arrives_in_base64_or_not_at_all(tmp_path):
