@@ -111,6 +111,20 @@ def test_a_tie_counts_half_for_either_set(tmp_path):
     assert pair["higher"]["share"] == (3 / 2) / 4
 
 
+def test_pictures_of_equal_prompts_are_compared_in_whichever_order_they_lie(tmp_path):
+    """The first set is brighter for both prompts: 10 above 5, and 200 above 100."""
+    values = lambda seen, prompts: {"score": np.array([float(picture[0, 0, 0]) for picture in seen])}
+    scorer = Scorer(values, {"score": "made"}, {}, choice=None, compiled=False)
+    sets = []
+    for name, greys in (("a", {"cat": 10, "dog": 200}), ("b", {"dog": 100, "cat": 5})):
+        (tmp_path / name).mkdir()
+        for i, (prompt, grey) in enumerate(greys.items()):
+            pictures.write(tmp_path / name / f"{i}.png", np.full((2, 2, 3), grey, np.uint8), {"prompt": prompt})
+        sets.append(prompt_scores.opened(str(tmp_path / name), None))
+    (pair,) = prompt_scores.scored(scorer, sets)[0]["pairs"]
+    assert pair["higher"]["share"] == 1
+
+
 def test_the_pictures_of_a_prompt_are_one_draw(tmp_path, monkeypatch):
     """Four pictures of each of two prompts, alike within a prompt, have the error of two draws."""
     reported = []
