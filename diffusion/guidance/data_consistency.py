@@ -29,10 +29,10 @@ def proximal(
         argmin_z |y - A z|^2 / sigma_y^2 + w (alpha / sigma)^2 |z - x0|^2
             = x0 + A^T (A A^T + w (alpha sigma_y / sigma)^2 I)^-1 (y - A x0).
 
-    At sigma_y = 0 it is A^+ y + (I - A^+ A) x0: the measured part comes from y, and the null space from the network. It
-    is Bayes' rule if p(x_0 | x_t) is N(x0, (sigma / alpha)^2 / w I), and therefore exact for data N(mu, s^2 I) and w =
-    1 + (sigma / alpha)^2 / s^2. A stochastic sampler then adds noise to the estimate as in the papers: `ddpm()` for
-    DDNM and `ddim(eta)` for DiffPIR.
+    At sigma_y = 0 the estimate is A^+ y + (I - A^+ A) x0: the measured part comes from y, and the part in the null
+    space of A comes from the network. The formula is Bayes' rule if p(x_0 | x_t) is N(x0, (sigma / alpha)^2 / w I), and
+    is therefore exact for data N(mu, s^2 I) and w = 1 + (sigma / alpha)^2 / s^2. As in the papers, a stochastic sampler
+    adds noise to the estimate: `ddpm()` for DDNM and `ddim(eta)` for DiffPIR.
 
     Facts:
         nfe: 1 call of the denoiser
@@ -44,7 +44,7 @@ def proximal(
         denoise: the denoiser; it need not be differentiable.
         schedule: the process.
         measurement: the operator A, such as `measurements.masked(mask)`.
-        y: the measurement `[B, ...]`, in the shape of A x; that of one example if all samples share it.
+        y: the measurements `[B, ...]`, in the shape of A x; `[1, ...]` or `[...]` for one that all samples share.
         noise_std: standard deviation sigma_y of the noise, >= 0.
         scale: weight w > 0 of the estimate, DiffPIR's lambda: a number, `[B]` or a function of t.
 
@@ -83,10 +83,11 @@ def manifold_preserving(
 ) -> Denoiser:
     """MPGD and FlowChef: a gradient step on the estimate, x0 + w grad_{x0} log p(y | x0).
 
-    This is `posterior_sampling` without the derivative of the network, which would double memory and time. It accepts
-    any likelihood or negative loss. For small w = (sigma / alpha)^2 it agrees with `proximal` to first order. MPGD
-    leaves eps unchanged, so its step size c equals w (1 - sigma_s alpha_t / (sigma_t alpha_s)) for a step from t to s.
-    Here eps changes with x0, so that w is a rate and the samples do not depend on the number of steps.
+    This is `posterior_sampling` without the derivative of the network, which would double memory and time. Any
+    likelihood or negative loss can be used. For small w = (sigma / alpha)^2 the method agrees with `proximal` to first
+    order. MPGD leaves eps unchanged, so that its step size c equals w (1 - sigma_s alpha_t / (sigma_t alpha_s)) for a
+    step from t to s. Here eps changes together with x0, so that w is a rate, and the samples converge as the number of
+    steps grows.
 
     Facts:
         nfe: 1 call of the denoiser

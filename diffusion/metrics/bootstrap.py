@@ -1,6 +1,4 @@
-"""Errors of figures: bootstrap intervals of a statistic over draws of the rows, Wilson's interval of a share, and the
-standard error of a mean.
-"""
+"""Errors of figures: bootstrap intervals of a statistic, Wilson's interval of a share, the standard error of a mean."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,11 +13,11 @@ def replicates(
     rng: np.random.Generator,
     strata: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The statistic of many resamples of the rows, drawn with replacement (Efron 1979).
+    """The values of a statistic for many resamples of the rows, which are drawn with replacement (Efron 1979).
 
     Args:
-        statistic: function of the chosen row numbers, int64 [rows] -> a float, or floats [...]; it closes over the rows
-            themselves.
+        statistic: function from the numbers of the chosen rows, int64 [rows], to a float or floats [...]; the rows
+            themselves are known to the function.
         rows: number of rows, at least 2.
         draws: number of resamples, at least 1.
         rng: numpy Generator; the same state gives the same resamples.
@@ -27,7 +25,7 @@ def replicates(
             that fixes these numbers.
 
     Returns:
-        float64 [draws], or [draws, ...].
+        The values, float64 [draws] or [draws, ...].
 
     Raises:
         ValueError: if rows or draws is too small, or strata has another length.
@@ -78,9 +76,11 @@ def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float
 
 
 def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval for a share, which is sound even where every trial succeeds and a bootstrap has no spread.
+    """Wilson's interval for a share, which is valid even if every trial succeeds and a bootstrap has no spread.
 
-    (p + z^2/2n +- z sqrt(p(1 - p)/n + z^2/4n^2)) / (1 + z^2/n)  (Wilson 1927).
+        (p + z^2 / (2 n) +- z sqrt(p (1 - p) / n + z^2 / (4 n^2))) / (1 + z^2 / n),    p = successes / trials
+
+    Reference: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
 
     Args:
         successes: the number of trials that succeeded, in 0..trials.
@@ -104,7 +104,7 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
 
 
 def share(right: Sequence[bool] | np.ndarray) -> dict[str, Any]:
-    """The share of True: {"share", "interval" (Wilson's, 95 %), "count": how many values}.
+    """The share of True values: {"share", "interval" (Wilson's, 95 %), "count": number of all values}.
 
     Args:
         right: one value for each trial, at least one.
@@ -127,7 +127,9 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def mean(values: np.ndarray) -> dict[str, Any]:
-    """The mean: {"value", "standard_error" (None for one value or an infinite one), "samples": how many values}.
+    """The mean: {"value", "standard_error", "samples": number of values}.
+
+    "standard_error" is None if there is only one value, or a value is not finite.
 
     Args:
         values: independent draws, `[N]`, at least one.
@@ -141,11 +143,11 @@ def mean(values: np.ndarray) -> dict[str, Any]:
 
 
 def means_by_class(values: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The mean of each class that has values, as `mean` gives it, by the name of the class.
+    """The mean of the values of each class that has any, as `mean` returns it, by the name of the class.
 
     Args:
         values: independent draws, `[N]`.
-        labels: the row of each value's class in `names`, int `[N]`.
+        labels: the index of each value's class in `names`, int `[N]`.
         names: names of the classes.
     """
     by_class = {name: values[np.asarray(labels) == label] for label, name in enumerate(names)}

@@ -15,7 +15,7 @@ AnySampler = TypeVar("AnySampler")
 
 
 def padded(sampler: AnySampler, real: Array) -> AnySampler:
-    """The sampler on the real part of each sample: x, the noise and the predictions are zero on padding.
+    """The sampler for the real part of each sample: x, the noise and the predictions are zero on padding.
 
     Facts:
         kind: the sampler's
@@ -55,6 +55,11 @@ def over_real(sampler: Any) -> Any:
 
 
 def reading_real(function: Callable[..., Any], real: Array | None) -> Callable[..., Any]:
-    """A denoiser, its branches or a flow map (x, *times) -> arrays like x, with zeros on padding of x and of these."""
+    """A denoiser, its branches or a flow map, whose input x and whose results are made zero on padding.
+
+    Args:
+        function: (x `[B, ...]`, *times) -> a pytree of arrays in the shape of x.
+        real: Bool, True where x is real, as in `padded`; None for no padding.
+    """
     zeroed = lambda part: padding.zeroed(part, real)
     return lambda x, *times: jax.tree.map(zeroed, function(zeroed(x), *times))
