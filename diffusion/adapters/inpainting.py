@@ -1,4 +1,4 @@
-"""A tuning that turns a text-to-image model into an inpainting model, whose U-Net sees a mask and the rest."""
+"""A tuning that makes a text-to-image model an inpainting model, whose U-Net sees a mask and the masked picture."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ PICTURE, MASK = "picture", "mask"  # entries of a record's condition
 def inpainting(base: Any) -> Tuning:
     """Trains the whole U-Net with nine input channels: x_t, the mask, and the latents of the masked picture.
 
-    The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
-    the base's. It reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1] of each record; the mask is above 0 where
-    the picture is repainted (`sources.painted` draws masks). The autoencoder encodes the masked picture in each step,
-    by the mean of its distribution.
+    The kernel of the U-Net's first convolution is zero for the new channels at the start, so that the output is at
+    first that of the base. The tuning reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1] of each record; the
+    mask is above 0 where the picture is repainted (`sources.painted` draws masks). In each step, the autoencoder
+    encodes the masked picture, and the mean of the latents' distribution is taken.
 
     Args:
         base: the model, `text_to_image.described`; its denoiser is a U-Net that receives only x_t.
 
     Raises:
-        ValueError: for a base whose pipeline has no relative that inpaints, or another denoiser.
+        ValueError: if there is no inpainting pipeline for models like the base, or its denoiser is of another kind.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 4.5.
     """

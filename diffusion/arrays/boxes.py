@@ -9,7 +9,7 @@ from jax import Array
 def space_to_depth(x: Array, box: Sequence[int]) -> Array:
     """The values of each box as the channels of one position: [B, *S, C] -> [B, *(S / box), prod(box) C].
 
-    A channel of the result counts the positions of the box in their order first, and the channels of x last.
+    In the channels of the result, the positions of the box follow each other, each with all channels of x.
 
     Args:
         x: float or int [B, *S, C] with as many axes S as `box` has numbers.
@@ -29,7 +29,7 @@ def depth_to_space(x: Array, box: Sequence[int]) -> Array:
 
 
 def patchify(x: Array, patch: int) -> Array:
-    """Cuts images [B, H, W, C] into tokens [B, H W / p^2, p p C], row by row; the values of a token in that order.
+    """Cuts images [B, H, W, C] into tokens [B, H W / p^2, p p C], both the tokens and the values in a token row by row.
 
     Raises:
         ValueError: if the patch does not divide height and width.
@@ -47,7 +47,9 @@ def unpatchify(tokens: Array, patch: int, height: int, width: int) -> Array:
 
 
 def pixel_unshuffle(x: Array, box: Sequence[int]) -> Array:
-    """As `space_to_depth`, but a channel of the result counts the channels of x first, as in PyTorch.
+    """The values of each box as channels, in the order of PyTorch: [B, *S, C] -> [B, *(S / box), C prod(box)].
+
+    Otherwise than in `space_to_depth`, the channels of x follow each other, each with all positions of the box.
 
     Args:
         x: float or int [B, *S, C].
@@ -67,7 +69,7 @@ def pixel_shuffle(x: Array, box: Sequence[int]) -> Array:
 
 
 def _cut(x: Array, box: Sequence[int]) -> Array:
-    """[B, S_1 / b_1, b_1, S_2 / b_2, b_2, ..., C]."""
+    """The array x with each axis divided in two: [B, S_1 / b_1, b_1, S_2 / b_2, b_2, ..., C]."""
     parts = (part for size, side in zip(x.shape[1:-1], box, strict=True) for part in (size // side, side))
     return x.reshape(x.shape[0], *parts, x.shape[-1])
 

@@ -14,7 +14,7 @@
                                                     |
                                               [B, H, W, C]
 
-The codes of style are further noise, which changes the whole picture: each is one of a few learned vectors.
+The codes of style are additional noise that affects the whole picture. Each code selects one of a few learned vectors.
 """
 
 from collections.abc import Mapping
@@ -39,38 +39,44 @@ MIXING = np.uint32(0x9E3779B1)  # Knuth's multiplier, an odd number near 2^32 / 
 
 
 def styles_of(x: jax.Array, codes: int, styles: int) -> jax.Array:
-    """Codes of style drawn by the bits of the noise: int32 `[B, codes]` in 0 .. styles - 1.
+    """Codes of style that are drawn by the bits of the noise.
 
-    The last bits of Gaussian numbers are uniform and tell nothing of their size, so that these are as good as separate
-    draws, and depend only on the sample's noise.
+    The last bits of Gaussian numbers are uniform and independent of the numbers' size, so that these codes are as good
+    as separate draws, although they depend only on the noise of the sample.
 
     Args:
-        x: noise `[B, ...]`, float32, of at least `codes` numbers each.
+        x: noise `[B, ...]`, float32, of at least `codes` numbers for each example.
         codes: number of codes.
-        styles: a power of two.
+        styles: number of values of a code, a power of two.
+
+    Returns:
+        int32 `[B, codes]` in 0 .. styles - 1.
     """
     bits = jax.lax.bitcast_convert_type(x.reshape(len(x), -1)[:, :codes].astype(jnp.float32), jnp.uint32)
     return ((bits * MIXING) >> np.uint32(32 - int(styles).bit_length() + 1)).astype(jnp.int32)
 
 
 class DriftingDiT(Layered, Backbone):
-    """The generator: `apply(variables, noise, t, condition)` is a `Network` whose output is the sample, whatever t.
+    """The generator: `apply(variables, noise, t, condition)` is a `Network` whose output is the sample, whatever t is.
 
-    Read it as x_0 at the noise's end of `rectified_flow`, by one step. Parameters are float32 whatever the compute
-    type, and so is the output. Layers are scanned. Its images have one size.
+    The output is to be read as a prediction of x_0 at t = 1 of `rectified_flow`, from which one step leads to the
+    sample. Parameters and the output are float32, whatever the compute type is. Layers are scanned. All images have the
+    same size.
 
     Attributes:
         shape: (H, W, C) of the images.
         patch: side of a patch in pixels; it divides H and W.
-        width: number of features of a token; 4 `heads` divide it.
+        width: number of features of a token, a multiple of 4 times `heads`.
         depth: number of blocks.
         heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`.
-        class_tokens: tokens of the condition that join the picture's, at least 1.
-        codes: codes of style of a picture; 0 for none.
-        styles: values of each code, a power of two.
-        mlp_ratio: hidden features of the MLP over `width`; SwiGLU has two thirds of them, up to a multiple of 32.
-        default_strength: scale of the guidance that it imitates, of a condition without "strength"; 1: none.
+        class_tokens: number of tokens of the condition that precede those of the picture, at least 1.
+        codes: number of codes of style of a picture; 0 for a network without codes.
+        styles: number of values of each code, a power of two.
+        mlp_ratio: number of hidden features of the MLP, divided by `width`; SwiGLU has two thirds of them, rounded up
+            to a multiple of 32.
+        default_strength: scale of the guidance that the network imitates if the condition has no "strength"; 1 means no
+            guidance.
 
     Reference: Deng et al., "Generative Modeling via Drifting", 2026, appendix A.2; the authors' code in JAX,
     models/generator.py.
@@ -106,7 +112,7 @@ class DriftingDiT(Layered, Backbone):
 
     @property
     def hidden(self) -> int:
-        """Hidden features of the MLP."""
+        """The number of hidden features of the MLP."""
         return -(-int(2 * int(self.mlp_ratio * self.width) / 3) // 32) * 32
 
     @nn.compact
@@ -116,12 +122,12 @@ class DriftingDiT(Layered, Backbone):
         Args:
             x: noise [B, H, W, C].
             t: a clock [B] or [], which changes nothing.
-            condition: class labels int [B] in 0 .. num_classes; or a dict of "label", and if wanted "strength" [B], the
-                scale of the guidance that it imitates, and "style" int [B, codes]; without it, `styles_of` the noise.
-            features: numbers of blocks, from 1, whose features the call returns too, see `network_bases.Backbone`.
+            condition: class labels int [B] in 0 .. num_classes; or a dict of "label" and optionally "strength" [B], the
+                scale of the guidance that the network imitates, and "style" int [B, codes], by default `styles_of` x.
+            features: numbers of blocks, from 1, whose features the call also returns, see `network_bases.Backbone`.
 
         Returns:
-            [B, H, W, C].
+            The samples [B, H, W, C].
         """
         entries = condition if isinstance(condition, Mapping) else {"label": condition}
         parts = conditions.entries(entries, (), ("label", "strength", "style"))
@@ -184,7 +190,7 @@ def drifting_preset(size: str, num_classes: int = 1000, **options: Any) -> Drift
         **options: other fields of `DriftingDiT`.
 
     Raises:
-        ValueError: for an unknown size, and as `DriftingDiT`.
+        ValueError: if the size is unknown, and under the conditions of `DriftingDiT`.
 
     Reference: Deng et al., 2026, table 8; the authors' configs/gen/latent_sota_*.yaml and pixel_sota_*.yaml.
     """

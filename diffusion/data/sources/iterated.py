@@ -1,4 +1,7 @@
-"""The records of a Python iterable as a stream. Its methods, and two readings, show what it can promise on resume."""
+"""The records of a Python iterable as a stream.
+
+The methods of the iterable, and the comparison of two readings, show what the stream can promise when a run is resumed.
+"""
 
 import base64
 import copy
@@ -26,14 +29,14 @@ class Iterated(Stream):
         """Wraps an iterable, and reads its first records.
 
         Args:
-            records: an iterable, an iterator, or a function without arguments that returns one, which is called for
-                each pass.
-            values: the reader of its values; None for records without classes, see `stream_values.Mappings`.
-            where: the place that the records come from, for messages.
+            records: an iterable, an iterator, or a function without arguments that returns one of them and is called
+                for each pass.
+            values: the reader of the iterable's values; None for records without classes, see `stream_values.Mappings`.
+            where: the place from which the records come, for messages.
             name: the name of the stream; "" for the name of the iterable.
 
         Raises:
-            ValueError: if it is no iterable, yields nothing, or yields values that are no records.
+            ValueError: if `records` is not iterable, yields nothing, or yields values that are no records.
             DamagedRecord: if none of the first records is sound.
         """
         self.where = where
@@ -84,7 +87,7 @@ class Iterated(Stream):
         return first, "skip" if same else "anew"
 
     def digest(self, raw: Any) -> bytes:
-        """sha256 of a record."""
+        """The sha256 of a record; b"damaged" for a damaged one."""
         try:
             return digest_of(self.decode(raw))
         except DamagedRecord:
@@ -98,7 +101,7 @@ class Iterated(Stream):
         return _Cursor(self, state)
 
     def opened(self, epoch: int, state: Any = None) -> Iterator[Any]:
-        """A pass over the iterable, from an earlier state of its iterator; None for the start."""
+        """A pass over the iterable, from an earlier state of its iterator; from the beginning if the state is None."""
         records = self._records
         if hasattr(records, "set_epoch") or _has_state(records):
             records = _apart(records)
@@ -203,7 +206,7 @@ class _Factory:
 
 
 class _Stateful:
-    """The iterator of a dataset that keeps its own state, as Hugging Face's do."""
+    """The iterator of a dataset that keeps its own state, as the datasets of Hugging Face do."""
 
     def __init__(self, dataset: Any, state: Any):
         self._dataset = dataset
@@ -222,14 +225,14 @@ class _Stateful:
 
 
 def is_iterable(data: Any) -> bool:
-    """Whether data are an iterable without random access, or a function that returns one."""
+    """Whether data are an iterable without random access, or a function that may return an iterable."""
     return not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) and (
         hasattr(data, "__iter__") or callable(data)
     )
 
 
 def digest_of(record: Mapping[str, Any]) -> bytes:
-    """sha256 of the arrays and texts of a record."""
+    """The sha256 of the arrays and texts of a record."""
     leaves = (leaf for key in sorted(record) for leaf in jax.tree.leaves(record[key]))
     return fingerprints.digest(
         str(x).encode() if isinstance(x, str) else np.asarray(x).tobytes() for x in leaves
@@ -249,7 +252,7 @@ def _apart(records: Any) -> Any:
 
 
 def _examples_apart(examples: Any) -> Any:
-    """A copy of what a dataset of Hugging Face keeps its position in: examples that may be made of others'."""
+    """A copy of the examples in which a dataset of Hugging Face keeps its position, and of those they are made of."""
     apart = copy.copy(examples)
     if hasattr(apart, "ex_iterable"):
         apart.ex_iterable = _examples_apart(apart.ex_iterable)
@@ -269,7 +272,7 @@ def _buffered(records: Any) -> bool:
 
 
 def _encoded(state: Any) -> Any:
-    """A state as JSON."""
+    """A state as a value that JSON can hold."""
     if isinstance(state, bytes):
         return {"base64": base64.b64encode(state).decode()}
     try:

@@ -6,8 +6,8 @@
     encoder: conv - [block x layers - halve sides (and time)] x levels - block - attention - block - norm - conv
     decoder: conv - block - attention - block - [block x (layers + 1) - double] x levels - norm - conv
 
-Convolutions and the attention see no later frame; the norms see all. Its authors code longer clips in parts, which are
-blended (`clip_parts.blended`).
+The convolutions and the attention see no later frame, but the norms see all frames. The authors encode and decode
+longer clips in parts, which are blended (`clip_parts.blended`).
 """
 
 import functools
@@ -31,9 +31,9 @@ class VideoBlock(nn.Module):
     """x + conv(silu(norm(h))), h = conv(silu(norm(x))).
 
     Attributes:
-        features: number of channels of the output; the input goes through a convolution of one pixel where it has
-            others.
-        norm: name -> norm.
+        features: number of channels of the output; if x has another number, it goes through a convolution of one pixel
+            before the sum.
+        norm: function from a name to a norm.
         dtype: compute type.
     """
 
@@ -53,7 +53,7 @@ class VideoBlock(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """x + project(attention(norm(x))): a pixel attends to its frame's and earlier frames' pixels, with one head."""
+    """x + project(attention(norm(x))): a pixel attends to pixels of its frame and of earlier frames, with one head."""
 
     norm: Callable[..., nn.Module]
     attention: str
@@ -71,13 +71,13 @@ class CausalAttention(nn.Module):
 
 
 class Levels(nn.Module):
-    """The base of encoder and decoder.
+    """The common base of the encoder and the decoder.
 
     Attributes:
         widths, layers, halvings, mixes: fields of `AutoencoderKLHunyuanVideo`.
-        norm: name -> norm.
+        norm: function from a name to a norm.
         outputs: number of channels of the output.
-        attention: implementation, see `diffusion.models.layers.attention`.
+        attention: implementation of the attention, see `diffusion.models.layers.attention`.
         dtype: compute type.
     """
 
@@ -91,7 +91,7 @@ class Levels(nn.Module):
     dtype: str
 
     def mixed(self, x: jax.Array) -> jax.Array:
-        """block - attention - block, at the smallest side."""
+        """The features x behind block - attention - block at the smallest side, in the shape of x."""
         x = VideoBlock(self.widths[-1], self.norm, self.dtype, name="middle_block_0")(x)
         if self.mixes:
             x = CausalAttention(self.norm, self.attention, self.dtype, name="mixing")(x)
@@ -104,7 +104,7 @@ class Levels(nn.Module):
 
 
 class Encoder(Levels):
-    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]."""
+    """The encoder: videos [B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -121,7 +121,7 @@ class Encoder(Levels):
 
 
 class Decoder(Levels):
-    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]."""
+    """The decoder: latents [B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]."""
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -139,19 +139,18 @@ class Decoder(Levels):
 
 
 class AutoencoderKLHunyuanVideo(VideoAutoencoder, CheckedNetwork):
-    """Videos to the moments of a Gaussian, and latents to videos, as HunyuanVideo has it; f = 2^(levels - 1).
+    """The autoencoder of HunyuanVideo: videos to the moments of a Gaussian, latents to videos; f = 2^(levels - 1).
 
     Attributes:
         widths: channels of each level, from the picture's side on.
-        layers: residual blocks of a level of the encoder; the decoder has one more.
-        halvings: number of halvings of time, with the encoder's last and the decoder's last changes of the sides; f_t =
-            2^halvings.
-        latent_channels: number D of the latents' channels.
-        picture_channels: number C of the pictures' channels.
+        layers: number of residual blocks of a level in the encoder; a level of the decoder has one block more.
+        halvings: number of halvings of time, f_t = 2^halvings. Time changes together with the last changes of the sides
+            in the encoder, and also with the last ones in the decoder.
+        latent_channels: number D of channels of the latents.
+        picture_channels: number C of channels of the pictures.
         groups: number of groups of the norms, a divisor of each width.
         mixes: whether there is attention at the smallest side.
-        scale: scale of the latents, see `latent_space.to_diffusion`.
-        shift: shift of the latents, likewise.
+        scale, shift: scale and shift of the latents, see `latent_space.to_diffusion`.
 
     Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024, section on
     the 3D variational autoencoder.

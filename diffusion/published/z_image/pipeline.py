@@ -10,17 +10,21 @@ from diffusion.text.qwen_chat import ANSWER, USER
 
 
 def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of Z-Image: Qwen 3's states of the prompt as a user's message; padding is last.
+    """The conditions of prompts for Z-Image: Qwen 3's states of each prompt as a message of the user.
 
     Args:
         prompts: B texts.
-        qwen: Qwen's states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 512 tokens.
+        qwen: Qwen's encoder with `masked=True, layers=(-2,)`, so that it returns the states behind the last layer but
+            one, and a tokenizer of 512 tokens.
         **how: further arguments of `encode`.
+
+    Returns:
+        {"text": the states [B, M, E], "text_mask": Bool [B, M]}; the padding is behind the text.
     """
     return text_first(encode(prompts, qwen, before=USER, behind=ANSWER, **how))
 
 
-# diffusers writes pos + w (pos - neg), without guidance at w = 0: our scales are one more.
+# diffusers computes pos + w (pos - neg), which is without guidance at w = 0; our scales are w + 1.
 Z_IMAGE = kinds.Kind(
     "ZImage",
     kinds.Prompts((kinds.Reader(how={"masked": True, "layers": (-2,)}, length=512),), z_image),
