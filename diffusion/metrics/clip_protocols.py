@@ -7,7 +7,7 @@
 | stylegan-v-128 | the same                           | every 8th of 121 | the same               |
 | cd-fvd         | VideoMAE V2, mean of the tokens    | 16 that follow   | the same               |
 
-To add one: a line in PROTOCOLS.
+A new protocol is an entry of PROTOCOLS.
 """
 
 import functools
@@ -31,15 +31,15 @@ from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.rows import Mismatch
 
 BATCH = 2  # clips in one call of the compiled network
-PUBLISHED = 2048  # clips of published figures
+PUBLISHED = 2048  # number of clips with which published figures were computed
 AUTHORS = 1e-6  # epsilon of the norms in the code of VideoMAE's authors
 
-# (clips float32 [B, F, S, S, 3], scaled as the protocol says) -> [B, D], jitted
+# A compiled function (clips float32 [B, F, S, S, 3], scaled as the protocol says) -> features [B, D]
 _Features = Callable[[jax.Array], jax.Array]
 
 
 class ClipNetwork(NamedTuple):
-    """The network of a protocol, out of a file.
+    """The network of a protocol, read from a file.
 
     Attributes:
         name: the network's name, for reports.
@@ -59,20 +59,20 @@ class ClipProtocol(NamedTuple):
 
     Attributes:
         name: the protocol's name in PROTOCOLS.
-        network: its published name, for reports.
-        open: a function from a file or folder to the network; raises WeightsError.
-        frames: the number of frames of a clip.
-        every: the step between the frames of a film that are taken: every `every`-th.
+        network: the published name of the network, for reports.
+        open: a function from a file or folder to the network, which raises WeightsError.
+        frames: the number F of frames of a clip.
+        every: the step between the frames of a film that form a clip; 1 for frames that follow each other.
         size: side of the frames that the network sees, in pixels.
         resize: the way in which frames are resized to that size, a name of `resizing.RESIZES`.
         scaling: the map from bytes to the network's range, a name of SCALINGS.
         rounding: the map from a model's floats to bytes, a name of `protocols.ROUNDINGS`.
-        split: the split of the dataset in its published references.
-        reports: the figures that its own code prints, names of metrics.
-        frechet: the name of its Frechet distance.
-        clips: number of clips of published figures; 0 where none is usual.
-        notes: other differences between its code and ours.
-        source: the publication or code that defines it.
+        split: the split of the dataset from which published references were computed.
+        reports: the names of the metrics that the protocol's own code prints.
+        frechet: the name of the protocol's Frechet distance.
+        clips: the number of clips with which published figures are computed; 0 if no number is usual.
+        notes: other differences between the protocol's code and ours.
+        source: the publication or code that defines the protocol.
     """
 
     name: str
@@ -104,7 +104,7 @@ def _i3d(path: pathlib.Path) -> ClipNetwork:
 
 
 def _videomae(path: pathlib.Path) -> ClipNetwork:
-    """VideoMAE of any size: by the config of its folder, or by the names and shapes of a single file."""
+    """A VideoMAE of any size, read by the config of its folder, or by the names and shapes in a single file."""
     try:
         if path.is_dir():
             module, params = interchange.load(path)
@@ -188,7 +188,7 @@ def load(protocol: ClipProtocol, path: str | pathlib.Path) -> ClipNetwork:
         path: the file; for VideoMAE also the folder that transformers writes.
 
     Raises:
-        WeightsError: if there is no such file, or it holds another network, or one for other clips.
+        WeightsError: if there is no such file, or it holds another network, or a network for clips of another shape.
     """
     network = protocol.open(pathlib.Path(path).expanduser())
     clips = jax.ShapeDtypeStruct((1, protocol.frames, protocol.size, protocol.size, 3), np.float32)
@@ -205,13 +205,13 @@ def record(network: ClipNetwork) -> dict:
 
 
 def described(protocol: ClipProtocol) -> dict:
-    """The protocol as a report holds it: its fields that are data."""
+    """The description of the protocol in a report: all its fields except the function `open`."""
     values = {name: value for name, value in protocol._asdict().items() if name != "open"}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def space(protocol: ClipProtocol, network: ClipNetwork) -> Space:
-    """The features of a network under a protocol, to compare clips in.
+    """The space of a network's features under a protocol, in which clips are compared.
 
     Args:
         protocol: the protocol by which clips are prepared.
@@ -239,11 +239,18 @@ def space(protocol: ClipProtocol, network: ClipNetwork) -> Space:
 
 
 def prepared(protocol: ClipProtocol, clips: np.ndarray) -> np.ndarray:
-    """The network's input, float32 [B, F, size, size, 3], of bytes [B, F, H, W, C] with C = 3, or 1 (grey).
+    """The input of a network for clips.
+
+    Args:
+        protocol: the protocol by which clips are prepared.
+        clips: uint8 [B, F, H, W, C], with C = 3, or C = 1 for grey clips.
+
+    Returns:
+        float32 [B, F, size, size, 3], in the range of the protocol's `scaling`.
 
     Raises:
         TypeError: if the clips are not uint8.
-        ValueError: if they have another shape.
+        ValueError: if the clips have another shape.
     """
     if clips.dtype != np.uint8:
         raise TypeError(f"clips are {clips.dtype}. Valid: uint8; `protocols.to_bytes` rounds a model's floats.")

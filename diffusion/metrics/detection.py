@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy  # reads its parts where they are first used
+import scipy  # imports its subpackages when they are first used
 from numpy.typing import ArrayLike
 
 from diffusion.metrics import bootstrap
@@ -15,20 +15,21 @@ def auroc(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> di
 
         A = mean over pairs of [p > n] + [p = n] / 2,    var A = var(V_p) / P + var(V_n) / N
 
-    V_p is the share of negatives below the positive p, V_n the share of positives above the negative n (DeLong et al.
-    1988). The interval is computed for logit A under the normal law, so that it stays in (0, 1). Where the variance
-    is 0, as with all pairs in order, it is Wilson's interval of a share among min(P, N).
+    V_p is the share of negatives below the positive p, and V_n is the share of positives above the negative n (DeLong
+    et al. 1988, "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves"). The
+    interval is that of a normal distribution of logit A, so that it stays in (0, 1). If the variance is 0, for example
+    because all pairs are in order, the interval is Wilson's interval of the share A of min(P, N) trials.
 
     Args:
         positives: scores of the positives, `[P]`, P >= 2.
         negatives: scores of the negatives, `[N]`, N >= 2.
-        level: the coverage of the interval.
+        level: the coverage of the interval, in (0, 1).
 
     Returns:
         {"value", "interval": [low, high], "positives": P, "negatives": N}.
 
     Raises:
-        ValueError: for fewer than two of either, or scores that are not finite.
+        ValueError: if there are fewer than two positives or negatives, or a score is not finite.
     """
     p = np.asarray(positives, np.float64).ravel()
     n = np.asarray(negatives, np.float64).ravel()
@@ -58,11 +59,11 @@ def hits_at(positives: ArrayLike, negatives: ArrayLike, false_positives: float |
     Args:
         positives: scores of the positives, `[P]`.
         negatives: scores of the negatives, `[N]`.
-        false_positives: the share, or several, in [0, 1]; below 1 / N no negative may exceed the threshold, and at 1
-            all of them.
+        false_positives: one or several shares in [0, 1]; for a share below 1 / N no negative may exceed the threshold,
+            and for a share of 1 all may.
 
     Returns:
-        float64, of the shape of `false_positives`.
+        The shares of positives, float64, in the shape of `false_positives`.
 
     Raises:
         ValueError: if a share is out of range, or there are no negatives.
@@ -71,6 +72,6 @@ def hits_at(positives: ArrayLike, negatives: ArrayLike, false_positives: float |
     n = np.sort(np.asarray(negatives, np.float64))[::-1]
     if not (n.size and np.all((share >= 0) & (share <= 1))):
         raise ValueError(f"hits_at: false_positives = {false_positives} of {n.size} negatives. Valid: shares in [0, 1]")
-    allowed = np.floor(share * n.size + 1e-9).astype(int)  # 0.29 * 100 is below 29
+    allowed = np.floor(share * n.size + 1e-9).astype(int)  # in floating point, 0.29 * 100 is below 29
     threshold = np.append(n, -np.inf)[allowed]
     return np.mean(np.asarray(positives) > threshold[..., None], axis=-1)

@@ -8,24 +8,24 @@ _SMALLEST = 1e-12  # share of the largest eigenvalue below which an eigenvalue i
 
 
 def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
-    """Standard error of the Frechet distance over draws of the samples, the reference held fixed, to first order.
+    """The standard error of the Frechet distance over draws of the samples, to first order, for a fixed reference.
 
-    By the delta method: with m, S the mean and covariance of N samples and mu, R the mean and covariance of the
-    reference, one sample x moves the distance by its influence over N,
+    Let m and S be the mean and covariance of N samples, and mu and R those of the reference. By the delta method, one
+    sample x moves the distance by its influence divided by N,
 
         influence(x) = 2 (m - mu).(x - m) + (x - m)^T (I - A) (x - m) - mean,    SE = std(influence) / sqrt(N),
 
-    where A = L (L^T S L)^-1/2 L^T with R = L L^T is the derivative of 2 Tr((L^T S L)^1/2) with respect to S. It costs
-    one more eigenvalue problem; a bootstrap costs hundreds. For no more samples than features, S = M M^T, the singular
-    values of L^T M take its place, in a time that grows with the square of the samples. It does not include the bias at
-    finite N (`extrapolation`).
+    where A = L (L^T S L)^-1/2 L^T with R = L L^T is the derivative of 2 Tr((L^T S L)^1/2) with respect to S. This costs
+    one more eigenvalue problem, while a bootstrap costs hundreds. If there are no more samples than features, so that
+    S = M M^T with few columns of M, the singular values of L^T M take its place, in a time that grows with the square
+    of the number of samples. The standard error does not include the bias at finite N (see `extrapolation`).
 
     Args:
-        samples: features, [N, D], N >= 2.
-        reference: moments of the real features.
+        samples: features of the samples, [N, D], N >= 2.
+        reference: moments of the D features of real images.
 
     Returns:
-        The standard error, in squared units of the features.
+        The standard error, like the distance in squared units of the features.
 
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, or there are fewer than two rows.

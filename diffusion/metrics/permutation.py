@@ -1,4 +1,4 @@
-"""Permutation tests: whether two sets of rows could be one set that was dealt out to two by chance."""
+"""Permutation tests: whether two sets of rows could come from one set that was divided in two by chance."""
 
 from collections.abc import Callable
 
@@ -16,25 +16,30 @@ def p_value(
 ) -> float:
     """The two-sided p-value of a difference between two sets of rows, by exchanging rows between them.
 
-    (1 + #{|d*| >= |d|}) / (1 + draws)  (Phipson and Smyth 2010, "Permutation P-values should never be zero").
+        p = (1 + #{|d*| >= |d|}) / (1 + draws)
+
+    where d is the difference between the sets and d* is the difference after a random exchange (Phipson and Smyth 2010,
+    "Permutation P-values Should Never Be Zero").
 
     Args:
-        difference: function of two int64 arrays of row numbers, [first] and [second], -> float. Rows are numbered over
-            both sets: 0 .. first - 1 is the first set, what follows is the second.
+        difference: function from two int64 arrays of row numbers, [first] and [second], to a float. Rows are numbered
+            over both sets: 0 .. first - 1 are the rows of the first set, and the following numbers are those of the
+            second.
         first: number of rows of the first set.
         second: number of rows of the second set.
         draws: number of random exchanges, at least 1.
         rng: numpy Generator; the same state gives the same p-value.
         paired: whether row i of the first set is exchanged only with row i of the second; otherwise any rows are
             exchanged.
-        strata: int [first + second] or None; rows are exchanged only within their stratum, such as a class. The two
-            rows of a pair must be in one stratum.
+        strata: the stratum of each row, such as its class, int [first + second]; rows are exchanged only within a
+            stratum, and the two rows of a pair must be in the same one. None for a single stratum.
 
     Returns:
         The p-value, in (0, 1].
 
     Raises:
-        ValueError: if draws is too small, or pairs are requested of sets of different sizes or of two strata.
+        ValueError: if draws is below 1, strata has another shape, or `paired` is set for sets of different sizes or for
+            pairs of different strata.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
