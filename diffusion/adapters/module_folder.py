@@ -11,7 +11,7 @@ from diffusion.models import interchange
 
 
 def writer(module: Any, name: str) -> Callable[[pathlib.Path, Any, Mapping[str, str]], list[pathlib.Path]]:
-    """A function for the field `write` of a `Tuning`, which replaces the files of a folder by the module's weights.
+    """A function for the field `write` of a `Tuning`, which replaces all files of a folder by the weights of a network.
 
     Args:
         module: the network, of a family that `models.interchange` knows.

@@ -8,17 +8,17 @@ from diffusion.objectives import Objective, Teacher
 from diffusion.objectives.objective_facts import flat
 
 LATER = {Teacher: {"bidirectional": False}}
-"""Fields with their defaults that came after the first descriptions, which lack them, as fields of () may."""
+"""Fields that are newer than the first descriptions, with their defaults, at which they are left out."""
 
 
 def described(part: Any) -> Any:
-    """A part as data, as far as possible: its qualified name, and its fields; a function's name.
+    """A part as data, as far as possible: its qualified name and its fields, or the name of a function.
 
-    For an objective, its loss and the facts that differ from their defaults, so that a fact which is added later
-    changes nothing for earlier runs.
+    Of an objective, the description holds the loss and the facts that differ from their defaults, so that a fact which
+    is added later does not change the descriptions of earlier runs.
 
-    Therefore a run is not resumed with a part of another kind, or a network of another width. Values that a function
-    has captured, such as the standard deviation of a density, are not seen.
+    By comparing descriptions, a run refuses to resume with a part of another kind, or a network of another width. The
+    values that a function has captured, such as the standard deviation of a density, are not described.
     """
     if part is None or isinstance(part, (bool, int, float, str)):
         return part if not isinstance(part, float) or math.isfinite(part) else repr(part)
@@ -53,5 +53,5 @@ def described(part: Any) -> Any:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a field is (); an array is not, which would be compared number by number."""
+    """Whether a field is (); an array never is, although comparing it with () would not give True or False."""
     return isinstance(value, tuple) and value == ()

@@ -1,4 +1,4 @@
-"""Plans: the pairs of times that a sampler steps between."""
+"""Plans: the pairs of times between which a sampler steps."""
 
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ class Plan(NamedTuple):
 
     Attributes:
         t: times `[N]` at which the steps start; `[N, F]` if each of F frames has its own time.
-        s: times at which the steps end, in t's shape.
-        renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) without the network.
+        s: times at which the steps end, in the shape of t.
+        renoise: Bool `[N]`, True for steps with s > t that draw from q(x_s | x_t) without the network.
     """
 
     t: Array | np.ndarray
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
 
     @property
     def grid(self) -> np.ndarray:
-        """`[N + 1]` times between which the plan steps, the largest over frames; the times must not be traced."""
+        """The times `[N + 1]` between which the plan steps, the largest over frames; they must not be traced."""
         times = np.concatenate([self.t, self.s[-1:]])
         return times if times.ndim == 1 else times.max(axis=1)
 
@@ -39,7 +39,7 @@ def require_plan(plan: Any) -> None:
     """Refuses a value that is not a plan, such as a grid.
 
     Raises:
-        TypeError: if the value is not a plan; the message names it.
+        TypeError: if the value is not a plan; the message describes the value.
     """
     require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
 
@@ -49,11 +49,11 @@ def times_of(grid: ArrayLike, user: str) -> np.ndarray:
 
     Args:
         grid: `[N + 1]` times.
-        user: who needs them, for the message.
+        user: the name of the function that needs the times, for the message.
 
     Raises:
-        TypeError: for a plan, traced times, or anything but numbers.
-        ValueError: if the times are no vector.
+        TypeError: if the grid is a plan, is traced, or does not consist of numbers.
+        ValueError: if the times are not a vector.
     """
     if isinstance(grid, Plan):
         raise TypeError(f"{user} takes a grid, a vector of N + 1 times, but got a Plan. Valid: plan.grid, its times")
@@ -78,9 +78,9 @@ def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
         renoise: `[N]` Bool, True for the steps that add noise, whose time must increase; None for no such step.
 
     Raises:
-        TypeError: for a plan in place of the grid.
-        ValueError: if two neighbouring times are equal, a time is not finite or negative, or the grid changes direction
-            without `renoise`.
+        TypeError: if the grid is a plan.
+        ValueError: if there are fewer than two times, two neighbouring times are equal, a time is negative or not
+            finite, the grid changes direction without `renoise`, or `renoise` does not fit the grid.
     """
     grid = times_of(grid, "plan")
     if grid.ndim != 1 or grid.size < 2:
