@@ -444,6 +444,37 @@ def test_each_sample_agrees_with_the_picture_of_its_seed(gaussian, tmp_path):
         np.testing.assert_allclose(known, pictures[:, 0, 0, 0][np.array(rows) % 3], atol=4)
 
 
+def test_measured_pictures_have_the_noise_of_the_run_and_go_to_their_seeds(gaussian, tmp_path, monkeypatch):
+    """Of samples and of trajectories; three greys in turn, without noise and with that of two runs."""
+
+    class Begun(Exception):
+        pass
+
+    def sampled(recipe, network, watermark, drive, params, weights, labels, y, seeds):
+        raise Begun(np.asarray(y)[:, 0, 0, 0].tolist())
+
+    greys = np.array([0, 255, 51], np.uint8)  # -1, 1 and -0.6 on the network's scale
+    np.save(tmp_path / "seen.npy", np.full((3, *SHAPE), greys.reshape(3, 1, 1, 1)))
+
+    def recipe(seed=0, noise=0.0):
+        operator = {"name": "pooled", "factor": 2}
+        seen = {"operator": operator, "pictures": str(tmp_path / "seen.npy"), "noise_std": noise}
+        config = config_of(measurement=seen, guides=({"name": "proximal"},), seed=7)
+        config.seed = seed
+        return checks.validate(config).at(SHAPE)
+
+    first, again, other = (generate.measured_pictures(recipe(seed, 0.5)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).mean() > 0.2
+    monkeypatch.setattr(generate, "_sampled", sampled)
+    made = recipe()
+    make, seeds = generate.generator(made), generate.seeds(made.config, 6)[[5, 4]]
+    for call in (make.images, make.trajectory):
+        with jax.disable_jit(), pytest.raises(Begun) as begun:
+            call(gaussian, np.zeros(2, np.int32), seeds)
+        np.testing.assert_allclose(begun.value.args[0][:2], [-0.6, 1], atol=1e-6)  # a batch is filled up
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_a_blur_is_solved_in_fouriers_basis(ratio):
     """A is symmetric and keeps the mean; solve is (A A^T + ratio I)^-1."""
