@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.published.pipeline_kinds import EditedPictures
+from diffusion.text_to_image import jobs
 from diffusion.text_to_image.canvas import Canvas, edited_images, scaled
 from diffusion.text_to_image.requested_images import open_images
 from diffusion.text_to_image.requests import Request
@@ -72,3 +73,19 @@ def test_the_pictures_in_a_prompt_have_fewer_pixels_than_those_that_the_denoiser
     assert [(image.shape, image.max()) for image in images.in_prompt] == [((8, 8, 3), 11), ((8, 8, 3), 21)]
     blind = types.SimpleNamespace(kind=kind, multiple=4, sight=None)
     assert open_images(blind, Request(images=tuple(greys))).in_prompt == ()
+
+
+def test_a_clip_between_two_pictures_has_the_patches_of_the_first_and_the_last(monkeypatch):
+    class Read(Exception):
+        pass
+
+    def patches(frames, number):
+        raise Read([int(frame.max()) for frame in frames])
+
+    greys = [np.full((8, 8, 3), grey, np.uint8) for grey in (10, 20)]
+    monkeypatch.setattr(jobs, "conditions", lambda *_, **how: ({}, {}))
+    course = types.SimpleNamespace(frames=5, rate=8.0, size=(8, 8))
+    job = jobs.Job(Request(images=tuple(greys), guidance=2.0), Canvas(greys[0], None), course)
+    with pytest.raises(Read) as read:
+        job.conditions(types.SimpleNamespace(patches=patches), 1)
+    assert read.value.args == ([10, 20],)
