@@ -38,11 +38,12 @@ def processor() -> str:
 
 
 def _private(group: int) -> bool:
-    """Whether a group has the user's name, since on many systems such a group has the user as its only member."""
+    """Whether a group has the user's name and no other members, as many systems make one for each user."""
     try:
-        return grp.getgrgid(group).gr_name == pwd.getpwuid(os.geteuid()).pw_name
+        entry, user = grp.getgrgid(group), pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return False
+    return entry.gr_name == user and set(entry.gr_mem) <= {user}
 
 
 def enable(directory: str | None = None) -> pathlib.Path | None:

@@ -275,13 +275,22 @@ def test_programs_are_those_found_and_those_compiled():
     assert str(programs) == "programs: 1 compiled in 3.0 s"
 
 
-@pytest.mark.parametrize("group, private", [("ada", True), ("students", False), (None, False)])
-def test_a_group_is_the_users_own_where_it_has_the_users_name(group, private, monkeypatch):
+@pytest.mark.parametrize(
+    "group, members, private",
+    [
+        ("ada", [], True),
+        ("ada", ["ada"], True),
+        ("ada", ["ada", "eve"], False),
+        ("students", ["ada"], False),
+        (None, [], False),
+    ],
+)
+def test_a_group_is_the_users_own_where_it_has_the_users_name_and_no_other_member(group, members, private, monkeypatch):
     def of_number(number):
         assert number == 1234
         if group is None:
             raise KeyError(number)
-        return types.SimpleNamespace(gr_name=group)
+        return types.SimpleNamespace(gr_name=group, gr_mem=members)
 
     monkeypatch.setattr(compilation_cache.grp, "getgrgid", of_number)
     monkeypatch.setattr(compilation_cache.pwd, "getpwuid", lambda user: types.SimpleNamespace(pw_name="ada"))
