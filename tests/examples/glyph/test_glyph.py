@@ -105,6 +105,20 @@ def test_a_ratio_is_of_the_nearest_picture_of_a_shape_and_the_nearest_spoilt_one
     assert ratios == pytest.approx((2 / 5 + 3 / 2) / 2)
 
 
+def test_a_subject_is_refused_by_the_factor(monkeypatch):
+    """A picture at 6 is 6 from the ghost and 4 from a spoilt one, which counts as 6.4; the rest is right."""
+    monkeypatch.setattr(attribute_reader, "features", lambda reader, images: images)
+    monkeypatch.setattr(judge, "read_scenes", lambda reader, images: [ALONE, SECOND])
+    fits = [{"shape": True, "whole": False}] * 2
+    monkeypatch.setattr(glyph_metrics.drawn_objects, "verdicts", lambda requested, images, more: fits)
+    known = [Gallery(np.array([[0.0], [10.0]]), [glyph.NAME, NONE])] * 2
+    images = np.array([[6.0], [7.0]])
+    figures = glyph_metrics.fidelity(NOBODY, [ALONE, SECOND], images, known, 1.6)
+    shares = {name: figures[name]["share"] for name in ("best", "whole", "subject", "pictures", "prompt")}
+    assert shares == {"best": 1, "whole": 0, "subject": 1 / 2, "pictures": 1 / 2, "prompt": 1}
+    assert glyph_metrics.fidelity(NOBODY, [ALONE, SECOND], images, known)["subject"]["share"] == 0
+
+
 @pytest.mark.extended
 def test_drawn_ghosts_are_the_best_of_nine_and_spoilt_ones_are_not_whole():
     requested = glyph.requested(60)
