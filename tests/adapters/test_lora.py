@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, schedules, timesteps
-from diffusion.adapters import lora
+from diffusion.adapters import lora, lora_updates
 from diffusion.io.leaf_names import nested
 from diffusion.models.dit import DiT
 from diffusion.training.ema import exponential_moving_average
@@ -218,3 +218,20 @@ def test_what_does_not_fit_is_refused_by_name():
         lora.merge(params, {"blocks": {"out": {"kernel": {"down": random(2, 4, 2)}}}})
     with pytest.raises(ValueError, match=r"cannot be read\. Valid: a form such as"):
         lora.parsed("kernel[a]")
+
+
+def test_an_adapter_acts_unless_a_factor_or_its_scale_is_zero():
+    factors = lambda down, up: {"kernel": {"down": np.full((3, 2), down), "up": np.full((2, 4), up)}}
+    acts = lambda down, up, scale: not lora.is_zero(factors(down, up), scale)
+    assert acts(1.0, 1.0, 0.5)
+    assert not acts(1.0, 0.0, 0.5) and not acts(0.0, 1.0, 0.5) and not acts(1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_updates_of_one_layer_join_by_their_scales(shared):
+    """As one product: 2 B_1 A_1 + B_2 A_2 / 2, whether they read by one A or by two."""
+    rng = np.random.default_rng(0)
+    downs = rng.normal(size=(2, 3, 5)).astype(np.float32)[[0, 0 if shared else 1]]
+    ups = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    down, up, scale = lora_updates._joined([(downs[0], ups[0], 2.0), (downs[1], ups[1], 0.5)])
+    np.testing.assert_allclose(scale * up @ down, 2 * ups[0] @ downs[0] + ups[1] @ downs[1] / 2, rtol=1e-4, atol=1e-5)
