@@ -470,7 +470,7 @@ def check_start(x: Array, keys: Array) -> None:
     require_keys(keys, x.shape[0], f"sampling needs one key for each of the {x.shape[0]} samples")
 
 
-def checker(denoise: Any) -> Callable[[Callable], Callable]:
+def checker(denoise: Any) -> Callable[[Any], Any]:
     """The output check for `denoise`: `checked_map` for a flow map, `checked_field` or else `checked`."""
     if isinstance(denoise, TangentField):
         return checked_field
