@@ -17,9 +17,15 @@ from diffusion.models.layers import layer_masks
 from tests import numpy_programs
 from tests.models import backbones
 from tests.models.backbones import BACKBONES
+from tests.published.family_facts import stated
 
 SCHEDULE = schedules.rectified_flow()
 every = pytest.mark.parametrize("name", BACKBONES)
+# The layers of published families are written out in fast tests of their own (tests/published).
+own_first = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.extended if name in stated("BACKBONES") else ()) for name in BACKBONES],
+)
 
 
 def slow_but(*fast):
@@ -95,7 +101,7 @@ def test_outside_jit_and_with_one_time_it_is_the_same(name, at):
     np.testing.assert_allclose(module.apply({"params": params}, x, t[0], condition), jitted, rtol=1e-4, atol=1e-5)
 
 
-@every
+@own_first
 def test_examples_do_not_see_each_other(name, at):
     """An example's output is the same bits whoever is beside it, and its neighbour's alone moves its neighbour's."""
     apply, x, t, condition, output = at
@@ -107,7 +113,7 @@ def test_examples_do_not_see_each_other(name, at):
     np.testing.assert_allclose(apply(swap(x), swap(t), tree(condition, swap))[::-1], output, rtol=1e-5, atol=1e-5)
 
 
-@every
+@own_first
 def test_time_and_every_entry_of_the_condition_are_heard(name, at):
     apply, x, t, condition, output = at
     assert np.abs(apply(x, t + 0.1, condition) - output).max() > 1e-4

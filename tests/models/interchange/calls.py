@@ -17,7 +17,8 @@ class Call(NamedTuple):
         family: name of the class by which the folder is opened; "" for the class in its config.
         layouts: layouts of the names in which the peer's library must open the files that we write; "" for its own.
         slow: whether only the slow tests make its round trip.
-        longer: whether numpy takes more than half a second for its outputs, which only the extended tests then compare.
+        longer: whether numpy takes more than a third of a second for its outputs, which only the extended tests then
+            compare.
     """
 
     outputs: Callable[..., dict[str, Any]]

@@ -7,7 +7,7 @@ from tests.published.family_facts import KindFacts
 
 SMALL = AuraFlow(4, 2, 24, 2, 2, 2, TEXT, 4)
 
-CALLS = {"auraflow": Call(denoised, 3e-5, layouts=OWN), "auraflow_original": Call(denoised, 3e-5)}
+CALLS = {"auraflow": Call(denoised, 3e-5, layouts=OWN, longer=True), "auraflow_original": Call(denoised, 3e-5)}
 LISTINGS = {"auraflow_full": "AuraFlowTransformer2DModel"}
 KINDS = {"AuraFlowPipeline": KindFacts((50, 3.5), 7, "AuraFlow", {"unit_clock"}, [("", {"masked": True}, 256)])}
 TRAJECTORIES = {"auraflow": {"euler": 7e-6}}

@@ -17,7 +17,7 @@ def flux2(net, a):
 
 CALLS = {
     "flux2_klein": Call(flux2, 6e-6, layouts=OWN, longer=True),
-    "flux2_dev": Call(flux2, 1e-4, layouts=OWN, slow=True),
+    "flux2_dev": Call(flux2, 1e-4, layouts=OWN, slow=True, longer=True),
     "flux2_autoencoder": Call(autoencoder_kl, 6e-6, layouts=OWN, longer=True),
 }
 LISTINGS = {"flux2_full_klein": "Flux2Transformer2DModel", "flux2_autoencoder_full": "AutoencoderKLFlux2"}

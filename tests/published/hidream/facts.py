@@ -8,7 +8,10 @@ from tests.published.family_facts import KindFacts
 # A token of the text has four features of T5 and as many of each of two of Llama's layers.
 SMALL = HiDream(4, 2, 24, 2, 2, 2, 3, 2, 4, 4, (0, 2, 2, 0), POOLED, (4, 4, 4), (8, 8))
 
-CALLS = {"hidream": Call(denoised, 3e-5, layouts=OWN, longer=True), "hidream_no_square": Call(denoised, 3e-5)}
+CALLS = {
+    "hidream": Call(denoised, 3e-5, layouts=OWN, longer=True),
+    "hidream_no_square": Call(denoised, 3e-5, longer=True),
+}
 LISTINGS = {"hidream_full": "HiDreamImageTransformer2DModel"}
 KINDS = {
     "HiDreamImagePipeline": KindFacts(

@@ -30,9 +30,9 @@ def in_blended_parts(apply, inputs):
 
 CALLS = {
     "hunyuan_video": Call(denoised, 1e-4, longer=True),
-    "hunyuan_video_original": Call(denoised, 1e-4, slow=True),
+    "hunyuan_video_original": Call(denoised, 1e-4, slow=True, longer=True),
     "hunyuan_video_token_replace": Call(by_frame, 1e-4, longer=True),
-    "hunyuan_video_latent_concat": Call(denoised, 1e-4),
+    "hunyuan_video_latent_concat": Call(denoised, 1e-4, longer=True),
     "hunyuan_autoencoder": Call(autoencoder_kl, 3e-5, slow=True, longer=True),
     "hunyuan_autoencoder_parts": Call(in_blended_parts, 3e-5, slow=True, longer=True),
 }

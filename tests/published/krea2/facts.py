@@ -7,7 +7,7 @@ from tests.published.family_facts import KindFacts
 
 SMALL = Krea2(4, 24, 2, 2, 1, 16, TEXT, 3, 2, 1, 8, 1, 1, (4, 4, 4))
 
-CALLS = {"krea2": Call(denoised, 4e-5, layouts=OWN, longer=True), "krea2_original": Call(denoised, 2e-5)}
+CALLS = {"krea2": Call(denoised, 4e-5, layouts=OWN, longer=True), "krea2_original": Call(denoised, 2e-5, longer=True)}
 LISTINGS = {"krea2_full": "Krea2Transformer2DModel"}
 KINDS = {
     "Krea2Pipeline": KindFacts(

@@ -16,5 +16,5 @@ def states(apply, inputs):
     return found | {"plain": plain, "seen": seen.reshape(-1, seen.shape[-1])}
 
 
-CALLS = {"llava": Call(states, 1e-5, layouts=OWN)}
+CALLS = {"llava": Call(states, 1e-5, layouts=OWN, longer=True)}
 LISTINGS = {"llava_full": "LlavaForConditionalGeneration"}

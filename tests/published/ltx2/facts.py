@@ -59,13 +59,13 @@ CALLS = {
     "ltx2": Call(ltx2, 3e-5, layouts=OWN, longer=True),
     "ltx2_neighbours": Call(ltx2, 3e-5, longer=True),
     "ltx2_gated": Call(ltx2_of_guidance, 4e-5, longer=True),
-    "ltx2_original": Call(ltx2, 2e-5),
+    "ltx2_original": Call(ltx2, 2e-5, longer=True),
     "ltx2_autoencoder": Call(autoencoder_kl, 1e-5, longer=True),
     "ltx2_autoencoder_axes": Call(autoencoder_kl, 1e-5, longer=True),
-    "ltx2_sound_autoencoder": Call(sounds, 6e-6),
+    "ltx2_sound_autoencoder": Call(sounds, 6e-6, longer=True),
     "ltx2_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 2e-6),
     "ltx2_wide_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 4e-5, longer=True),
-    "ltx2_connectors": Call(connected, 5e-6),
+    "ltx2_connectors": Call(connected, 5e-6, longer=True),
     "ltx2_connectors_separate": Call(connected, 5e-6),
 }
 LISTINGS = {

@@ -22,9 +22,9 @@ def of_layers(net, a):
 
 
 CALLS = {
-    "qwen_image_layered": Call(of_layers, 5e-5, layouts=OWN, slow=True),
-    "qwen_image": Call(edited, 4e-5, layouts=OWN),
-    "qwen_image_clean": Call(edited, 4e-5, layouts=OWN, slow=True),
+    "qwen_image_layered": Call(of_layers, 5e-5, layouts=OWN, slow=True, longer=True),
+    "qwen_image": Call(edited, 4e-5, layouts=OWN, longer=True),
+    "qwen_image_clean": Call(edited, 4e-5, layouts=OWN, slow=True, longer=True),
     "qwen_image_autoencoder": Call(autoencoder_kl, 1e-5, slow=True, longer=True),
 }
 LISTINGS = dict.fromkeys(("qwen_image_full", "qwen_image_layered_full"), "QwenImageTransformer2DModel")

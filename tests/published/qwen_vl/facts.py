@@ -22,7 +22,7 @@ def whole(apply, inputs):
 
 
 CALLS = {
-    "qwen_vl_vision": Call(tower, 1e-5, layouts=OWN),
+    "qwen_vl_vision": Call(tower, 1e-5, layouts=OWN, longer=True),
     "qwen_vl": Call(whole, 1e-5, layouts=OWN, slow=True, longer=True),
 }
 LISTINGS = {"qwen_vl_full": "Qwen2_5_VLModel"}

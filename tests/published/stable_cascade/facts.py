@@ -32,7 +32,7 @@ def paella(apply, inputs):
 
 CALLS = {
     "stable_cascade_c": Call(denoised, 5e-6, layouts=OWN, longer=True),
-    "stable_cascade_c_images": Call(denoised, 5e-6, slow=True),
+    "stable_cascade_c_images": Call(denoised, 5e-6, slow=True, longer=True),
     "stable_cascade_c_halved": Call(denoised, 5e-6, longer=True),
     "stable_cascade_b": Call(denoised, 9e-6, layouts=OWN, longer=True),
     "paella": Call(paella, 5e-6, longer=True),

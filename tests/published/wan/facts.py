@@ -22,11 +22,11 @@ def vace(net, a):
 
 
 CALLS = {
-    "wan": Call(wan, 2e-5, slow=True),
-    "wan_plain": Call(wan, 2e-5, slow=True),
+    "wan": Call(wan, 2e-5, slow=True, longer=True),
+    "wan_plain": Call(wan, 2e-5, slow=True, longer=True),
     "wan_pictured": Call(wan, 2e-5, longer=True),
     "wan_first_and_last": Call(wan, 2e-5, slow=True, longer=True),
-    "wan_original": Call(wan, 2e-5, slow=True),
+    "wan_original": Call(wan, 2e-5, slow=True, longer=True),
     "wan_vace": Call(vace, 2e-5, longer=True),
     "wan_autoencoder": Call(autoencoder_kl, 1e-5, slow=True, longer=True),
     "wan_autoencoder_two": Call(autoencoder_kl, 1e-5, slow=True, longer=True),
