@@ -471,11 +471,12 @@ def check_start(x: Array, keys: Array) -> None:
 
 
 def checker(denoise: Any) -> Callable[[Any], Any]:
-    """The output check for `denoise`: `checked_map` for a flow map, `checked_field` or else `checked`."""
+    """The check of the output of `denoise`: its shape for a tangent field, its shape and type otherwise."""
     if isinstance(denoise, TangentField):
         return checked_field
-    read = checked_map if isinstance(denoise, FlowMap) else checked
-    return lambda denoise: keeps_type(read(denoise))
+    if isinstance(denoise, FlowMap):
+        return lambda flow_map: keeps_type(keeps_shape(flow_map, "the output of a flow map"))
+    return lambda denoise: keeps_type(checked(denoise))
 
 
 def keeps_type(denoise: Callable[..., Any]) -> Callable[..., Any]:
@@ -498,30 +499,21 @@ def keeps_type(denoise: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def checked_map(flow_map: Callable[..., Any]) -> Callable[..., Array]:
-    """A flow map that raises a ValueError if its output does not have the shape of x_t."""
+def keeps_shape(function: Callable[..., Array], what: str) -> Callable[..., Array]:
+    """A function (x, *times) -> array that raises a ValueError, naming `what`, if its output lacks the shape of x."""
 
-    def read(x_t, t, s):
-        x_s = flow_map(x_t, t, s)
-        require_shape(x_s, x_t.shape, "the output of a flow map")
-        return x_s
+    def read(x, *times):
+        output = function(x, *times)
+        require_shape(output, x.shape, what)
+        return output
 
     return read
 
 
 def checked_field(field: TangentField) -> TangentField:
     """A tangent field that raises a ValueError if its velocity or score does not have the shape of x."""
-
-    def read(function, name):
-        def tangent(x, t):
-            v = function(x, t)
-            require_shape(v, x.shape, f"the {name} of a tangent field")
-            return v
-
-        return tangent
-
-    score = field.score and read(field.score, "score")
-    return field._replace(velocity=read(field.velocity, "velocity"), score=score)
+    score = field.score and keeps_shape(field.score, "the score of a tangent field")
+    return field._replace(velocity=keeps_shape(field.velocity, "the velocity of a tangent field"), score=score)
 
 
 def check_taken(sampler: Sampler, denoise: Any) -> None:
