@@ -53,6 +53,11 @@ class Reader(NamedTuple):
         """The name of the text encoder's folder in a model."""
         return f"text_encoder{self.suffix}"
 
+    @property
+    def tokenizer_folder(self) -> str:
+        """The name of its tokenizer's folder in a model."""
+        return f"{self.vocabulary}{self.suffix}"
+
 
 class Usual(NamedTuple):
     """Steps and guidance of a model where a request names none; its folder may state them in sampling.json.

@@ -63,7 +63,7 @@ class Base:
     def text_fingerprints(self) -> dict[str, str]:
         """{part: sha256 of its files} for the tokenizers and the text encoders; large files take seconds, once."""
         place, readers = self.model.kind.files.place, self.model.readers
-        parts = [*readers, *(f"{reader.vocabulary}{reader.suffix}" for reader in readers.values())]
+        parts = [*readers, *(reader.tokenizer_folder for reader in readers.values())]
         return {part: model_index.fingerprint(place(self._folder, part)) for part in parts}
 
     @property

@@ -179,7 +179,7 @@ def _process(folder: pathlib.Path, student: Mapping[str, Any] = {}, *options: An
 def _tokenizer(folder: pathlib.Path, kind: Kind, reader: Reader, module: Any) -> Tokenizer:
     """The tokenizer of a text encoder, with the length and the padding of the pipeline."""
     longest = getattr(module, "positions", reader.length)  # T5 has no largest length
-    vocabulary = kind.files.place(folder, f"{reader.vocabulary}{reader.suffix}")
+    vocabulary = kind.files.place(folder, reader.tokenizer_folder)
     tokenizer = Tokenizer.open(vocabulary, min(reader.length, longest), reader.pad)
     return tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
 
