@@ -10,6 +10,8 @@ from diffusion.models.set_transformer import SetTransformer
 from diffusion.models.video_dit import VideoDiT
 from tests import numpy_programs
 from tests.models.dit_oracle import dense, feed_forward, layernorm, modulate, rmsnorm, silu, sincos, slice_layer
+from tests.published import equations
+from tests.published.equations import attention, convolution, out_of_heads, timestep
 
 RNG = np.random.default_rng(3)
 NORMS = {"layernorm": layernorm, "rmsnorm": rmsnorm}
@@ -31,62 +33,40 @@ def compared(module, oracle, x, t, condition):
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-def time_embedding(p, t):
-    angles = t * 10000.0 ** (-np.arange(128) / 128)
-    return dense(p["out"], silu(dense(p["hidden"], np.concatenate([np.cos(angles), np.sin(angles)]))))
-
-
 def embedding(p, times, label=None, vector=None):
     """Before its silu."""
     names = ("timestep_embedding", "timestep_embedding_2")
-    c = sum(time_embedding(p[name], t) for name, t in zip(names, times))
+    c = sum(timestep(p[name], t) for name, t in zip(names, times))
     c = c if label is None else c + p["label_embedding"]["embedding"][label]
     return c if vector is None else c + dense(p["vector_embedding"], vector)
 
 
 def turned(x, angles):
-    """[N, D] rotated by angles [N, 2, D / 4]: in each half of the features, its halves are the parts of a number."""
-    parts = x.reshape(len(x), 2, 2, -1)
-    numbers = (parts[:, :, 0] + 1j * parts[:, :, 1]) * np.exp(1j * angles)
-    return np.stack([numbers.real, numbers.imag], axis=2).reshape(x.shape)
+    """Heads [N, H, S] turned by angles [N, 2, S / 4]; the halves of each half of the features make complex numbers."""
+    parts = x.reshape(*x.shape[:2], 2, 2, -1)
+    numbers = (parts[..., 0, :] + 1j * parts[..., 1, :]) * np.exp(1j * angles[:, None])
+    return np.stack([numbers.real, numbers.imag], axis=-2).reshape(x.shape)
 
 
-def softmax(scores):
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def attended(p, x, heads, angles=None, visible=None):
+def attended(p, x, angles=None, visible=None):
     """Self-attention of tokens [N, D]; token n sees those of visible[n]."""
-    n, width = x.shape
-    qkv = dense(p["qkv"], x).reshape(n, 3, heads, -1)
-    out = []
-    for head in range(heads):
-        q, k, v = (qkv[:, part, head] for part in range(3))
-        if "query_norm" in p:
-            q, k = rmsnorm(q) * p["query_norm"]["scale"], rmsnorm(k) * p["key_norm"]["scale"]
-        if angles is not None:
-            q, k = turned(q, angles), turned(k, angles)
-        scores = q @ k.T / np.sqrt(width // heads)
-        out.append(softmax(scores if visible is None else np.where(visible, scores, -np.inf)) @ v)
-    return np.concatenate(out, axis=1) @ p["out"]["kernel"].reshape(width, width) + p["out"]["bias"]
+    q, k, v = np.moveaxis(equations.dense(p["qkv"], x), 1, 0)
+    if "query_norm" in p:
+        q, k = rmsnorm(q) * p["query_norm"]["scale"], rmsnorm(k) * p["key_norm"]["scale"]
+    if angles is not None:
+        q, k = turned(q, angles), turned(k, angles)
+    return out_of_heads(p["out"], attention(q, k, v, visible))
 
 
-def crossed(p, x, context, heads):
+def crossed(p, x, context):
     """Attention of tokens [N, D] to a context [M, E]."""
-    q, k, v = (
-        (rows @ p[name]["kernel"].reshape(rows.shape[1], -1) + p[name].get("bias", np.zeros(1)).reshape(-1)).reshape(
-            len(rows), heads, -1
-        )
-        for name, rows in (("query", x), ("key", context), ("value", context))
-    )
-    mixed = [softmax(q[:, i] @ k[:, i].T / np.sqrt(q.shape[-1])) @ v[:, i] for i in range(heads)]
-    return np.concatenate(mixed, axis=1) @ p["out"]["kernel"].reshape(-1, x.shape[1]) + p["out"]["bias"]
+    q, k, v = (equations.dense(p[name], rows) for name, rows in (("query", x), ("key", context), ("value", context)))
+    return out_of_heads(p["out"], attention(q, k, v))
 
 
-def layer(p, x, c, heads, norm, mlp, angles=None):
+def layer(p, x, c, norm, mlp, angles=None):
     shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = np.split(dense(p["modulation"]["dense"], c), 6)
-    x = x + gate_1 * attended(p["attention"], modulate(norm(x), shift_1, scale_1), heads, angles)
+    x = x + gate_1 * attended(p["attention"], modulate(norm(x), shift_1, scale_1), angles)
     return x + gate_2 * feed_forward(p["mlp"], modulate(norm(x), shift_2, scale_2), mlp)
 
 
@@ -132,7 +112,7 @@ def test_the_transformer_of_sequences(form):
         inputs = [condition[name][i] if name in condition else None for name in ("label", "vector")]
         c = silu(embedding(p["condition"], [time[i] for time in times], *inputs))
         for k in range(module.depth):
-            tokens = layer(slice_layer(p["blocks"], k), tokens, c, heads, norm, module.mlp, angles)
+            tokens = layer(slice_layer(p["blocks"], k), tokens, c, norm, module.mlp, angles)
         out = last(p, tokens, c, norm)
         if module.input_gain:
             offset, gain = np.split(out, 2, axis=1)
@@ -161,13 +141,13 @@ def test_the_transformer_of_sets_reads_only_the_elements_of_a_set(summaries, pad
         for k in range(2):
             block = slice_layer(p["blocks"], k)
             if not summaries:
-                tokens = layer(block, tokens, c, heads, NORMS[norm], mlp)
+                tokens = layer(block, tokens, c, NORMS[norm], mlp)
                 continue
             shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = np.split(dense(block["modulation"]["dense"], c), 6)
             h = modulate(NORMS[norm](tokens), shift_1, scale_1)
             seeds = block["seeds"]
-            read = NORMS[norm](seeds + crossed(block["summary_attention"], seeds, h, heads))
-            tokens = tokens + gate_1 * crossed(block["attention"], h, read, heads)
+            read = NORMS[norm](seeds + crossed(block["summary_attention"], seeds, h))
+            tokens = tokens + gate_1 * crossed(block["attention"], h, read)
             h = modulate(NORMS[norm](tokens), shift_2, scale_2)
             tokens = tokens + gate_2 * feed_forward(block["mlp"], h, mlp)
         out = np.zeros(x[i].shape)
@@ -231,7 +211,7 @@ def test_the_transformer_of_videos(form):
                 tokens[f, n] = dense(p["patch_embedding"], box.transpose(1, 2, 0, 3).reshape(-1))
         if module.positions != "rope":
             tokens = tokens + sincos(rows, columns, 16)
-        times = np.array([time_embedding(p["timestep_embedding"], time) for time in t[i]])
+        times = np.array([timestep(p["timestep_embedding"], time) for time in t[i]])
         c = times.reshape(steps, deep, -1).mean(1)
         if module.num_classes:
             c = c + p["label_embedding"]["embedding"][condition["label"][i]]
@@ -252,19 +232,19 @@ def test_the_transformer_of_videos(form):
             h = modulate(norm(tokens), shift_1, scale_1)
             if module.mixing == "full":
                 angles = volume(steps, rows, columns, 8)
-                mixed = attended(block["attention"], h.reshape(-1, 16), heads, angles).reshape(tokens.shape)
+                mixed = attended(block["attention"], h.reshape(-1, 16), angles).reshape(tokens.shape)
                 tokens = tokens + gate_1 * mixed
             else:
-                tokens = tokens + gate_1 * np.array([attended(block["attention"], frame, heads, shown) for frame in h])
+                tokens = tokens + gate_1 * np.array([attended(block["attention"], frame, shown) for frame in h])
                 shift, scale, gate = np.split(dense(block["temporal_modulation"]["dense"], c)[:, None], 3, axis=-1)
                 h = modulate(norm(tokens), shift, scale)
                 along = [
-                    attended(block["temporal_attention"], h[:, n], heads, line(steps, 8), visible)
+                    attended(block["temporal_attention"], h[:, n], line(steps, 8), visible)
                     for n in range(rows * columns)
                 ]
                 tokens = tokens + gate * np.stack(along, axis=1)
             if words is not None:
-                crossing = crossed(block["cross_attention"], tokens.reshape(-1, 16), words, heads)
+                crossing = crossed(block["cross_attention"], tokens.reshape(-1, 16), words)
                 tokens = tokens + crossing.reshape(tokens.shape)
             tokens = tokens + gate_2 * feed_forward(block["mlp"], modulate(norm(tokens), shift_2, scale_2), module.mlp)
         out = np.zeros((frames, height, side, outputs))
@@ -284,18 +264,10 @@ def group_norm(p, h, groups):
     return (centred / np.sqrt(centred.var((0, 2), keepdims=True) + 1e-6)).reshape(h.shape) * p["scale"] + p["bias"]
 
 
-def convolved(p, h):
-    """A convolution of 3 x 3 pixels, with zeros outside of the picture."""
-    height, width = h.shape[:2]
-    padded = np.pad(h, ((1, 1), (1, 1), (0, 0)))
-    parts = [padded[i : i + height, j : j + width] @ p["kernel"][i, j] for i in range(3) for j in range(3)]
-    return sum(parts) + p["bias"]
-
-
 def residual_block(p, h, c, groups):
-    inner = convolved(p["conv_1"], silu(group_norm(p["norm_1"], h, groups)))
+    inner = convolution(p["conv_1"], silu(group_norm(p["norm_1"], h, groups)))
     scale, shift = np.split(dense(p["time"], silu(c)), 2)
-    inner = convolved(p["conv_2"], silu(modulate(group_norm(p["norm_2"], inner, groups), shift, scale)))
+    inner = convolution(p["conv_2"], silu(modulate(group_norm(p["norm_2"], inner, groups), shift, scale)))
     return inner + (h @ p["shortcut"]["kernel"][0, 0] + p["shortcut"]["bias"] if "shortcut" in p else h)
 
 
@@ -310,7 +282,7 @@ def test_the_residual_u_vit():
         tokens = h.reshape(rows * columns, width)
         for k in range(number):
             angles = plane(rows, columns, size)
-            tokens = layer(slice_layer(p, k), tokens, silu(c), width // size, layernorm, "gelu", angles)
+            tokens = layer(slice_layer(p, k), tokens, silu(c), layernorm, "gelu", angles)
         return tokens.reshape(h.shape)
 
     def level(p, h, c, k, way):
