@@ -113,8 +113,8 @@ def revolved(profile: Sequence[tuple[float, float]]) -> Part:
     """A solid of revolution about the z axis: cylinders, cones, vases.
 
     Args:
-        profile: at least three corners (radius, z) of the outline, from one point of the axis to another. The outline
-            does not cross itself, all radii are at least 0, and the first and the last are 0.
+        profile: the corners (radius, z) of the outline, three or more, from one point of the axis to another. The
+            outline does not cross itself, all radii are at least 0, and the first and the last are 0.
 
     Raises:
         ValueError: if there are fewer corners, or a radius is not as stated.

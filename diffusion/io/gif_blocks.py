@@ -15,7 +15,7 @@ class Blocks(NamedTuple):
     Attributes:
         height, width: height and width of the animation in pixels.
         shown: the time for which each frame is shown, in seconds.
-        pixels: for each frame, the number of pixels that must be decoded to show it: those of all frames up to it.
+        pixels: the number of pixels that must be decoded to show each frame: those of all frames up to it.
     """
 
     height: int

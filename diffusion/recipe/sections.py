@@ -115,7 +115,7 @@ class Examples:
             of a latent if an autoencoder trains with the model; None before the data are known.
         pictures: the shape of the pictures that this autoencoder encodes; None without such an autoencoder.
         dtype: the dtype of an example in a batch, "uint8" or "float32"; None before the data are known.
-        structure: for an example that is a pytree, the pytree of its shapes, in which the network receives and returns
+        structure: the pytree of the shapes of an example that is a pytree, in which the network receives and returns
             it; None if an example is one array.
         null: the null condition of one example, or some of its entries; None for the class `num_classes`, zeros for all
             other entries of the data's "condition", or no condition for an unconditional network.

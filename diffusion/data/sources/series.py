@@ -146,7 +146,7 @@ class StandardSeries(Records):
         mean, std: mean and standard deviation of each column, float64 `[C]`: `x * std + mean` is in the file's units.
         series: the file's series by name, float64 `[T, C]`, in the file's units; NaN where a value is missing.
         columns: names of the channels if the file is a .csv with a header; () otherwise.
-        places: for each record, (the name of its series, the number of its first step in the series).
+        places: (the name of its series, the number of its first step in the series) of each record.
     """
 
     mean: np.ndarray
