@@ -5,10 +5,11 @@
     python -m tools.mutate --again runs/mutate/report.json          the survivors of a report, after new tests
     python -m tools.mutate diffusion/flows/flow_maps.py --per-file 1000   every mutant of a file
 
-A mutant is a source file with one such change. The first run executes all fast tests that import a mutant's folder, and
-records which lines each test runs. This takes some minutes; later runs update the record, which is in OUT, for changed
-files. Each mutant is then written into a scratch copy, in a process forked from one that has imported JAX. Its tests
-run until the first failure, and those that probably fail, and are fast, come first. The working tree is only read.
+A mutant is a source file with one such change. The first run executes all tests of `make test` that import a mutant's
+folder, and records which lines each test runs. This takes some minutes; later runs update the record, which is in OUT,
+for changed files. Each mutant is then written into a scratch copy, in a process forked from one that has imported JAX.
+Its tests run until the first failure, and those that probably fail, and are fast, come first. The working tree is only
+read.
 
 If no test fails, the mutant survives. Then a test is missing, or the mutant is equivalent: it computes the same. An
 equivalent mutant gets an entry with the reason in tools/mutate/equivalent.toml, and counts as explained. The score is
@@ -75,6 +76,7 @@ FILES = (
     *sorted(str(path.relative_to(ROOT / LIBRARY)) for path in (ROOT / LIBRARY / "published").glob("*/pipeline.py")),
 )
 SOURCES = (*FOLDERS, *FILES)
+SELECTIONS = {False: "not slow and not extended", True: "not slow"}  # {--extended: the marker expression of the tests}
 START = 30.0  # seconds that a child may take in addition to its tests
 
 
@@ -92,7 +94,8 @@ def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
     forks.preload(root, [root / path for path in [*tests, *{mutant.path for mutant in chosen}]])
     forks.keep_compiled(out / "compiled")
     _say(f"{len(chosen)} mutants, {len(tests)} test files")
-    cases = reached.find(root, LIBRARY, tests, out / "map", arguments.jobs, arguments.limit * 10, _say)
+    selection, records = SELECTIONS[arguments.extended], out / ("map_extended" if arguments.extended else "map")
+    cases = reached.find(root, LIBRARY, tests, selection, records, arguments.jobs, arguments.limit * 10, _say)
     rows = _outcomes(root, chosen, cases, out, arguments)
     number = f"{arguments.per_file} a file" + (f", {arguments.per_folder} a folder" if arguments.per_folder else "")
     text = _report(rows, f"seed {arguments.seed}, {number}, {time.monotonic() - began:.0f} s")
@@ -128,6 +131,11 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         help="most seconds of tests for one mutant, counted by the times of the tests without it (60)",
     )
     parser.add_argument("--again", help="a report.json, whose survivors alone are tried again")
+    parser.add_argument(
+        "--extended",
+        action="store_true",
+        help="run the tests of make test-extended too, whose record takes ten times as long",
+    )
     parser.add_argument(
         "--out", default="runs/mutate", help="folder for reports, the record of lines and scratch copies (runs/mutate)"
     )
@@ -248,7 +256,8 @@ def _outcomes(
             row |= {"outcome": "survived", "why": "no test runs it"}
 
     copies = [forks.copy(root, out / f"copy_{k}") for k in range(arguments.jobs)]
-    do = lambda piece, place: _try(piece[0], piece[1], root, place)
+    selection = SELECTIONS[arguments.extended]
+    do = lambda piece, place: _try(piece[0], piece[1], selection, root, place)
     for done in forks.run_all(work, do, copies, lambda piece: START + 3 * piece[2]):
         mutant = done.work[0]
         row = rows[done.work[0]]
@@ -266,7 +275,9 @@ def _outcomes(
     return list(rows.values())
 
 
-def _try(mutant: Mutant, tests: list[list[str]], root: pathlib.Path, place: pathlib.Path) -> dict[str, str]:
+def _try(
+    mutant: Mutant, tests: list[list[str]], selection: str, root: pathlib.Path, place: pathlib.Path
+) -> dict[str, str]:
     """Runs a mutant's tests in a child: {"by": the first test that fails}, or {"by": ""} if none fails."""
     failed: list[str] = []
 
@@ -280,7 +291,7 @@ def _try(mutant: Mutant, tests: list[list[str]], root: pathlib.Path, place: path
     path.write_bytes(mutant.applied(source))
     try:
         for names in tests:
-            code = forks.pytest_run(names, Plugin())
+            code = forks.pytest_run(names, selection, Plugin())
             if code:
                 return {"by": failed[0] if failed else f"pytest of {names[0]} ends with {code}"}
         return {"by": ""}

@@ -201,8 +201,14 @@ def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Pa
         os._exit(code)
 
 
-def pytest_run(words: Iterable[str], plugin: object) -> int:
-    """Runs pytest in this process with a plugin, and returns its exit code."""
+def pytest_run(words: Iterable[str], selection: str, plugin: object) -> int:
+    """Runs pytest in this process on the tests that a marker expression selects, and returns its exit code.
+
+    Args:
+        words: test files, tests and options.
+        selection: the marker expression.
+        plugin: a plugin of pytest.
+    """
     import pytest
 
-    return int(pytest.main([*OPTIONS, *words], plugins=[plugin]))
+    return int(pytest.main([*OPTIONS, "-m", selection, *words], plugins=[plugin]))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tools.mutate.forks import copy, pytest_run, run_all
 from tools.mutate.mutants import Mutant, digest
 
-FORMAT = 1
+FORMAT = 2
 # The files whose tests read what the import of a module defines: signatures, old names, published figures.
 READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py")
 
@@ -167,9 +167,9 @@ def _forget() -> None:
                         getattr(value, clear)()
 
 
-def _trace(test_file: str, place: pathlib.Path) -> dict[str, Any]:
+def _trace(test_file: str, place: pathlib.Path, selection: str) -> dict[str, Any]:
     recorder = _Recorder(_Lines())
-    pytest_run([test_file, "--maxfail=1000000"], recorder)
+    pytest_run([test_file, "--maxfail=1000000"], selection, recorder)
     return {"collect": recorder.collect, "cases": recorder.cases, "fixtures": recorder.fixtures}
 
 
@@ -177,6 +177,7 @@ def find(
     root: pathlib.Path,
     library: str,
     tests: Iterable[str],
+    selection: str,
     folder: pathlib.Path,
     jobs: int,
     limit: float,
@@ -190,6 +191,7 @@ def find(
         root: the repository's folder.
         library: the folder in it whose lines are recorded.
         tests: the test files, as paths from the root.
+        selection: the marker expression that selects the tests in them.
         folder: the folder of the records, one file for each test file.
         jobs: the number of children at once.
         limit: the seconds that one test file may take.
@@ -219,7 +221,8 @@ def find(
             files = glob.glob(f"{place}/{library}/**/*.py", recursive=True)  # links are followed
             for path in map(pathlib.Path, files):
                 path.write_text(instrumented(str(path.relative_to(place)), path.read_text()))
-        for done in run_all(stale, _trace, copies, lambda _: limit):
+        trace = functools.partial(_trace, selection=selection)
+        for done in run_all(stale, trace, copies, lambda _: limit):
             if done.answer is None:
                 say(f"  {done.work}: {'late' if done.late else done.said[-300:]}: left out")
                 continue
