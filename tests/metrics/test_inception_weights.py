@@ -120,6 +120,7 @@ def test_what_is_saved_is_read_as_it_was(tensors, tmp_path):
     assert found[1:] == weights[1:] and found.tensors.keys() == tensors.keys()
 
 
+@pytest.mark.extended
 def test_a_change_of_one_number_changes_the_digest(tensors):
     name = "mixed_7.tower.conv_1.weight"
     changed = tensors[name].copy()

@@ -21,10 +21,12 @@ from tests.published.family_facts import stated
 
 SCHEDULE = schedules.rectified_flow()
 every = pytest.mark.parametrize("name", BACKBONES)
-# The layers of published families are written out in fast tests of their own (tests/published).
+# The layers of published families are written out in fast tests of their own (tests/published), and numpy takes most of
+# a second for each program of these.
+LONGER = ("unet, ddpm", "unet, adm", "unet, volumes", "ddpm++", "ncsn++", "edm2", "residual_u_vit", "jit", "mdt")
+extended = {*stated("BACKBONES"), *LONGER}
 own_first = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.extended if name in stated("BACKBONES") else ()) for name in BACKBONES],
+    "name", [pytest.param(name, marks=pytest.mark.extended if name in extended else ()) for name in BACKBONES]
 )
 
 

@@ -127,6 +127,7 @@ def test_a_dataset_that_is_not_there_may_be_one_of_a_file(tmp_path):
         examples.open_examples(Recipe.from_config(config))
 
 
+@pytest.mark.extended
 def test_an_empty_folder_name_is_not_the_present_folder(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     for words in (["--workdir="], ["--workdir", ""]):

@@ -295,6 +295,7 @@ def test_a_folder_without_a_checkpoint_is_refused_before_a_run_begins(tmp_path):
     assert not (tmp_path / "run/config.json").exists()  # which would refuse the same command with the right path
 
 
+@pytest.mark.extended
 def test_a_run_that_is_refused_before_its_first_step_leaves_the_folder_free(tmp_path, monkeypatch):
     def refuse(*rest):
         raise ConfigError("config.init_from: init_from found no leaf that fits")

@@ -27,6 +27,7 @@ def test_the_next_command_names_what_the_datasets_need(monkeypatch):
     assert next_command("/data/tfds") == "diffusion arena --out=runs/arena --data_dir=/data/tfds --extend=mine.py"
 
 
+@pytest.mark.extended
 def test_the_scores_of_an_arena_without_a_page(tmp_path, capsys):
     arena, _ = begun(tmp_path / "arena", [made_arena.run(tmp_path / name, 10) for name in "ab"], {})
     conclude(arena, [], tmp_path / "arena")

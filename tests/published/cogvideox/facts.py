@@ -9,11 +9,11 @@ SMALL = CogVideoX(channels=4, in_channels=4, width=32, depth=2, heads=2, text_wi
 CLIP = (49, (480, 720), 8.0)
 
 CALLS = {
-    "cogvideox_sincos": Call(denoised, 1e-5, slow=True),
-    "cogvideox_rope": Call(denoised, 1e-5, slow=True),
-    "cogvideox_frames": Call(denoised, 1e-5),
-    "cogvideox_picture": Call(denoised, 1e-5),
-    "cogvideox_frames_picture": Call(denoised, 1e-5, slow=True),
+    "cogvideox_sincos": Call(denoised, 1e-5, slow=True, longer=True),
+    "cogvideox_rope": Call(denoised, 1e-5, slow=True, longer=True),
+    "cogvideox_frames": Call(denoised, 1e-5, longer=True),
+    "cogvideox_picture": Call(denoised, 1e-5, longer=True),
+    "cogvideox_frames_picture": Call(denoised, 1e-5, slow=True, longer=True),
     "cogvideox_autoencoder": Call(autoencoder_kl, 1e-5, longer=True),
 }
 LISTINGS = {

@@ -34,11 +34,11 @@ def flux_control_net(net, a):
 
 
 CALLS = {
-    "flux_schnell": Call(denoised, 2e-5, layouts=OWN),
-    "flux_original": Call(denoised, 8e-5),
+    "flux_schnell": Call(denoised, 2e-5, layouts=OWN, longer=True),
+    "flux_original": Call(denoised, 8e-5, longer=True),
     "flux_dev": Call(flux_dev, 7e-5, layouts=OWN, longer=True),
     "flux_kontext": Call(flux_kontext, 6e-5, layouts=OWN, slow=True, longer=True),
-    "flux_control_net": Call(flux_control_net, 4e-5, layouts=OWN),
+    "flux_control_net": Call(flux_control_net, 4e-5, layouts=OWN, longer=True),
     "flux_control_net_union": Call(flux_control_net, 8e-6, layouts=OWN, slow=True, longer=True),
     "flux_control_net_pixels": Call(flux_control_net, 6e-6, layouts=OWN, longer=True),
     "redux": Call(lambda net, a: {"output": net(a["x"])}, 6e-6),

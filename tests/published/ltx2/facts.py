@@ -63,10 +63,10 @@ CALLS = {
     "ltx2_autoencoder": Call(autoencoder_kl, 1e-5, longer=True),
     "ltx2_autoencoder_axes": Call(autoencoder_kl, 1e-5, longer=True),
     "ltx2_sound_autoencoder": Call(sounds, 6e-6, longer=True),
-    "ltx2_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 2e-6),
+    "ltx2_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 2e-6, longer=True),
     "ltx2_wide_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 4e-5, longer=True),
     "ltx2_connectors": Call(connected, 5e-6, longer=True),
-    "ltx2_connectors_separate": Call(connected, 5e-6),
+    "ltx2_connectors_separate": Call(connected, 5e-6, longer=True),
 }
 LISTINGS = {
     **dict.fromkeys(("ltx2_full", "ltx2_full_2_3"), "LTX2VideoTransformer3DModel"),

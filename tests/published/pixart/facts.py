@@ -17,8 +17,8 @@ def pixart_control_net(net, a):
 
 
 CALLS = {
-    "pixart": Call(denoised, 2e-5, layouts=OWN),
-    "pixart_sized": Call(denoised, 2e-5, layouts=OWN),
+    "pixart": Call(denoised, 2e-5, layouts=OWN, longer=True),
+    "pixart_sized": Call(denoised, 2e-5, layouts=OWN, longer=True),
     "pixart_original": Call(denoised, 3e-5),
     "pixart_control_net": Call(pixart_control_net, 4e-5),
 }

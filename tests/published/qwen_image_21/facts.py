@@ -9,7 +9,7 @@ SMALL = QwenImage21(4, 24, 2, 2, TEXT, 2, (4, 4, 4))
 
 CALLS = {
     "qwen_image_21": Call(denoised, 3e-5, layouts=OWN, longer=True),
-    "qwen_image_21_of_time": Call(denoised, 3e-5, slow=True),
+    "qwen_image_21_of_time": Call(denoised, 3e-5, slow=True, longer=True),
     "qwen_image_21_autoencoder": Call(autoencoder_kl, 1e-5, layouts=OWN, slow=True, longer=True),
 }
 LISTINGS = {

@@ -9,9 +9,9 @@ SMALL = Sana(8, 4, 1, 24, 2, 3, 2, TEXT)
 
 CALLS = {
     "sana": Call(denoised, 8e-6, layouts=OWN, slow=True, longer=True),
-    "sana_normed": Call(denoised, 8e-6, layouts=OWN, slow=True),
-    "sana_sprint": Call(denoised, 2e-5, layouts=OWN),
-    "sana_original": Call(denoised, 2e-5),
+    "sana_normed": Call(denoised, 8e-6, layouts=OWN, slow=True, longer=True),
+    "sana_sprint": Call(denoised, 2e-5, layouts=OWN, longer=True),
+    "sana_original": Call(denoised, 2e-5, longer=True),
 }
 LISTINGS = {"sana_full": "SanaTransformer2DModel"}
 KINDS = {

@@ -47,7 +47,7 @@ CALLS = {
     "control_net": Call(control_net, 8e-6, layouts=OWN, longer=True),
     "control_net_original": Call(control_net, 9e-6, slow=True, longer=True),
     "control_net_union": Call(control_net, 9e-6, layouts=OWN, longer=True),
-    "t2i_adapter_full": Call(t2i_adapter, 8e-6, layouts=OWN),
+    "t2i_adapter_full": Call(t2i_adapter, 8e-6, layouts=OWN, longer=True),
     "t2i_adapter_full_xl": Call(t2i_adapter, 8e-6, layouts=OWN, slow=True),
     "t2i_adapter_light": Call(t2i_adapter, 8e-6, layouts=OWN, slow=True, longer=True),
 }

@@ -30,7 +30,7 @@ CALLS = {
     "mmdit_sd3": Call(denoised, 9e-6, layouts=OWN, longer=True),
     "mmdit_original": Call(denoised, 4e-5, longer=True),
     "mmdit_sd35_medium": Call(mmdit_adapters, 2e-5, layouts=OWN, slow=True, longer=True),
-    "mmdit_control_net": Call(mmdit_control_net, 6e-6, layouts=OWN),
+    "mmdit_control_net": Call(mmdit_control_net, 6e-6, layouts=OWN, longer=True),
     "mmdit_control_net_options": Call(mmdit_control_net, 9e-6, layouts=OWN, slow=True, longer=True),
     "mmdit_control_net_of_pictures": Call(mmdit_control_net, 1e-5, layouts=OWN),
 }
