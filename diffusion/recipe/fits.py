@@ -16,7 +16,7 @@ from diffusion.parameterizations import Prediction
 from diffusion.recipe import extensions
 from diffusion.recipe.guides import Steered
 from diffusion.recipe.values import blamed_on, built_in_python, plain
-from diffusion.samplers.sample import check_plan
+from diffusion.samplers.sample_checks import check_plan
 
 
 def check(recipe: Any) -> None:

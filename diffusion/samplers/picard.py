@@ -15,7 +15,8 @@ from diffusion.flows.flow_maps import FlowMap
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
-from diffusion.samplers.sample import Sampler, check_arguments, check_moves, check_start, checker, keys_of_step, normal
+from diffusion.samplers.sample import Sampler, check_arguments, keys_of_step, normal
+from diffusion.samplers.sample_checks import check_moves, check_start, checker
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, leaf_schedules
 from diffusion.timesteps import Plan

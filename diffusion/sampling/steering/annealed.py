@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
 from diffusion.package import public
-from diffusion.samplers.sample import check_start, normal
+from diffusion.samplers.sample import normal
+from diffusion.samplers.sample_checks import check_start
 from diffusion.sampling.steering.particles import Particles, advance, check_groups
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling, effective_size, systematic
 from diffusion.schedules.noise_schedule import as_float

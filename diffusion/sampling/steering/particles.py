@@ -15,7 +15,8 @@ from diffusion.arrays import padding
 from diffusion.arrays.arguments import require_keys, require_shape
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import check_gaussian
-from diffusion.samplers.sample import Sampler, check_arguments, check_moves, check_start, keys_of_step
+from diffusion.samplers.sample import Sampler, check_arguments, keys_of_step
+from diffusion.samplers.sample_checks import check_moves, check_start
 from diffusion.sampling.steering.resampling_schemes import Resampling, effective_size
 from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.noise_schedule import as_float

@@ -12,7 +12,8 @@ from jax import Array
 from diffusion.guidance.measurement_guidance import total
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.samplers.sample import check_start, keys_of_step, normal
+from diffusion.samplers.sample import keys_of_step, normal
+from diffusion.samplers.sample_checks import check_start
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
