@@ -16,7 +16,7 @@ import numpy as np
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources import splits
 from diffusion.data.sources.columns import Columns, class_numbers, encoded, opened, stored_bytes
-from diffusion.data.sources.spec import DamagedRecord, RandomAccess
+from diffusion.data.sources.spec import DamagedRecord, RandomAccess, blame
 from diffusion.io import failures
 
 
@@ -208,9 +208,17 @@ class Records(RandomAccess):
         return texts
 
     def metadata(self, row: int, columns: Sequence[str] = ()) -> dict[str, Any]:
-        """The stored values of a record without its example, so that a filter decodes no picture."""
+        """The stored values of a record without its example, so that a filter decodes no picture.
+
+        Raises:
+            ValueError: if a name is not a column, or if the record cannot be read; the message names the record.
+        """
+        self._columns.known(columns, "metadata")
         names = columns or [name for name in self._table.columns if name != self._columns.example]
-        values = self._table.read([int(self._rows[row])], names)[0]
+        try:
+            values = self._table.read([int(self._rows[row])], names)[0]
+        except Exception as error:  # the type of the error depends on the format and on the place of the damage
+            raise blame(self._place(row), error, self._mend) from error
         return values | ({} if self._numbers is None else {"label": self._number(row)})
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:

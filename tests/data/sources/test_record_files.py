@@ -69,6 +69,21 @@ def test_a_column_that_a_record_lacks_is_named(table):
         table.column("depth")
 
 
+def test_a_filter_s_error_names_the_record_or_the_unknown_column(tmp_path):
+    """Filters read records through `metadata`; its error once began with what was wrong, for no record."""
+    writer = ArrayRecordWriter(str(tmp_path / "train.array_record"), "group_size:1")
+    for content in ({"x": [0.0], "kind": "a"}, {"x": [1.0], "kind": "b"}, {"x": [2.0]}):
+        writer.write(json.dumps(content).encode())
+    writer.close()
+    source = record_files.array_records(str(tmp_path), "train[:2]", label="")  # the rows 1 and 2
+    assert source.metadata(0, ["kind"]) == {"kind": "b"}
+    with pytest.raises(spec.DamagedRecord, match=r"train\.array_record, record 2 \(record 1\) .*it has no kind"):
+        source.metadata(1)
+    with pytest.raises(ValueError, match=r"no column 'knd' for metadata.*Did you mean 'kind'\?"):
+        source.metadata(0, ["knd"])
+    np.testing.assert_array_equal(source[1]["x"], [2.0])  # the values that the filter lacked are not the example's
+
+
 def test_a_folder_of_pictures_and_labels_is_a_source(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
     writer = ArrayRecordWriter(str(tmp_path / "a.arrayrecord"), "group_size:1")
@@ -129,6 +144,8 @@ def test_a_damaged_chunk_behind_a_broken_picture_is_one_of_those_that_are_passed
     np.testing.assert_array_equal(source[2]["image"], pictures[2])
     with pytest.raises(spec.DamagedRecord, match=r"record 1 .*hash mismatch"):
         source[1]
+    with pytest.raises(spec.DamagedRecord, match=r"train\.array_record, record 1 .*hash mismatch"):
+        source.metadata(1, ["image"])
 
 
 @pytest.mark.parametrize(("broken", "opens"), [(99, True), (100, False)])
