@@ -30,6 +30,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits; by default only the mixture is measured")
     flags.DEFINE_bool("keep", False, "keep the tables of other data in OUT.json")
     flags.DEFINE_string("out", "docs/images/few_steps", "path of the output files, without a suffix")
+    command_line.require_value("number", lambda k: 2 ** (k + 1), "a power of two")
     command_line.begin()
 
 import functools

@@ -19,6 +19,7 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("chips", 64, "number N of chips, a cube such as 8, 27 or 64")
+    command_line.require_value("chips", lambda k: (k + 2) ** 3, "a cube")
     command_line.begin()
 
 import jax

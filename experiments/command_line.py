@@ -18,7 +18,7 @@ from diffusion.recipe import ConfigError
 from diffusion.recipe.extensions import extend, extend_by_project
 from diffusion.training.runtime import accelerators, huge_pages
 
-__all__ = ["begin", "require_multiple", "run"]
+__all__ = ["begin", "require_multiple", "require_value", "run"]
 
 flags.disclaim_key_flags()  # `--help` then lists --extend as a flag of the command, not of this module
 
@@ -63,6 +63,30 @@ def require_multiple(name: str, divisor: int) -> None:
     """
     words = f"the value is not a multiple of {divisor}. Valid: {divisor}, {2 * divisor} and so on."
     flags.register_validator(name, lambda value: value % divisor == 0, words)
+
+
+def require_value(name: str, values: Callable[[int], int], kind: str) -> None:
+    """Refuses a value of a whole-number flag that is not in a sequence of numbers, and names the nearest of these.
+
+    Args:
+        name: the name of the flag, which is defined already.
+        values: k -> the number k of the sequence, k = 0, 1, ...; it increases with k.
+        kind: what these numbers are, e.g. "a cube".
+    """
+
+    def check(value: int) -> bool:
+        numbers = [values(0)]
+        while numbers[-1] < value:
+            numbers.append(values(len(numbers)))
+        if value == numbers[-1]:
+            return True
+        nearest = min(numbers, key=lambda number: abs(number - value))
+        raise flags.ValidationError(
+            f"the value is not {kind}. Valid: {values(0)}, {values(1)}, {values(2)} and so on; the nearest is "
+            f"{nearest}."
+        )
+
+    flags.register_validator(name, check)
 
 
 def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bool = False) -> None:

@@ -18,3 +18,34 @@ def test_only_multiples_are_valid(value, valid):
         else:
             with pytest.raises(flags.IllegalFlagValueError, match=r"not a multiple of 8\. Valid: 8, 16 and so on\."):
                 values(["command", f"--notes={value}"])
+
+
+@pytest.mark.parametrize(
+    "value, nearest", [(-3, 3), (0, 3), (4, 3), (6, 5), (5, None), (3, None), (17, None), (14, 17)]
+)
+def test_a_value_of_a_sequence_is_required_and_the_nearest_named(value, nearest):
+    """The sequence is 3, 5, 9, 17 ...: 2^(k + 1) + 1."""
+    with command_flags.set_aside() as values:
+        flags.DEFINE_integer("rungs", 3, "number of rungs")
+        command_line.require_value("rungs", lambda k: 2 ** (k + 1) + 1, "a rung")
+        if nearest is None:
+            values(["command", f"--rungs={value}"])
+            assert values.rungs == value
+        else:
+            words = rf"not a rung\. Valid: 3, 5, 9 and so on; the nearest is {nearest}\."
+            with pytest.raises(flags.IllegalFlagValueError, match=words):
+                values(["command", f"--rungs={value}"])
+
+
+@pytest.mark.parametrize(
+    "command, flag, valid",
+    [
+        ("few_steps", "number=100", "a power of two. Valid: 2, 4, 8 and so on; the nearest is 128."),
+        ("few_steps", "number=1", "a power of two. Valid: 2, 4, 8 and so on; the nearest is 2."),
+        ("gradient_sums", "chips=60", "a cube. Valid: 8, 27, 64 and so on; the nearest is 64."),
+    ],
+)
+def test_benchmarks_refuse_numbers_that_they_cannot_use(command, flag, valid):
+    with pytest.raises(flags.IllegalFlagValueError, match=f"--{flag}: the value is not {valid}"):
+        with command_flags.of(f"benchmarks.{command}", f"--{flag}"):
+            pass
