@@ -139,21 +139,25 @@ def test_an_array_that_is_larger_than_declared_is_refused(run, changes):
         checkpoints.load_ema(run)
 
 
+def zstd_of_ones(size):
+    """A zstd frame of `size` bytes 1, a multiple of 2^17, in 4 bytes for each 2^17 (RFC 8878, section 3.1.1)."""
+    blocks = size >> 17
+    headers = np.full(blocks, 1 << 24 | 2**17 << 3 | 1 << 1)  # each block is one byte, repeated 2^17 times
+    headers[-1] |= 1  # the last block
+    frame = b"\x28\xb5\x2f\xfd" + b"\x00\x38"  # a window of 2^17 bytes, and no size of the content
+    return frame + headers.astype("<u4").tobytes()  # a header has three bytes; the fourth is the repeated one
+
+
 def test_a_chunk_that_unpacks_to_more_than_its_array_is_refused(run):
-    """The chunk of an array of 12 bytes unpacks to 64 MiB."""
+    """The chunk of an array of 12 bytes unpacks to 1 GiB, over the limit of memory."""
     folder = run / "checkpoints/3/ema"
-    scratch = tensorstore.open(
-        {
-            "driver": "zarr",
-            "kvstore": {"driver": "memory"},
-            "dtype": "uint8",
-            "metadata": {"shape": [2**26], "chunks": [2**26], "compressor": {"id": "zstd", "level": 1}},
-        },
-        create=True,
-    ).result()
-    scratch.write(np.ones(2**26, np.uint8)).result()
+    small = {"driver": "zarr", "kvstore": {"driver": "memory"}, "dtype": "uint8"}
+    metadata = {"shape": [2**20], "chunks": [2**20], "compressor": {"id": "zstd", "level": 1}}
+    scratch = tensorstore.open(small | {"metadata": metadata}, create=True).result()
+    scratch.kvstore["0"] = zstd_of_ones(2**20)
+    assert scratch.read().result().all()  # the frame is valid
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
-    store["bias/0"] = scratch.kvstore["0"]
+    store["bias/0"] = zstd_of_ones(2**30)
     with pytest.raises(checkpoints.DamagedCheckpoint, match=r"cannot be read|altered"):
         checkpoints.load_ema(run)
 
