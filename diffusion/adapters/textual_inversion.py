@@ -22,7 +22,8 @@ def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial:
         base: the model, `text_to_image.described`.
         word: the new word, as prompts write it.
         vectors: K, the number of tokens that the word becomes.
-        initial: words whose embeddings the vectors have at the start, in turn.
+        initial: words whose tokens' embeddings the vectors have at the start, in turn. Where there are more tokens than
+            vectors, a warning says that only the first K count; the training script of diffusers refuses them.
 
     Raises:
         ValueError: for fewer than one vector or more than a prompt has tokens, a word that the vocabulary has as one
