@@ -11,7 +11,7 @@ from diffusion.models.video_dit import VideoDiT
 from tests import numpy_programs
 from tests.models.dit_oracle import dense, feed_forward, layernorm, modulate, rmsnorm, silu, sincos, slice_layer
 from tests.published import equations
-from tests.published.equations import attention, convolution, out_of_heads, timestep
+from tests.published.equations import attention, convolution, group_norm, out_of_heads, timestep
 
 RNG = np.random.default_rng(3)
 NORMS = {"layernorm": layernorm, "rmsnorm": rmsnorm}
@@ -256,12 +256,6 @@ def test_the_transformer_of_videos(form):
         return out
 
     compared(module, oracle, x, t, condition)
-
-
-def group_norm(p, h, groups):
-    parts = h.reshape(-1, groups, h.shape[-1] // groups)
-    centred = parts - parts.mean((0, 2), keepdims=True)
-    return (centred / np.sqrt(centred.var((0, 2), keepdims=True) + 1e-6)).reshape(h.shape) * p["scale"] + p["bias"]
 
 
 def residual_block(p, h, c, groups):

@@ -97,6 +97,13 @@ def normalised(x: np.ndarray, epsilon: float) -> np.ndarray:
     return rms(x, epsilon)
 
 
+def group_norm(p, x: np.ndarray, groups: int, epsilon: float = 1e-6) -> np.ndarray:
+    """Pictures [H, W, C], each group of channels over all pixels without its mean and over its deviation; then p."""
+    parts = x.reshape(-1, groups, x.shape[-1] // groups).swapaxes(0, 1)
+    flat = normalised(parts.reshape(groups, -1), epsilon).reshape(parts.shape)
+    return flat.swapaxes(0, 1).reshape(x.shape) * p["scale"] + p["bias"]
+
+
 def swiglu(p, x: np.ndarray) -> np.ndarray:
     """out(silu(a) b), [a, b] = hidden(x)."""
     a, b = np.moveaxis(dense(p["hidden"], x), -2, 0)
