@@ -123,6 +123,31 @@ def test_the_trapezoidal_sampler_is_of_second_order(theta):
     assert 1.7 < order(errors) < 2.6, errors
 
 
+def test_at_constant_rates_each_position_jumps_once_at_most():
+    """1 - exp(-Lambda) of a position's own rates, in proportion to them; a position without rates stays."""
+    leaps = np.array([[[0.0, 0.3, 0.9], [0.2, 0.0, 0.1]], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]]])
+    x = np.array([[0, 1], [1, 2]])
+    total = leaps.sum(-1, keepdims=True)
+    expected = leaps * (1 - np.exp(-total)) / np.where(total > 0, total, 1) + np.exp(-total) * np.eye(3)[x]
+    np.testing.assert_allclose(steps.at_constant_rates(jnp.asarray(leaps), jnp.asarray(x)), expected, atol=1e-6)
+
+
+def test_a_mask_survives_both_stages_of_the_trapezoidal_sampler_independently():
+    """Rates of p / t: 1 - exp(-L) disappear in each stage, of L_1 = theta h / t and L_2 = (1 - theta) h mu."""
+    theta, t, s, number = 0.3, 0.8, 0.4, 2000
+    p = np.array([0.25, 0.75, 0.0])
+    process, sampler = discrete.absorbing(discrete.linear(), 3), discrete.theta_trapezoidal(theta)
+    predict = lambda x, t: jnp.where((x == 2)[..., None], jnp.log(p), jnp.log(jnp.eye(3))[x])
+    plan, keys = timesteps.plan([t, s]), jax.random.split(jax.random.key(0), number)
+    state = sampler.init(jnp.full((number, 1), 2), process, plan)
+    x = np.asarray(sampler.step(state, predict, process, plan, 0, keys)[0])
+    a, r = 1 / (2 * theta * (1 - theta)), t - theta * (t - s)
+    stays = np.exp(-(t - s) * (theta / t + (1 - theta) * (a / r - (a - 1) / t)))
+    shares = np.bincount(x.ravel(), minlength=3) / number
+    expected = np.append((1 - stays) * p[:2], stays)
+    assert (np.abs(shares - expected) < 4 * np.sqrt(expected * (1 - expected) / number)).all()
+
+
 def drawn(data, sampler, plan, number, predictor=Enumerated.tabled):
     keys = jax.random.split(jax.random.key(7), number)
     start = discrete.prior(data.process, jax.random.split(jax.random.key(8), number), (data.positions,))

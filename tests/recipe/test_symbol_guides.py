@@ -111,6 +111,22 @@ def test_the_loss_of_the_classifier_is_the_logarithm_of_its_law_at_noised_symbol
         discrete.noisy_symbol_classification(discrete.absorbing(discrete.linear(), 4), density, 1)
 
 
+def test_the_classifier_that_guides_is_the_softmax_of_its_mean_output():
+    """The network's output is t * table[x] + its condition, which is the null class, for the second class alone."""
+    table = np.array([[0.3, -0.2], [1.0, 0.5], [-0.4, 0.9], [0.0, 0.1]])
+    second = np.array([0.0, 1.0])
+    network = lambda x, t, null: jnp.asarray(table)[x] * t[:, None, None] + null[:, None, None] * second
+    objective = discrete.noisy_symbol_classification(
+        discrete.absorbing(discrete.linear(), 4), timesteps.uniform_density(schedules.rectified_flow()), np.int32(2)
+    )
+    x, labels = np.array([[0, 3, 1], [2, 2, 1]]), np.array([1, 0])
+    judge = objective.network.judges(network, schedules.rectified_flow(), jnp.asarray(labels))
+    for t in (0.4, np.array([0.4, 0.7])):
+        mean = table[x].mean(1) * np.broadcast_to(t, 2)[:, None] + 2 * second
+        expected = (mean - np.log(np.exp(mean).sum(1, keepdims=True)))[np.arange(2), labels]
+        np.testing.assert_allclose(judge(jnp.asarray(x), t), expected, rtol=1e-5)
+
+
 def test_a_guide_or_a_second_run_that_does_not_fit_is_refused_at_once(judged):
     path = judged()
     with pytest.raises(ConfigError, match=r"guides\[0\]: classifier guides a denoiser, which this run does not train"):

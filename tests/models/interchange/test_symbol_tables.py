@@ -136,7 +136,6 @@ def test_another_network_is_refused(tmp_path):
         symbol_tables.load(tmp_path / "b.safetensors", heads=HEADS)
 
 
-@pytest.mark.extended
 def test_a_scaled_score_of_zeros_is_that_of_equally_likely_symbols():
     """SEDD: log p_t(y) / p_t(mask) = log(alpha / (1 - alpha)) + log p(y), with p(y) = 1 / (K - 1)."""
     process = discrete.absorbing(discrete.polynomial(2.0), 5)
@@ -146,5 +145,7 @@ def test_a_scaled_score_of_zeros_is_that_of_equally_likely_symbols():
     logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4, 1.0]) * 4)
     found = np.exp(discrete.from_scaled_ratios(process, jnp.broadcast_to(logits, (1, 2, 5)), x, t))[0]
     np.testing.assert_allclose(found[0], [0.1, 0.2, 0.3, 0.4, 0], atol=1e-6)
+    half = np.exp(discrete.from_scaled_ratios(process, jnp.broadcast_to(logits - jnp.log(2), (1, 2, 5)), x, t))[0]
+    np.testing.assert_allclose(half[0], [0.05, 0.1, 0.15, 0.2, 0.5], atol=1e-6)  # the rest of 1 is the mask's
     with pytest.raises(ValueError, match="from_scaled_ratios: the process has no mask"):
         discrete.from_scaled_ratios(discrete.uniform(discrete.linear(), 5), jnp.zeros((1, 2, 5)), x, t)
