@@ -11,6 +11,7 @@ import pytest
 from diffusion import caching, guidance, parameterizations, samplers, schedules, timesteps
 from diffusion.models.jit import JiT
 from diffusion.models.unet import UNet
+from diffusion.parameterizations import Prediction
 
 SCHEDULE = schedules.rectified_flow()
 STEPS = 12
@@ -475,6 +476,28 @@ def test_a_guidance_with_memory_keeps_its_own_beside_the_caches(sampler):
     plain, own = _sampled(make(_network([])), sampler)
     np.testing.assert_allclose(x, plain, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(memory.denoiser, own, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_denoiser_and_a_cache_carry_over_a_renoised_step_is_theirs_to_say():
+    """The memory of both is a count. Without `again` it begins anew, and without `later` a denoiser's is only read."""
+    cache = caching.Cache(lambda call: jnp.zeros(()), lambda memory, call: (call(), memory + 1, jnp.int32(1)), "blocks")
+    scaled = lambda count, x: Prediction(count * x, count * x)
+    negated, raised = lambda count, x, t: scaled(-count, x), lambda count, x: count + 2.0
+    network = lambda x, clock, condition: x
+    for later, again, factor, count in ((negated, raised, -3, 5), (None, None, 3, 0)):
+
+        def make(network, later=later, again=again):
+            apply = lambda steps, x, t: (scaled(steps, network(x, t, None)), steps + 1)
+            return guidance.Memory(lambda x: jnp.zeros(()), apply, later, again)
+
+        denoise = caching.cached(make, network, cache._replace(again=again))
+        memory = denoise.init(X)._replace(denoiser=jnp.float32(3), calls=(jnp.float32(3),))
+        carried = denoise.again(memory, X)
+        assert float(carried.denoiser) == float(carried.calls[0]) == count
+        np.testing.assert_array_equal(denoise.later(memory, X, 0.5).x0, factor * X)
+    plain = caching.cached(lambda network: lambda x, t: scaled(2.0, network(x, t, None)), network, cache)
+    assert plain.again(plain.init(X), X).denoiser == ()
+    np.testing.assert_array_equal(plain.later(plain.init(X), X, 0.5).x0, 2 * X)
 
 
 @pytest.mark.extended
