@@ -172,20 +172,18 @@ def test_one_branch_to_the_power_1_is_sample():
 
 
 def test_one_step_weighs_by_the_excess_of_the_scores_and_by_the_powers_beyond_1():
-    """Skreta et al. 2025, proposition 3.3, at two constant predictions: the weight does not depend on the draw."""
+    """Skreta et al. 2025, proposition 3.3, at two constant predictions: the weight does not depend on the draw.
+
+    The step is that of the sampler at the sum of the scores, with the same draw.
+    """
     exponents, eps = (1.5, -0.3), np.array([[0.7, -0.4], [0.2, 1.1]])
     branches = lambda x, t: tuple(Prediction((x - t * e) / (1 - t), jnp.float32(e) + 0 * x) for e in eps)
-    particles = steering.corrected(
-        samplers.ddpm(),
-        branches,
-        exponents,
-        FLOW,
-        jnp.ones((2, 2)),
-        timesteps.plan([0.8, 0.5]),
-        jax.random.split(jax.random.key(0), 2),
-        number=1,
-    )
+    x, plan, keys = jnp.ones((2, 2)), timesteps.plan([0.8, 0.5]), jax.random.split(jax.random.key(0), 2)
+    particles = steering.corrected(samplers.ddpm(), branches, exponents, FLOW, x, plan, keys, number=1)
     together = exponents @ eps
+    summed = lambda x, t: Prediction((x - t * together) / (1 - t), jnp.float32(together) + 0 * x)
+    stepped = samplers.sample(samplers.ddpm(), summed, FLOW, x, plan, keys)
+    np.testing.assert_allclose(particles.x, stepped, rtol=1e-5, atol=1e-6)
     excess = (together @ together - exponents @ (eps**2).sum(1)) / 2
     log_snr = lambda t: 2 * np.log((1 - t) / t)
     expected = excess * (log_snr(0.5) - log_snr(0.8)) + (sum(exponents) - 1) * 2 * np.log(0.2 / 0.5)
