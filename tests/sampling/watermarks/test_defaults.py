@@ -56,6 +56,15 @@ def test_a_watermark_of_one_bit_and_of_one_nonce_is_read():
     np.testing.assert_array_equal(mark.read(np.asarray(noise)).bits, np.tile(mark.message, (2, 1)))
 
 
+def test_gaussian_shading_has_64_bits_and_64_streams_where_nothing_is_said():
+    """The p-value of any noise counts the streams."""
+    key, noise = "ab" * 32, np.random.default_rng(0).standard_normal((3, 16, 16, 1))
+    default, stated = watermarks.gaussian_shading(key), watermarks.gaussian_shading(key, bits=64, nonces=64)
+    np.testing.assert_array_equal(default.read(noise).p_value, stated.read(noise).p_value)
+    np.testing.assert_array_equal(default.message, stated.message)
+    assert len(default.message) == 64
+
+
 def test_the_inversion_makes_one_evaluation_a_step_where_nothing_is_said():
     denoise = lambda x, t: Prediction(0.5 * x, 0.1 * x)
     schedule, grid = schedules.variance_exploding(0.01, 1.0), np.linspace(1, 0.1, 5)
