@@ -97,6 +97,13 @@ class Highest(Lowest):
         return np.ones(size)
 
 
+class Quarter(Lowest):
+    """In place of random numbers those at a quarter of each interval, and no noise."""
+
+    def uniform(self, low=0.0, high=1.0, size=None):
+        return low + (high - low) / 4 if size is None else np.full(size, low + (high - low) / 4)
+
+
 def vibrato(time, depth, rate):
     """How far a pitch of 1 with vibrato has turned: the integral of 1 + depth sin(2 pi rate t)."""
     return time + depth * (1 - np.cos(2 * np.pi * rate * time)) / (2 * np.pi * rate)
@@ -122,6 +129,15 @@ STRUCK = {  # (name, draws): the waveform at 200 Hz, of the time
     ("snare", Lowest): lambda t: 0.7 * 0.3 * wave(160 * t) * np.exp(-t / 0.05),
     ("snare", Highest): lambda t: 0.3 * np.exp(-t / 0.12) + 0.7 * wave(220 * t) * np.exp(-t / 0.05),
     ("organ", Highest): lambda t: sum(wave(n * 200 * t) for n in (1, 2, 3, 4, 6, 8)) * np.minimum(1, t / 0.01),
+    ("organ", Quarter): lambda t: sum(0.325 * wave(n * (200 * t + 0.25)) for n in (1, 2, 3, 4, 6, 8))
+    * np.minimum(1, t / 0.01),
+    ("flute", Quarter): lambda t: (lambda turns: wave(turns) + 0.15 * wave(2 * turns) + 0.05 * wave(3 * turns))(
+        200 * vibrato(t, 0.005, 4.75) + 0.25) * np.minimum(1, t / 0.0675),
+    ("square", Quarter): lambda t: sum(wave(n * (200 * vibrato(t, 0.0025, 4.75) + 0.25)) / n for n in range(1, 36, 2))
+    * np.exp(-t / 0.725) * np.minimum(1, t / 0.004),
+    ("brass", Quarter): lambda t: np.minimum(1, t / 0.0475) * np.sin(
+        400 * np.pi * vibrato(t, 0.0025, 4.75) + np.pi / 2
+        + 2.5 * np.minimum(1, t / 0.0475) * wave(200 * vibrato(t, 0.0025, 4.75) + 0.25)),
     ("square", Highest): lambda t: sum(wave(n * 200 * vibrato(t, 0.01, 7)) / n for n in range(1, 36, 2))
     * np.exp(-t / 2) * np.minimum(1, t / 0.004),
 }  # fmt: skip
@@ -129,7 +145,10 @@ STRUCK = {  # (name, draws): the waveform at 200 Hz, of the time
 
 @pytest.mark.parametrize("name, draws", STRUCK)
 def test_a_note_is_between_two_closed_forms(name, draws, rate=16000):
-    """That of the lowest of each drawn number, and that of the highest; harmonics end below 7,200 Hz."""
+    """That of the lowest of each drawn number, and that of the highest; harmonics end below 7,200 Hz.
+
+    A phase is a whole turn at both, so of notes with a random phase there is a third form.
+    """
     time = np.arange(rate // 4) / rate
     x = instruments.INSTRUMENTS[instruments.NAMES.index(name)](draws(), 200.0, rate, time)[0]
     np.testing.assert_allclose(x, STRUCK[name, draws](time), atol=1e-9)
