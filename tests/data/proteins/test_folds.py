@@ -171,7 +171,7 @@ def test_only_alpha_carbons_clash_within_their_longer_distance():
     assert folds.crowded(facing(2.4))
     turned = residue[:, [0, 2, 1]] - residue[1, [0, 2, 1]]  # CA foremost
     near = lambda apart: np.stack([turned, turned + away, turned * [1, -1, 1] + [0, 0, apart]]).astype(np.float32)
-    assert not folds.crowded(near(3.9))
+    assert folds.crowded(near(3.4)) and not folds.crowded(near(3.9))
 
 
 def test_chains_are_spread_by_one_degree_or_by_the_largest_of_three_that_does_not_clash():
