@@ -66,6 +66,7 @@ def test_an_encoder_is_its_equations():
 
 def test_a_decoder_is_its_equations():
     def expected(p, z):
+        assert p["up_1"]["kernel"].shape == (3, 3, 6, 6)  # the width of its level; the next one's blocks change it
         x = blocks(p["middle"], convolution(p["conv_in"], z), [True, False])
         x = convolution(p["up_1"], doubled(blocks(p["level_1"], x, [True, True])))
         return out(p, blocks(p["level_0"], x, [False, False]))
