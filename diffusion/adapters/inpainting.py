@@ -14,10 +14,10 @@ PICTURE, MASK = "picture", "mask"  # entries of a record's condition
 def inpainting(base: Any) -> Tuning:
     """Trains the whole U-Net with nine input channels: x_t, the mask, and the latents of the masked picture.
 
-    The kernel of the U-Net's first convolution is zero for the new channels at the start, so that the output is at
-    first that of the base. The tuning reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1] of each record; the
-    mask is above 0 where the picture is repainted (`sources.painted` draws masks). In each step, the autoencoder
-    encodes the masked picture, and the mean of the latents' distribution is taken.
+    The kernel of the U-Net's first convolution is zero for the new channels at the start, so the output is at first the
+    base's. The tuning reads "picture" [H, W, 3], in [-1, 1], and "mask" [H, W, 1] of each record; the mask is above 0
+    where the picture is repainted (`sources.painted` draws masks). In each step, the autoencoder encodes the masked
+    picture, and the mean of the latents' distribution is taken.
 
     Args:
         base: the model, `text_to_image.described`; its denoiser is a U-Net that receives only x_t.

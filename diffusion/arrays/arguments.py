@@ -211,7 +211,7 @@ def require_rows(condition: Any, what: str, sizes: tuple[int, ...]) -> None:
         sizes: the valid numbers of rows, of which the first is the number of examples.
 
     Raises:
-        TypeError: if the condition is a list of numbers or texts, each of which would be a leaf of its own.
+        TypeError: if the condition is a list of numbers or texts, since every entry would be a leaf.
         ValueError: if an array has another number of rows.
     """
     if isinstance(condition, list) and condition and all(isinstance(entry, (int, float, str)) for entry in condition):

@@ -25,7 +25,7 @@ LogLikelihood = Callable[[Array, Array, Array], Array]
 
 
 def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
-    """Draws x_t from q(x_t | x_0); for masks, without an array over all symbols.
+    """Draws x_t from q(x_t | x_0). For a process with a mask it makes no array over all symbols.
 
     Args:
         process: the process, or a metric path.
@@ -37,7 +37,7 @@ def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
         int32 `[B, ...]`. Example i depends only on keys[i], x0[i] and t[i].
 
     Raises:
-        ValueError: if symbols are out of range, a time lies outside of [0, 1] (traced ones pass), or there is not one
+        ValueError: if symbols are out of range, a time that is not traced lies outside of [0, 1], or there is not one
             key for each example.
     """
     check_path(process)
@@ -72,7 +72,7 @@ def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array
         ValueError: if the process has no mask, and under the conditions of `noised`.
 
     The papers: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; Shi et al. 2024, "Simplified
-    and Generalized Masked Diffusion for Discrete Data"; both papers state the bound in continuous time.
+    and Generalized Masked Diffusion for Discrete Data". Both papers state the bound in continuous time.
     """
 
     def likelihood(x_t: Array, t: Array, x0: Array) -> Array:
@@ -82,12 +82,12 @@ def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array
 
 
 def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
-    """`masked_bound`, computed from only the likelihood of the data.
+    """The same bound as `masked_bound`, from the likelihood of the data alone.
 
         E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t)],    t uniform in (0, 1)
 
     Args:
-        likelihood: (x_t, t, x_0) -> log p(x_0 | x_t), such as by `in_chunks`.
+        likelihood: (x_t, t, x_0) -> log p(x_0 | x_t), e.g. a function that `in_chunks` returns.
         process: a process with a mask.
         keys: `[B]` typed random keys.
         x0: int `[B, ...]` symbols of the data, no masks.
@@ -126,7 +126,7 @@ def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0:
     Raises:
         ValueError: under the conditions of `noised`.
 
-    The paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", its GenMD4 bound.
+    The paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", the bound of GenMD4.
     """
     x_t = noised(process, keys, x0, t)
     return token_masked_at(process, check_normalised(predict(x_t, t)), x_t, x0, t)
@@ -175,7 +175,7 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
 
 
 def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
-    """The score entropy of a prediction log p(x_0 | x_t) at x_t, whose mean is `score_entropy_bound`."""
+    """The score entropy of a prediction log p(x_0 | x_t) at x_t, which `score_entropy_bound` draws."""
     t = jnp.minimum(t, jnp.minimum(process.keeping.time(LEAST), BELOW_ONE))
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
     model = process.ratios(x_t, jnp.exp(log_p), t)
@@ -244,4 +244,4 @@ def check_ratios(name: str, process: AnyPath) -> None:
     """
     check_bounded(name, process)
     if not hasattr(process, "ratios"):
-        raise ValueError(f"{name}: token_masks has no ratios. Valid: masked_diffusion, whose bound it has")
+        raise ValueError(f"{name}: token_masks has no ratios. Valid: masked_diffusion, which has a bound for it")

@@ -77,7 +77,7 @@ def _table(flags: int) -> int:
 
 
 def _skipped(content: bytes, at: int) -> int:
-    """The position behind a sequence of blocks, each of which begins with its length and the last of which is empty."""
+    """The position behind a sequence of blocks. A block begins with its length, and the last block is empty."""
     while length := content[at]:
         at += 1 + length
     return at + 1

@@ -17,7 +17,7 @@ def auroc(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> di
 
     V_p is the share of negatives below the positive p, and V_n is the share of positives above the negative n (DeLong
     et al. 1988, "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves"). The
-    interval is that of a normal distribution of logit A, so that it stays in (0, 1). If the variance is 0, for example
+    interval takes logit A to be normally distributed, so that it stays in (0, 1). If the variance is 0, for example
     because all pairs are in order, the interval is Wilson's interval of the share A of min(P, N) trials.
 
     Args:

@@ -43,7 +43,7 @@ def ssim(pictures: Array, originals: Array, window: int = WINDOW) -> Array:
 
     is averaged over windows and channels. In each window of 11 x 11 pixels that lies completely within the picture, the
     means m, variances s^2 and covariances sxy are weighted by a Gaussian of standard deviation 1.5; L = 255, K1 = 0.01,
-    K2 = 0.03. The value equals that of the authors' code for grey pictures; here each channel counts as a grey picture.
+    K2 = 0.03. For grey pictures the authors' code gives the same value; here each channel counts as a grey picture.
     A smaller window, for smaller pictures, gives values that are not comparable. scikit-image agrees with
     gaussian_weights=True, sigma=1.5 and use_sample_covariance=False.
 

@@ -75,7 +75,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
 
 
 def _check_symbols(recipe: Recipe, spec: sources.DataSpec) -> None:
-    """Refuses data that are no symbols for an objective of symbols, the reverse, and another vocabulary."""
+    """Refuses numbers for an objective of symbols, symbols for one of numbers, and a vocabulary of another size."""
     process = recipe.objective.process
     symbols = spec.dtype == "int32"
     with blamed_on(recipe.config, "objective.name", "data.source"):
@@ -123,14 +123,14 @@ def on_its_data(recipe: Recipe) -> Recipe:
         recipe = recipe.on(spec or data.source(config, config["data"]["split"]).spec)
     elif spec is None or spec.condition is None:
         recipe = recipe.at(shape)
-    else:  # latents have the conditions of what they are of
+    else:  # latents have the conditions of their pictures
         recipe = recipe.on(spec._replace(shape=shape)).with_parts(dtype=recipe.examples.dtype)
     fits.check_examples(recipe)
     return recipe
 
 
 def _check_condition(recipe: Recipe, spec: Any) -> None:
-    """Refuses a network that does not receive what the records have as their condition, or that needs another."""
+    """Refuses a network that does not receive the condition of the records, or that needs another condition."""
     config = recipe.config
     recipe.check_null()
     if not built_in_python(config) and hasattr(recipe.network, "vector_width") and not recipe.receives_text:
@@ -155,7 +155,7 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
 
 
 def _check_base(recipe: Recipe) -> None:
-    """Refuses settings that the folder of a base states, and parts that do not fit it."""
+    """Refuses settings that the base model's folder states, and settings that do not fit the base model."""
     config = recipe.config
     if not config["base"]["path"]:
         return
@@ -264,5 +264,5 @@ def _check_buckets(recipe: Recipe) -> None:
     if shape is None or len(shape) != 3 or tuple(shape[:2]) not in sizes:
         valid = f"(height, width, channels) with one of the sizes {', '.join(f'{h} x {w}' for h, w in sizes)}"
         raise refused(config, "data.shape", "config.data.buckets needs the shape of samples", valid)
-    for size in sizes:  # patches and halvings
+    for size in sizes:  # refuses a side that the network cannot divide into patches or halve
         recipe.at((*size, shape[-1]))

@@ -33,7 +33,7 @@ def defaults() -> ConfigDict:
                 },
             },
             "second_player": {  # a network that trains in turn with the model, starting from the teacher's weights
-                # fake_score beside distribution_matching, adversarial_discriminator beside adversarial_generator
+                # fake_score for distribution_matching, adversarial_discriminator for adversarial_generator
                 "objective": {"name": ""},
                 "network": {"name": ""},  # "" for the teacher's architecture; or patch_discriminator, feature_heads
                 "optimizer": {"name": "adamw", "learning_rate": 1e-4},
@@ -67,15 +67,15 @@ def defaults() -> ConfigDict:
                 # Pictures of several sizes: each batch has one size, the nearest in aspect ratio to its pictures. The
                 # shape above is then the shape of the samples, and one of the sizes.
                 "buckets": {
-                    "area": 0,  # most pixels of a size, which all nearly have, e.g. 1024 * 1024; 0 for one size
+                    "area": 0,  # most pixels of a size, e.g. 1024 * 1024; every size has nearly as many; 0 for one size
                     "multiple": 64,  # every side is a multiple of this
                     "widest": 4.0,  # largest ratio of the two sides
                 },
                 "latents": {
-                    "dir": "",  # cache of the latents of name at split (diffusion encode), instead of pictures
-                    "autoencoder": "",  # autoencoder of the latents, which decodes samples; "" accepts latents of any
+                    "dir": "",  # cache of the data's latents (diffusion encode), read instead of pictures
+                    "autoencoder": "",  # autoencoder of the latents, which decodes samples; "" accepts any latents
                 },
-                "text": {  # the captions of name at split, for networks that receive text
+                "text": {  # the captions of the data, for networks that receive text
                     "tokenizer": "",  # a vocabulary (diffusion encode_text), for text encoders, which read tokens
                     "dir": "",  # a text encoder's outputs for the captions (diffusion encode_text), for a denoiser
                     "prompt": "",  # for a tuning: one caption for all pictures, instead of their own
@@ -102,7 +102,7 @@ def defaults() -> ConfigDict:
                 "name": "moving_average",
                 "decay": 0.9999,
                 "warmup": True,  # whether the decay is smaller at the start of a run
-                "sigma_rel": 0.0,  # if above 0, instead of both: width of a power function, as a share of the run
+                "sigma_rel": 0.0,  # above 0: relative width of a power-function average, instead of decay and warmup
             },
             "train": {
                 "steps": 1000,
@@ -110,20 +110,20 @@ def defaults() -> ConfigDict:
                 "accumulate": 0,  # micro-batches whose gradients are summed in a step; 0 for the fastest number
                 "log_every": 50,
                 "dtype": "float32",  # type of the computations; parameters and losses stay float32
-                "products": "dtype",  # type of products of tokens with kernels: that dtype, or "fp8" (docs/speed.md)
+                "products": "dtype",  # type of the products of tokens with kernels: "dtype" for the above, or "fp8"
             },
             "checkpoint": {
                 "every": 1000,  # training steps
                 "keep": 2,  # number of latest checkpoints that are kept
                 "keep_every": 0,  # checkpoints at multiples of this step are never removed; 0 for none
-                "best": "",  # figure of the loop's evaluations whose lowest checkpoint is kept, e.g. "fd_inception"
+                "best": "",  # figure of evaluations, e.g. "fd_inception"; the checkpoint with the lowest is kept
             },
             "mesh": {
                 "data": -1,  # devices over which only the batch is split; -1 for the remaining devices
                 "fsdp": 1,  # devices over which batch, parameters, optimizer and moving average are split
                 "sequence": 1,  # devices over which the tokens of an example are split; in attention, the heads
                 "tensor": 1,  # devices over which heads and hidden features are split, with their parameters
-                "split": "all",  # what fsdp splits: "all", or "optimizer" (with the average, without the parameters)
+                "split": "all",  # what fsdp splits: "all", or "optimizer" for all but the parameters
                 "kind": "jit",  # or "pmap", with only the axis data
             },
             "sample": {
@@ -155,11 +155,11 @@ def defaults() -> ConfigDict:
                 "every": 0,  # training steps between evaluations in the loop; 0 for none
                 "number": 1000,
                 "split": "test",  # split that samples are compared with
-                "overlap": "stop",  # if that split has training records; or "accept": reports say how many
+                "overlap": "stop",  # if that split has training records; or "accept", and reports say how many
                 "features": ("pixels",),
                 "inception": "",  # file of FID's Inception-v3, for the feature "inception"
                 "protocol": "adm",  # how images are prepared for the feature "inception"
-                "loss": {  # of the objective on held-out records, with the same times and noises every time
+                "loss": {  # the objective's loss on held-out records, always with the same times and noises
                     "every": 0,  # training steps between two measurements; 0 for none
                     "number": 1024,  # draws of a record, a time and a noise; after the last record, records repeat
                     "latents": "",  # for a run on cached latents: a cache of the held-out pictures' latents

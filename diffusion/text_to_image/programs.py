@@ -163,7 +163,7 @@ def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> 
 
 
 def _on_one_frame(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """Turns a function of clips into a function of pictures, each of which is a clip of one frame."""
+    """Turns a function of clips into a function of pictures, which it takes as clips of one frame."""
     return lambda x: jax.tree.map(lambda leaf: leaf[:, 0], function(x[:, None]))
 
 

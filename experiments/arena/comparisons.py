@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
     Attributes:
         first: the index of the first competitor.
         second: the index of the second competitor.
-        pictures: the index of the first competitor's picture in its set, and that of the second competitor's.
+        pictures: the indices of the two pictures in the sets of the first and the second competitor.
         request: the class or prompt that both pictures were made for; "" if it is not known.
     """
 

@@ -41,8 +41,7 @@ class Split(NamedTuple):
 
         Args:
             size: number of records of the split.
-            together: number of consecutive rows that stay in one part; shares and numbers then count groups of so many
-                rows.
+            together: number of consecutive rows that stay in one part, a group; shares and numbers then count groups.
 
         Raises:
             ValueError: if the part holds no record.
@@ -112,7 +111,7 @@ def class_of(name: str) -> str:
 
 
 def class_files(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[pathlib.Path], list[str], str, str]:
-    """The files of a split, each of which holds one or more records, with the classes that their folders name.
+    """The files of a split and the classes that their folders name; a file holds one or more records.
 
     The files are FOLDER/CLASS/file, FOLDER/train/CLASS/file or FOLDER/CLASS/train/file, or without classes FOLDER/file
     or FOLDER/train/file. The name of a file states neither its split nor its class: "train_1.obj" may be the mesh of a

@@ -247,7 +247,7 @@ class FiniteScalar:
         return self.codes(jnp.arange(self.size, dtype=jnp.int32))
 
     def bound(self, z: Array) -> Array:
-        """The numbers h [..., D], each of which rounds to one of the levels, for any numbers z [..., D]."""
+        """Numbers h [..., D] for any numbers z [..., D], such that every h rounds to one of the levels."""
         if z.shape[-1] != len(self.levels):
             raise ValueError(
                 f"each vector of z {z.shape} has {z.shape[-1]} numbers, but there are levels for {len(self.levels)}"

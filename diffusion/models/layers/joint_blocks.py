@@ -144,7 +144,7 @@ def to_tokens(x: jax.Array) -> jax.Array:
 
 
 class MixedTimes(NamedTuple):
-    """The conditions of tokens of a picture, each of which has one of two times.
+    """The conditions of tokens of a picture, if every token has one of two times.
 
     Attributes:
         c: [B, D] after SiLU, the condition of the text's tokens and of the picture's tokens with the first time.

@@ -30,7 +30,7 @@ class Bounds(NamedTuple):
 
 
 def seen_size(height: int, width: int, side: int, bounds: Bounds) -> tuple[int, int]:
-    """The size at which a picture is seen, whose ratio of height to width is about that of the picture.
+    """The size at which a picture is seen; the ratio of height to width stays about the same.
 
     Args:
         height, width: the picture's sides in pixels.

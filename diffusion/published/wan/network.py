@@ -41,7 +41,7 @@ PATCH = 2  # side of a patch; a patch lies within one frame
 
 
 class WanBlock(nn.Module):
-    """Attention over all patches, attention to the text, MLP; the first and the last conditioned by table + c.
+    """Attention over all patches, attention to the text, and an MLP; table + c conditions the first and the last.
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
         x <- x + attention(norm(x), text)
@@ -108,9 +108,9 @@ class WanControlBlock(WanBlock):
 
 
 class PictureEmbedding(nn.Module):
-    """Patches of pictures, as an encoder of pictures sees them, as tokens: norm(MLP(norm(x + positions))).
+    """The tokens of an image encoder's patches x: norm(MLP(norm(x + positions))).
 
-    [B, K, P] -> [B, K, width]; `positions` is K if the pictures have learned positions, and 0 otherwise.
+    [B, K, P] -> [B, K, width]; `positions` is K if the patches have learned positions, and 0 otherwise.
     """
 
     width: int
@@ -130,23 +130,24 @@ class PictureEmbedding(nn.Module):
 class Wan(Layered, Backbone):
     """The transformer of Wan 2.1 and 2.2: `apply(variables, x, t, condition)` is a `Network`.
 
-    Its clock is 0 .. 1000. In a head of D features, S = 2 floor(D / 6) rotate with the row, as many with the
-    column, and the others with the frame.
+    Its clock is 0 .. 1000. A head has D features: 2 floor(D / 6) rotate with the row, 2 floor(D / 6) with the column,
+    and the others with the frame.
 
     Attributes:
-        channels: C of the latents.
-        in_channels: number of channels of the network's input: the latents', and those of a mask and of the latents of
-            known frames if it receives them.
+        channels: number C of channels of the latents.
+        in_channels: number of channels of the network's input. A network that receives known frames has further
+            channels beside the C of the noised latents, for a mask and for the latents of these frames.
         width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
         heads: number of attention heads.
         hidden: number of features inside the MLP.
         text_width: number E of features of the text's tokens.
         picture_width: number P of features of the patches of pictures; 0 for a network that receives none.
-        picture_tokens: number K of these patches if they have learned positions; 0 if they have none, and any number is
-            valid.
+        picture_tokens: number K of the patches of pictures if they have learned positions; 0 if they have no positions,
+            so that any number of patches is valid.
         text_norm: whether the tokens are normalised before the attention to the text.
-        control_layers: numbers of the layers to whose tokens VACE's branch adds a hint, in order from 0; (): no branch.
+        control_layers: indices of the layers after which a hint of VACE's branch is added to the tokens, growing from 0
+            on; () for no branch.
         control_channels: number of channels of the branch's input.
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, and its code.
@@ -203,7 +204,7 @@ class Wan(Layered, Backbone):
             x: noised latents [B, F, H, W, in_channels], H and W even.
             t: the clock, [], [B], or [B, F] with a time for each frame; float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width], all of whose tokens are attended to.
+                "text": [B, M, text_width]; all of its tokens are attended to.
                 "patches": [B, K, picture_width], with `picture_width`.
                 "control": [B, F, H, W, control_channels], with `control_layers`.
             features, through: the options of every backbone, see `network_bases.Backbone`.
@@ -240,7 +241,7 @@ class Wan(Layered, Backbone):
             control = dense("control_in")(embedded(inputs["control"], "control_embedding")) + tokens
             branch = scanned(WanControlBlock, number, self.remat, self.is_initializing(), axes)
             _, hints = branch(*fields, name="control_blocks")(control, *arguments)
-            hint = np.full(self.depth, number, np.int32)  # layers without a hint have the index of a zero
+            hint = np.full(self.depth, number, np.int32)  # layers without a hint have the index of the zeros
             hint[list(self.control_layers)] = np.arange(number)
             arguments = (*arguments, jnp.concatenate([hints, jnp.zeros_like(hints[:1])]), hint)
             axes = (*axes, nn.broadcast, 0)
