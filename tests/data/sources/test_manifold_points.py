@@ -64,27 +64,40 @@ def test_torsions_lie_in_the_published_basins_and_splits_share_no_point():
     assert near_all.mean() > 0.995
 
 
-@pytest.mark.extended
-def test_the_densities_are_those_of_the_stated_mixtures():
-    """By SciPy on the sphere, and by sums over images and over characters on the torus and the rotations."""
-    rng = np.random.default_rng(0)
-    x = np.float64(stats.uniform_direction(3).rvs(40, rng))
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The distributions in place of their sources, whose points take longer."""
+    monkeypatch.setattr(manifold_points, "ExactRecords", lambda distribution, *_: distribution)
+
+
+def test_the_density_on_the_sphere_is_that_of_the_stated_mixture(undrawn):
+    """By SciPy."""
+    x = np.float64(stats.uniform_direction(3).rvs(40, np.random.default_rng(0)))
     lobes = [((0, 0, 1), 40, 0.3), ((0.8, 0.6, 0), 15, 0.4), ((-0.6, 0, -0.8), 80, 0.2), ((-0.48, 0.64, 0.6), 25, 0.1)]
     x = np.concatenate([x, [mean for mean, *_ in lobes]])
     density = sum(weight * stats.vonmises_fisher(mean, kappa).pdf(x) for mean, kappa, weight in lobes)
-    found = jax.jit(sources.sphere_mixture(number=1).distribution.log_density)(np.float32(x))
+    found = sources.sphere_mixture().log_density(np.float32(x))
     np.testing.assert_allclose(found, np.log(density), rtol=1e-4, atol=1e-4)
 
+
+def test_the_density_of_torsions_is_that_of_the_stated_mixture(undrawn):
+    """By sums over images."""
     basins = [((-63, -42), 12, 0.45), ((-120, 130), 20, 0.3), ((-70, 150), 15, 0.2), ((57, 45), 12, 0.05)]
-    x = np.concatenate([rng.uniform(-180, 180, (40, 2)), [mean for mean, *_ in basins]])
+    x = np.concatenate([np.random.default_rng(1).uniform(-180, 180, (40, 2)), [mean for mean, *_ in basins]])
     images = lambda apart, std: sum(stats.norm(0, std).pdf(apart + 360 * k) for k in (-2, -1, 0, 1, 2)).prod(1)
     density = sum(weight * images(x - mean, std) for mean, std, weight in basins) * (180 / np.pi) ** 2
-    found = jax.jit(sources.torsion_mixture(number=1).distribution.log_density)(np.float32(np.radians(x)))
+    found = sources.torsion_mixture().log_density(np.float32(np.radians(x)))
     near = density > 1e-12
     np.testing.assert_allclose(np.asarray(found)[near], np.log(density)[near], rtol=1e-4, atol=1e-3)
 
+
+@pytest.mark.extended
+def test_the_density_of_rotations_is_that_of_the_stated_mixture():
+    """By sums over characters."""
     turns = [((0, 0, 0), 0.05, 0.4), ((0, 2, 0), 0.1, 0.35), ((2, -1, 1.5), 0.03, 0.25)]
-    x = Rotation.from_rotvec([mean for mean, *_ in turns]) * Rotation.from_rotvec(rng.normal(0, 0.2, (3, 3)))
+    x = Rotation.from_rotvec([mean for mean, *_ in turns]) * Rotation.from_rotvec(
+        np.random.default_rng(2).normal(0, 0.2, (3, 3))
+    )
     density = 0
     for mean, v, weight in turns:
         angle = (Rotation.from_rotvec(mean).inv() * x).magnitude()
