@@ -38,18 +38,23 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_the_defaults_of_made_data_stay(name):
-    function = getattr(sources, name)
-    parameters = inspect.signature(function).parameters.values()
+    parameters = inspect.signature(getattr(sources, name)).parameters.values()
     assert {one.name: one.default for one in parameters if one.default is not one.empty} == DEFAULTS[name]
-    source = function(number=3)
-    assert len(source) == 3 and source.spec.split == "train"
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_made_data_have_the_number_and_the_split_that_is_asked_for(name):
+    for split in ("train", "test"):
+        source = getattr(sources, name)(split, number=3)
+        assert len(source) == 3 and source.spec.split == split
 
 
 def test_an_instrument_of_the_least_rate_is_valid():
-    assert len(sources.instruments(number=1, sample_rate=2000, length=256)) == 1
+    source = sources.instruments(number=1, sample_rate=2000, length=256)
+    assert len(source) == 1 and source.spec.name == "instruments"
 
 
 def test_a_mixture_begins_as_its_shares_say():
