@@ -127,6 +127,9 @@ def test_pictures_keep_their_sizes_where_samples_have_one(tmp_path):
     source = record_files.array_records(str(tmp_path), varied=(4, 4))
     for row, picture in enumerate(pictures):
         np.testing.assert_array_equal(source[row]["image"], picture)
+    squares = record_files.array_records(str(tmp_path), side=4)
+    assert squares.spec.shape == (4, 4, 3)
+    np.testing.assert_array_equal([squares[row]["image"][0, 0, 0] for row in (0, 1)], [7, 9])
 
 
 def test_a_damaged_chunk_behind_a_broken_picture_is_one_of_those_that_are_passed_over(tmp_path):
