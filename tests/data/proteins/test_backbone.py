@@ -106,7 +106,7 @@ def test_what_is_no_chain_is_refused(chain):
     missing = np.float32(chain)
     missing[4, 2] = np.nan
     line = np.float32(chain)
-    line[2] = [[-1.5, 0, 0], [0, 0, 0], [1.5, 0, 0]]
+    line[2] = [[-1.5, 0.09, 0], [0, 0, 0], [1.5, 0, 0]]
     for atoms, message in (
         (missing, "residue 5 has no frame"),
         (line, "residue 3 has no frame"),
@@ -114,6 +114,8 @@ def test_what_is_no_chain_is_refused(chain):
     ):
         with pytest.raises(ValueError, match=message):
             backbone.frames_of(atoms)
+    line[2, 0, 1] = 0.11  # 0.1 Angstrom from the line is enough for a plane
+    assert np.isfinite(backbone.frames_of(line)).all()
     with pytest.raises(ValueError, match="needs at least two"):
         backbone.with_oxygen(chain[:1])
 
