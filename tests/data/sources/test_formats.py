@@ -75,7 +75,7 @@ def test_parts_and_fingerprints(entry):
 
 
 def test_squares_are_made_of_pictures_of_several_sizes(tmp_path):
-    for name in ("class_folders", "tar_shards", "parquet"):
+    for name in ("class_folders", "picture_folder", "tar_shards", "parquet"):
         made = opened(stored.FORMATS[name](tmp_path / name), side=2)
         assert made.spec.shape == (2, 2, 3) and made[5]["image"].shape == (2, 2, 3)
 
