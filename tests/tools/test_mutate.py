@@ -174,12 +174,14 @@ def test_a_default_is_tested_by_what_runs_its_function_and_by_what_reads_its_sig
         return reached.Case(f"{name}::test", name, 0.1, at(lines), at(around))
 
     cases = [case("test_calls.py", {8, 9}, {6}), case("test_imports.py", (), {6}), case("test_defaults.py", (), {6})]
+    cases += [case("test_public.py", {6}, ()), case("test_public.py", (), ())._replace(name="test_public.py::later")]
     tested_by = lambda now: {
-        one.file
+        one.name.removesuffix("::test")
         for of_file in reached.order(cases, next(m for m in mutants("toy.py", SOURCE) if m.now == now))
         for one in of_file
     }
-    assert tested_by("def f(a, b=3):") == {"test_calls.py", "test_defaults.py"}
+    readers = {"test_defaults.py", "test_public.py", "test_public.py::later"}  # the first test there has imported it
+    assert tested_by("def f(a, b=3):") == {"test_calls.py", *readers}
     assert tested_by("if a >= 0:") == {"test_calls.py"}
 
 

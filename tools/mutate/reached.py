@@ -16,8 +16,8 @@ from tools.mutate.forks import copy, pytest_run, run_all
 from tools.mutate.mutants import Mutant, digest
 
 FORMAT = 2
-# The files whose tests read what the import of a module defines: signatures, old names, published figures.
-READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py")
+# The files whose tests read what the import of a module defines: signatures, old names, tables, published figures.
+READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py", "test_public.py", "test_fold_table.py")
 
 
 class Case(NamedTuple):
@@ -253,15 +253,20 @@ def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
 
     Fast tests that run few lines come first. A test whose fixtures or imports alone run the changed lines comes later.
     If some tests run lines of the mutant's file themselves, tests whose fixtures or imports alone do so are left out.
-    `READERS` test lines that an import runs, such as the defaults of arguments, although they call no function.
+    `READERS` test lines that an import runs, such as the defaults of arguments, although they call no function. If a
+    test imports a module, those after it in the same file read it too.
     """
+    cases = list(cases)
     stem = pathlib.PurePath(mutant.path).stem
     header = range(mutant.lines[0], mutant.lines[1] + 1)
     within = range(mutant.body[0], mutant.body[1] + 1)
+    runs_header = lambda lines: not lines.get(mutant.path, frozenset()).isdisjoint(header)
+    readers = {case.file for case in cases if pathlib.PurePath(case.file).name in READERS}
+    readers &= {case.file for case in cases if runs_header(case.lines) or runs_header(case.around)}
     ranked: list[tuple[bool, float, str, Case]] = []
     for case in cases:
         lines, around = (part.get(mutant.path, frozenset()) for part in (case.lines, case.around))
-        reads = pathlib.PurePath(case.file).name in READERS and any(line in around for line in header)
+        reads = case.file in readers
         direct = reads or any(line in lines for line in within)
         if not direct and not any(line in around for line in within):
             continue
