@@ -430,3 +430,68 @@ def test_a_dora_is_refused_both_ways(end, tmp_path):
     flow = comfyui.read(changed(WIRED, LORA), "flow.json")._replace(loras=source["loras"])
     with pytest.raises(ValueError, match=r"dora\.safetensors is a DoRA"):
         flow.requested(types.SimpleNamespace())
+
+
+def test_controls_are_nodes_that_follow_each_other():
+    """ComfyUI's percents run from noise to the picture, 1 - t, and each node follows the one before."""
+    request = Request(prompts=("a",), controls=(
+        Control("edges", "shown/house.png", 0.7, (0.25, 0.9)), Control("depth", "far.png", 0.5)))  # fmt: skip
+    graph = comfyui_export.Graph()
+    conditions = comfyui_export._controlled(
+        graph, request, {"attachments": {"edges": "nets/canny/"}}, [["7", 0], ["8", 0]]
+    )
+    first, second = [name for name, node in graph.items() if node["class_type"] == "ControlNetApplyAdvanced"]
+    assert conditions == [[second, 0], [second, 1]]
+    net, shown = (graph[first]["inputs"][name][0] for name in ("control_net", "image"))
+    assert graph[first]["inputs"] == {
+        "positive": ["7", 0], "negative": ["8", 0], "control_net": [net, 0], "image": [shown, 0], "strength": 0.7,
+        "start_percent": pytest.approx(0.1), "end_percent": 0.75,
+    }  # fmt: skip
+    assert graph[net] == {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "canny"}}
+    assert graph[shown] == {"class_type": "LoadImage", "inputs": {"image": "house.png"}}
+    after = graph[second]["inputs"]
+    assert (after["positive"], after["negative"], after["strength"]) == ([first, 0], [first, 1], 0.5)
+    assert (after["start_percent"], after["end_percent"]) == (0, 1)
+    assert graph[after["control_net"][0]]["inputs"] == {"control_net_name": "depth"}
+    for wrong in (Control("edges", "a.png", mask="b.png"), Control("edges", "a.png", mode=1)):
+        with pytest.raises(ValueError, match="a control has a mask or a mode"):
+            comfyui_export._controlled(graph, Request(controls=(wrong,)), {}, conditions)
+
+
+def test_a_mask_keeps_latents_or_is_seen_by_a_network_that_inpaints():
+    request = Request(prompts=("a",), image="in/cat.png", mask="in/mask.png")
+    kept, seen = comfyui_export.Graph(), comfyui_export.Graph()
+    conditions = [["7", 0], ["8", 0]]
+    same, (latent, output) = comfyui_export._encoded(kept, request, False, conditions, ["4", 2])
+    assert same == conditions and output == 0 and kept[latent]["class_type"] == "SetLatentNoiseMask"
+    encoded, mask = (kept[kept[latent]["inputs"][name][0]] for name in ("samples", "mask"))
+    assert encoded["class_type"] == "VAEEncode" and encoded["inputs"]["vae"] == ["4", 2]
+    assert kept[encoded["inputs"]["pixels"][0]] == {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}
+    expected = {"class_type": "LoadImageMask", "inputs": {"image": "mask.png", "channel": "red"}}
+    assert mask == expected
+    (positive, negative), latent = comfyui_export._encoded(seen, request, True, conditions, ["4", 2])
+    name = latent[0]
+    assert (positive, negative, latent) == ([name, 0], [name, 1], [name, 2])
+    inputs = seen[name]["inputs"]
+    assert seen[name]["class_type"] == "InpaintModelConditioning" and inputs["noise_mask"] is False
+    assert (inputs["positive"], inputs["negative"], inputs["vae"]) == (["7", 0], ["8", 0], ["4", 2])
+    assert seen[inputs["mask"][0]] == expected and seen[inputs["pixels"][0]]["class_type"] == "LoadImage"
+
+
+def test_the_network_receives_the_whole_step_of_the_nearest_level():
+    """A table of ten levels sigma / alpha = 1, 2, .. 10, of which t = 0.1, 0.2, .. 1."""
+    schedule = types.SimpleNamespace(
+        log_snr=lambda t: -2 * np.log(10 * np.asarray(t)), inverse_log_snr=lambda value: np.exp(-value / 2) / 10
+    )
+    process = schedulers.Process(schedule, None, "epsilon", "", 10, {}, {"name": "made"})
+    step = lambda name, steps: (stepping := comfyui_steps.stepping(process, name)).planned(stepping, "euler", steps)
+    simple = step("simple", 5)  # every second level from the last
+    np.testing.assert_allclose(simple.plan.t, [1, 0.8, 0.6, 0.4, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(simple.plan.s, [0.8, 0.6, 0.4, 0.2, 0], rtol=1e-6)
+    np.testing.assert_allclose(simple.network_times, np.array([[10, 8, 6, 4, 2]] * 2).T / 10, rtol=1e-6)
+    assert simple.start == 1.0
+    karras = step("karras", 3)
+    middle = ((10 ** (1 / 7) + 1) / 2) ** 7  # 3.47, whose logarithm is nearer to that of 4 than to that of 3
+    np.testing.assert_allclose(karras.network_times, [[1, 1], [middle / 10, 0.4], [0.1, 0.1]], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"makes 5 steps instead of steps = 4\. Valid: a number that divides 10, or"):
+        step("ddim_uniform", 4)
