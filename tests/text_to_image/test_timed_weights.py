@@ -1,5 +1,6 @@
 """LoRAs in intervals of t: which combination acts, at the ends of intervals too, and of which of several times."""
 
+import dataclasses
 import types
 import warnings
 
@@ -10,7 +11,10 @@ import pytest
 
 from diffusion import samplers, timesteps
 from diffusion.adapters import lora_files
+from diffusion.published.pipeline_kinds import ControlLoras, Relatives, Video
 from diffusion.text_to_image import additions, request_checks, timed_weights
+from diffusion.text_to_image.lora_weights import LoraWeight
+from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.timed_weights import TimedLora
 from tests.text_to_image.stand_ins import made_model
@@ -126,3 +130,61 @@ def test_a_file_that_changes_nothing_is_said(monkeypatch, factors, scale, is_sai
             additions.with_loras(made_model(), {"a.safetensors": weight})
         words = "a.safetensors has no effect: all its updates are zero, as those of a LoRA that was not trained"
         assert [str(one.message) for one in said] == [words] * is_said
+
+
+def with_control(how, **changes):
+    model = made_model()
+    model.denoiser.strength = True
+    kind = model.kind._replace(relatives=Relatives(control_loras=how), **changes)
+    return dataclasses.replace(model, kind=kind)
+
+
+def test_control_loras_widen_the_model_with_the_other_files_merged(monkeypatch):
+    """The module and the parameters are those that `widened` makes of what the other files left."""
+    merged = []
+    widened = lambda module, params: (("wide", module), params and {**params, "wide": 1})
+    how = ControlLoras("Controlled", lambda shapes, module: shapes["first"] == 2, widened)
+    monkeypatch.setattr(
+        additions.tensor_files, "open_tensors", lambda path: types.SimpleNamespace(shapes={"first": len(path)})
+    )
+    monkeypatch.setattr(additions, "with_loras", lambda model, loras: merged.append(loras) or model)
+    monkeypatch.setattr(TextToImage, "as_pipeline", lambda model, name: (model, name))
+    model = with_control(how)
+    loras = {"ab": 0.5, "abc": 0.25, "a": (1.0, (0.0, 0.5))}
+    (wide, name), control = additions._before_control(model, loras)
+    assert (name, control, merged) == ("Controlled", {"ab": 0.5}, [{"abc": 0.25, "a": (1.0, (0.0, 0.5))}])
+    assert wide.modules == {**model.modules, "unet": ("wide", model.denoiser)}
+    assert wide.params["unet"] == {**model.params["unet"], "wide": 1} and wide.params["vae"] == {}
+    unread = dataclasses.replace(model, params={"vae": {}})
+    (wide, _), _ = additions._before_control(unread, loras)
+    assert wide.params == {"vae": {}} and wide.modules["unet"][0] == "wide"
+    assert additions._before_control(model, {"abc": 0.25}) == (model, {"abc": 0.25})
+    assert additions._before_control(with_control(None), loras)[1] is loras
+    timed = dataclasses.replace(model, timed=(LOW,))
+    with pytest.raises(ValueError, match="ab is a control LoRA, which changes the shapes of kernels that LoRA files"):
+        additions._before_control(timed, loras)
+    model.denoiser.strength = False
+    with pytest.raises(ValueError, match=r"ab is a control LoRA for a FLUX\.1 that receives the guidance as an input"):
+        additions._before_control(model, loras)
+
+
+@pytest.mark.parametrize("weight, part, expected", [
+    (0.5, "unet", ("unet", LoraWeight(0.5))),
+    ((0.5, (0.875, 1.0)), "unet", ("unet", LoraWeight(0.5, (0.875, 1.0)))),
+    ((0.5, (0.9, 1.0)), "unet", ("unet", LoraWeight(0.5, (0.9, 1.0)))),
+    ((0.5, (0.0, 0.875)), "unet", ("late", LoraWeight(0.5))),
+    ((0.5, (0.0, 0.5)), "late", ("late", LoraWeight(0.5, (0.0, 0.5)))),
+])  # fmt: skip
+def test_of_two_denoisers_a_file_belongs_to_the_one_of_its_interval(weight, part, expected):
+    kind = made_model().kind._replace(video=Video(5, (8, 8), 8.0, second="late"))
+    model = dataclasses.replace(made_model(), kind=kind, boundary=0.875)
+    file, path, weight = additions._assigned(model, {part: 1, "text": 2}, "a", LoraWeight.read(weight))
+    assert (file, path, weight) == ({expected[0]: 1, "text": 2}, "a", expected[1])
+
+
+@pytest.mark.parametrize("times", [(0.0, 0.5), (0.1, 0.875), (0.5, 1.0)])
+def test_an_interval_over_the_boundary_of_two_denoisers_is_refused(times):
+    kind = made_model().kind._replace(video=Video(5, (8, 8), 8.0, second="late"))
+    model = dataclasses.replace(made_model(), kind=kind, boundary=0.875)
+    with pytest.raises(ValueError, match=r"Valid intervals: 0-0\.875, or above 0\.875"):
+        additions._assigned(model, {"unet": 1}, "a", LoraWeight(1.0, times))
