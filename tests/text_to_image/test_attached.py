@@ -566,3 +566,30 @@ def test_a_kind_of_control_is_one_that_the_attachment_knows():
         for mode in wrong:
             with pytest.raises(ValueError, match=f"mode = {mode}"):
                 canvas.opened_controls([Control("edges", shown, mode=mode)], {"edges": one}, (4, 4))
+
+
+def test_an_interval_is_closed_and_a_mask_is_the_strength_over_the_picture():
+    """Two pictures at t = 0.25 and 0.75, the ends of the interval; then a mask of a half and one."""
+    one = at(constant(1.0), 0.5, (0.25, 0.75))
+    recording = lambda *inputs: {"residuals": (inputs[1],)}
+    one = one._replace(attachment=Attachment(one.attachment.params, recording))
+    weights = lambda one, t: np.asarray(
+        condition_with((one,), {"seen": (jnp.zeros((2, 1)),)}, jnp.zeros((2, 1, 2, 1)), t, t, {})["residuals"][0]
+    )
+    for t, expected in (([0.25, 0.75], [0.5, 0.5]), ([0.2, 0.8], [0, 0]), ([0.5, 0.8], [0.5, 0])):
+        np.testing.assert_array_equal(weights(one, jnp.array(t)), expected)
+    masked = one._replace(mask=jnp.array([[[0.5, 1.0]]]))
+    np.testing.assert_array_equal(weights(masked, jnp.array([0.5, 0.8])), [[[0.25, 0.5]], [[0, 0]]])
+
+
+def test_a_mask_of_a_control_is_read_where_its_attachment_takes_one():
+    shown, mask = np.zeros((4, 4, 3), np.uint8), np.eye(4, dtype=bool)
+    opened = lambda **how: canvas.opened_controls(
+        [Control("edges", shown, mask=mask)],
+        {"edges": Attachment(jnp.float32(1.0), read=lambda picture, size: picture, entries=None, **how)}, (4, 4),
+    )  # fmt: skip
+    (control,) = opened(masked=True)
+    assert control.mask.shape == (1, 4, 4) and control.mask.dtype == np.float32
+    np.testing.assert_array_equal(control.mask[0], np.eye(4))
+    with pytest.raises(ValueError, match="the mask of the control 'edges' would have no effect"):
+        opened(masked=False)

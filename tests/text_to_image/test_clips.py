@@ -28,6 +28,7 @@ from diffusion.published.cogvideox import CogVideoX
 from diffusion.published.hunyuan_video import HunyuanVideo
 from diffusion.published.hunyuan_video_15 import HunyuanVideo15
 from diffusion.published.ltx_video import LTXVideo
+from diffusion.published.pipeline_kinds import FirstImage, Video
 from diffusion.text_to_image import denoiser_checks, pipelines, programs, timed_weights, video_models
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.memory_check import check_memory
@@ -478,3 +479,45 @@ def test_both_of_two_denoisers_are_stored_in_8_bits():
         for part in (model.kind.denoiser.folder, model.kind.video.second)
     ]
     assert numbers[0] == numbers[1] > 5 and about.kernels == sum(numbers)
+
+
+def small_clips(first=None, denoiser=None, **video):
+    """A model of clips whose autoencoder has 4 frames and 2 x 2 pixels for a latent."""
+    kind = types.SimpleNamespace(video=Video(9, (8, 12), 8.0, first=first or FirstImage(), **video))
+    vae = types.SimpleNamespace(factor=2, time_factor=4)
+    return types.SimpleNamespace(kind=kind, modules={"vae": vae}, denoiser=denoiser or types.SimpleNamespace())
+
+
+@pytest.mark.parametrize("first, more, expected", [
+    ({"begins": True, "masked": True}, {}, True),
+    ({"begins": True, "masked": True}, {"denoiser": types.SimpleNamespace(picture_width=8, picture_tokens=2)}, True),
+    ({"begins": True, "masked": True}, {"denoiser": types.SimpleNamespace(picture_width=8, picture_tokens=0)}, False),
+    ({"begins": True, "masked": True, "clean": True}, {}, False),
+    ({"begins": True, "masked": False}, {}, False),
+    ({"begins": False, "masked": True}, {}, False),
+    ({"begins": False, "masked": False}, {"fills": True}, True),
+])  # fmt: skip
+def test_a_clip_ends_with_an_image_where_a_mask_says_which_frames_are_known(first, more, expected):
+    assert video_models.takes_last(small_clips(FirstImage(**first), **more)) is expected
+    pictures = types.SimpleNamespace(kind=types.SimpleNamespace(video=None))
+    assert video_models.takes_last(pictures) is False
+
+
+def test_learned_positions_fit_clips_of_one_shape():
+    """2 latent frames of 4 are 5 frames, 3 x 4 latents of 2 x 2 pixels are 6 x 8 pixels."""
+    model = small_clips(denoiser=types.SimpleNamespace(learned=2, grid=(3, 4)))
+    video_models.check_learned(model, (6, 8), 5)
+    for size, number in (((6, 8), 9), ((8, 6), 5), ((6, 10), 5)):
+        with pytest.raises(ValueError, match=r"only for 5 frames of 6 x 8; scale or crop the image"):
+            video_models.check_learned(model, size, number)
+    video_models.check_learned(model, (99, 99), 0)  # a picture has no frames
+    video_models.check_learned(small_clips(), (99, 99), 99)
+
+
+@pytest.mark.parametrize("wanted, low, high", [(2, 1, 5), (8, 5, 9), (12, 9, 13)])
+def test_frames_that_fill_no_group_are_refused_with_their_neighbours(wanted, low, high):
+    request = types.SimpleNamespace(frames=wanted)
+    with pytest.raises(ValueError, match=rf"in groups of 4\. Valid: e\.g\. {low} or {high}$"):
+        video_models.frames(request, small_clips())
+    assert video_models.frames(types.SimpleNamespace(frames=high), small_clips()) == high
+    assert video_models.frames(types.SimpleNamespace(frames=None), small_clips()) == 9
