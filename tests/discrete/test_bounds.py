@@ -123,7 +123,6 @@ def test_a_predictor_that_returns_logits_is_refused(bound):
         bound(logits, process, keys, jnp.zeros((2, 3), int), jnp.array([0.3, 0.6]))
 
 
-@pytest.mark.extended
 def test_a_predictor_that_returns_logits_is_refused_for_token_masks():
     process = discrete.token_masks(np.array([1.0, 2.0, 1.0]))
     logits = lambda x, t: jnp.zeros((*x.shape, process.size))

@@ -35,7 +35,6 @@ def test_the_law_of_the_time_stays_as_it_is_in_the_limit_of_short_corrections(na
     assert np.abs(law @ moved).sum() / short < 0.02 * np.abs(law * np.diag(moved)).sum() / short
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", ["absorbing", "uniform"])
 def test_corrections_bring_another_law_to_the_one_of_the_time(name):
     data = DATA[name]

@@ -44,7 +44,6 @@ def test_the_path_goes_from_equal_symbols_to_the_data(path):
     np.testing.assert_allclose(path.marginal(symbols, 1.0), 1 / path.size, rtol=1e-6)
 
 
-@pytest.mark.extended
 @every_path
 def test_the_velocity_generates_the_path(path):
     """d q / d beta = q u, by differences of the law in float64, and a jump never goes away from the data."""
@@ -128,7 +127,6 @@ def test_the_loop_draws_its_steps_and_ends_at_the_prediction():
         np.testing.assert_allclose(found, exact, atol=4 * 0.5 / np.sqrt(number))
 
 
-@pytest.mark.extended
 def test_the_flow_matching_loss_of_the_exact_predictor_is_the_entropy_of_x0_given_xt():
     data, number = EnumeratedPath(UNEVEN, positions=1), 20_000
     x0 = jnp.asarray(np.random.default_rng(0).choice(3, (number, 1), p=data.p), jnp.int32)

@@ -124,7 +124,6 @@ def test_the_posterior_is_bayes_rule(process, t, s):
                 np.testing.assert_allclose(found, exact, atol=2e-6)
 
 
-@pytest.mark.extended
 @every_process
 def test_the_reverse_kernel_is_the_mean_of_the_posterior_and_sums_to_one(process):
     rng = np.random.default_rng(1)

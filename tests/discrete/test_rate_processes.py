@@ -53,7 +53,6 @@ def test_marginals_and_transitions_are_matrix_exponentials(process):
     np.testing.assert_allclose(process.prior @ generator(process), 0, atol=1e-12)
 
 
-@pytest.mark.extended
 def test_the_elapsed_time_has_its_digits_near_the_noise():
     """-log alpha is 20.7 at t = 0.999 with a power of 3, where 1 - alpha is 1 in float32; slow rates go on there."""
     rates = discrete.banded_rates(8) * (1 - np.eye(8))

@@ -260,7 +260,6 @@ def test_no_call_has_an_array_of_all_pairs_of_many_symbols(name, process):
     assert 6 * MANY <= largest <= 2 * 6 * MANY
 
 
-@pytest.mark.extended
 def test_a_general_prior_that_comes_near_to_the_mask_comes_near_to_masks():
     """Of marginals, posteriors, ratios and rates of a prior of eps / 4 beside the mask; a rate matrix likewise."""
     special, x0 = discrete.absorbing(LINE, 4), jnp.array([[0.5, 0.3, 0.2, 0.0]])

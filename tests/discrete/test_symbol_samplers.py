@@ -290,7 +290,6 @@ def test_a_predictor_that_returns_logits_gives_no_symbols(name):
     assert discrete.sample(discrete.ancestral(), rounded, process, start, plan, keys).min() >= 0
 
 
-@pytest.mark.extended
 def test_unmasking_that_ends_by_itself_gives_no_symbols_of_logits():
     keys = jax.random.split(jax.random.key(0), 1)
     start = jnp.full((1, 3), 3)

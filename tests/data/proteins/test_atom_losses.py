@@ -48,7 +48,6 @@ def test_it_acts_near_the_data_alone_and_a_common_shift_changes_no_distance():
             atoms_and_distances(**{name: value})
 
 
-@pytest.mark.extended
 def test_what_is_not_stated_is_of_the_first_paper():
     """Weight 1, pairs within 6 Angstrom, a quarter of the path, and a weight that no longer grows below a tenth."""
     x, guess = (np.repeat(frames(4, spread), 5, 0) for spread in (0.0, 0.05))

@@ -74,7 +74,6 @@ def test_the_oxygen_lies_in_the_plane_of_its_peptide_bond(chain):
         assert angle(o[i], c, n) == pytest.approx(123.0, abs=0.02)  # so Engh and Huber: the three add up to 360
 
 
-@pytest.mark.extended
 def test_an_ideal_helix_and_strand_have_their_textbook_sizes():
     """Pauling's helix rises 1.5 Angstrom and turns 100 degrees a residue; a strand rises 3.3."""
     build = jax.jit(lambda angles: backbone.from_torsions(angles))

@@ -42,7 +42,6 @@ def test_mistakes_are_refused():
         sources.torsion_mixture(number=0)
 
 
-@pytest.mark.extended
 def test_torsions_lie_in_the_published_basins_and_splits_share_no_point():
     """Of each: its share of the points within three deviations of its angles, and their deviation."""
     number = 3000

@@ -120,7 +120,6 @@ def _mag_cache(threshold, ratios, keep, longest):
 RATIOS = (1.0, 1.3, 1.2, 1.1, 1.02, 1.01, 1.0, 0.99, 1.01, 0.98, 0.9, 0.8)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize(
     "cache, expected, skipped",
     [
@@ -151,7 +150,6 @@ def test_a_batch_runs_whole_when_one_of_its_rows_does_and_each_row_keeps_its_own
     assert whole == expected
 
 
-@pytest.mark.extended
 def test_tea_cache_runs_a_batch_whole_when_the_change_of_one_of_its_rows_is_large():
     """By hand: row 1 is a step ahead, and each row's change since the last whole step is a sum of its own."""
     _, whole, _ = _trajectory(caching.tea_cache(0.15), rows=(0, 1))
@@ -209,7 +207,6 @@ def test_deep_cache_runs_whole_every_interval_and_reuses_the_deep_features_betwe
         assert int(run) == (3 if i % interval else 7)
 
 
-@pytest.mark.extended
 def test_the_measures_of_a_trajectory_are_its_ratios_and_its_changes():
     cache = caching.measured(STEPS)
     memory = jax.tree.map(jnp.zeros_like, cache.memory(_call(0, [])))
@@ -352,7 +349,6 @@ def _sampled(denoise, sampler=None, plan=PLAN):
     return jax.jit(run)(X)
 
 
-@pytest.mark.extended
 def test_a_cache_that_skips_nothing_leaves_the_program_as_it_is():
     make = _make(*TO)
     text = lambda denoise: jax.jit(lambda x: denoise(x, 0.5)).lower(X).as_text()

@@ -33,7 +33,6 @@ def test_gaussian_shading_reads_every_bit_of_the_noise_and_keeps_its_magnitudes(
     assert len(np.unique(marked.reshape(64, -1) > 0, axis=0)) == 8  # pictures of different nonces differ
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("flipped", [0, 7])
 def test_the_p_value_of_gaussian_shading_is_that_of_the_binomial_in_float64(flipped):
     """Of 600 signs all but a few agree: sums of binomial coefficients over 2^600, times the nonces."""
