@@ -160,7 +160,6 @@ def _array(archive: zipfile.ZipFile, name: str, declared: Header) -> np.ndarray:
             if not count:
                 raise limits.Refused(f"{name} is truncated.")
             rest = rest[count:]
-        file.read(1)  # zipfile compares the checksum at the end of the member
     return array
 
 

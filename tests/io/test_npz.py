@@ -103,3 +103,20 @@ def test_lies_are_refused(tmp_path, header, match):
     path = written(tmp_path / "d.npz", header, b"01234")
     with pytest.raises(limits.Refused, match=match):
         npz.headers(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("shape", [(3,), (0, 2), (2**16,)])
+def test_the_checksum_of_an_array_is_compared_when_it_is_read(tmp_path, shape, compression):
+    """The table of contents states another checksum; what is stored is intact."""
+    content = io.BytesIO()
+    np.save(content, np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", compression) as archive:
+        archive.writestr("x.npy", content.getvalue())
+    np.testing.assert_array_equal(npz.load(tmp_path / "a.npz", ["x"])["x"], np.arange(np.prod(shape)).reshape(shape))
+    stated = bytearray((tmp_path / "a.npz").read_bytes())
+    at = stated.index(b"PK\1\2") + 16
+    stated[at] ^= 1
+    (tmp_path / "a.npz").write_bytes(stated)
+    with pytest.raises(limits.Refused, match=r"is not a valid \.npz file .*CRC"):
+        npz.load(tmp_path / "a.npz", ["x"])
