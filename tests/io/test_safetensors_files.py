@@ -57,6 +57,13 @@ def test_a_header_that_is_longer_than_its_file_is_refused(tmp_path, content):
         safetensors_files.header(tmp_path / "a.safetensors")
 
 
+def test_a_file_of_an_empty_header_is_refused_for_its_header(tmp_path):
+    """Its eight bytes declare a header of none, which is as long as the file has it."""
+    (tmp_path / "a.safetensors").write_bytes(bytes(8))
+    with pytest.raises(limits.Refused, match=r"the header of .*a\.safetensors is not valid JSON"):
+        safetensors_files.header(tmp_path / "a.safetensors")
+
+
 def test_tensors_of_another_type_are_refused_when_they_are_read(tmp_path):
     header = safetensors_files.header(file(tmp_path / "a.safetensors", {"w": entry(0, 3, (2,), "F4")}, bytes(3)))
     with pytest.raises(limits.Refused, match="w is stored as F4, which is not supported"):

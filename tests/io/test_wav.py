@@ -102,3 +102,20 @@ def test_what_is_refused(tmp_path):
     assert wav.header(tmp_path / "short.wav") == (RATE, 2, 1, 2)
     with pytest.raises(ValueError, match="finite"):
         wav.write(tmp_path / "nan.wav", np.array([0, np.nan]), RATE)
+
+
+@pytest.mark.parametrize("bits, width", [(8, 1), (9, 2), (12, 2), (16, 2), (17, 3), (20, 3), (24, 3), (25, 4), (32, 4)])
+def test_a_sample_has_as_many_bytes_as_its_bits_need(bits, width, tmp_path):
+    form = struct.pack("<HHIIHH", 1, 2, RATE, RATE * 2 * width, 2 * width, bits)
+    body = b"WAVE" + b"fmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", 6 * width) + bytes(6 * width)
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    assert wav.header(tmp_path / "a.wav") == (RATE, 2, 3, width)
+
+
+@pytest.mark.parametrize("code, name", [
+    (2, "ADPCM"), (3, "floating point"), (6, "A-law"), (7, "mu-law"), (17, "ADPCM"), (85, "MP3"), (255, "another one"),
+])  # fmt: skip
+def test_a_format_is_named_as_microsofts_mmreg_h_names_it(code, name, tmp_path):
+    extensible(tmp_path / "a.wav", code, np.zeros((20, 1)), 16)
+    with pytest.raises(ValueError, match=rf"its format is {code}, {name}\. Valid: 1"):
+        wav.header(tmp_path / "a.wav")
