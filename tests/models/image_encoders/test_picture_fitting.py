@@ -92,3 +92,20 @@ def test_the_shorter_side_is_rounded_to_the_nearest_before_black_is_put_beside_i
     """10 of 18 rows at a side of 7 are 3.89: four rows in the middle of seven."""
     padded = picture_fitting.padded(np.full((10, 18, 3), 255, np.uint8), 7)
     np.testing.assert_array_equal(padded[..., 0].max(1) > 0, [False, True, True, True, True, False, False])
+
+
+def test_the_filter_of_a_square_is_the_one_that_the_folder_states(tmp_path):
+    """Pillow numbers its bilinear filter 2 and its bicubic one 3."""
+    stated = lambda: picture_fitting.stated_square(tmp_path, "otherwise")
+    assert stated() == "otherwise"
+    picture = drawn(9, 14)
+    for text, filter_ in (("2", Image.Resampling.BILINEAR), ("3", Image.Resampling.BICUBIC), ("null", None)):
+        (tmp_path / "preprocessor_config.json").write_text(f'{{"resample": {text}}}')
+        if filter_ is None:
+            assert stated() == "otherwise"
+        else:
+            found = picture_fitting.FITTINGS[stated()](picture, 5)
+            np.testing.assert_array_equal(found, Image.fromarray(picture).resize((5, 5), filter_))
+    (tmp_path / "preprocessor_config.json").write_text('{"resample": 1}')
+    with pytest.raises(ValueError, match=r"resample = 1\. Valid: 2 \(bilinear\) or 3 \(bicubic\)"):
+        stated()
