@@ -17,7 +17,8 @@ from tools.mutate.mutants import Mutant, digest
 
 FORMAT = 2
 # The files whose tests read what the import of a module defines: signatures, old names, tables, published figures.
-READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py", "test_public.py", "test_fold_table.py")
+READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py", "test_public.py", "test_fold_table.py",
+           "test_presets.py")  # fmt: skip
 
 
 class Case(NamedTuple):
