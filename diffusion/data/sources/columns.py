@@ -241,7 +241,8 @@ class Columns:
             size: the number of records; -1 for a stream.
 
         Raises:
-            ValueError: if the example is an encoded picture whose bytes are stored as numbers.
+            ValueError: if the example is an encoded picture whose bytes are stored as numbers, or if there is a `side`
+                but no encoded picture.
         """
         example = record["image"] if "image" in record else record["x"]
         shape = pytrees.shapes_of(example)
@@ -253,6 +254,12 @@ class Columns:
         warn_of_channels_first(self.where, shape, dtype)
         warn_of_range(self.where, example)
         _refuse_bytes_as_numbers(self.where, self.example, example)
+        arrays = jax.tree.leaves((example, record.get("condition")))
+        if self._side and not any(np.shape(array)[:2] == (self._side, self._side) for array in arrays):
+            raise ValueError(
+                f"{self.where}: side = {self._side} makes squares of encoded pictures, but {self.example!r} holds "
+                f"arrays of the shape {shape}. Valid: side = 0, or pictures stored as PNG, JPEG or WebP."
+            )
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:

@@ -132,6 +132,16 @@ def test_pictures_keep_their_sizes_where_samples_have_one(tmp_path):
     np.testing.assert_array_equal([squares[row]["image"][0, 0, 0] for row in (0, 1)], [7, 9])
 
 
+def test_a_side_for_arrays_is_refused(tmp_path):
+    """Arrays of 6 x 5 stayed as they were, without a word."""
+    writer = ArrayRecordWriter(str(tmp_path / "train.array_record"), "group_size:1")
+    writer.write(json.dumps({"x": np.zeros((6, 5, 3)).tolist()}).encode())
+    writer.close()
+    with pytest.raises(ValueError, match=r"side = 4 .*'x' holds arrays of the shape \(6, 5, 3\)\. Valid: side = 0"):
+        record_files.array_records(str(tmp_path), side=4)
+    assert record_files.array_records(str(tmp_path)).spec.shape == (6, 5, 3)
+
+
 def test_a_damaged_chunk_behind_a_broken_picture_is_one_of_those_that_are_passed_over(tmp_path):
     """The reader's RuntimeError ended the search for a sound record in a traceback."""
     path = tmp_path / "train.array_record"
