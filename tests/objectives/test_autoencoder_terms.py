@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.objectives import autoencoder_terms, autoencoding, representation_autoencoder
+from diffusion.objectives import autoencoder_terms, autoencoding, representation_autoencoder, vision_foundation
 from diffusion.objectives.autoencoder_terms import Coded, Perceived
 from diffusion.objectives.equivariance import Equivariance, transformed
 from diffusion.objectives.vision_foundation import VisionFoundation, marginal_cosine, marginal_distance_matrix
@@ -96,6 +96,31 @@ def test_the_aligned_loss_is_va_vaes(adaptive):
     wrong = networks() | {"encoder": lambda x, *_: F[:, :9]}
     with pytest.raises(ValueError, match="the encoder has 9 patches for a picture, but the latents have 16"):
         objective(wrong, None, KEYS, {"x": X}, 0)
+
+
+def test_the_adaptive_weight_of_the_alignment_reaches_beyond_that_of_a_critic():
+    """Errors of a million times the size have a million times the weight, over the critic's limit of 10^4."""
+    weights = []
+    for scale in (1.0, 1e6):
+        error = lambda pictures, scale=scale: scale * jnp.square(pictures - X).mean((1, 2, 3))
+        coded = linear(PARAMS, X, None)
+        _, metrics = vision_foundation.latent_alignment(networks(), VisionFoundation(), error, X, coded)
+        weights.append(float(metrics["foundation_weight"][0]))
+    assert weights[1] > 1e5
+    np.testing.assert_allclose(weights[1], 1e6 * weights[0], rtol=1e-4)
+
+
+def test_the_critic_compares_with_the_transformed_pictures():
+    """It sees the corner of the halved pictures after one, two or three quarter turns, and of what is made of them."""
+    model = lambda *inputs, **named: linear(PARAMS, *inputs, **named)
+    players = {"model": model, "critic": lambda x, *_: x[:, :1, :1, 0]}
+    objective = autoencoding.patch_critic(equivariance=Equivariance(1.0, 0.0, (0.5,)))
+    with jax.disable_jit():
+        _, metrics = objective(players, None, KEYS, {"x": X}, 0)
+    made = X @ PARAMS["first"] @ PARAMS["last"]
+    corners = [np.stack([transformed(x, 0.5, turns)[:, 0, 0, 0] for x in (X, made)]) for turns in (1, 2, 3)]
+    found = np.stack([metrics["real"], metrics["fake"]])
+    assert min(np.abs(found - corner).max() for corner in corners) < 1e-5
 
 
 def test_transformations_are_torchs_bilinear_halves_turned_clockwise():
@@ -204,6 +229,8 @@ def test_the_decoders_loss_is_of_noised_features(noise):
     y = np.asarray(F).reshape(B, 4, 4, 5) @ np.asarray(drawn(5, 2, seed=5))
     np.testing.assert_allclose(found, np.abs(X - y).mean((1, 2, 3)) / 2, rtol=1e-5)
     assert not metrics["sigma"].any()
+    squares, _ = make(tau=0.0, pixels="l2")(players, None, KEYS, {"x": X}, 0)  # of pictures in [0, 1]
+    np.testing.assert_allclose(squares, np.square(X - y).mean((1, 2, 3)) / 4, rtol=1e-5)
     seen = []
     spy = players | {"model": lambda z, *rest, **named: (seen.append(z), decoding(z, *rest, **named))[1]}
     _, metrics = make(tau=0.5)(spy, None, KEYS, {"x": X}, 0)

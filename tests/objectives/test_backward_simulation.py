@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps, videos
+from diffusion.timesteps.given_frames import clean_time
 from tests.objectives.objective_cases import at
 
 FLOW = schedules.rectified_flow()
@@ -72,6 +73,24 @@ def test_the_steps_are_those_of_the_sampler():
     np.testing.assert_allclose(jnp.mean(x**2), (w**2 + w**2 * (w**2 + 1) / 4) / 2, rtol=0.02)
     # Under one step or the other: of two values a shared state would make one.
     assert abs(np.corrcoef(np.asarray(x[:, 0, 0]), np.asarray(x[:, 1, 0]))[0, 1]) < 0.03
+
+
+def test_an_example_ends_where_the_sampler_has_brought_it():
+    """The estimate at time 1 is 5, so the state at time 1/2 is 2.5 + z / 2; there the network returns the state."""
+    network = lambda x, t, condition: jnp.where(t[:, None, None] > 0.75, 5.0, x)
+    x = np.asarray(draw(objectives.backward_simulation(GRID), network, 600))
+    ended = x[:, 0, 0] == 5
+    assert abs(ended.mean() - 0.5) < 0.1
+    np.testing.assert_allclose([x[~ended].mean(), x[~ended].std()], [2.5, 0.5], atol=0.06)
+
+
+def test_a_chunk_sees_the_time_of_the_sampler_between_clean_and_unborn_ones():
+    """An estimate tells the times of its own frame, of the one before it and of the one after it."""
+    network = lambda x, t, condition: (t + 10 * jnp.roll(t, 1, 1) + 100 * jnp.roll(t, -1, 1))[..., None]
+    x = draw(objectives.self_forcing((1.0, 0.0), 1), network, 2)
+    clean = clean_time(FLOW)
+    expected = [1 + 10 + 100, 1 + 10 * clean + 100, 1 + 10 * clean + 100 * clean]
+    np.testing.assert_allclose(x[..., 0], [expected] * 2, rtol=1e-5)
 
 
 @pytest.mark.extended

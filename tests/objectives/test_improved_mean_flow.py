@@ -143,6 +143,26 @@ def test_guidance_at_all_times_holds_at_both_ends(interval):
     np.testing.assert_allclose(target[:, 0], v[:, 0] + more / (1 + more) * (labels + more - NULL), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_guidance_holds_within_its_interval_alone_and_not_without_a_label(dropout):
+    """v_w is the label plus w - 1: outside the interval w = 1; an example without its label takes v, along v_null."""
+    schedule = schedules.ending_at(FLOW, 0.8)
+    guidance = objectives.GuidanceInputs(NULL, largest=4.0, dropout=dropout)
+    velocity_of = lambda condition: (condition[0] + condition[1] + condition[2][:, 1])[:, None]
+    keys, labels = jax.random.split(jax.random.key(2), 8), jnp.arange(8) % 3
+    t, v, nowhere = jnp.full(8, 0.3), jnp.full((8, 1), 5.0), jnp.zeros(8, bool)
+    target, rate, (label, more, interval) = guided_target(
+        guidance, velocity_of, schedule, keys, t, v, labels, everywhere=nowhere
+    )
+    inside = (interval[:, 0] <= 0.3) & (0.3 <= interval[:, 1])
+    assert inside.any() and not inside.all() and more.min() > 0.01
+    w = np.where(inside, 1 + more, 1)
+    guided, rates = 5 + (1 - 1 / w) * (labels + w - 1 - NULL), labels + w - 1 + 0.8
+    expected = (labels, guided, rates) if dropout == 0 else (NULL, 5, NULL + 0.8)
+    for ours, theirs in zip((label, target[:, 0], rate[:, 0]), expected):
+        np.testing.assert_allclose(ours, np.broadcast_to(theirs, 8), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [

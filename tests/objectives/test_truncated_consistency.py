@@ -51,6 +51,18 @@ def test_times_targets_and_weights_are_the_papers(drawn, x64):
     np.testing.assert_allclose(slope, (2 * factor * (2 * t - target) * t).sum(), rtol=1e-6)
 
 
+def test_the_teacher_has_the_pairs_that_cross_the_boundary():
+    """From t = 0.62, or from the boundary 0.6, to 0.9 t, where the teacher's x0 is 5; the student's is 2 t."""
+    objective = objectives.truncated_consistency(V, V, at(0.62), near(0.1), 1.5, 0.25, 0.2)
+    networks = {"model": as_v(FLOW, lambda t, x: 2 * t[:, None] + 0 * x), "teacher": as_v(FLOW, lambda t, x: 5 + 0 * x)}
+    losses, metrics = objective(networks, FLOW, jax.random.split(jax.random.key(1), 8), {"x": jnp.ones((8, 2))}, 0)
+    t = np.asarray(metrics["t"])
+    crossing = t > 0.61
+    assert crossing.any()
+    np.testing.assert_allclose(losses[crossing], (2 * 0.62 - 5) ** 2 / 0.75, rtol=1e-5)
+    np.testing.assert_allclose(losses[~crossing], (2 * 0.6 - 5) ** 2 * 0.2 / 0.25, rtol=1e-5)
+
+
 @pytest.mark.extended
 def test_the_end_of_the_flow_is_the_optimum_with_an_exact_teacher(x64):
     """Up to an error that vanishes with the gap; at both sides of the boundary."""
