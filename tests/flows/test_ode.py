@@ -59,12 +59,14 @@ def test_what_does_not_arrive_is_nan():
 def test_a_step_is_taken_where_its_error_is_at_most_one():
     """Of u' = 5 s^4 the error of every step is K h^5: the first step, of 1.5, is refused, and the next 121 are taken.
 
-    They are shorter by 0.9 1.5^(-1/5), so that 1 / (0.01 0.83) of them arrive.
+    They are shorter by 0.9 1.5^(-1/5), so that 1 / (0.01 0.83) of them arrive. The state's array with the largest error
+    decides.
     """
     nodes = np.array([0.0, *ode._NODES])
     constant = abs(5 * np.dot(ode._ERROR, nodes**4))
     solver = ode.dormand_prince(0.0, 1.0, rtol=1e-30, atol=constant * 0.01**5 / 1.5)
-    u, evaluations = solver.solve(lambda s, u: 5 * jnp.broadcast_to(s, u.shape) ** 4, lambda t: t, jnp.zeros(1))
+    powers = lambda s, state: (0 * state[0], 5 * jnp.broadcast_to(s, state[1].shape) ** 4, 0 * state[2])
+    (_, u, _), evaluations = solver.solve(powers, lambda t: t, (jnp.ones(1), jnp.zeros(1), jnp.ones((1, 2))))
     np.testing.assert_allclose(u, 1, rtol=1e-12)
     assert evaluations == 1 + 6 * 122
 

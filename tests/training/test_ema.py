@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from diffusion.training import state
 from diffusion.training.ema import exponential_moving_average
 
 
@@ -18,6 +20,12 @@ def test_values_by_hand():
         expected = d * expected + (1 - d) * value
         np.testing.assert_allclose(state["w"], [expected], rtol=1e-6)
     assert (1 + 11) / (10 + 11) > 0.5  # the end of the warm-up was reached
+
+
+def test_a_run_of_narrow_parameters_starts_with_a_wide_average():
+    run = state.create(jnp.ones(2, jnp.bfloat16), optax.sgd(0.1), exponential_moving_average())
+    assert run.params.dtype == jnp.bfloat16 and run.ema.dtype == jnp.float32
+    np.testing.assert_array_equal(run.ema, [1, 1])
 
 
 def test_without_warmup_the_decay_is_constant():
