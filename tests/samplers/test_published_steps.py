@@ -161,6 +161,25 @@ def test_the_reverse_equation_is_taken_if_nothing_is_said(make):
     assert (defaults["eta"], defaults["s_noise"]) == (1.0, 1.0) and make().draws >= 1
 
 
+def test_a_middle_of_any_place_takes_its_share_of_the_noise():
+    """k-diffusion's sample_dpmpp_sde for r = 0.3, with the increments of its motion in 1 / sigma^2, one step."""
+    r, (r_t, r_s) = 0.3, (2.2, 0.9)
+    y, z = 2 * _draw(3, 2), _draw(1, 2, 3, 2, seed=1)
+    schedule = SCHEDULES["edm"]
+    ends = np.asarray(schedule.inverse_log_snr(-2 * np.log([r_t, r_s])))
+    ours = _follow(samplers.dpmpp_sde(0.7, 1.1, r), schedule, ends, y, z)
+    x0 = _model(y, r_t)
+    middle = r_t ** (1 - r) * r_s**r
+    down, up = _down_up(r_t, middle, 0.7)
+    second = _model(x0 + down / r_t * (y - x0) + 1.1 * up * z[0, 0], middle)
+    x0 = (1 - 1 / (2 * r)) * x0 + second / (2 * r)
+    times = np.array([r_t, middle, r_s]) ** -2
+    increment = np.sqrt(np.diff(times) / (times[2] - times[0]))
+    down, up = _down_up(r_t, r_s, 0.7)
+    noise = increment[0] * z[0, 0] + increment[1] * z[0, 1]
+    np.testing.assert_allclose(ours, x0 + down / r_t * (y - x0) + 1.1 * up * noise, rtol=1e-8)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name",
