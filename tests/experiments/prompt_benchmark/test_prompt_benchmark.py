@@ -323,6 +323,44 @@ def test_a_model_that_cannot_be_read_is_refused_by_its_flag(geneval):
         run(geneval, model=str(geneval / "none"))
 
 
+def test_the_missing_pictures_have_the_seeds_of_their_prompts(tmp_path, monkeypatch):
+    """The first of three prompts has its pictures; seeds count from it all the same."""
+    items = [benchmarks.Item(f"{k:05}", k, f"a cat {k}", "color", types.SimpleNamespace(content={})) for k in range(3)]
+    for index in range(2):
+        picture(tmp_path / "00000" / "samples" / f"{index:04}.png", 9)
+    asked, counts = [], []
+
+    class Asked:
+        def __init__(self, text, first, number, steps):
+            self.text, self.seeds, self.steps = text, list(range(first, first + number)), steps
+
+        def resolved(self, loaded):
+            assert loaded == "loaded"
+            return self
+
+    def make(loaded, request):
+        asked.append((request.text, request.seeds, request.steps))
+        return [np.full((4, 4, 3), seed, np.uint8) for seed in request.seeds]
+
+    @contextlib.contextmanager
+    def bar(label, total, unit):
+        counts.append(total)
+        yield counts.append
+
+    monkeypatch.setattr(making.shipped_models, "folder_of_prompts", lambda model: model)
+    monkeypatch.setattr(making.text_to_image, "load", lambda model, **source: "loaded")
+    monkeypatch.setattr(making.text_to_image, "make", make)
+    monkeypatch.setattr(making.png, "model", lambda model, **source: {})
+    monkeypatch.setattr(making.png, "records", lambda request, model: [{"seed": seed} for seed in request.seeds])
+    monkeypatch.setattr(making, "Request", types.SimpleNamespace(series=Asked))
+    monkeypatch.setattr(making.progress, "bar", bar)
+    number = making.make(BENCHMARKS["geneval"], items, tmp_path, "sd", 2, 100, {"steps": 5})
+    assert asked == [("a cat 1", [102, 103], 5), ("a cat 2", [104, 105], 5)]
+    assert number == 2 and counts == [2, 1, 2]
+    read = lambda path: np.asarray(Image.open(tmp_path / path))[0, 0, 0]
+    assert [read(f"0000{k}/samples/000{i}.png") for k in range(3) for i in range(2)] == [9, 9, 102, 103, 104, 105]
+
+
 @pytest.mark.slow
 def test_a_model_makes_grids_whose_pictures_are_those_of_its_seeds(tmp_path):
     """A tiny Stable Diffusion; a machine that is lost after the first prompt costs nothing of it."""

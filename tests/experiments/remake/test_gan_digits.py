@@ -44,6 +44,19 @@ def test_the_claims_of_figures_by_hand():
     assert set(claims) == {published.figure for published in toy.REMAKE.published}
 
 
+def test_the_cost_of_a_step_leaves_out_what_is_computed_once():
+    """A product of 8 x 8 matrices has 8^3 multiplications and as many additions; here is one at the start."""
+
+    def training(key, steps, factor):
+        x = jax.random.normal(key, (8, 8))
+        x = x @ x
+        for _ in range(steps):
+            x = x @ (factor * x)
+        return x
+
+    assert toy.step_cost(training, 1.0) == pytest.approx(2 * 8**3, rel=0.15)
+
+
 @pytest.mark.extended
 def test_both_kinds_train_at_one_cost_and_are_measured_over_all_seeds(monkeypatch):
     """A GAN's step costs three of a denoiser's; the first sampler returns held-out digits, the second training ones."""

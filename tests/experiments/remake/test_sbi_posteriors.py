@@ -25,6 +25,20 @@ def test_posterior_draws_have_the_ranks_of_the_parameters_behind_the_data(name):
         assert scipy.stats.kstest(column, "uniform").pvalue > 1e-3
 
 
+def test_the_network_reads_the_clock_by_sines_and_cosines_of_its_octaves():
+    """Only the clock's projection is left: kernel . (t, sin t, cos t, ..., sin 16 t, cos 16 t), and the last norm."""
+    network, rng = sbi_posteriors.ConditionalResidual(width=4), np.random.default_rng(0)
+    x, t, condition = rng.normal(size=(3, 2)), np.array([0.1, 0.5, 2.0]), rng.normal(size=(3, 5))
+    params = jax.tree.map(jnp.zeros_like, network.init(jax.random.key(0), x, t, condition))["params"]
+    kernel, last = rng.normal(size=(11, 4)), rng.normal(size=(4, 2))
+    params["Dense_1"]["kernel"], params["LayerNorm_3"]["scale"] = kernel, np.ones(4)
+    params[max(params, key=lambda name: (name.startswith("Dense"), int(name.split("_")[1])))]["kernel"] = last
+    waves = np.stack([t] + [f(2**k * t) for k in range(5) for f in (np.sin, np.cos)], -1)
+    y = waves @ kernel
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(network.apply({"params": params}, x, t, condition), y @ last, rtol=1e-4, atol=1e-5)
+
+
 def test_the_simulators_by_their_moments():
     rng = np.random.default_rng(0)
     still = TASKS["two_moons"].simulate(rng, np.zeros((40_000, 2)))

@@ -63,3 +63,18 @@ def test_features_that_come_with_the_examples_have_the_size_that_the_encoder_say
 def test_each_head_has_a_key_of_its_own():
     keys = [tuple(key) for key, *_ in begun(a=head(1), b=head(1), c=head(None)).values()]
     assert len({*keys}) == 3
+
+
+@pytest.mark.parametrize("joined", [1, 3])
+def test_a_player_that_reads_features_begins_with_their_sizes(joined):
+    """A discriminator of `joined` kinds of the teacher's features; without features it begins as any network."""
+    shapes = lambda *inputs: [jax.tree.map(jnp.shape, leaf) for leaf in inputs]
+    module = role(init=lambda key, *inputs: (jax.random.key_data(key).tolist(), shapes(*inputs)))
+    cast = role(modules={"teacher": role(latent_channels=4), "fake": module}, apply={"teacher": network}, second="fake")
+    player = role(separate=True, features=(2, 5), joined=joined)
+    recipe = role(objective=role(second=player), example_shape=(12, 8, 4), examples=role(null=None))
+    key, (features, *others) = program._second(recipe, cast, None, jax.random.key(5), {"teacher": {}})
+    assert features == ((1, 3, 2, 20 * joined), (1, 3, 2, 50 * joined)) and key == [0, 5]
+    assert others == shapes(*program.inputs(cast.modules["teacher"], (12, 8, 4), None)[1:])
+    player.features = ()
+    assert program._second(recipe, cast, lambda module: ("as any", module), None, {}) == ("as any", module)

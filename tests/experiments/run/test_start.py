@@ -51,6 +51,16 @@ def test_another_run_s_weights_begin_the_average_too(source, capsys):
     assert "init_from runs/a: took 1 leaves, skipped 2" in said and said.count("  skipped ") == 2
 
 
+def test_a_new_average_lies_where_the_former_one_lay():
+    """On the mesh of the run, although the new parameters lie on a single device."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    laid_out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    ema = jax.device_put({"a": jnp.zeros(2)}, laid_out)
+    state = start._from_parameters({"a": jnp.ones(2)}, fields(ema=ema), AVERAGE)
+    np.testing.assert_array_equal(state.ema["a"], [1, 1])
+    assert state.ema["a"].sharding == laid_out
+
+
 def test_weights_that_are_not_there_are_said(monkeypatch):
     def gone(path):
         raise FileNotFoundError(f"no {path}")

@@ -140,3 +140,13 @@ def test_rejected_pictures_have_latents_of_their_own_as_the_second_of_each_pair(
         tuned_examples.encoded(recipe, tmp_path, Examples(source, spec, ()))
     assert encoded == [("Pairs", "latents"), ("Rejected", tuned_examples.REJECTED)]
     assert paired.value.args == (["latents", tuned_examples.REJECTED],)
+
+
+@pytest.mark.parametrize("column, shape", [("", (4, 4, 3)), ("view", (2, 6, 3))])
+def test_the_pictures_of_a_column_have_its_shape_and_no_classes(column, shape):
+    leaf = sources.spec.Leaf((2, 6, 3), "uint8")
+    spec = sources.DataSpec("named", "train", (4, 4, 3), 2, 9, "", "uint8", {"view": leaf}, ("cat", "dog"))
+    source = type("Pictures", (), {"spec": spec, "where": "here", "__len__": lambda self: 9})()
+    own = encoded_pictures.Pictures(source, column).spec
+    assert (own.shape, own.num_classes, own.classes, own.condition) == (shape, 0, (), None)
+    assert (own.name, own.dtype) == ("named", "uint8")
