@@ -31,6 +31,8 @@ from diffusion.data.sources.sequences import Records
 from diffusion.experiments.remake import exact_mixtures, point_training
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import membership
+from diffusion.objectives.autoencoder_terms import Coded
+from diffusion.objectives.representation_autoencoder import rae_decoder
 from diffusion.recipe import steering_drivers
 from diffusion.training import step
 from diffusion.training.alternating import Player, alternating
@@ -98,6 +100,14 @@ def of_target(objective):
         objective({"model": lambda x, clock, condition: jnp.tanh(x)}, FLOW, keys, batch, number)
 
     return trained(loss)
+
+
+@trained
+def of_decoder(keys, rows, number):
+    """Of the decoder of a representation autoencoder, whose features receive noise."""
+    decode = lambda z, keys, condition, size: Coded(z, {}, jnp.ones(()), lambda kernel: kernel * z)
+    players = {"encoder": lambda x, *_: x.reshape(len(x), 4, 1), "model": decode}
+    rae_decoder()(players, None, keys, {"x": jnp.zeros((len(rows), 4, 1))}, number)
 
 
 def of_clips(make):
@@ -305,6 +315,12 @@ DRAWING = {
     "objective trajectory_regression": of_clips(lambda grid: objectives.trajectory_regression(V, V, grid, 1)),
     "objective distribution_matching(noised_chunks)": of_clips(
         lambda grid: objectives.distribution_matching(V, V, V, UNIFORM, samples=objectives.noised_chunks(grid, 1))
+    ),
+    "objective rae_decoder": of_decoder,
+    "denoising error": keyed(
+        lambda keys: samplers.denoising_error(
+            conformance.round_denoiser(FLOW), FLOW, jnp.zeros((len(keys), 2)), (0.3, 0.6), keys
+        )
     ),
     "annealed": keyed(
         lambda keys: steering.annealed(

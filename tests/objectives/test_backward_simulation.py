@@ -75,13 +75,14 @@ def test_the_steps_are_those_of_the_sampler():
     assert abs(np.corrcoef(np.asarray(x[:, 0, 0]), np.asarray(x[:, 1, 0]))[0, 1]) < 0.03
 
 
-def test_an_example_ends_where_the_sampler_has_brought_it():
-    """The estimate at time 1 is 5, so the state at time 1/2 is 2.5 + z / 2; there the network returns the state."""
+def test_an_example_ends_where_the_sampler_has_brought_it_with_new_noise_at_each_step():
+    """The estimate at time 1 is 5, and later it is the state: 2 + 0.6 z at 0.6, and 0.7 (2 + 0.6 z) + 0.3 z' at 0.3."""
     network = lambda x, t, condition: jnp.where(t[:, None, None] > 0.75, 5.0, x)
-    x = np.asarray(draw(objectives.backward_simulation(GRID), network, 600))
-    ended = x[:, 0, 0] == 5
-    assert abs(ended.mean() - 0.5) < 0.1
-    np.testing.assert_allclose([x[~ended].mean(), x[~ended].std()], [2.5, 0.5], atol=0.06)
+    x = np.asarray(draw(objectives.backward_simulation((1.0, 0.6, 0.3, 0.0)), network, 3000))[:, 0, 0]
+    later = x[x != 5]
+    assert abs(len(later) / 3000 - 2 / 3) < 0.04
+    deviation = ((0.6**2 + 0.42**2 + 0.3**2) / 2 + 0.3**2) ** 0.5
+    np.testing.assert_allclose([later.mean(), later.std()], [1.7, deviation], atol=0.05)
 
 
 def test_a_chunk_sees_the_time_of_the_sampler_between_clean_and_unborn_ones():
