@@ -360,3 +360,17 @@ def test_a_function_is_a_space(images):
 )
 def test_a_space_has_the_name_of_its_features(main, identity, name):
     assert references.Space(lambda batch: {}, (main,), main, "clip(x * 127.5 + 128)", identity).name == name
+
+
+def test_an_npz_holds_the_moments_and_the_features_by_the_names_of_other_programs(images, tmp_path):
+    """mu and sigma as pytorch-fid reads them, and reps [N, D] as the evaluation of DGM."""
+    rows = space().extract(images[:40])["main"]
+    moments = {"main": frechet.moments(rows)}
+    written = statistics.Statistics(moments, 40, {"space": {"weights": "a"}})
+    statistics.write_npz(tmp_path / "a.npz", written, "main", rows)
+    with np.load(tmp_path / "a.npz") as stored:
+        assert sorted(stored) == ["mu", "reps", "sigma", "space"]
+        np.testing.assert_allclose(stored["mu"], rows.astype(np.float64).mean(0), rtol=1e-6)
+        np.testing.assert_allclose(stored["sigma"], np.cov(rows.astype(np.float64).T), rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(stored["reps"], rows)
+        assert json.loads(str(stored["space"])) == {"weights": "a"}

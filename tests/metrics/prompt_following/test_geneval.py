@@ -88,6 +88,13 @@ def test_a_relation_has_the_chosen_margin():
     assert geneval.relations((0, 0, 10, 10), (12, 0, 22, 10), margin=0.31) == set()
 
 
+@pytest.mark.parametrize("x, y", [(20, 0), (-20, 0), (0, 20), (0, -20)])
+def test_exactly_a_half_is_no_relation(x, y):
+    """20 apart, less 0.5 (10 + 10), over 20 is a half; GenEval's code asks for more."""
+    assert geneval.relations((0, 0, 10, 10), (x, y, x + 10, y + 10), margin=0.5) == set()
+    assert len(geneval.relations((0, 0, 10, 10), (x, y, x + 10, y + 10), margin=0.499)) == 1
+
+
 @pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 15, 15), (4, 2, 6, 8)])
 def test_boxes_of_one_centre_have_no_relation(box):
     with np.errstate(all="raise"):

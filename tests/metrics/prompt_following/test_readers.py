@@ -30,6 +30,12 @@ def test_a_detector_that_returns_another_form(answer):
     assert found[0].mask is CAT.mask
 
 
+@pytest.mark.parametrize("box", [(2.0, 0.0, 2.0, 2.0), (0.0, 1.0, 2.0, 1.0)])
+def test_a_box_without_a_width_or_a_height_is_one(box):
+    (answer,) = readers.detected(lambda pictures: [[CAT._replace(box=box)]], [PICTURE])
+    assert answer[0].box == box
+
+
 @pytest.mark.parametrize(
     "answer",
     [
