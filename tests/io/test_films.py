@@ -417,3 +417,181 @@ def test_the_times_of_frames_begin_at_the_earliest_in_whichever_order_they_are_s
     assert films.properties(b"", "a film") == (4, 6, 25.0, 4, (0.0, 0.04, 0.08, 0.12))
     said["stamps"] = [12, None, 14, 16]
     assert films.properties(b"", "a film").times == ()
+
+
+# ==== The child's program and the reader, in this process ====
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """(the limits of the machine by kind, the limits that were set) of a child's program with its own resources."""
+    from diffusion.io import film_child
+
+    hard, was_set = {"files": 900, "seconds": -1, "data": -1}, []
+    used = types.SimpleNamespace(ru_utime=3.5, ru_stime=0.25)
+    own = types.SimpleNamespace(
+        RLIMIT_NOFILE="files", RLIMIT_CPU="seconds", RLIMIT_DATA="data", RUSAGE_SELF="self", RLIM_INFINITY=-1,
+        getrlimit=lambda kind: (5, hard[kind]), setrlimit=lambda *arguments: was_set.append(arguments),
+        getrusage=lambda who: used, getpagesize=lambda: 4096,
+    )  # fmt: skip
+    monkeypatch.setattr(film_child, "resource", own)
+    return hard, was_set
+
+
+def answer(monkeypatch, head, content=b"", descriptors=()):
+    """What the child sends for one request."""
+    from diffusion.io import film_child
+
+    said = []
+    monkeypatch.setattr(film_child, "_received", lambda asking: (head, list(descriptors)))
+    monkeypatch.setattr(film_child, "_exactly", lambda asking, length: content[:length])
+    monkeypatch.setattr(film_child, "_send", lambda asking, *answer: said.append(answer))
+    film_child._answer(None)
+    return said
+
+
+@pytest.mark.parametrize("files, seconds", [(900, -1), (900, 50), (40, 100)])
+def test_a_film_is_decoded_without_further_files_and_in_seconds_by_its_length(monkeypatch, limited, files, seconds):
+    """3.75 seconds are used; 60 and two for a million bytes are added, and rounded up, where the machine allows it."""
+    from diffusion.io import film_child
+
+    hard, was_set = limited
+    hard |= {"files": files, "seconds": seconds}
+    monkeypatch.setattr(film_child, "_read", lambda content, head: iter([(head["do"], content.read())]))
+    head = {"do": "read", "length": 10**6}
+    assert answer(monkeypatch, head, b"film") == [("read", b"film")]
+    most = 66 if seconds < 0 else min(66, seconds)
+    assert was_set == [
+        ("files", (min(64, files), files)), ("files", (0, files)), ("seconds", (most, seconds)),
+    ]  # fmt: skip
+
+
+def test_a_film_that_comes_with_a_descriptor_is_read_by_it(monkeypatch, limited, tmp_path):
+    from diffusion.io import film_child
+
+    (tmp_path / "a.mp4").write_bytes(b"by the descriptor")
+    monkeypatch.setattr(film_child, "_about", lambda content, head: iter([({}, content.read())]))
+    descriptor = os.open(tmp_path / "a.mp4", os.O_RDONLY)
+    assert answer(monkeypatch, {"do": "about", "length": 4}, descriptors=[descriptor]) == [({}, b"by the descriptor")]
+    with pytest.raises(OSError):
+        os.fstat(descriptor)  # it is closed
+
+
+@pytest.mark.parametrize("error, text", [
+    (ValueError("has no pictures"), "has no pictures"), (MemoryError(), "MemoryError"), ("FFmpeg", "damaged or cut"),
+])  # fmt: skip
+def test_what_cannot_be_decoded_is_answered_in_words(monkeypatch, limited, error, text):
+    from diffusion.io import film_child
+
+    def fails(content, head):
+        raise av.error.InvalidDataError(1, "it is wrong") if error == "FFmpeg" else error
+        yield
+
+    monkeypatch.setattr(film_child, "_about", fails)
+    ((said,),) = answer(monkeypatch, {"do": "about", "length": 0})
+    assert said["end"] is True and text in said["error"]
+    assert ("cut short" in said["error"]) == (error == "FFmpeg")
+
+
+@pytest.mark.parametrize("has_proc", [True, False])
+def test_the_program_answers_in_a_gibibyte_more_than_it_has_until_its_reader_has_gone(monkeypatch, limited, has_proc):
+    """The sixth number of statm counts pages of data."""
+    from diffusion.io import film_child
+
+    answered = []
+
+    def one(asking):
+        answered.append(asking)
+        if len(answered) == 3:
+            raise film_child.Ended
+
+    monkeypatch.setattr(film_child.pkgutil, "walk_packages", lambda path, prefix: [types.SimpleNamespace(name="json")])
+    monkeypatch.setattr(film_child.socket, "socket", lambda fileno: ("socket", fileno))
+    monkeypatch.setattr(film_child.os.path, "exists", lambda path: has_proc)
+    monkeypatch.setattr(film_child, "open", lambda path: io.StringIO("1 2 3 4 5 7 8"), raising=False)
+    monkeypatch.setattr(film_child, "_answer", one)
+    film_child.main()
+    most = 7 * 4096 + 2**30
+    assert answered == [("socket", 0)] * 3 and limited[1] == ([("data", (most, most))] if has_proc else [])
+
+
+def test_the_sizes_of_an_avi_and_of_boxes_without_a_head_are_counted():
+    missing = lambda content: film_lengths.missing_bytes(io.BytesIO(content), len(content))
+    avi = b"RIFF" + struct.pack("<I", 100) + b"AVI "
+    assert missing(avi) == 8 + 100 - 12 and missing(avi + bytes(96)) == missing(avi + bytes(99)) == 0
+    box = struct.pack(">I4s", 16, b"ftyp") + bytes(8)
+    assert missing(box + b"1234567") == 0 and missing(box + struct.pack(">I4s", 20, b"moov")) == 12
+
+
+class Socket:
+    """A socket that notes its end, and fails where it sends."""
+
+    def __init__(self, error=None):
+        self.closed, self.error = 0, error
+
+    def close(self):
+        self.closed += 1
+
+    def sendall(self, content):
+        raise self.error
+
+
+def child_of(error=None, waits=()):
+    made = films._Child.__new__(films._Child)
+    made.socket, ended, waits = Socket(error), [], list(waits)
+
+    def wait(seconds=None):
+        if waits and isinstance(waits[0], Exception):
+            raise waits.pop(0)
+        return waits.pop(0) if waits else 0
+
+    made.process = types.SimpleNamespace(wait=wait, kill=lambda: ended.append("killed"), poll=lambda: None, ended=ended)
+    return made
+
+
+def test_a_child_that_does_not_end_is_killed():
+    slow = child_of(waits=[subprocess.TimeoutExpired("", 5), -9])
+    assert (slow.end(), slow.process.ended, slow.socket.closed) == (-9, ["killed"], 1)
+    quick = child_of(waits=[3])
+    assert (quick.end(), quick.process.ended, quick.socket.closed) == (3, [], 1)
+
+
+def test_a_forked_process_leaves_the_child_to_its_parent(monkeypatch):
+    reader = films._Reader()
+    reader.child = child_of()
+    monkeypatch.setattr(films, "_reader", reader)
+    films._after_fork()
+    assert films._reader is not reader and films._reader.child is None
+    assert (reader.child.socket.closed, reader.child.process.returncode) == (1, 0)
+    films._after_fork()  # without a child
+
+
+def test_an_interrupt_ends_the_child_whose_answer_is_nobodys(monkeypatch):
+    reader = films._Reader()
+    reader.child = made = child_of(KeyboardInterrupt())
+    monkeypatch.setattr(films, "_reader", reader)
+    monkeypatch.setattr(films.socket, "send_fds", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        films._answered({}, b"", [], "a.mp4", {})
+    assert reader.child is None and made.socket.closed == 1
+
+
+def test_a_film_of_bytes_is_sent_with_its_length(monkeypatch):
+    asked = []
+    monkeypatch.setattr(films, "has_library", lambda: True)
+    monkeypatch.setattr(films, "_require_whole", lambda file, length, name: asked.append((file.read(), length, name)))
+    monkeypatch.setattr(films, "_answered", lambda *arguments: asked.append(arguments) or {"end": True})
+    frames = {}
+    assert films._asked(b"film", "a.mp4", None, {"do": "about"}, frames) == {"end": True}
+    assert asked == [(b"film", 4, "a.mp4"), ({"do": "about", "length": 4}, b"film", [], "a.mp4", frames)]
+
+
+def test_a_loud_sound_is_clipped_and_has_the_rate_of_its_samples(tmp_path):
+    """A square wave of two amplitudes, a period of 100 samples, at 1 after the clip."""
+    wave = np.where(np.arange(8192)[:, None] % 100 < 50, 3.0, -3.0) * [1, 0.1]
+    clips.write_mp4(tmp_path / "a.mp4", FRAMES[:2], 8, (wave, 16000))
+    with av.open(str(tmp_path / "a.mp4")) as content:
+        (stream,) = content.streams.audio
+        heard = np.concatenate([frame.to_ndarray() for frame in content.decode(audio=0)], axis=1)
+    assert stream.rate == 16000 and abs(heard.shape[1] - 8192) <= 2048
+    np.testing.assert_allclose(heard[:, 3000:6000].std(axis=1), [1, 0.3], rtol=0.1)
