@@ -124,3 +124,13 @@ def test_a_folder_behind_a_link_is_filled_where_it_lies(tmp_path):
     with files.whole_folder(tmp_path / "model") as new:
         (new / "a").write_text("1")
     assert (tmp_path / "disk" / "a").read_text() == "1" and (tmp_path / "model").is_symlink()
+
+
+def test_a_file_system_without_locks_is_written_by_whoever_comes(tmp_path, monkeypatch):
+    def unknown(descriptor, operation):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", unknown)
+    with files.atomic(tmp_path / "a") as file:
+        file.write(b"content")
+    assert (tmp_path / "a").read_bytes() == b"content"

@@ -114,3 +114,25 @@ def test_one_row_may_have_all_values_of_a_repeated_column_each_as_long_as_the_pa
 def test_numbers_of_a_repeated_column_are_as_long_as_they_are(spent, tmp_path):
     assert checked(tmp_path / "a.parquet", pa.table({"x": pa.array([[1, 2], [3]])})) == 8
     assert len(spent) == 1
+
+
+@pytest.mark.parametrize("kind, content, value", [
+    (1, b"", True), (2, b"", False), (3, b"\x85", 0x85),
+    (4, varint(7), -4), (5, varint(8), 4), (6, varint(2**40), 2**39),
+    (7, bytes(8), None), (8, b"\3abc", b"abc"), (9, b"\x25" + varint(2) + varint(3), [1, -2]),
+    (9, b"\x21\1\2", [True, False]), (10, b"\xf3" + varint(16) + bytes(range(16)), list(range(16))),
+    (12, struct({2: 9}), {2: 9}),
+])  # fmt: skip
+def test_each_type_of_thrifts_compact_protocol_has_its_value_and_its_length(kind, content, value):
+    """Truth values are 1 and 2 in lists, as "type" is in fields; numbers are in zigzag; 15 elements or more count."""
+    assert parquet_batches._value(b"before" + content + b"behind", 6, kind, 0) == (value, 6 + len(content))
+
+
+def test_a_field_far_behind_the_last_states_its_number():
+    content = bytes([5]) + varint(2 * 300) + varint(2 * 7) + bytes([2 << 4 | 5]) + varint(2 * 8) + b"\0"
+    assert parquet_batches._struct(content, 0, 0) == ({300: 7, 302: 8}, len(content))
+    nested = b""
+    for _ in range(25):
+        nested = bytes([1 << 4 | 12]) + nested + b"\0"
+    with pytest.raises(IndexError):
+        parquet_batches._struct(nested, 0, 0)

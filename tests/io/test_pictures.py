@@ -135,3 +135,19 @@ def test_layers_are_written_each_and_beside_each_other(tmp_path):
     row = pictures.read_with_alpha(tmp_path / "7.png")
     assert row.shape == (4, 15, 4) and pictures.settings_of(tmp_path / "7.png") == {"seed": 7}
     np.testing.assert_array_equal(row[:, 5:10], layers[1])
+
+
+def test_a_mask_of_sixteen_bits_is_rounded_before_it_is_bright(tmp_path):
+    """257 times 127 is 127 of 8 bits, and half a step more is 128."""
+    path = saved(tmp_path / "a.png", np.array([[0, 257 * 127, 257 * 127 + 129, 65535]], np.uint16))
+    assert pictures.read_mask(path, (1, 4)).tolist() == [[False, False, True, True]]
+
+
+def test_damaged_exif_data_turn_nothing():
+    class Damaged:
+        format, info = "JPEG", {}
+
+        def getexif(self):
+            raise SyntaxError("not a TIFF")
+
+    assert pictures.orientation(Damaged()) == 1

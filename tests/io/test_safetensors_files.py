@@ -68,3 +68,12 @@ def test_tensors_of_another_type_are_refused_when_they_are_read(tmp_path):
     header = safetensors_files.header(file(tmp_path / "a.safetensors", {"w": entry(0, 3, (2,), "F4")}, bytes(3)))
     with pytest.raises(limits.Refused, match="w is stored as F4, which is not supported"):
         header.tensors["w"].read()
+
+
+def test_a_tensor_without_numbers_has_its_shape_and_type(tmp_path):
+    path = file(
+        tmp_path / "a.safetensors", {"w": entry(0, 0, (2, 0), "F16"), "v": entry(0, 4)}, np.float32(3).tobytes()
+    )
+    tensors = safetensors_files.header(path).tensors
+    empty = tensors["w"].read()
+    assert empty.shape == (2, 0) and empty.dtype == np.float16 and tensors["v"].read() == 3
