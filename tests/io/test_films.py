@@ -595,3 +595,20 @@ def test_a_loud_sound_is_clipped_and_has_the_rate_of_its_samples(tmp_path):
         heard = np.concatenate([frame.to_ndarray() for frame in content.decode(audio=0)], axis=1)
     assert stream.rate == 16000 and abs(heard.shape[1] - 8192) <= 2048
     np.testing.assert_allclose(heard[:, 3000:6000].std(axis=1), [1, 0.3], rtol=0.1)
+
+
+@pytest.mark.parametrize("length, pixels", [(100, 2**23), (2**20, 2**23), (2**21, 2**24), (2**24, 2**26)])
+def test_a_frame_has_at_most_eight_pixels_for_each_byte_beyond_the_first_eight_million(monkeypatch, length, pixels):
+    """And at most 2^26; FFmpeg receives the same limit, and no protocol."""
+    from diffusion.io import film_child
+
+    asked = []
+    stream = types.SimpleNamespace(height=1, width=pixels, codec_context=types.SimpleNamespace())
+    film = types.SimpleNamespace(streams=types.SimpleNamespace(video=[stream]))
+    monkeypatch.setattr(film_child.av, "open", lambda content, options: asked.append(options) or film)
+    assert film_child._opened("content", {"length": length}) == (film, stream)
+    assert asked[0]["protocol_whitelist"] == "none" and asked[0]["max_pixels"] == str(pixels)
+    assert stream.codec_context.options == {"max_pixels": str(pixels)}
+    stream.width += 1
+    with pytest.raises(ValueError, match=f"of its size has at most {pixels:,}"):
+        film_child._opened("content", {"length": length})

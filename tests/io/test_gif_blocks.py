@@ -65,3 +65,37 @@ def test_files_of_another_writer_are_whole():
     assert gif_blocks.read(file.getvalue(), "x").pixels == (300 * 270,)
     with pytest.raises(ValueError, match="block of kind 0"):
         gif_blocks.read(b"GIF89a" + bytes(20), "x")
+
+
+def blocks(*frames, end=b";"):
+    """An animation of 4 x 3 pixels without colours: each frame is (time in 1/100 s or None, width, height)."""
+    content = b"GIF89a" + bytes([4, 0, 3, 0, 0, 0, 0])
+    for time, width, height in frames:
+        content += b"" if time is None else b"!\xf9\4\0" + bytes([time, 0]) + b"\0\0"
+        content += b",\0\0\0\0" + bytes([width, 0, height, 0, 0]) + b"\2\1x\0"
+    return content + end
+
+
+def test_frames_have_their_times_and_add_their_pixels():
+    """A frame without a time, or of the time 0, is shown for a tenth of a second."""
+    read = gif_blocks.read(blocks((7, 4, 3), (None, 2, 1), (0, 1, 1)), "a.gif")
+    assert (read.height, read.width, read.shown, read.pixels) == (3, 4, (0.07, 0.1, 0.1), (12, 14, 15))
+
+
+def test_a_head_alone_is_truncated_and_less_is_no_animation():
+    with pytest.raises(ValueError, match=r"a\.gif is truncated: it has 0 complete frames, and its end is missing"):
+        gif_blocks.read(blocks(end=b""), "a.gif")
+    with pytest.raises(ValueError, match=r"a\.gif is not a GIF animation, or is truncated"):
+        gif_blocks.read(blocks(end=b"")[:12], "a.gif")
+    with pytest.raises(ValueError, match=r"a\.gif holds no frames"):
+        gif_blocks.read(blocks(), "a.gif")
+    with pytest.raises(ValueError, match="after 1 frames it has a block of kind 7"):
+        gif_blocks.read(blocks((1, 1, 1), end=b"\7"), "a.gif")
+
+
+def test_an_animation_has_at_most_100_000_frames(monkeypatch):
+    assert gif_blocks.FRAMES == 100_000
+    monkeypatch.setattr(gif_blocks, "FRAMES", 2)
+    assert len(gif_blocks.read(blocks(*[(1, 1, 1)] * 2), "a.gif").shown) == 2
+    with pytest.raises(ValueError, match=r"a\.gif holds more than 2 frames"):
+        gif_blocks.read(blocks(*[(1, 1, 1)] * 3), "a.gif")

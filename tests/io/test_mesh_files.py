@@ -146,3 +146,20 @@ def test_each_corner_has_its_share_of_a_point(corner):
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-12)
     np.testing.assert_allclose(shares.mean(axis=0), 1 / 3, atol=0.05)
     np.testing.assert_allclose(points(np.array([5.0, -2.0, 7.0])), shares + [5.0, -2.0, 7.0], rtol=1e-12)
+
+
+def test_a_mesh_may_have_as_many_points_triangles_and_corners_as_are_allowed(tmp_path, monkeypatch):
+    """Four points, and four triangles of which two are a square's."""
+    monkeypatch.setattr(mesh_files, "MOST", 4)
+    monkeypatch.setattr(mesh_files, "CORNERS", 4)
+    square = ONE + "v 1 1 0\nf 1 2 3\nf 1 2 3\nf 1 2 4 3\n"
+    (tmp_path / "a.obj").write_text(square)
+    mesh = mesh_files.read(tmp_path / "a.obj")
+    assert (len(mesh.vertices), len(mesh.triangles)) == (4, 4)
+    for more, words in (("f 1 2 3\n", "4 triangles"), ("v 2 2 0\n", "4 points"), ("f 1 2 4 3 1\n", "5 corners")):
+        (tmp_path / "a.obj").write_text(square + more)
+        with pytest.raises(ValueError, match=words):
+            mesh_files.read(tmp_path / "a.obj")
+    assert mesh_files._Words("1 2 3 4").some(4) == ["1", "2", "3", "4"]
+    with pytest.raises(ValueError, match="a face has 5 corners"):
+        mesh_files._Words("1 2 3 4 5").some(5)

@@ -131,8 +131,15 @@ def test_each_type_of_thrifts_compact_protocol_has_its_value_and_its_length(kind
 def test_a_field_far_behind_the_last_states_its_number():
     content = bytes([5]) + varint(2 * 300) + varint(2 * 7) + bytes([2 << 4 | 5]) + varint(2 * 8) + b"\0"
     assert parquet_batches._struct(content, 0, 0) == ({300: 7, 302: 8}, len(content))
-    nested = b""
-    for _ in range(25):
+
+
+@pytest.mark.parametrize("depth, is_read", [(21, True), (22, False)])
+def test_structs_are_nested_at_most_twenty_deep_within_the_first(depth, is_read):
+    nested = b"\0"
+    for _ in range(depth):
         nested = bytes([1 << 4 | 12]) + nested + b"\0"
-    with pytest.raises(IndexError):
-        parquet_batches._struct(nested, 0, 0)
+    if is_read:
+        assert parquet_batches._struct(nested, 0, 0)[1] == len(nested)
+    else:
+        with pytest.raises(IndexError):
+            parquet_batches._struct(nested, 0, 0)

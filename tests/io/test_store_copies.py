@@ -203,3 +203,11 @@ def test_a_folder_keeps_its_word(copy, tmp_path):
     word = copy.token()
     assert word == Copy(copy.folder, copy.store).token() and len(word) == 32
     assert word != Copy(tmp_path, copy.store).token() and copy.paths() == []
+
+
+@pytest.mark.parametrize("most", [2, 3, 4])
+def test_files_are_sent_whether_they_are_copied_or_linked_before(copy, monkeypatch, most):
+    """Of three bytes, which are copied where so many are allowed."""
+    monkeypatch.setattr(store_copies, "COPIED", most)
+    put(copy, config="abc")
+    assert set(sent(copy).files) == {"config"} and copy.changed() == []

@@ -95,7 +95,13 @@ def test_what_is_refused(tmp_path):
     wav.write(tmp_path / "ten.wav", np.zeros(10), RATE)
     with pytest.raises(ValueError, match="has 10 samples, but samples 8 to 12"):
         wav.read(tmp_path / "ten.wav", 8, 4)
-    for shape in ((2, 100), (1, 100), (3, 3, 3)):  # the first was a file of 100 channels and two samples
+    for shape in (
+        (2, 100),
+        (1, 100),
+        (1, 3),
+        (2, 3),
+        (3, 3, 3),
+    ):  # the first was a file of 100 channels and two samples
         with pytest.raises(ValueError, match=r"Valid: \[L\] or \[L, channels\]"):
             wav.write(tmp_path / "b.wav", np.zeros(shape), RATE)
     wav.write(tmp_path / "short.wav", np.zeros((1, 2)), RATE)
