@@ -44,6 +44,13 @@ def test_weight_is_the_second_derivative_of_f(name, x64):
     np.testing.assert_allclose(F[name](1.0), 0, atol=1e-12)
 
 
+def test_weights_are_those_of_the_table():
+    r = np.array([0.4, 1.0, 3.0])
+    weights = [r**0, 2 / (1 + r), 2 * r / (1 + r), np.sqrt(r), r, (1 + r) / 2]
+    for name, expected in zip(F, weights, strict=True):
+        np.testing.assert_allclose(getattr(f_divergences, name)(np.log(r)), expected, rtol=1e-6)
+
+
 def test_every_divergence_is_here():
     functions = inspect.getmembers(f_divergences, inspect.isfunction)
     assert set(F) == {name for name, function in functions if function.__module__ == f_divergences.__name__}

@@ -285,6 +285,28 @@ def test_projectors_are_the_published_ones():
         around.apply(params, h, (4, 4, 3))
 
 
+def test_a_last_layer_is_modulated_by_its_own_input():
+    """c = silu(h), (shift, scale) = dense(silu(c)), out = dense(s rms(c) (1 + scale) + shift)."""
+    drawn = np.random.default_rng(4).normal
+    h, width = drawn(size=(2, 6, 5)).astype(np.float32), 4
+    sizes = jax.eval_shape(lambda key: projectors.final_layer().init(key, 5, width), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: drawn(size=leaf.shape).astype(np.float32), sizes)
+    silu = lambda a: a / (1 + np.exp(-a))
+    dense = lambda name, a: a @ params[name]["kernel"] + params[name]["bias"]
+    c = silu(np.float64(h))
+    shift, scale = np.split(dense("modulation", silu(c)), 2, axis=-1)
+    normed = params["norm"]["scale"] * c / np.sqrt(np.square(c).mean(-1, keepdims=True) + 1e-6)
+    found = projectors.final_layer().apply(params, jnp.asarray(h), (4, 6, 3))
+    np.testing.assert_allclose(found, dense("dense", normed * (1 + scale) + shift), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_become_the_pixels_of_their_patches_row_by_row():
+    """Of 2 x 3 patches of 2 x 2 pixels with 3 channels; pixel (i, j) tells its place."""
+    picture = np.arange(4 * 6 * 3, dtype=np.float32).reshape(1, 4, 6, 3)
+    patches = [picture[0, i : i + 2, j : j + 2].reshape(-1) for i in (0, 2) for j in (0, 2, 4)]
+    np.testing.assert_array_equal(projectors.untokens(jnp.asarray([patches]), (4, 6, 3)), picture)
+
+
 def test_projectors_begin_with_the_published_draws():
     """Glorot's uniform kernels of dense layers, PyTorch's uniform ones of the convolution, and no last layer."""
 

@@ -254,6 +254,17 @@ def test_consistency_leaves_out_the_noise_of_the_authors_smallest_time():
     np.testing.assert_allclose(run(samplers.consistency(2 * sigma)), 0)
 
 
+def test_the_authors_smallest_time_is_a_ratio_of_sigma_to_alpha():
+    """x_s = alpha_s sqrt((sigma_s / alpha_s)^2 - sigma_min^2) z, for a map to 0."""
+    schedule = SCHEDULES["cosine"]
+    zero = FlowMap(lambda x, t, s: jnp.zeros_like(x))
+    z = jnp.array([[[0.5, -2.0]]])
+    plan = timesteps.Plan(jnp.array([1.0]), jnp.array([0.4]), np.zeros(1, bool))
+    found = samplers.consistency(0.3).step(samplers.State(z[0], z[0]), zero, schedule, plan, 0, z).x
+    alpha, sigma = level(schedule, 0.4)
+    np.testing.assert_allclose(found, alpha * np.sqrt((sigma / alpha) ** 2 - 0.09) * z[0], rtol=1e-5)
+
+
 def test_what_a_map_returns_is_clipped():
     schedule = SCHEDULES["cosine"]
     outside = FlowMap(lambda x, t, s: jnp.where(x > 0, 2.0, -3.0))

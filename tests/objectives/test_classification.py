@@ -1,0 +1,29 @@
+"""The classifier of noised examples: its logits and its loss, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import parameterizations, schedules
+from diffusion.objectives.classification import noisy_classification
+from tests.objectives.objective_cases import at
+
+FLOW = schedules.rectified_flow()
+
+
+def test_logits_are_means_over_positions_and_channels_and_the_loss_is_their_cross_entropy():
+    """Each of the data's two channels has the outputs of all three classes, side by side; the weight of t is 0.5."""
+    outputs = np.random.default_rng(0).normal(size=(4, 2, 3, 2 * 3)).astype(np.float32)
+    labels = np.array([2, 0, 1, 1])
+    seen = []
+    network = lambda x, t, condition: seen.append(condition) or outputs
+    density = at(0.3)
+    half = density._replace(sample=lambda *drawn: (density.sample(*drawn)[0], jnp.full(4, 0.5)))
+    objective = noisy_classification(half, parameterizations.velocity(), 3)
+    batch = {"x": jnp.zeros((4, 2, 3, 2)), "condition": jnp.asarray(labels)}
+    losses, metrics = objective({"model": network}, FLOW, jax.random.split(jax.random.key(0), 4), batch, 0)
+    logits = np.stack([outputs[..., [k, k + 3]].mean((1, 2, 3)) for k in range(3)], axis=1)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(losses, -0.5 * log_p[np.arange(4), labels], rtol=1e-5)
+    np.testing.assert_array_equal(metrics["accuracy"], logits.argmax(1) == labels)
+    np.testing.assert_array_equal(seen[0], [3] * 4)  # the null class
