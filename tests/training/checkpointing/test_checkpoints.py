@@ -50,6 +50,16 @@ def save_all(workdir, wanted, **options):
     return seen
 
 
+def test_the_folder_keeps_a_link_and_drops_what_leads_up(tmp_path, monkeypatch):
+    """A run on a linked disk keeps the name that its user gave it."""
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path / "disk")
+    assert checkpoints.folder(tmp_path / "linked" / "run") == tmp_path / "linked" / "run" / "checkpoints"
+    assert checkpoints.folder("run") == tmp_path / "disk" / "run" / "checkpoints"
+    assert checkpoints.folder("../disk/run") == tmp_path / "disk" / "run" / "checkpoints"
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A run folder with checkpoints of steps 2, 4 and 6, to be copied and not changed."""

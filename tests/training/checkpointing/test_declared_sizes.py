@@ -60,9 +60,11 @@ def test_arrays_and_chunks_are_as_large_as_they_are_declared_and_no_larger(tmp_p
     validation.check_item(item, size)
     with pytest.raises(Refused, match="holds arrays of 124 B, but declares 123 B"):
         validation.check_item(item, size - 1)
-    wide = write(tmp_path / "wide", kernel=([4, 6], [4, 7]))
-    with pytest.raises(Refused, match=r"array 'kernel', declares chunks of \[4, 7\], larger than its shape \[4, 6"):
-        validation.check_item(wide, 10**6)
+    for name, shape, chunks in (("wide", [4, 6], [4, 7]), ("twice", [1, 6], [2, 6]), ("nothing", [0, 7], [2, 7])):
+        item = write(tmp_path / name, kernel=(shape, chunks))
+        with pytest.raises(Refused) as raised:
+            validation.check_item(item, 10**6)
+        assert f"array 'kernel', declares chunks of {chunks}, larger than its shape {shape}." in str(raised.value)
     with pytest.raises(Refused, match=r"manifest\.ocdbt is missing"):
         validation.check_item(tmp_path, size)
 

@@ -95,6 +95,17 @@ def test_first_signal_asks_and_the_second_is_left_to_the_kernel(number):
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize("processes, handed_on", [(1, []), (2, [signal.SIGTERM]), (3, [signal.SIGTERM])])
+def test_the_first_signal_alone_becomes_a_sigterm_that_jax_spreads(monkeypatch, processes, handed_on):
+    killed = []
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: processes)
+    monkeypatch.setattr(preemption.os, "kill", lambda process, number: killed.append((process, number)))
+    stop = StopRequest()
+    for _ in range(2):
+        stop._note(signal.SIGUSR1, None)
+        assert killed == [(os.getpid(), number) for number in handed_on]
+
+
 @pytest.fixture
 def three_processes(monkeypatch):
     """Three processes, of which this is one: the numbers of the checks that JAX is asked, and when it says yes."""
