@@ -86,6 +86,22 @@ def _steps(name):
 _start = functools.cache(lambda schedule_name: np.asarray(start(SCHEDULES[schedule_name])[0]))
 
 
+@pytest.mark.parametrize("name, most", [("pndm", 5), ("predictor_corrector", 3)])
+def test_the_last_step_makes_one_evaluation(name, most):
+    """One step, and the last of two, are onto sigma = 0 of a rectified flow."""
+    schedule = SCHEDULES["rectified_flow"]
+    exact = round_denoiser(schedule)
+    calls = []
+    denoise = lambda x, t: calls.append(t) or exact(x, t)
+    for steps, evaluations in ((1, 1), (2, most)):
+        calls.clear()
+        plan = timesteps.plan(timesteps.uniform(schedule, steps))
+        with jax.disable_jit():
+            keys = jax.random.split(jax.random.key(0), 1)
+            x = samplers.sample(SAMPLERS[name], denoise, schedule, jnp.ones((1, 2)), plan, keys)
+        assert len(calls) == SAMPLERS[name].nfe(steps) == evaluations and np.isfinite(x).all()
+
+
 @pytest.mark.extended
 @every_name
 def test_a_few_steps_are_finite_and_make_the_documented_evaluations(name):
