@@ -70,6 +70,16 @@ def test_a_plan_up_is_the_inverse(x64):
     np.testing.assert_allclose(down, x, atol=1e-6)
 
 
+def test_the_flow_onto_one_point_keeps_its_noise():
+    """x_t = m + sigma_t e; edm's alpha^2 + sigma^2, by which the solver scales, is not 1."""
+    schedule = SCHEDULES["edm"]
+    e = jnp.array([[0.5, -2.0]])
+    at = lambda t: 1.5 + schedule.sigma(t) * e
+    denoise = lambda x, t: parameterizations.Prediction(jnp.full_like(x, 1.5), (x - 1.5) / schedule.sigma(t)[:, None])
+    arrived, _ = samplers.adaptive(denoise, schedule, at(schedule.t_max), t_end=0.3)
+    np.testing.assert_allclose(arrived, at(0.3), rtol=1e-3)
+
+
 def test_steps_are_each_samples_own_and_evaluations_are_counted():
     """Alone, in company and in any order: the same sample from the same number of evaluations."""
     schedule = SCHEDULES["edm"]
