@@ -207,10 +207,11 @@ def reconstruction_objective(
         if equivariance is None:
             coded = code(networks, batch["x"], keys, condition)
             return compared(networks, batch["x"], coded, condition, step)
+        step_key, keys = _step_and_examples(keys)
         transformed_loss = lambda x, out, change: compared(
             networks, out, code(networks, x, keys, condition, change), condition, step
         )
-        return equivariance.switched(_first(keys), batch["x"], transformed_loss)
+        return equivariance.switched(step_key, batch["x"], transformed_loss)
 
     second = Second("critic", by=patch_critic, optional=True, separate=True)
     shares = ("pictures", equivariance)
@@ -225,9 +226,10 @@ def reconstruction_objective(
     )
 
 
-def _first(keys: Array) -> Array:
-    """The step's key, derived from its first example's key."""
-    return jax.random.fold_in(keys[0], 1)
+def _step_and_examples(keys: Array) -> tuple[Array, Array]:
+    """(a key for the draws of the whole step, derived from the first example's key; other keys for the examples)."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[0, 0], pairs[:, 1]
 
 
 def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance | None = None) -> Objective:
@@ -274,6 +276,7 @@ def critic_of(
 
     def critic(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
+        step_key, keys = (None, keys) if equivariance is None else _step_and_examples(keys)
 
         def judged(x, out, *change):
             y = jax.lax.stop_gradient(code(networks, x, keys, condition, *change).x)
@@ -285,7 +288,7 @@ def critic_of(
 
         if equivariance is None:
             return judged(batch["x"], batch["x"])
-        return equivariance.switched(_first(keys), batch["x"], judged)
+        return equivariance.switched(step_key, batch["x"], judged)
 
     return Objective(critic, reads=None, network=Trained("critic"), shares=shares)
 

@@ -9,6 +9,7 @@ from diffusion.objectives import autoencoder_terms, autoencoding, representation
 from diffusion.objectives.autoencoder_terms import Coded, Perceived
 from diffusion.objectives.equivariance import Equivariance, transformed
 from diffusion.objectives.vision_foundation import VisionFoundation, marginal_cosine, marginal_distance_matrix
+from tests import recorded_keys
 
 B = 3
 KEYS = jax.random.split(jax.random.key(0), B)
@@ -121,6 +122,24 @@ def test_the_critic_compares_with_the_transformed_pictures():
     corners = [np.stack([transformed(x, 0.5, turns)[:, 0, 0, 0] for x in (X, made)]) for turns in (1, 2, 3)]
     found = np.stack([metrics["real"], metrics["fake"]])
     assert min(np.abs(found - corner).max() for corner in corners) < 1e-5
+
+
+@pytest.mark.parametrize("make", [autoencoding.kl_autoencoder, autoencoding.patch_critic])
+def test_the_draw_of_a_transformation_shares_no_key_with_those_of_latents(make):
+    """Latents were drawn from the first example's key, from which the transformation's key was derived."""
+
+    def model(x, keys, condition=None, transform=None):
+        z = x @ PARAMS["first"]
+        z += jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(keys)
+        coded = linear(PARAMS, x, keys, condition, transform)
+        return coded._replace(x=(z if transform is None else transform(z)) @ PARAMS["last"])
+
+    players = {"model": model, "critic": lambda x, *_: x[:, :1, :1, 0]}
+    with recorded_keys.recorded() as record:
+        keys = jax.random.split(jax.random.key(3), B)
+        jax.block_until_ready(make(equivariance=Equivariance(1.0, 0.0, (0.5,)))(players, None, keys, {"x": X}, 0))
+    assert len(record.drawn) >= B + 2 and max(record.drawn.values()) == 1
+    assert not record.drawn.keys() & record.parents
 
 
 def test_transformations_are_torchs_bilinear_halves_turned_clockwise():
