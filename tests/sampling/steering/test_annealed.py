@@ -128,6 +128,24 @@ def test_a_move_leaves_its_rung_as_it_is_however_large_its_step(leapfrogs):
     np.testing.assert_array_less(np.abs(np.cov(moved.T) - covariance), 4.5 * error)
 
 
+def test_groups_are_resampled_after_every_step_but_the_last():
+    """Of two densities that agree no step adds weight; a resampling that adds 1 shows how often it happens."""
+    resample = lambda key, log_weights: (jnp.arange(2), log_weights + 1)
+    x, keys = jnp.ones((2, 2)), jax.random.split(jax.random.key(0), 2)
+    with jax.disable_jit():
+        ladder = (0, 0.2, 0.5, 1)
+        particles = steering.annealed(log_base, log_base, x, keys, ladder, 0.1, number=2, resample=resample)
+    np.testing.assert_array_equal(particles.log_weights, [[2, 2]])
+
+
+def test_the_pilot_of_two_equal_densities_needs_one_rung():
+    """Its move is small, hence accepted, and the step size grows by exp(2 (1 - 0.65))."""
+    with jax.disable_jit():
+        ladder, sizes = steering.annealing_ladder(log_base, log_base, jnp.eye(4, 2), jax.random.key(0), 1e-4)
+    np.testing.assert_array_equal(ladder, [0, 1])
+    np.testing.assert_allclose(sizes, [1e-4, 1e-4 * np.exp(0.7)], rtol=1e-6)
+
+
 @pytest.mark.extended
 def test_a_rung_moves_by_the_step_size_of_its_own():
     keys, x = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 2))

@@ -72,6 +72,16 @@ def test_two_steps_are_those_of_the_paper(gamma, weights):
     np.testing.assert_allclose(afresh.log_weights[0, 0], added[1], rtol=1e-4, atol=1e-4)
 
 
+def test_without_a_gamma_the_first_of_two_steps_has_the_strength_of_sqrt_2_less_1():
+    """A constant reward pulls nothing: after weights that begin afresh, the last step adds 1 - lambda_1."""
+    x, plan = jnp.ones((2, 2)), timesteps.plan([0.9, 0.6, 0.2])
+    constant = lambda x: 0 * x[:, 0] + 1
+    arguments = (gaussian.DENOISE, gaussian.SCHEDULE, x, plan, jax.random.split(jax.random.key(0), 2), constant)
+    with jax.disable_jit():
+        log_weights = steering.das(samplers.ddpm(), *arguments, number=2, resample=AFRESH).log_weights
+    np.testing.assert_allclose(log_weights, np.full((1, 2), 2 - 2**0.5), rtol=1e-5)
+
+
 @pytest.mark.extended
 def test_its_pull_keeps_the_weights_more_even_than_particles_without_one():
     even = _das(gaussian.linear, 64, 64, steps=16, resample=NEVER).effective_sizes[-1].mean()

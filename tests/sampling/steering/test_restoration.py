@@ -254,6 +254,15 @@ def test_red_diff_descends_by_the_residual_of_the_network():
     np.testing.assert_allclose(x, mu, rtol=1e-4, atol=1e-5)
 
 
+def test_red_diff_without_its_residual_is_the_ascent_of_the_likelihood():
+    """Of -|x|^2 / 2, each of the two steps of 0.5 halves x."""
+    x, keys = jnp.array([[2.0, -4.0, 1.0]]), jax.random.split(jax.random.key(0), 1)
+    ball = lambda x: -jnp.sum(x**2, -1) / 2
+    with jax.disable_jit():
+        x = steering.red_diff(DENOISE, SCHEDULE, ball, x, timesteps.plan([1, 0.5, 0]), keys, optax.sgd(0.5), scale=0)
+    np.testing.assert_array_equal(x, [[0.5, -1, 0.25]])
+
+
 def test_numbers_out_of_range_are_refused():
     matrix, y = measurements.matrix(A), jnp.zeros((1, 2))
     x, keys = jnp.zeros((1, 3)), jax.random.split(jax.random.key(0), 1)

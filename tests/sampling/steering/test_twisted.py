@@ -13,7 +13,7 @@ import pytest
 from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import keys_of_step
-from diffusion.sampling.steering.particles import resampled_steps
+from diffusion.sampling.steering.particles import advance, resampled_steps
 from tests.conformance import round_denoiser
 from tests.sampling.steering import groups
 
@@ -254,6 +254,15 @@ def test_a_plan_that_renoises_and_rewards_of_another_shape_are_refused():
         run(up, linear)
     with pytest.raises(ValueError, match="the rewards, one number for each sample,"):
         run(timesteps.plan([1.0, 0.0]), lambda x: x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_particle_whose_weight_is_no_number_is_named(bad):
+    stay = lambda x, i, keys: (x, jnp.array([0, 0, 0, -jnp.inf, bad, 0]))
+    never = lambda key, log_weights: (jnp.arange(3), log_weights)
+    begin, keys = ((jnp.zeros((6, 1)),), jnp.zeros(6)), jax.random.split(jax.random.key(0), 6)
+    with jax.disable_jit(), pytest.raises(ValueError, match=rf"of particle 1 in group 1 is {bad}\."):
+        advance(begin, stay, keys, 1, 0, 3, never)
 
 
 @pytest.mark.extended
