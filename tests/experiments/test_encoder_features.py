@@ -247,3 +247,21 @@ def test_features_of_other_pixels_than_the_latents_are_refused(tmp_path):
     assert not feature_cache.beside(tmp_path).exists()
     both(Few())
     assert feature_cache.open_beside(tmp_path, about)
+
+
+def test_an_encoder_reads_pictures_of_a_pixel_or_more(monkeypatch):
+    class Pixel:
+        """An encoder of any size."""
+
+    monkeypatch.setattr(encoder_features.interchange, "load", lambda path: (Pixel(), {}))
+    monkeypatch.setattr(encoder_features.names, "ENCODERS", {"pixel": Pixel})
+    monkeypatch.setattr(encoder_features, "Encoder", lambda module, path, size: Sized(size))
+
+    class Sized(int):
+        def features(self, params):
+            assert params == {"params": {}}
+
+    assert encoder_features.load("a folder", 1) == (1, {"params": {}})
+    for size in (0, -1):
+        with pytest.raises(ConfigError, match=f"--encoder_size = {size} must be the side length"):
+            encoder_features.load("a folder", size)

@@ -89,3 +89,29 @@ def test_a_turntable_goes_once_around_without_end():
     for corner in (frame[:160, :160], frame[:160, 160:], frame[160:, :160]):
         np.testing.assert_array_equal(corner, np.broadcast_to(corner[:1], corner.shape))
         assert (np.diff(corner[0, :, 0]) >= 0).all() and abs(corner - ramp).max() <= 8
+
+
+def test_two_samples_of_a_class_turn_and_views_go_around_from_the_same_side(tmp_path, monkeypatch):
+    drawn, turned = [], []
+    monkeypatch.setattr(pictures, "COLUMNS", 4)
+    monkeypatch.setattr(pictures, "_tile", lambda example, angle, label: (example, round(math.degrees(angle)), label))
+    monkeypatch.setattr(pictures.plots, "mosaic", lambda blocks, names, columns, path: drawn.append((blocks, columns)))
+    monkeypatch.setattr(pictures, "turntable", lambda tiles, columns: turned.append((tiles, columns)) or b"")
+    pictures.draw(np.arange(5), np.array([0, 0, 0, 1, 1]), (), lambda example, rng: np.zeros((1, 3)), tmp_path)
+    (samples, _), (views, columns) = drawn
+    assert samples == [[[(k, -60, 0) for k in range(3)], [(k, -60, 1) for k in (3, 4)]]]
+    assert views == [[[(first, angle, label) for angle in (-60, 30, 120, 210)] for first, label in ((0, 0), (3, 1))]]
+    assert columns == [["0°", "90°", "180°", "270°"]]
+    ((tiles, columns),) = turned
+    assert columns == 4 and [tile(math.pi) for tile in tiles] == [(0, 180, 0), (1, 180, 0), (3, 180, 1), (4, 180, 1)]
+    pictures.draw(np.arange(12), np.arange(12), (), lambda example, rng: np.zeros((1, 3)), tmp_path)
+    assert (len(turned[1][0]), turned[1][1]) == (12, 8)
+
+
+def test_a_last_row_of_a_turntable_is_filled_with_paper(monkeypatch):
+    """Four tiles in three columns leave two places, and six leave none."""
+    monkeypatch.setattr(pictures, "FRAMES", 1)
+    for count, size, white in ((4, (12, 8), 2), (6, (12, 8), 0), (2, (12, 4), 1)):
+        tiles = [lambda angle: np.full((4, 4, 3), 90, np.uint8)] * count
+        film = Image.open(io.BytesIO(pictures.turntable(tiles, columns=3)))
+        assert film.size == size and (np.asarray(film.convert("L")) > 250).sum() == 16 * white

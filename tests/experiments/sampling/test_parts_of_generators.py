@@ -153,6 +153,15 @@ def test_the_class_of_a_record_is_in_its_condition(by_record, classes, expected)
     assert found is labels or found.dtype == np.int32
 
 
+def test_classes_take_turns_and_seeds_are_a_million_apart():
+    for classes, expected in ((0, [0, 0, 0, 0]), (1, [0, 0, 0, 0]), (3, [0, 1, 2, 0])):
+        labels = generate.balanced_labels(4, classes)
+        np.testing.assert_array_equal(labels, expected)
+        assert labels.dtype == np.int32
+    np.testing.assert_array_equal(generate.seeds({"sample": {"seed": 2}}, 3), [2_000_000, 2_000_001, 2_000_002])
+    assert generate.seeds({"sample": {"seed": 4_294}}, 1).dtype == np.uint32
+
+
 def test_a_batch_has_the_same_number_of_samples_on_each_device(monkeypatch):
     """Ten samples at once on four devices are twelve, of which this process holds some."""
     sent = []
