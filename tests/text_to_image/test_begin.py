@@ -153,6 +153,8 @@ def test_further_pictures_are_seen_by_their_means_and_a_reference_with_noise(mod
     drawn(known, OTHER)
     assert 0.8 < noise.std() < 1.2 and np.abs(noise[0] - noise[1]).mean() > 0.5
     assert np.abs(noise - normal(own(0))).mean() > 0.5  # no noise that x has
+    folded = jax.vmap(lambda key: jax.random.fold_in(key, 7))(own(2))  # the same in every version
+    np.testing.assert_allclose(noise, normal(folded), rtol=1e-6)
 
 
 @pytest.mark.extended
