@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.published.pipeline_kinds import EditedPictures
-from diffusion.text_to_image import jobs
+from diffusion.text_to_image import canvas, jobs
 from diffusion.text_to_image.canvas import Canvas, edited_images, scaled
 from diffusion.text_to_image.requested_images import open_images
 from diffusion.text_to_image.requests import Request
@@ -29,12 +29,12 @@ def test_margins_are_painted_beside_what_the_mask_has(mask):
 
 
 def test_without_margins_or_without_a_picture_the_canvas_stays():
-    canvas = Canvas(IMAGE, None)
-    assert canvas.extended((0, 0, 0, 0)) is canvas
+    own = Canvas(IMAGE, None)
+    assert own.extended((0, 0, 0, 0)) is own
     empty = Canvas(None, None)
     assert empty.extended((1, 1, 1, 1)) is empty
     with pytest.raises(ValueError, match=r"make a picture of 100000004 x 6 pixels\. Valid: at most"):
-        canvas.extended((10**8, 0, 0, 0))
+        own.extended((10**8, 0, 0, 0))
 
 
 def test_arrays_are_floats_of_the_models_range_and_a_mask_of_one_channel():
@@ -47,8 +47,8 @@ def test_arrays_are_floats_of_the_models_range_and_a_mask_of_one_channel():
 def test_what_is_not_painted_is_kept_to_the_byte():
     made = np.random.default_rng(2).integers(0, 256, (2, 4, 6, 3), np.uint8)
     np.testing.assert_array_equal(Canvas(IMAGE, MASK).with_original(made), np.where(MASK[..., None], made, IMAGE))
-    for canvas in (Canvas(IMAGE, None), Canvas(None, None)):
-        assert canvas.with_original(made) is made
+    for empty in (Canvas(IMAGE, None), Canvas(None, None)):
+        assert empty.with_original(made) is made
 
 
 def test_an_edited_picture_keeps_its_ratio_and_its_middle():
@@ -89,3 +89,20 @@ def test_a_clip_between_two_pictures_has_the_patches_of_the_first_and_the_last(m
     with pytest.raises(Read) as read:
         job.conditions(types.SimpleNamespace(patches=patches), 1)
     assert read.value.args == ([10, 20],)
+
+
+def test_a_canvas_with_margins_may_have_as_many_pixels_as_a_picture(monkeypatch):
+    monkeypatch.setattr(canvas.pictures, "PIXELS", 7 * 9)
+    assert Canvas(IMAGE, None).extended((1, 2, 3, 0)).image.shape == (7, 9, 3)
+    monkeypatch.setattr(canvas.pictures, "PIXELS", 7 * 9 - 1)
+    with pytest.raises(ValueError, match="make a picture of 7 x 9 pixels"):
+        Canvas(IMAGE, None).extended((1, 2, 3, 0))
+
+
+def test_a_picture_of_too_many_pixels_is_reduced_at_its_ratio():
+    """100 x 400 pixels at a quarter are 50 x 200, of which 8 divides 48 and 200."""
+    how = types.SimpleNamespace(divisor=0, pixels=10_000)
+    (edited,) = edited_images([np.zeros((100, 400, 3), np.uint8)], how, 8)
+    assert edited.shape == (48, 200, 3)
+    (same,) = edited_images([np.zeros((100, 100, 3), np.uint8)], how, 4)
+    assert same.shape == (100, 100, 3)

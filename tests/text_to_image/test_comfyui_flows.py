@@ -281,3 +281,14 @@ def test_steps_and_controls_of_a_flow_that_comfyui_does_not_have_are_not_written
     with pytest.raises(ValueError, match="a ControlNet of a FluxPipeline acts in an interval of other times"):
         controlled = dataclasses.replace(request, controls=(Control("edges", "house.png"),))
         comfyui_export.written(controlled, {"model": "a", "attachments": {"edges": "e"}}, DEV, (512, 512))
+
+
+def test_a_shift_of_none_leaves_the_levels_and_a_model_passes_as_many_nodes_as_it_may(monkeypatch):
+    """log r = 0 is r = 1; a ModelSamplingFlux is one node on the way."""
+    none = changed(CUSTOM, {("30", "max_shift"): 0, ("30", "base_shift"): 0})
+    assert comfyui.read(none, "a").shift.ratio == 1
+    monkeypatch.setattr(comfyui, "LORAS", 1)
+    assert comfyui.read(none, "a").shift.ratio == 1
+    monkeypatch.setattr(comfyui, "LORAS", 0)
+    with pytest.raises(ValueError, match="follows too many other nodes"):
+        comfyui.read(none, "a")

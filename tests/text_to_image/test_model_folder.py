@@ -85,3 +85,29 @@ def test_the_guidance_is_that_of_the_folders_guider(guider, expected, tmp_path):
         return
     with pytest.raises((limits.Refused, Refusal), match=expected):
         model_index.read_guidance(tmp_path, index, usual)
+
+
+@pytest.mark.parametrize("table, guidance", [
+    ({}, 7.5), ({"guidance_scale": 3}, 3.0), ({"guidance_scale": 3, "enabled": False}, 1.0),
+    ({"guidance_scale": 3, "enabled": True, "guidance_rescale": 0.0, "start": 0.0, "stop": 1.0}, 3.0),
+])  # fmt: skip
+def test_the_scale_of_a_guider_is_its_configs_or_that_of_its_class(table, guidance, tmp_path):
+    """ClassifierFreeGuidance of diffusers has a scale of 7.5 where its config states none."""
+    (tmp_path / "guider").mkdir()
+    (tmp_path / "guider" / "guider_config.json").write_text(json.dumps(table))
+    index = {"guider": ["diffusers", "ClassifierFreeGuidance"]}
+    assert model_index.read_guidance(tmp_path, index, Usual(20, 5.0)) == Usual(20, guidance)
+    assert model_index.read_guidance(tmp_path, {}, Usual(20, 5.0)) == Usual(20, 5.0)
+    (tmp_path / "guider" / "guider_config.json").write_text('{"stop": 0.5}')
+    with pytest.raises(Refusal, match=r"stop = 0\.5 is not supported\. Valid: 1\.0"):
+        model_index.read_guidance(tmp_path, index, Usual(20, 5.0))
+
+
+def test_the_networks_that_a_folder_attaches_have_the_names_of_their_folders(tmp_path):
+    for name in ("controlnet", "controlnet_2", "controlnet_1", "vae"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "controlnet_3").write_text("no folder")
+    found = model_index.attached_folders(tmp_path, "controlnet")
+    assert list(found) == ["controlnet", "controlnet_1", "controlnet_2"]
+    assert all(path == tmp_path / name for name, path in found.items())
+    assert model_index.attached_folders(tmp_path, "") == {}

@@ -206,3 +206,10 @@ def test_stages_halve_the_sides_and_the_first_layer_has_patches_of_four():
     blocks = {"stage_0_block_0", "stage_1_block_0", "stage_1_block_1"}
     assert set(shapes) - kernels.keys() == {"stem_norm", "down_1_norm", "norm", *blocks}
     assert (features.patches.shape, features.pooled.shape, module.patch) == ((2, 8, 6), (2, 6), 8)
+
+
+@pytest.mark.parametrize("widths, depths", [((4, 0), (1, 1)), ((4, 6), (0, 1)), ((4, -1), (1, 1)), ((4,), (1, 1))])
+def test_a_stage_has_a_width_and_blocks(widths, depths):
+    assert ConvNeXt((1, 1), (1, 1)).patch == 8
+    with pytest.raises(ValueError, match="must both have one positive number for each stage"):
+        ConvNeXt(widths, depths)

@@ -78,3 +78,10 @@ def test_other_clips_and_fields_are_refused():
             VideoMAE(**fields | wrong)
     with pytest.raises(ValueError, match="last"):
         VideoMAE(**fields, last="sum")
+
+
+def test_codes_have_as_many_numbers_as_they_may_and_no_more(monkeypatch):
+    monkeypatch.setattr(videomae, "MOST", 12)
+    assert videomae._positions(3, 4).shape == (3, 4)
+    with pytest.raises(ValueError, match=r"13 numbers\. Valid: at most 12"):
+        videomae._positions(13, 1)
