@@ -289,6 +289,7 @@ def test_a_shift_of_none_leaves_the_levels_and_a_model_passes_as_many_nodes_as_i
     assert comfyui.read(none, "a").shift.ratio == 1
     monkeypatch.setattr(comfyui, "LORAS", 1)
     assert comfyui.read(none, "a").shift.ratio == 1
-    monkeypatch.setattr(comfyui, "LORAS", 0)
-    with pytest.raises(ValueError, match="follows too many other nodes"):
-        comfyui.read(none, "a")
+    wires = {("30", "model"): ["41", 0]}
+    two = changed(none, wires, {"41": {**none["30"], "inputs": {**none["30"]["inputs"], "model": ["12", 0]}}})
+    with pytest.raises(ValueError, match="node '41', a ModelSamplingFlux, is part of a cycle, or follows too"):
+        comfyui.read(two, "a")
