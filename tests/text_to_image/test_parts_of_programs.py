@@ -12,7 +12,15 @@ import pytest
 from diffusion import timesteps
 from diffusion.models.autoencoders import tiles
 from diffusion.published.pipeline_kinds import FirstImage, Guidance, Pictures, SecondStage, Video
-from diffusion.text_to_image import jobs, memory_check, programs, request_checks, video_models
+from diffusion.text_to_image import (
+    jobs,
+    memory_check,
+    programs,
+    prompt_conditions,
+    request_checks,
+    second_stage,
+    video_models,
+)
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.text_to_image.guided_denoiser import Evaluation
 from diffusion.text_to_image.jobs import Job
@@ -308,3 +316,104 @@ def test_a_first_stage_refuses_what_its_pictures_do_not_have():
     request_checks._check_pictures(Request(), model)
     with pytest.raises(ValueError, match="reference: the first stage of a Cascade supports only whole prompts"):
         request_checks._check_pictures(Request(reference=np.zeros((2, 2, 3), np.uint8)), model)
+
+
+# ==== The conditions of prompts, and frames of a trajectory ====
+
+
+def encoded(monkeypatch, prompts, negative, pictures=(), **model):
+    """(the calls of the encoder, both conditions) of prompts whose text is their number of letters."""
+    calls = []
+
+    def condition(texts, *encoders, **how):
+        calls.append((list(texts), encoders, how))
+        return {"text": np.array([[len(text)] for text in texts])}
+
+    monkeypatch.setattr(prompt_conditions, "check_words", lambda model, texts: None)
+    prompts_of_kind = types.SimpleNamespace(condition=condition, instructed=False)
+    defaults = {
+        "encoders": ("encoder",), "sight": None, "zeros": False, "beside": lambda *how: {"beside": how},
+        "kind": types.SimpleNamespace(prompts=prompts_of_kind, video=model.pop("video", None)),
+    }  # fmt: skip
+    made = types.SimpleNamespace(**(defaults | model))
+    both = prompt_conditions.conditions(made, prompts, negative, 3.0, 8, 12, pictures=pictures, emphasis="none")
+    return calls, both
+
+
+def test_prompts_and_the_negative_one_are_encoded_once_each(monkeypatch):
+    calls, (conditional, unconditional) = encoded(monkeypatch, ["a", "bcd", "a"], "no")
+    assert calls == [(["a", "bcd", "no"], ("encoder",), {"emphasis": "none"})]
+    assert conditional["text"].tolist() == [[1], [3], [1]] and unconditional["text"].tolist() == [[2]] * 3
+    assert conditional["beside"] == unconditional["beside"] == (3, 3.0, 8, 12, 0, 0.0)
+
+
+def test_without_a_negative_prompt_the_other_branch_is_empty_or_zero(monkeypatch):
+    for zeros, negative, expected in ((False, None, 0), (True, None, 0), (True, "", 0), (True, "no", 2)):
+        calls, (_, unconditional) = encoded(monkeypatch, ["a"], negative, zeros=zeros)
+        assert unconditional["text"].tolist() == [[expected]] and calls[0][0] == ["a", negative or ""]
+    monkeypatch.setattr(prompt_conditions.jnp, "zeros_like", lambda leaf: leaf - 100)
+    assert encoded(monkeypatch, ["a"], None, zeros=True)[1][1]["text"].tolist() == [[-100]]
+    assert encoded(monkeypatch, ["a"], "", zeros=True)[1][1]["text"].tolist() == [[0]]
+
+
+def test_a_text_encoder_that_sees_pictures_sees_black_ones_with_the_negative_prompt_of_a_clip(monkeypatch):
+    monkeypatch.setattr(prompt_conditions, "_equally_long", lambda *both: both)
+    pictures = (np.zeros((1, 2, 2, 3), np.float32),)
+    calls, both = encoded(monkeypatch, ["a"], "no", pictures, sight="sight", video="a video")
+    (texts, _, how), (negative, _, other) = calls
+    assert (texts, negative, how["pictures"]) == (["a"], ["no"], pictures)
+    np.testing.assert_array_equal(other["pictures"][0], np.full((1, 2, 2, 3), -1))
+    assert [one["text"].tolist() for one in both] == [[[1]], [[2]]]
+    calls, _ = encoded(monkeypatch, ["a"], "no", pictures, sight="sight")  # of pictures: all in one call
+    assert [(texts, how["pictures"]) for texts, _, how in calls] == [(["a", "no"], pictures)]
+    assert "pictures" not in encoded(monkeypatch, ["a"], "no", pictures)[0][0][2]
+
+
+def test_the_conditions_of_a_job_have_patches_regions_and_the_places_of_words(monkeypatch):
+    monkeypatch.setattr(
+        jobs, "conditions", lambda model, prompts, *_, **how: ({"text": list(prompts)}, {"text": "null"})
+    )
+    monkeypatch.setattr(jobs, "token_places", lambda words, prompts, tokenizer: [[[len(words), len(prompts)]]])
+    monkeypatch.setattr(jobs, "_tokenizer", lambda model: None)
+    monkeypatch.setattr(jobs, "program", lambda *_: None)
+    request = Request(prompts=("a", "b"), guidance=2.0, regions=(Region("left", (0, 0, 0.5, 1)),), words=(Word("a"),))
+    course = types.SimpleNamespace(frames=0, rate=0.0, size=(8, 8))
+    model = types.SimpleNamespace(patches=lambda frames, number: {"patches": (len(frames), number)})
+    image = np.zeros((8, 8, 3), np.uint8)
+    conditional, unconditional = jobs.Job(request, Canvas(image, None), course).conditions(model, 2)
+    assert unconditional == {"text": "null", "patches": (1, 2)}
+    assert (conditional["text"], conditional["patches"]) == (["a", "b"], (1, 2))
+    assert conditional["regions"] == ({"text": ["left", "left"]},) and conditional["words"].tolist() == [[[1, 2]]]
+
+
+@pytest.mark.parametrize("stage, sound", [(None, None), ("a stage", None), (None, "a sound")])
+def test_frames_are_predictions_and_the_last_is_the_sample(monkeypatch, stage, sound):
+    """The second of four steps adds noise again, and has no frame."""
+    finite = []
+    functions = {
+        programs.begin: lambda *_: types.SimpleNamespace(x="x", known="known", keys="keys"),
+        programs.decoded_pictures: lambda vae, x, *_: (x, np.array([True, False])),
+        programs.sounds: lambda params, x: np.array([x]),
+        second_stage.finer: lambda params, x, conditional, keys: 10 * x,
+    }
+    states = [types.SimpleNamespace(x0=i, x=i + 100) for i in range(4)]
+    run = lambda x, number, *_: states if (x, number) == ("x", 4) else None
+    monkeypatch.setattr(jobs, "compiled", lambda model, course, function: functions[function])
+    monkeypatch.setattr(jobs, "program", lambda *_: run)
+    monkeypatch.setattr(jobs, "check_finite", lambda request, number, infinite: finite.append((number, infinite)))
+    plan = types.SimpleNamespace(s=np.array([0.5, 0.75, 0.25, 0.0]), renoise=[False, True, False, False])
+    course = types.SimpleNamespace(trajectory=types.SimpleNamespace(plan=plan), pictured=lambda model, x: x)
+    job = types.SimpleNamespace(
+        course=course, canvas=Canvas(None, None), keys=lambda: None, reference=None, images=(), scale=lambda model: 2.0,
+        finished=lambda pictures: int(pictures), request=types.SimpleNamespace(number=2),
+    )  # fmt: skip
+    kind = types.SimpleNamespace(second_stage=stage, sound=sound)
+    model = types.SimpleNamespace(kind=kind, drawing=None, weights=None, params={"vae": None}, sample_rate=9)
+    frames = list(jobs._frames(model, job, {}, {}, ()))
+    times = 10 if stage else 1
+    assert [(frame.step, frame.steps, frame.t, frame.pictures) for frame in frames] == [
+        (1, 4, 0.5, 0), (3, 4, 0.25, 2 * times), (4, 4, 0.0, 103 * times),
+    ]  # fmt: skip
+    assert finite == [(2, 1)] and [frame.sounds is None for frame in frames] == [True, True, sound is None]
+    if sound:
+        assert frames[-1].sounds.tolist() == [103] and frames[-1].sample_rate == 9
