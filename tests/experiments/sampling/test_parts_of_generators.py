@@ -177,6 +177,25 @@ def test_a_batch_has_the_same_number_of_samples_on_each_device(monkeypatch):
     assert size == 12 and sent == [("mesh", 12)]
 
 
+def test_samples_of_symbols_are_made_in_batches_and_those_of_a_lost_network_are_counted(monkeypatch):
+    """Five samples in batches of two, of which two have a symbol of -1."""
+    made = lambda params, weights, labels, keys: labels[:, None] - params + jnp.zeros((1, 3), int)
+    monkeypatch.setattr(symbol_samples, "sampled", lambda recipe, reads: made)
+    monkeypatch.setattr(symbol_samples, "evaluations", lambda recipe: 7)
+    monkeypatch.setattr(generate.guides, "weights", lambda guides: {})
+    recipe = recipe_of()
+    recipe.config = {"sample": {"batch_size": 2, "number": 5}}
+    generator = generate._generator_of_symbols(recipe, None, None)
+    done = []
+    labels, seeds = np.array([1, 2, 3, 4, 5]), np.arange(5, dtype=np.uint32)
+    x = generator.images(2, labels, seeds, done.append)
+    np.testing.assert_array_equal(x, np.repeat(labels[:, None] - 2, 3, axis=1))
+    assert generator.nfe == 7 and generator.trajectory is None and done == [2, 4, 5]
+    np.testing.assert_array_equal(generator.work(), [0, 0, 1])
+    generator.images(3, labels, seeds)
+    np.testing.assert_array_equal(generator.work(), [0, 0, 3])
+
+
 @pytest.mark.parametrize("real, moves, guided", [(None, False, False), ("real", False, True), (None, True, False)])
 def test_a_driver_receives_the_noise_of_the_seeds_and_the_samplers_that_fit(monkeypatch, real, moves, guided):
     prior = types.SimpleNamespace(sample=lambda keys: ("prior", keys))
