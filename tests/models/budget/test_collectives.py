@@ -66,6 +66,8 @@ def test_fsdp_leaves_its_part_to_data_and_sequence():
 
 def test_a_leaf_that_fsdp_leaves_whole_is_summed_over_it():
     assert communication(WHOLE, data=2, fsdp=4) == {("all-reduce", ("data", "fsdp")): pytest.approx(2 * 7 / 8 * BYTES)}
+    found = communication(WHOLE, data=2, fsdp=2, sequence=2)
+    assert found["all-reduce", ("data", "fsdp", "sequence")] == pytest.approx(2 * 7 / 8 * BYTES)
 
 
 def test_a_split_optimizer_scatters_gradients_and_gathers_what_it_made():
@@ -84,6 +86,8 @@ def test_tensor_sums_tokens_and_sequence_turns_them(remat, passes):
     found = communication(WHOLE, sequence=4, model={"remat": remat})
     # q, k and v go to the heads and the output comes back: four arrays, a quarter of each on each device
     assert found["all-to-all", ("sequence",)] == pytest.approx(DEPTH * passes * 4 * 3 / 4 * tokens / 4)
+    found = communication(WHOLE, sequence=2, tensor=2, model={"remat": remat})  # half of the heads on each device
+    assert found["all-to-all", ("sequence",)] == pytest.approx(DEPTH * passes * 4 * 1 / 2 * tokens / 2 / 2)
 
 
 def test_tensor_leaves_a_part_of_the_gradients():
@@ -118,6 +122,10 @@ def test_a_modulation_of_few_examples_sends_its_outputs():
     few = communication(SPLIT_FIRST, data=8, fsdp=4, rows=4, torus=3, **MODULATION)
     assert few["all-reduce", ("fsdp",)] == pytest.approx(2 * 3 / 4 * 16 * 6 * 128 * 2)  # less than 8 rows a device
     assert few["all-reduce", ("data",)] == pytest.approx(2 * 7 / 8 * 128 * 6 * 128 * 2 / 4)
+    for accumulate, kind in ((2, "reduce-scatter"), (4, "all-reduce")):  # 8 rows a device in a micro-batch, and 4
+        parts = communication(SPLIT_FIRST, data=8, fsdp=4, rows=16, accumulate=accumulate, torus=3, **MODULATION)
+        factor = 1 if kind == "reduce-scatter" else 2
+        assert parts[kind, ("fsdp",)] == pytest.approx(factor * 3 / 4 * 64 * 6 * 128 * 2)
 
 
 def test_over_all_of_a_torus_gathers_and_scatters_are_all_reduces():

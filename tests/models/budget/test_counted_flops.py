@@ -151,6 +151,14 @@ def test_donated_arrays_are_written_in_place():
     assert inputs + size <= peak(donate_argnums=0) <= inputs + 2 * size + 4
 
 
+def test_two_donated_arrays_are_replaced_one_after_the_other():
+    """Three arrays at most: both, and the next of one; the call's outputs take the place of its inputs."""
+    numbers = jnp.zeros(1000)
+    replace = jax.jit(lambda a, b: (a + 1, b * 2), donate_argnums=(0, 1))
+    trace = jax.make_jaxpr(replace)(numbers, numbers).jaxpr
+    assert peak_memory.peak(trace, donated=(True, True)) == 3 * 4 * 1000
+
+
 def test_products_in_fp8_are_counted_apart():
     """A product of tokens and its two derivatives are in fp8; the product of the results is not."""
 

@@ -118,3 +118,14 @@ def test_what_starts_early_names_its_operands_and_contexts_beside_its_results():
         ("collective-permute", 200, False), ("all-gather", 200, False), ("all-reduce", 4, True),
         ("collective-permute", 200, False),
     ]  # fmt: skip
+
+
+def test_the_end_of_another_collective_is_not_its_own():
+    """The gather starts first and ends last; the kernel runs after the sum has ended."""
+    start = "  %gather = (bf16[100]{0}, bf16[200]{0}) all-gather-start(%a), replica_groups=[1,2]<=[2], dimensions={0}\n"
+    reduce = "  %reduce = f32[] all-reduce-start(%x), replica_groups=[1,2]<=[2], to_apply=%add\n"
+    ends = ["  %reduced = f32[] all-reduce-done(%reduce)\n", "  %kernel = bf16[100]{0} add(%a, %a)\n"]
+    last = "  %gathered = bf16[200]{0} all-gather-done(%gather)\n"
+    head = STARTED[: STARTED.index("  %turned")]
+    sent = collectives(kernels(parse("".join([head, start, reduce, *ends, last, "}\n"]))), 2)
+    assert [(one.kind, one.overlapped) for one in sent] == [("all-gather", True), ("all-reduce", False)]

@@ -147,4 +147,5 @@ def test_an_analysis_sums_all_of_it():
     assert row["roofline"]["seconds"] > max(long, short)
     assert row["roofline"]["mfu"] == pytest.approx(1e9 / 989.4e12 / row["roofline"]["seconds"])
     assert row["measured"]["seconds"] > row["roofline"]["seconds"]
+    assert row["measured"]["mfu"] == pytest.approx(1e9 / 989.4e12 / row["measured"]["seconds"])  # of the data sheet
     assert [each["kernel"] for each in row["slowest"][:3]] == ["y", "filled", "again.remat"]
