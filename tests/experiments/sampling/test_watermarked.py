@@ -56,6 +56,8 @@ def test_no_two_pictures_have_the_same_key_and_a_picture_has_the_same_in_every_b
     keys = lambda size: watermarked.in_batches(lambda few, keys: jax.random.key_data(keys), pictures(5), size)
     assert len(np.unique(keys(2), axis=0)) == 5
     np.testing.assert_array_equal(keys(2), keys(5))
+    folded = [jax.random.key_data(jax.random.fold_in(jax.random.key(0), row)) for row in range(5)]
+    np.testing.assert_array_equal(keys(5), folded)  # the same in every version
 
 
 # ==== A run ====
@@ -227,7 +229,7 @@ class Vae:
 def model(monkeypatch):
     process = types.SimpleNamespace(schedule=schedules.rectified_flow())
     made = types.SimpleNamespace(
-        sees_mask=False, sees_picture=False, modules={"vae": Vae()}, params={"vae": "vae's"}, side=32, multiple=16,
+        sees_mask=False, sees_picture=False, modules={"vae": Vae()}, params={"vae": "vae's"}, side=32, multiple=8,
         process=process, weights="weights",
     )  # fmt: skip
     asked = {}
@@ -256,7 +258,7 @@ def model(monkeypatch):
 def test_a_model_is_read_under_the_empty_prompt_in_its_latents(model):
     made, asked = model
     maker = watermarked.build_model_maker(made, "m", ("a", "b"), batch=2, steps=4)
-    assert asked["trajectory"] == ("", 4, 4)  # tokens of a side of 32 / 16
+    assert asked["trajectory"] == ("", 4, 16)  # tokens of a side of 32 / 8
     assert asked["conditions"] == (["", ""], None, 1.0, 32, 32)
     assert asked["denoise"] == ("weights", "empty", None, 1.0)
     assert (maker.name, maker.shape, maker.batch) == ("m", (32, 32, 3), 2)
