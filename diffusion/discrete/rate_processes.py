@@ -135,7 +135,7 @@ class RateProcess(NamedTuple):
         """
         alpha, replaced = (jnp.asarray(share, jnp.float32)[..., None, None] for share in (alpha, replaced))
         longest = 40 / self.slowest  # e^-40 is negligible
-        squarings = max(math.ceil(math.log2(self.fastest * longest)), 0)
+        squarings = math.ceil(math.log2(self.fastest * longest))  # at least 5, as slowest <= fastest K / (K - 1)
         near, far = -jnp.log1p(-jnp.minimum(replaced, 0.5)), -jnp.log(jnp.where(alpha > 0, alpha, 1.0))
         time = jnp.minimum(jnp.where(alpha < 0.5, far, near), longest)
         jumps = time * self.fastest / 2**squarings  # at most 1
@@ -145,7 +145,6 @@ class RateProcess(NamedTuple):
         for n in range(1, TERMS):
             weight, power = weight * jumps / n, power @ probabilities
             matrix = matrix + weight * jnp.asarray(power, jnp.float32)
-        matrix = matrix / jnp.sum(matrix, -1, keepdims=True)
         for _ in range(squarings):
             matrix = matmul(matrix, matrix)
             matrix = matrix / jnp.sum(matrix, -1, keepdims=True)
