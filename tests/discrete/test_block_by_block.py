@@ -100,6 +100,17 @@ def test_what_does_not_fit_is_refused():
         discrete.block_diffusion(PROCESSES["uniform"], density)
 
 
+def test_the_objective_of_a_masked_block_is_the_cross_entropy_of_a_symbol():
+    """At t = 1 the block is all masks: log 2 nats for a symbol with the chance 1/2, and log 4 for one with 1/4."""
+    end = lambda state, keys, index: (jnp.ones(len(keys)), jnp.ones(len(keys)))
+    line = schedules.rectified_flow()
+    objective = discrete.block_diffusion(DATA.process, timesteps.uniform_density(line)._replace(sample=end), block=1)
+    network = lambda x, t, condition: jnp.log(jnp.broadcast_to(jnp.array([0.5, 0.25, 0.25, 1.0]), (*x.shape, 4)))
+    x0, keys = jnp.array([[0, 0, 0], [1, 1, 1]]), jax.random.split(jax.random.key(0), 2)
+    losses, _ = objective({"model": network}, line, keys, {"x": x0}, 0)
+    np.testing.assert_allclose(losses, np.log([2, 4]), rtol=1e-5)
+
+
 @pytest.mark.extended
 def test_the_objective_is_the_bound_of_a_symbol():
     line = schedules.rectified_flow()

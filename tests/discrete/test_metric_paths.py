@@ -172,6 +172,8 @@ def test_what_is_no_path_is_refused():
         discrete.score_entropy_bound(None, LINE, keys, x, jnp.full(2, 0.5))
     with pytest.raises(ValueError, match=r"metric_path: distances have the shape \(3,\). Valid: \[K, K\]"):
         discrete.metric_path([1, 2, 3])
+    with pytest.raises(ValueError, match=r"metric_path: distances have the shape \(2, 3\)"):
+        discrete.metric_path(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"metric_path: distances have the shape \(1, 1\).*with K at least 2"):
         discrete.metric_path([[0.0]])
     with pytest.raises(

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion import discrete, schedules, timesteps
 from diffusion.discrete.bounds import token_masked_at
+from diffusion.discrete.trained_masks import _log_probability
 
 LINE = schedules.rectified_flow()
 AT, NUMBER = 0.4, 20_000
@@ -57,6 +58,13 @@ def test_the_gradient_of_the_powers_is_the_exact_one():
     assert abs(found.mean() - value) < 4 * error, (found.mean(), value, error)
     assert (np.abs(slopes.mean(0) - slope) < 4 * errors).all(), (slopes.mean(0), slope, errors)
     assert (np.abs(slope - partial) > 12 * errors).all()  # the draws' share of the gradient is seen
+
+
+def test_a_draw_has_the_probability_of_its_masks_and_of_the_symbols_that_stay():
+    """At t = 0.5 a symbol of power 1 is masked with the probability 1/2, and one of power 2 stays with 3/4."""
+    x_t = jnp.array([[2, 1], [0, 2]])
+    log_q = _log_probability(discrete.TokenMasks(jnp.array([1.0, 2.0])), x_t, jnp.tile(X0, (2, 1)), jnp.full(2, 0.5))
+    np.testing.assert_allclose(np.exp(log_q), [1 / 2 * 3 / 4, 1 / 2 * 1 / 4], rtol=1e-6)
 
 
 @pytest.mark.extended

@@ -1,5 +1,7 @@
 """Classifier guidance of symbols by config: with the exact classifier of a second run, and what does not fit."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -90,7 +92,6 @@ def test_the_exact_classifier_of_a_second_run_guides_to_the_law_of_the_class(jud
         np.testing.assert_allclose(shares[:3], P[label], atol=4 * 0.5 / np.sqrt(3000))
 
 
-@pytest.mark.extended
 def test_the_loss_of_the_classifier_is_the_logarithm_of_its_law_at_noised_symbols():
     """t = 1 - 2^-24 or so: all is masked and both classes are as likely; near t = 0 Bayes' rule by hand."""
     line, keys = schedules.rectified_flow(), jax.random.split(jax.random.key(0), 4)
@@ -125,6 +126,8 @@ def test_the_classifier_that_guides_is_the_softmax_of_its_mean_output():
         mean = table[x].mean(1) * np.broadcast_to(t, 2)[:, None] + 2 * second
         expected = (mean - np.log(np.exp(mean).sum(1, keepdims=True)))[np.arange(2), labels]
         np.testing.assert_allclose(judge(jnp.asarray(x), t), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="trains all positions at one time, but the network sees blocks of 2"):
+        objective.network.check(types.SimpleNamespace(causal=2))
 
 
 def test_a_guide_or_a_second_run_that_does_not_fit_is_refused_at_once(judged):
