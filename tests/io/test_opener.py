@@ -1,5 +1,6 @@
 """Only plain files are opened, in their folder, of a size; nothing waits, and nothing else is read."""
 
+import io
 import os
 import pathlib
 import socket
@@ -245,3 +246,19 @@ def test_a_field_that_json_names_twice_has_one_value(folder):
         (folder / "a.txt").write_text(text)
         with pytest.raises(limits.Refused, match=r"a\.txt is not valid JSON: the field 'a' occurs twice"):
             opener.read_json(folder / "a.txt")
+
+
+def test_a_file_that_grows_is_read_up_to_its_limit_and_no_further(tmp_path, monkeypatch):
+    """Ten bytes, one at a time, of a file that states none."""
+    (tmp_path / "empty").write_bytes(b"")
+    with open(tmp_path / "empty", "rb") as empty:
+
+        class Grown(io.BytesIO):
+            def fileno(self):
+                return empty.fileno()
+
+        monkeypatch.setattr(opener, "CHUNK", 1)
+        monkeypatch.setattr(opener, "open_file", lambda path, **how: Grown(b"0123456789"))
+        assert opener.read("a", most=10) == opener.read("a", most=11) == b"0123456789"
+        with pytest.raises(limits.Refused, match="a has more than 9 B, the most that is read"):
+            opener.read("a", most=9)

@@ -190,3 +190,29 @@ def test_seeds_and_prompts_are_as_many_or_one():
     request = Request.make("a cat", [3, 5])
     assert (request.number, request.seeds, request.rows()) == (2, (3, 5), (["a cat", "a cat"], [3, 5]))
     assert Request.make(["a cat", "a dog"], 7).rows() == (["a cat", "a dog"], [7, 7])
+
+
+@pytest.mark.parametrize("name, low, high", [
+    ("steps", 1, 1000), ("guidance", -1e6, 1e6), ("late_guidance", -1e6, 1e6), ("image_guidance", -1e6, 1e6),
+    ("perturbed_guidance", 0, 1e6), ("sound_guidance", -1e6, 1e6), ("modality_guidance", -1e6, 1e6),
+    ("height", 0, 2**16), ("width", 0, 2**16), ("frames", 0, 10_000), ("frame_rate", 0, 1000), ("layers", 0, 100),
+    ("resamplings", 1, 100), ("batch_size", 1, 4096), ("tile", 0, 2**16), ("merge", 0, 0.75), ("attention", 0, 100),
+])  # fmt: skip
+def test_numbers_of_a_request_have_their_ends(name, low, high):
+    valid = settings(Request)[name].valid
+    step = 1 if isinstance(high, int) else 0.01
+    assert valid.holds(low) and valid.holds(high)
+    assert not valid.holds(low - step) and not valid.holds(high + step)
+
+
+def test_lists_and_texts_of_a_request_have_their_lengths():
+    holds = lambda name, value: settings(Request)[name].valid.holds(value)
+    for name, entry, most in (("images", "a.png", 16), ("controls", ("a", "b.png"), 16), ("words", "a", 16),
+                              ("regions", "a:0,0,1,1", 16), ("margins", 2**16, 4)):  # fmt: skip
+        entry = settings(Request)[name].read(name, [entry] * most)[0] if name != "margins" else entry
+        assert holds(name, (entry,) * most) and not holds(name, (entry,) * (most + 1))
+    assert not holds("margins", (0, 0, 0)) and not holds("margins", (0, 0, 0, 2**16 + 1))
+    assert holds("seeds", (0, 2**32 - 1)) and not holds("seeds", (2**32,)) and not holds("seeds", (-1,))
+    for name, most in (("negative", 20_000), ("sampler", 100), ("watermark", 4096)):
+        assert holds(name, "a" * most) and not holds(name, "a" * (most + 1))
+    assert holds("strength", 1) and holds("strength", 1e-3) and not holds("strength", 0) and not holds("strength", 1.01)
