@@ -149,3 +149,65 @@ def test_an_analysis_sums_all_of_it():
     assert row["measured"]["seconds"] > row["roofline"]["seconds"]
     assert row["measured"]["mfu"] == pytest.approx(1e9 / 989.4e12 / row["measured"]["seconds"])  # of the data sheet
     assert [each["kernel"] for each in row["slowest"][:3]] == ["y", "filled", "again.remat"]
+
+
+def test_the_slowest_kernels_count_all_of_their_runs():
+    """The product of a turn: 2e9 operations on 4 MB that are read once, and 4 MB that are written."""
+    listed = {each["kernel"]: each for each in findings.slowest(MODULE, RUN, lambda kernel: kernel.bytes, ROOT)}
+    product, negation = listed["y"], listed["again.remat"]
+    assert (product["times"], product["flops"], product["bytes"], product["path"]) == (4, 4 * 2e9, 4 * 8e6, "dot")
+    assert (negation["times"], negation["flops"], negation["bytes"]) == (4, 0, 4 * 8e6)
+
+
+def test_lines_of_an_environment_within_the_clone_are_not_ours():
+    text = TEXT.replace("/theirs/flax.py", "/ours/.venv/lib/site-packages/flax.py")
+    module = hlo.parse(text)
+    [y] = [kernel.instruction for kernel in kernels(module) if kernel.instruction.name == "y"]
+    assert findings.lines_inside(module, y, ROOT) == ["model.py:11"]
+
+
+def test_an_attention_kernel_of_a_loop_counts_each_turn():
+    flash = '  %flash = bf16[1000,1000]{1,0} custom-call(%x, %x), custom_call_target="__cudnn$fmhaSoftmax"\n'
+    text = TEXT.replace("  %again.remat2 =", f"{flash}  %again.remat2 =")
+    module = hlo.parse(text)
+    fused = findings.fused_attention(module, kernels(module), ROOT)["fused"]
+    assert fused == {"__cudnn$fmhaSoftmax": 4, "splash_mha_fwd": 1}
+
+
+MOVES = """HloModule m
+
+%turn_and_cast (t0: f32[1000,1000]) -> bf16[1000,1000] {
+  %t0 = f32[1000,1000]{1,0} parameter(0)
+  %cast = bf16[1000,1000]{1,0} convert(%t0)
+  ROOT %turned = bf16[1000,1000]{1,0} transpose(%cast), dimensions={1,0}
+}
+
+%turn_and_multiply (u0: bf16[1000,1000]) -> bf16[1000,1000] {
+  %u0 = bf16[1000,1000]{1,0} parameter(0)
+  %turned.1 = bf16[1000,1000]{1,0} transpose(%u0), dimensions={1,0}
+  ROOT %dot = bf16[1000,1000]{1,0} dot(%turned.1, %u0), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%put (e0: f32[1000,1000], e1: f32[1,10], e2: s32[]) -> f32[1000,1000] {
+  %e0 = f32[1000,1000]{1,0} parameter(0)
+  %e1 = f32[1,10]{1,0} parameter(1)
+  %e2 = s32[] parameter(2)
+  ROOT %changed = f32[1000,1000]{1,0} dynamic-update-slice(%e0, %e1, %e2, %e2)
+}
+
+ENTRY %main (a: f32[1000,1000], b: bf16[1000,1000], r: f32[1,10], n: s32[]) -> bf16[1000,1000] {
+  %a = f32[1000,1000]{1,0} parameter(0)
+  %b = bf16[1000,1000]{1,0} parameter(1)
+  %r = f32[1,10]{1,0} parameter(2)
+  %n = s32[] parameter(3)
+  %first = bf16[1000,1000]{1,0} fusion(%a), kind=kInput, calls=%turn_and_cast
+  %stored = f32[1000,1000]{1,0} fusion(%a, %r, %n), kind=kLoop, calls=%put
+  ROOT %second = bf16[1000,1000]{1,0} fusion(%b), kind=kOutput, calls=%turn_and_multiply
+}
+"""
+
+
+def test_a_cast_beside_a_transpose_has_its_name_and_small_rows_and_products_are_no_copies():
+    module = hlo.parse(MOVES)
+    listed = findings.copies(module, kernels(module), ROOT)
+    assert [(each["kind"], each["bytes"]) for each in listed] == [("transpose", 4e6 + 2e6)]

@@ -76,6 +76,13 @@ def test_all_runs_of_a_kernel_count_and_collectives_may_take_longer_than_kernels
     assert bound == pytest.approx((3e-6, 0.9e-6, 8e-6, 6e-6 + 2e-6, 0))
 
 
+def test_a_kernel_whose_bytes_take_longer_counts_with_all_of_its_time(monkeypatch):
+    """Its product of 1e6 operations takes 1 us, and its 300 kB take 3 us."""
+    monkeypatch.setattr(rooflines, "products_of", lambda kernel: [Product(1e6, ("bf16", "bf16"), "default")])
+    bound = roofline([types.SimpleNamespace(times=1, bytes=300e3)], [], MACHINE, 2, MACHINE.flops)
+    assert bound == pytest.approx((1e-6, 3e-6, 0, 3e-6, 3e-6))
+
+
 def test_a_group_has_its_part_of_a_torus():
     """A quarter of 64 devices is two of its three dimensions, a sixteenth one."""
     assert links(MACHINES["v5p"], 64, 16) == 400e9 and links(MACHINES["v5p"], 64, 4) == 200e9
