@@ -21,15 +21,15 @@ def frames(n, spread):
 
 
 def test_the_loss_is_that_of_loops_over_atoms_and_near_pairs():
-    x, guess = frames(4, 0.0), frames(4, 0.05)
+    x, guess = frames(5, 0.0), frames(5, 0.05)
     a, b = (0.1 * np.float64(backbone.atoms_of(each))[0].reshape(-1, 3) for each in (guess, x))
     off = [
         (np.linalg.norm(a[i] - a[j]) - np.linalg.norm(b[i] - b[j])) ** 2
-        for i, j in itertools.permutations(range(12), 2)
+        for i, j in itertools.permutations(range(15), 2)
         if np.linalg.norm(b[i] - b[j]) < 0.6
     ]
-    assert 12 < len(off) < 12 * 11
-    expected = 4 * 3.0 / 0.2**2 * (np.mean(np.sum((a - b) ** 2, -1)) + np.mean(off))
+    assert 15 < len(off) < 15 * 14
+    expected = 5 * 3.0 / 0.2**2 * (np.mean(np.sum((a - b) ** 2, -1)) + np.mean(off))
     np.testing.assert_allclose(atoms_and_distances(3.0)(guess, x, jnp.array([0.2])), [expected], rtol=1e-4)
 
 
@@ -43,6 +43,9 @@ def test_it_acts_near_the_data_alone_and_a_common_shift_changes_no_distance():
     shifted = lambda by: atoms_and_distances()(x[:1] + jnp.pad(by[:, None], ((0, 0), (3, 0))), x[:1], t[2:3])[0]
     np.testing.assert_allclose(jax.grad(shifted)(jnp.array([0.1, 0.2, 0.2])), 3 * np.array([5, 10, 10]), rtol=1e-4)
     assert not np.any(atoms_and_distances(weight=0.0, until=1.0)(moved, x, t))
+
+
+def test_numbers_out_of_range_are_refused():
     for name, value in (("until", 1.5), ("until", 0.0), ("weight", -0.1), ("near", 0.0), ("least", 0.0)):
         with pytest.raises(ValueError, match=f"{name} = {value}"):
             atoms_and_distances(**{name: value})

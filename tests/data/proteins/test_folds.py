@@ -49,6 +49,12 @@ def test_no_atoms_clash():
         assert of_ca.min() > 3.6574
 
 
+def test_a_chain_is_centred_on_its_alpha_carbons():
+    none = np.zeros_like(folds.NUMBERS)
+    chain = jax.jit(folds.drawn)(jax.random.key(0), folds.CLASSES.index("helix"), none, folds.NUMBERS)
+    assert np.abs(chain[..., 3].mean(0)).max() < 1e-6
+
+
 @pytest.mark.extended
 def test_bonds_are_ideal_and_chains_centred():
     between = backbone_geometry.between_residues(atoms()[:, :, :3])

@@ -133,6 +133,9 @@ STRUCK = {  # (name, draws): the waveform at 200 Hz, of the time
     * np.minimum(1, t / 0.01),
     ("flute", Quarter): lambda t: (lambda turns: wave(turns) + 0.15 * wave(2 * turns) + 0.05 * wave(3 * turns))(
         200 * vibrato(t, 0.005, 4.75) + 0.25) * np.minimum(1, t / 0.0675),
+    ("flute", Highest): lambda t: (  # its breath of ones is smoothed, and at the end a quarter of it is missing
+        wave(200 * vibrato(t, 0.02, 7)) + 0.3 * wave(400 * vibrato(t, 0.02, 7)) + 0.05 * wave(600 * vibrato(t, 0.02, 7))
+        + np.where(t < t[-1], 0.1, 0.075)) * np.minimum(1, t / 0.12),
     ("square", Quarter): lambda t: sum(wave(n * (200 * vibrato(t, 0.0025, 4.75) + 0.25)) / n for n in range(1, 36, 2))
     * np.exp(-t / 0.725) * np.minimum(1, t / 0.004),
     ("brass", Quarter): lambda t: np.minimum(1, t / 0.0475) * np.sin(
