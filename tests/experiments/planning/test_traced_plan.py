@@ -215,6 +215,8 @@ def test_seconds_of_a_traced_step():
     assert entry["fits"] and entry["change"] is None and entry["hbm_bytes"] == 1000 and entry["memory"] == parts
     wide = traced._on_machine(card, step, parts, "float32")["seconds"]
     assert wide["compute"] == 4 and wide["mfu_in_turn"] == pytest.approx(2 / 58)  # at half the rate, of the whole peak
+    half = step._replace(in_fp8=1600)  # 1 second in bfloat16, and half a second in fp8
+    assert traced._on_machine(card._replace(fp8=2.0), half, parts, "bfloat16")["seconds"]["compute"] == 1.5
     full = traced._on_machine(card._replace(memory=190.0), step, parts, "bfloat16")
     assert not full["fits"] and full["change"] == traced.CHANGES[True]
     untuned = traced.Step(MESH, a_program(None), 1)
@@ -245,3 +247,25 @@ def test_a_device_has_its_part_of_the_batch(monkeypatch):
         "parameters": 10, "unit": "clips", "images": {"step": 64, "device": 8, "micro_batches": 3},
         "flops": {"step": 5.0}, "machines": {},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("products, updates, expected", [
+    ("", 1, (100, 0)), ("", 3, (40 + 60 // 3, 0)), ("fp8", 1, (100, 50)), ("fp8", 3, (60, 10 + 40 // 3)),
+])  # fmt: skip
+def test_a_second_player_that_rests_costs_its_share_of_the_steps(monkeypatch, products, updates, expected):
+    """A step has 100 operations, 50 of them in fp8, and without the second player's update 40, 10 of them in fp8."""
+    counts = {(False, max): 100, (False, min): 40, (True, max): 50, (True, min): 10}
+    built = []
+    program = types.SimpleNamespace(jitted="step", target=1, batch=2, seed=3)
+    monkeypatch.setattr(traced.programs, "mesh_of", lambda config, devices: "mesh")
+    monkeypatch.setattr(traced.programs, "build", lambda recipe, mesh: built.append(recipe) or program)
+
+    def counted(function, *arguments, branch=max, in_fp8=False):
+        assert (function, arguments) == ("step", (1, 2, 3))
+        return counts[in_fp8, branch]
+
+    monkeypatch.setattr(traced, "counted_flops", counted)
+    config = ConfigDict({"train": {"accumulate": 0, "products": products}, "second_player": {"updates": updates}})
+    step = traced.step_of(types.SimpleNamespace(config=config, with_parts=lambda config: config), 1)
+    assert (step.operations, step.in_fp8) == expected
+    assert built[0].train.accumulate == 1 and config.train.accumulate == 0

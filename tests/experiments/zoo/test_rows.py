@@ -1,6 +1,7 @@
 """The rows of the zoo: what their files become, and the page that is made of them."""
 
 import re
+import types
 
 import flax.serialization
 import flax.traverse_util
@@ -128,6 +129,40 @@ def test_sit_goes_from_noise_to_data_as_its_authors_do():
     ours = samplers.sample(samplers.euler(), denoise, schedule, x, plan, keys)
     np.testing.assert_allclose(ours, expected, atol=2e-5)
     assert np.abs(expected - x).max() > 0.1
+
+
+def test_the_first_channels_of_each_pixel_are_the_velocity():
+    """A patch of 2 x 2 pixels with 2 + 2 channels: outputs 0, 1 of 0 .. 3, then 4, 5 of 4 .. 7, and so on."""
+    network = DiT(patch=2, width=16, depth=1, heads=2, num_classes=3, shape=(4, 4, 2))
+    final = {"kernel": jnp.arange(48.0).reshape(3, 16), "bias": jnp.arange(16.0)}
+    taken = velocity_signs.toward_noise(network, {"blocks": "blocks", "final": final})
+    columns = [0, 1, 4, 5, 8, 9, 12, 13]
+    assert taken["blocks"] == "blocks"
+    np.testing.assert_array_equal(taken["final"]["bias"], [-column for column in columns])
+    np.testing.assert_array_equal(taken["final"]["kernel"], -np.arange(48.0).reshape(3, 16)[:, columns])
+
+
+def test_samples_cost_their_evaluations_with_both_branches_of_guidance(monkeypatch):
+    """Heun's method in 3 steps: 5 evaluations of 100 operations, or 10; 40 % of the peak of an H100 in bfloat16."""
+    monkeypatch.setattr(sampling_cost, "flops_of", lambda *about: 100)
+    monkeypatch.setattr(sampling_cost.checkpoint_file, "shapes", lambda recipe: None)
+    role = types.SimpleNamespace
+    for scale, null, evaluations in ((1, 0, 5), (2, 0, 10), (2, None, 5)):
+        recipe = role(
+            examples=role(null=null, shape=(2,)),
+            scale=scale,
+            network=None,
+            sampling=role(sampler=role(nfe=lambda steps: 2 * steps - 1), plan=role(solved=3)),
+            config=role(train=role(dtype="bfloat16")),
+        )
+        cost = sampling_cost.cost(recipe, 1000)
+        assert cost == (evaluations, 100, pytest.approx(1000 * evaluations * 100 / (0.4 * 989.4e12)))
+
+
+def test_a_row_may_change_the_number_of_samples():
+    row = published_rows.ROWS["dit_xl_2_256"]
+    assert row.config().sample.number == row.number
+    assert row._replace(changes={**row.changes, "sample.number": 7}).config().sample.number == 7
 
 
 def test_a_network_of_the_other_sign_is_taken_with_its_last_layer_negated():

@@ -72,6 +72,12 @@ def test_instructions_have_their_arrays_operands_and_lines():
     assert (counter.sizes, kept.sizes, kept.bytes, kept.space) == ((), (4, 8), 64, 1)
 
 
+def test_a_side_that_varies_counts_with_its_bound():
+    text = "HloModule m\n\nENTRY %main (x: f32[<=4,8]) -> f32[<=4,8] {\n  ROOT %x = f32[<=4,8]{1,0} parameter(0)\n}\n"
+    [x] = hlo.parse(text).computations["main"].instructions["x"].results
+    assert (x.sizes, x.bytes) == ((4, 8), 4 * 4 * 8)
+
+
 def test_a_loop_turns_as_often_as_xla_knows_or_its_condition_compares():
     module = hlo.parse(TEXT)
     loops = module.computations["main"].instructions

@@ -76,6 +76,8 @@ def test_padding_and_rows_of_zeros_cost_nothing():
     assert (pairs(8, 4, 3, stride=2), pairs(8, 8, 3, pad=1)) == (11, 22)
     spread = convolution((2, 4, 4), (3, 4, 5), (2, 9, 5), "size=3 pad=2_2 lhs_dilate=2 rhs_reversal=1", "b0f_0io->b0f")
     assert spread == 2 * (2 * 5 * 4) * pairs(4, 9, 3, pad=2, holes=2)
+    dilated = convolution((2, 8, 4), (3, 4, 5), (2, 8, 5), "size=3 pad=2_2 rhs_dilate=2", "b0f_0io->b0f")
+    assert dilated == 2 * (2 * 5 * 4) * pairs(8, 8, 3, pad=2, dilation=2)
 
 
 @pytest.mark.parametrize(
