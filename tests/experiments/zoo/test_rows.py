@@ -132,14 +132,14 @@ def test_sit_goes_from_noise_to_data_as_its_authors_do():
 
 
 def test_the_first_channels_of_each_pixel_are_the_velocity():
-    """A patch of 2 x 2 pixels with 2 + 2 channels: outputs 0, 1 of 0 .. 3, then 4, 5 of 4 .. 7, and so on."""
+    """A patch of 2 x 2 pixels with 2 + 4 outputs each: 0, 1 of 0 .. 5, then 6, 7 of 6 .. 11, and so on."""
     network = DiT(patch=2, width=16, depth=1, heads=2, num_classes=3, shape=(4, 4, 2))
-    final = {"kernel": jnp.arange(48.0).reshape(3, 16), "bias": jnp.arange(16.0)}
+    final = {"kernel": jnp.arange(72.0).reshape(3, 24), "bias": jnp.arange(24.0)}
     taken = velocity_signs.toward_noise(network, {"blocks": "blocks", "final": final})
-    columns = [0, 1, 4, 5, 8, 9, 12, 13]
+    columns = [0, 1, 6, 7, 12, 13, 18, 19]
     assert taken["blocks"] == "blocks"
     np.testing.assert_array_equal(taken["final"]["bias"], [-column for column in columns])
-    np.testing.assert_array_equal(taken["final"]["kernel"], -np.arange(48.0).reshape(3, 16)[:, columns])
+    np.testing.assert_array_equal(taken["final"]["kernel"], -np.arange(72.0).reshape(3, 24)[:, columns])
 
 
 def test_samples_cost_their_evaluations_with_both_branches_of_guidance(monkeypatch):
