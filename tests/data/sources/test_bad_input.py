@@ -264,6 +264,12 @@ def test_a_record_without_a_label_is_no_class(labels, tmp_path):
     assert not sources.parquet(str(tmp_path / "a.parquet"), label="").spec.num_classes
 
 
+def test_numbers_of_another_shape_get_no_advice_about_pictures(tmp_path):
+    pq.write_table(pa.table({"a": [[0.5], [1.0, 2.0]], "b": [[0.5], [1.0]]}), tmp_path / "a.parquet")
+    with pytest.raises(DamagedRecord, match=r"'a': \(2,\).*the first one has \{'a': \(1,\), 'b': \(1,\)\}\. "):
+        sources.parquet(str(tmp_path / "a.parquet"), x=("a", "b"))[1]
+
+
 def test_an_empty_label_that_is_named_as_a_class_is_one(tmp_path):
     pq.write_table(pa.table({"x": [[0.5], [1.0]], "label": ["", "dog"]}), tmp_path / "a.parquet")
     source = sources.parquet(str(tmp_path / "a.parquet"), classes=("dog", ""))

@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -81,6 +84,25 @@ def test_a_process_that_has_ended_is_a_failure_of_this_machine(read):
     os.kill(int(read[1]["x"][1]), signal.SIGKILL)
     with pytest.raises(failures.Unreadable, match=r"a process that reads memory has ended.*processes = 2 can be"):
         read[1]
+
+
+def test_a_process_waits_for_the_one_that_began_it_without_being_held_by_it(monkeypatch):
+    """It ignores three signals; a thread that does not keep it alive ends it with the status 1."""
+    ended, ignored, statuses = threading.Event(), [], []
+    parent = types.SimpleNamespace(join=ended.wait)
+    monkeypatch.setattr(process_records.multiprocessing, "parent_process", lambda: parent)
+    monkeypatch.setattr(process_records.signal, "signal", lambda *arguments: ignored.append(arguments))
+    monkeypatch.setattr(process_records.os, "_exit", statuses.append)
+    monkeypatch.setattr(process_records, "_reopen", None, raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
+    before = set(threading.enumerate())
+    process_records._begin(Rows)
+    (waiting,) = set(threading.enumerate()) - before
+    early = list(statuses)
+    ended.set()  # before any check, so that a failed one leaves no thread behind
+    waiting.join(10)
+    assert waiting.daemon and not early and statuses == [1]
+    assert ignored == [(name, signal.SIG_IGN) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
 @pytest.mark.slow
