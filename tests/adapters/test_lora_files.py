@@ -354,3 +354,19 @@ def test_kernels_are_read_as_the_tables_of_their_family_have_them(name, tmp_path
             assert layers == (bool(row.at) and isinstance(row.at[0], int)), row
             seen += 1
     assert seen
+
+
+@pytest.mark.parametrize("swap", ["inputs", "outputs"])
+def test_a_layout_that_mixes_inputs_or_outputs_alone_has_no_mapping(swap):
+    """The second row or column is read backwards, as no mapping of one axis can."""
+
+    class Layout:
+        def to_ours(self, theirs, shape):
+            ours = np.array(theirs).T.reshape(shape)
+            if swap == "outputs":
+                ours[1] = ours[1, ::-1].copy()
+            else:
+                ours[:, 1] = ours[::-1, 1].copy()
+            return ours
+
+    assert separation(Layout(), (2, 2), (2, 2)) is None

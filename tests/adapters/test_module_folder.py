@@ -11,6 +11,20 @@ from diffusion.models import interchange
 from diffusion.models.image_encoders.mae import MAE
 
 
+def test_the_metadata_goes_into_the_file_of_the_network(tmp_path, monkeypatch):
+    saved = []
+
+    def save(folder, module, weights, metadata=None):
+        folder.mkdir()
+        (folder / "model").touch()
+        saved.append((module, weights, metadata))
+
+    monkeypatch.setattr(module_folder.interchange, "save", save)
+    written = module_folder.writer("network", "mine")(tmp_path, {"w": jnp.ones(1)}, {"base_model": "made"})
+    assert written == [tmp_path / "mine" / "model"]
+    assert saved == [("network", {"w": np.ones(1)}, {"base_model": "made"})]
+
+
 @pytest.mark.extended
 def test_a_folder_holds_the_network_and_nothing_of_an_earlier_time(tmp_path):
     module = MAE(8, 1, 2, 16, size=8, patch=4)

@@ -82,6 +82,12 @@ def test_kernels_of_the_new_channels_begin_at_zero_behind_the_others(models):
     assert begun["kernel"].dtype == jnp.float32 and begun["bias"].tolist() == [1] * 5
 
 
+def test_the_tuned_network_has_the_input_channels_that_it_receives(models):
+    base, model = models
+    attached = widened(base, model.kind.relatives.inpainting, 5, seen, networks=()).attach(model, {})
+    assert attached.denoiser == model.denoiser.clone(in_channels=9)
+
+
 @pytest.mark.extended
 def test_the_tuned_model_is_of_its_pipeline_and_in_the_types_of_the_loaded_one(models):
     base, model = models
