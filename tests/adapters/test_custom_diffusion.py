@@ -83,7 +83,6 @@ def test_layers_begin_at_the_base_and_train_beside_the_word(models, monkeypatch)
     assert not any(jax.tree.leaves(reached(lambda base: received(tuning, base, weights), params)))
 
 
-@pytest.mark.extended
 def test_the_attached_model_has_both_in_its_types(models):
     base, model = models
     tuning = custom_diffusion(base, "<new>")
