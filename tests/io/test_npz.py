@@ -1,5 +1,6 @@
 """Arrays of .npz files: what is read is what was written, and what lies is refused."""
 
+import functools
 import io
 import zipfile
 
@@ -120,3 +121,14 @@ def test_the_checksum_of_an_array_is_compared_when_it_is_read(tmp_path, shape, c
     (tmp_path / "a.npz").write_bytes(stated)
     with pytest.raises(limits.Refused, match=r"is not a valid \.npz file .*CRC"):
         npz.load(tmp_path / "a.npz", ["x"])
+
+
+def test_the_arrays_in_a_content_count_as_members(monkeypatch):
+    """Empty ones too, of which a small file may hold many."""
+    content = io.BytesIO()
+    np.savez(content, **{f"a{k}": np.zeros(0) for k in range(3)})
+    monkeypatch.setattr(npz.budgets, "Budget", functools.partial(npz.budgets.Budget, members=3))
+    assert len(npz.decoded(content.getvalue(), "three")) == 3
+    monkeypatch.setattr(npz.budgets, "Budget", functools.partial(npz.budgets.Budget.func, members=2))
+    with pytest.raises(limits.Refused, match="three"):
+        npz.decoded(content.getvalue(), "three")
