@@ -116,8 +116,13 @@ def _called(function: Name, arguments: tuple[Any, ...]) -> Any:
         shape, dtype, content = arguments
         array.value = _array(shape, _Dtype(dtype), content, "C")
         return array
-    content, dtype, shape, order = arguments[:4]  # _frombuffer, of protocol 5
-    array.value = _array(shape, only(_Dtype, dtype), content, only(str, order))
+    content, dtype, shape, order, *axes = arguments  # _frombuffer, of protocol 5
+    turned = order == "K" and len(axes) == 1  # as NumPy from 2.4 on writes arrays whose axes are in another order
+    array.value = _array(shape, only(_Dtype, dtype), content, "C" if turned else only(str, order))
+    if turned:
+        if sorted(only(tuple, axes[0])) != list(range(array.value.ndim)):
+            raise TypeError(f"it has an array of the shape {list(shape)} whose axes are in the order {axes[0]}")
+        array.value = array.value.transpose(axes[0])
     return array
 
 

@@ -31,6 +31,22 @@ def test_what_numpy_pickles_is_read(tmp_path, protocol):
     same(array_pickles.read(tmp_path / "a.pkl"))
 
 
+def test_an_array_whose_axes_are_in_another_order_is_read(tmp_path):
+    """NumPy writes its bytes as they lie in memory, and from version 2.4 on the order of the axes beside them."""
+    turned = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": turned}, 5))
+    same(array_pickles.read(tmp_path / "a.pkl"), {"a": turned})
+    function = np._core.numeric._frombuffer
+    about = (np.arange(24.0).tobytes(), np.dtype("float64"), (2, 3, 4), "K")
+    for axes in ((1, 0, 2), (1, 0), (0, 0, 1), "012"):
+        (tmp_path / "b.pkl").write_bytes(pickle.dumps({"b": Hostile(function, (*about, axes))}, 5))
+        if axes == (1, 0, 2):
+            same(array_pickles.read(tmp_path / "b.pkl"), {"b": turned})
+        else:
+            with pytest.raises(limits.Refused):
+                array_pickles.read(tmp_path / "b.pkl")
+
+
 def test_what_is_written_is_read_by_numpy_of_any_version_and_here(tmp_path):
     array_pickles.write(tmp_path / "a.pkl", TABLE)
     content = (tmp_path / "a.pkl").read_bytes()
