@@ -13,6 +13,7 @@ sequence of features `[B, h, w, C]` of a frozen network, or `Perceived`. Picture
 __all__ = ["critic_of", "kl_autoencoder", "patch_critic", "reconstruction_objective", "vq_autoencoder"]
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -276,9 +277,8 @@ def critic_of(
 
     def critic(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
-        step_key, keys = (None, keys) if equivariance is None else _step_and_examples(keys)
 
-        def judged(x, out, *change):
+        def judged(keys, x, out, *change):
             y = jax.lax.stop_gradient(code(networks, x, keys, condition, *change).x)
             judge = lambda pictures: player(networks, "critic")(pictures, jnp.zeros(x.shape[0]), condition)
             real = judge(out)
@@ -287,8 +287,9 @@ def critic_of(
             return losses, {"t": jnp.zeros(x.shape[0]), "real": example_means(real), "fake": example_means(fake)}
 
         if equivariance is None:
-            return judged(batch["x"], batch["x"])
-        return equivariance.switched(step_key, batch["x"], judged)
+            return judged(keys, batch["x"], batch["x"])
+        step_key, keys = _step_and_examples(keys)
+        return equivariance.switched(step_key, batch["x"], functools.partial(judged, keys))
 
     return Objective(critic, reads=None, network=Trained("critic"), shares=shares)
 
