@@ -6,6 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from diffusion.experiments.planning.compiled import hlo
 
@@ -125,11 +126,13 @@ def test_a_program_that_xla_compiled_names_its_lines(monkeypatch):
         return jax.lax.scan(lambda carry, _: (inner(carry), None), x, length=3)[0]
 
     lines = lambda function: inspect.getsourcelines(function)[1] + 1
-    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_enable_compilation_cache", False)  # a stored program has the lines of an earlier day
+    compilation_cache.reset_cache()  # JAX asks once whether there is one
     try:
         text = jax.jit(outer).lower(jnp.zeros(64)).compile().as_text()
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
     module = hlo.parse(text)
     [sort] = [
         each for of in module.computations.values() for each in of.instructions.values() if each.operation == "sort"
