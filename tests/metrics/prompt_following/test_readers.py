@@ -109,3 +109,5 @@ def test_a_share_has_the_interval_of_as_many_independent_pictures():
     assert found["interval"] == pytest.approx([0.5 - half, 0.5 + half], rel=1e-6)
     all_right = clustered.share([True] * 6, [*"aabbcc"])  # no error: as many as there are prompts
     assert all_right["interval"] == pytest.approx([3 / (3 + z**2), 1.0], rel=1e-6)
+    alone = clustered.share([True, True], "aa")  # pictures of one prompt are as one picture
+    assert alone["interval"] == pytest.approx([1 / (1 + z**2), 1.0], rel=1e-6)
