@@ -185,6 +185,22 @@ def test_a_default_is_tested_by_what_runs_its_function_and_by_what_reads_its_sig
     assert tested_by("if a >= 0:") == {"test_calls.py"}
 
 
+def test_a_constant_is_judged_by_all_who_import_it():
+    """A test of a table may run no line of its module; a function is judged by those who call it."""
+    source = b"LIMIT = 3\nwide = lambda a: a > 4\n\n\ndef f(a):\n    return a + LIMIT\n"
+    at = lambda numbers: {"toy.py": frozenset(numbers)} if numbers else {}
+    cases = [
+        reached.Case(f"{name}::test", name, 0.1, at(lines), at({1, 2, 5}))
+        for name, lines in (("test_calls.py", {2, 6}), ("test_tables.py", ()))
+    ]
+    by_change = {m.now: m for m in mutants("toy.py", source)}
+    constants = {now for now, mutant in by_change.items() if mutant.constant}
+    assert constants and all(now.startswith("LIMIT = ") for now in constants)
+    files = lambda now: [of_file[0].file for of_file in reached.order(cases, by_change[now])]
+    assert files("LIMIT = 4") == ["test_calls.py", "test_tables.py"]
+    assert files("wide = lambda a: a > 5") == files("return a - LIMIT") == ["test_calls.py"]
+
+
 @pytest.mark.parametrize("in_git", [True, False])
 def test_a_copy_has_the_links_to_folders_and_what_lies_in_them(tmp_path, in_git):
     """`diffusion/configs` is such a link: without it, the tests that read a recipe by its name fail in every copy."""

@@ -31,6 +31,7 @@ class Mutant(NamedTuple):
         start: the first byte of the source that is replaced.
         end: the first byte after the replaced ones.
         text: the replacement.
+        constant: whether the change is outside of functions, e.g. in a table, so that the module's import runs it.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Mutant(NamedTuple):
     start: int
     end: int
     text: str
+    constant: bool
 
     @property
     def name(self) -> str:
@@ -98,6 +100,7 @@ LOOKS = {"linewidth", "linewidths", "markersize", "s", "fontsize", "labelsize", 
 CHARTS = {"plot", "scatter", "bar", "barh", "hist", "stairs", "errorbar", "fill_between", "imshow", "axhline",
           "axvline", "annotate", "text", "suptitle", "set_title", "set_xlabel", "set_ylabel", "tick_params", "grid",
           "legend"}  # fmt: skip
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 SPEECH = {"warn", "print", "info", "warning", "isinstance", "issubclass", "getattr", "hasattr", "cast", "TypeVar"}
 
 
@@ -111,14 +114,17 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
     bare = _without_comments(source)
     text = _Text(bare)
     by_change = {}
-    for place in _places(ast.parse(source)):
+    tree = ast.parse(source)
+    functions = [text.span(node) for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+    for place in _places(tree):
         for kind, start, end, new in _changes(place.node, text):
             mutated = bare[:start] + new.encode() + bare[end:]
             first = bare.count(b"\n", 0, start)
             last = bare.count(b"\n", 0, end)
             was = _squeezed(bare, first, last)
             now = _squeezed(mutated, first, last + mutated.count(b"\n") - bare.count(b"\n"))
-            mutant = Mutant(path, kind, first + 1, place.lines, place.body, was, now, start, end, new)
+            constant = not any(opened <= start < closed for opened, closed in functions)
+            mutant = Mutant(path, kind, first + 1, place.lines, place.body, was, now, start, end, new, constant)
             by_change.setdefault((was, now, first), mutant)
     return sorted(by_change.values(), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
 
@@ -163,6 +169,9 @@ class _Text:
 
     def end(self, node) -> int:
         return self.begins[node.end_lineno - 1] + node.end_col_offset
+
+    def span(self, node) -> tuple[int, int]:
+        return self.start(node), self.end(node)
 
     def code(self, node) -> str:
         return self.source[self.start(node) : self.end(node)].decode()

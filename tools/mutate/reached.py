@@ -253,9 +253,10 @@ def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
     """The tests that run a mutant's lines, grouped by test file; those that probably fail, and are fast, come first.
 
     Fast tests that run few lines come first. A test whose fixtures or imports alone run the changed lines comes later.
-    If some tests run lines of the mutant's file themselves, tests whose fixtures or imports alone do so are left out.
-    `READERS` test lines that an import runs, such as the defaults of arguments, although they call no function. If a
-    test imports a module, those after it in the same file read it too.
+    If some tests run lines of the mutant's file themselves, tests whose fixtures or imports alone do so are left out,
+    except for a change of a constant, which a test may read without running a line of the file. `READERS` test lines
+    that an import runs, such as the defaults of arguments, although they call no function. If a test imports a module,
+    those after it in the same file read it too.
     """
     cases = list(cases)
     stem = pathlib.PurePath(mutant.path).stem
@@ -279,7 +280,7 @@ def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
     ranked.sort(key=lambda entry: entry[:3])
     files: dict[str, list[Case]] = {}
     for unlikely, _, _, case in ranked:
-        if unlikely and not ranked[0][0]:
+        if unlikely and not ranked[0][0] and not mutant.constant:
             break
         files.setdefault(case.file, []).append(case)
     return list(files.values())
