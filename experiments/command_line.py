@@ -71,7 +71,7 @@ def require_value(name: str, values: Callable[[int], int], kind: str) -> None:
     Args:
         name: the name of the flag, which is defined already.
         values: k -> the number k of the sequence, k = 0, 1, ...; it increases with k.
-        kind: what these numbers are, e.g. "a cube".
+        kind: name of such a number, e.g. "a cube".
     """
 
     def check(value: int) -> bool:
