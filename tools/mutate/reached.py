@@ -17,8 +17,7 @@ from tools.mutate.mutants import Mutant, digest
 
 FORMAT = 2
 # The files whose tests read what the import of a module defines: signatures, old names, tables, published figures.
-READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py", "test_public.py", "test_fold_table.py",
-           "test_presets.py")  # fmt: skip
+READERS = ("test_defaults.py", "test_renamed.py", "test_remakes.py", "test_public.py", "test_fold_table.py")
 
 
 class Case(NamedTuple):
