@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
-from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.broadcasting import flattened, left_broadcast
 from diffusion.arrays.parameters import is_number
 from diffusion.discrete.predictions import Predictor, from_ratios
 from diffusion.discrete.processes import Process
@@ -56,7 +56,7 @@ def classifier(
         log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, where number b depends only on example b. With `exact`, x_t
             is int `[B, ...]`; otherwise it is float `[B, ..., K]`, one-hot symbols, with respect to which it is
             differentiated.
-        scale: guidance scale w, which may be traced.
+        scale: guidance scale w, a number or one for each example `[B]`, which may be traced.
         exact: whether the classifier is evaluated for every symbol at every position.
 
     Returns:
@@ -84,15 +84,14 @@ def classifier(
     def guided(x_t: Array, t: Array) -> Array:
         log_p = predict(x_t, t)
         if isinstance(process, TokenMasks) or process.mask is not None:
-            # Infinite where p(c | x_t) = 0 but not p(c | y).
-            change = jnp.minimum(_scaled(scale, changes(log_probability, x_t, t, process.size)), LARGEST)
+            change = _scaled_to_finite(scale, changes(log_probability, x_t, t, process.size))
             weighed = jnp.where(log_p > -jnp.inf, log_p + change, -jnp.inf)
             excluded = (weighed == -jnp.inf).all(-1, keepdims=True)
             weighed = jax.nn.log_softmax(jnp.where(excluded, log_p, weighed))
             return jnp.where((x_t == process.mask)[..., None], weighed, log_p)
         t = jnp.minimum(t, process.keeping.time(LEAST))
-        log_ratios = jnp.log(process.ratios(x_t, jnp.exp(log_p), t))
-        log_ratios = log_ratios + _scaled(scale, changes(log_probability, x_t, t, process.size))
+        log_ratios = jnp.log(process.ratios(x_t, jnp.exp(log_p), t))  # -inf of a symbol that nothing leads to
+        log_ratios = log_ratios + _scaled_to_finite(scale, changes(log_probability, x_t, t, process.size))
         return from_ratios(process, jnp.minimum(log_ratios, LARGEST), x_t, t)
 
     return guided
@@ -119,7 +118,7 @@ def guided_rates(
     Args:
         sampler: sampler that uses rates, such as `euler`, `tau_leaping` or `theta_trapezoidal`.
         log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, as for `classifier`.
-        scale: guidance scale w, which may be traced.
+        scale: guidance scale w, a number or one for each example `[B]`, which may be traced.
         exact: whether the classifier is evaluated for every symbol at every position; otherwise a first-order Taylor
             series in one-hot symbols approximates the change of log p(c | x_t).
 
@@ -155,8 +154,8 @@ class GuidedJumps:
         return getattr(self.process, name)
 
     def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        change = _scaled(self.scale, self.changes(self.log_probability, x_t, t, self.process.size))
-        return self.process.reverse_rates(x_t, x0, t) * jnp.exp(jnp.minimum(change, LARGEST))
+        change = _scaled_to_finite(self.scale, self.changes(self.log_probability, x_t, t, self.process.size))
+        return self.process.reverse_rates(x_t, x0, t) * jnp.exp(change)
 
 
 def log_changes(log_probability: LogProbability, x_t: Array, t: ArrayLike, size: int) -> Array:
@@ -194,9 +193,13 @@ def first_order_changes(log_probability: LogProbability, x_t: Array, t: ArrayLik
     return gradient - jnp.sum(gradient * one_hot, -1, keepdims=True)
 
 
-def _scaled(scale: ArrayLike, change: Array) -> Array:
-    """scale times change; at scale 0 it is 0 also where the change is infinite."""
-    return jnp.where(jnp.asarray(scale) == 0, 0.0, scale * change)
+def _scaled_to_finite(scale: ArrayLike, change: Array) -> Array:
+    """scale times change, at most LARGEST; at scale 0 it is 0 also where the change is infinite.
+
+    A change is infinite where p(c | x_t) = 0 but not p(c | y).
+    """
+    scale = left_broadcast(scale, change)
+    return jnp.minimum(jnp.where(scale == 0, 0.0, scale * change), LARGEST)
 
 
 def _checked(log_probability: LogProbability, x: Array, t: ArrayLike) -> Array:

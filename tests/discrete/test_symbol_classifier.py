@@ -353,3 +353,28 @@ def test_a_classifier_that_returns_nan_is_not_passed_over():
     predict = lambda x, t: jnp.log(jnp.array([[[0.2, 0.3, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]]]))
     guided = jax.jit(discrete.classifier(predict, MASKED, broken, exact=True))(x, t)
     assert np.isnan(guided[0, 0]).any()
+
+
+def test_a_symbol_that_neither_data_nor_noise_have_stays_impossible_where_it_alone_makes_the_class_possible():
+    """A prior with a 0, as of the frequencies of a vocabulary: its ratio is 0, and that of the class infinite."""
+    process, x, t = discrete.mixture(discrete.linear(), [0.5, 0.25, 0.25, 0.0]), jnp.array([[0, 1]]), jnp.array([0.5])
+    predict = lambda x, t: jnp.log(jnp.broadcast_to(jnp.array([0.5, 0.25, 0.25, 0.0]), (*x.shape, 4)))
+    with_symbol = lambda symbol: lambda x, t: jnp.log((x == symbol).any(-1).astype(jnp.float32))
+    nowhere = np.exp(discrete.classifier(predict, process, with_symbol(3), exact=True)(x, t))
+    np.testing.assert_allclose(nowhere, np.exp(predict(x, t)), atol=1e-6)
+    drawn = np.exp(discrete.classifier(predict, process, with_symbol(2), exact=True)(x, t))
+    np.testing.assert_allclose(drawn, [[[0, 0, 1, 0]] * 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("process", [discrete.uniform(discrete.linear(), 4), MASKED], ids=["uniform", "absorbing"])
+def test_a_scale_for_each_example_is_that_of_its_example(process):
+    x, t, scales = jnp.array([[0, 3], [2, 1], [3, 3]]), jnp.full(3, 0.5), [0.25, 1.0, 3.0]
+    predict = lambda x, t: discrete.from_logits(process, jnp.tile(jnp.arange(4.0), (*x.shape, 1)), x, t)
+    table = jnp.exp(predict(x, t))
+    guided = lambda scale: discrete.classifier(predict, process, smooth, scale)(x, t)
+    rates = lambda scale: GuidedJumps(process, smooth, scale, exact=False).reverse_rates(x, table, t)
+    for change in (guided, rates):
+        alone = np.stack([change(scale)[i] for i, scale in enumerate(scales)])
+        np.testing.assert_allclose(change(jnp.array(scales)), alone, rtol=1e-6)
+    with pytest.raises(ValueError, match="is not a prefix of the shape"):
+        guided(jnp.array([0.25, 1.0, 3.0, 2.0]))
