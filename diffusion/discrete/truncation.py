@@ -78,7 +78,7 @@ def nucleus(log_x0: Array, share: ArrayLike) -> Array:
     log_x0 = only_normalised(check_normalised(log_x0))  # sums of other numbers, such as logits, are no shares
     ordered = -jnp.sort(-log_x0, axis=-1)
     p = jnp.exp(ordered)
-    needed = jnp.cumsum(p, -1) - p < share
+    needed = (jnp.cumsum(p, -1) - p < share) | (jnp.asarray(share) >= 1)  # rounding may reach 1 before the last
     least = jnp.min(jnp.where(needed, ordered, jnp.inf), -1, keepdims=True)
     return _only(log_x0, log_x0 >= least)
 

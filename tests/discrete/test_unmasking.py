@@ -171,6 +171,15 @@ def test_symbols_as_likely_as_the_last_remain_and_none_beyond_the_share():
         assert kept(discrete.nucleus(log_p, share)) == [True, True, True, False]
 
 
+def test_a_nucleus_of_the_whole_probability_keeps_symbols_that_a_sum_of_the_others_hides():
+    """In float32, 1/2 + 1/2 - 1e-8 is 1 already; a share of 1 still leaves the distribution as it is."""
+    p = np.array([0.5, 0.5 - 1e-8, 1e-8])
+    for change in (lambda log_p: discrete.nucleus(log_p, 1.0), jax.jit(lambda log_p: discrete.nucleus(log_p, 1.0))):
+        np.testing.assert_allclose(np.exp(change(jnp.asarray(np.log(p), jnp.float32))), p, rtol=1e-6)
+    traced = jax.jit(discrete.nucleus)(jnp.asarray(np.log(p), jnp.float32), 1.0)
+    np.testing.assert_allclose(np.exp(traced), p, rtol=1e-6)
+
+
 def test_a_nucleus_of_logits_is_refused():
     """Their exponentials were summed as if they were probabilities: 0.9 of 1, 2, 4 kept the largest alone."""
     logits = jnp.log(jnp.array([1.0, 2.0, 4.0]))
