@@ -57,7 +57,7 @@ class TokenMasks(NamedTuple):
         """q(x_t | x_0): float32 `[B, ..., K]`, for symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
         here = jax.nn.one_hot(x0, self.size)
         masked = jnp.sum(here * self._masked(t, here), -1, keepdims=True)
-        return (1 - masked) * here + masked * jnp.asarray(self.prior, here.dtype)
+        return self._shown(t, here) * here + masked * jnp.asarray(self.prior, here.dtype)
 
     def masked(self, x0: Array, t: ArrayLike) -> Array:
         """The probability t^w that a symbol is the mask at time t: float32, in the shape of x0 `[B, ...]`."""
@@ -66,16 +66,16 @@ class TokenMasks(NamedTuple):
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
         """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]`."""
         here = jax.nn.one_hot(x_t, self.size)
-        masked = self._masked(t, here)
-        return jnp.where((x_t == self.mask)[..., None], masked, (1 - masked) * here)
+        return jnp.where((x_t == self.mask)[..., None], self._masked(t, here), self._shown(t, here) * here)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
         """The mean over x_0 of q(x_s | x_t, x_0), as in `Process.posterior`: float32 `[B, ..., K]`.
 
         A mask becomes v with probability p(v) (1 - (s / t)^(w_v)), and an unmasked symbol does not change.
         """
-        still = left_broadcast(as_float(s) / as_float(t), x0) ** self._powers()  # share of masks that remain
-        shown = x0 * (1 - still)
+        t, s = as_float(t), as_float(s)
+        still = left_broadcast(s / t, x0) ** self._powers()  # share of masks that remain
+        shown = x0 * -jnp.expm1(self._powers() * left_broadcast(jnp.log1p((s - t) / t), x0))  # 1 - still would cancel
         stays = jnp.sum(x0 * still, -1, keepdims=True) * jnp.asarray(self.prior, shown.dtype)
         return jnp.where((x_t == self.mask)[..., None], shown + stays, jax.nn.one_hot(x_t, self.size))
 
@@ -93,8 +93,8 @@ class TokenMasks(NamedTuple):
         w t^(w - 1) / (1 - t^w) from a symbol with power w to the mask
         """
         here = jax.nn.one_hot(x_t, self.size).at[..., self.mask].set(0.0)
-        masked = self._masked(t, here)
-        rate = self.unmasking_rates(t, here) * masked / jnp.where(masked < 1, 1 - masked, 1.0)
+        shown = self._shown(t, here)
+        rate = self.unmasking_rates(t, here) * self._masked(t, here) / jnp.where(shown > 0, shown, 1.0)
         leaving = jnp.sum(here * rate, -1, keepdims=True)
         return leaving * jnp.asarray(self.prior, here.dtype)
 
@@ -110,6 +110,11 @@ class TokenMasks(NamedTuple):
         """t^w for each symbol, and 1 for the mask, which never changes."""
         masked = left_broadcast(as_float(t), like) ** self._powers()
         return jnp.broadcast_to(masked, like.shape).at[..., self.mask].set(1.0)
+
+    def _shown(self, t: ArrayLike, like: Array) -> Array:
+        """1 - t^w for each symbol, without cancellation near t = 1, and 0 for the mask."""
+        shown = -jnp.expm1(self._powers() * left_broadcast(jnp.log(as_float(t)), like))
+        return jnp.broadcast_to(shown, like.shape).at[..., self.mask].set(0.0)
 
 
 def token_masks(powers: ArrayLike) -> TokenMasks:

@@ -49,6 +49,21 @@ def test_the_posterior_is_bayes_rule(t, s):
             np.testing.assert_allclose(found, exact, atol=3e-6)
 
 
+@pytest.mark.parametrize("t, s", [(1.0, 0.999), (0.5, 0.4995)])
+def test_slow_masks_have_the_digits_of_their_short_steps(t, s):
+    """A power of 0.01 unmasks 1e-5 of the masks in a step of 1,000, of which 1 - (s / t)^w has two digits."""
+    powers = np.array([0.01, 2.0])
+    masks, (t, s) = discrete.token_masks(powers), (np.float64(np.float32(t)), np.float64(np.float32(s)))
+    law = masks.posterior(jnp.array([2]), jnp.array([[0.5, 0.5, 0.0]]), t, s)[0]
+    np.testing.assert_allclose(law[:2], 0.5 * -np.expm1(powers * np.log(s / t)), rtol=1e-6)
+    symbols, near = jnp.arange(2), np.float64(np.float32(0.9999))
+    shown = -np.expm1(powers * np.log(near))
+    np.testing.assert_allclose(np.diag(masks.marginal(symbols, near)), shown, rtol=1e-6)
+    np.testing.assert_allclose(np.diag(masks.likelihood(symbols, near)), shown, rtol=1e-6)
+    leaving = powers * near ** (powers - 1) / shown
+    np.testing.assert_allclose(masks.rates_from(symbols, near)[:, 2], leaving, rtol=1e-6)
+
+
 def test_rates_are_the_derivatives_of_the_steps():
     x0, step = np.append(np.random.default_rng(0).dirichlet(np.ones(3)), 0.0), 1e-3
     law = np.asarray(MASKS.posterior(jnp.array([3]), jnp.asarray(x0)[None], 0.5, 0.5 - step), np.float64)[0]
