@@ -123,5 +123,5 @@ def cosine() -> Keeping:
         alpha=lambda t: 2 * jnp.sin(angle(t) / 2) ** 2,
         replaced=lambda t: jnp.sin(math.pi / 2 * as_float(t)),
         decay=lambda t: math.pi / 2 * jnp.sin(angle(t)),
-        time=lambda alpha: 1 - 2 / math.pi * jnp.arccos(1 - as_float(alpha)),
+        time=lambda alpha: 1 - 4 / math.pi * jnp.arcsin(jnp.sqrt(as_float(alpha) / 2)),
     )

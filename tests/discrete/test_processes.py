@@ -91,6 +91,20 @@ def test_steps_near_the_noise_have_the_digits_of_alpha(name, kind):
         np.testing.assert_allclose(law.sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", KEEPINGS)
+def test_the_time_of_a_small_alpha_is_where_alpha_is_small(name):
+    """1 - alpha in float32 is 1 for alpha = 1e-8, which `cosine` has at t = 0.9999 and `power(3)` at 0.998."""
+    for alpha in (1e-3, 1e-5, 1e-8, 1e-12):
+        t = np.float64(KEEPINGS[name].time(alpha))
+        exact = {
+            "linear": alpha,
+            "cosine": 4 / np.pi * np.arcsin(np.sqrt(alpha / 2)),
+            "polynomial": -np.expm1(np.log1p(-alpha) / 3),
+            "power": alpha ** (1 / 3),
+        }[name]
+        np.testing.assert_allclose(1 - t, exact, rtol=1e-6, atol=2.0**-24)
+
+
 def test_an_alpha_of_zero_before_the_end_is_noise():
     """(1 - t)^14 is 1e-42 at t = 0.999, less than any number of full precision in float32: both times are noise."""
     process = discrete.absorbing(discrete.power(14.0), 3)
