@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor
+from diffusion.discrete.processes import check_symbols
 from diffusion.discrete.sampling_loop import SymbolSampler, require_symbol_sampler
 from diffusion.timesteps import Plan
 
@@ -36,7 +37,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
 
     Raises:
         ValueError: if values and known have different shapes; when sampling, if they do not have the shape of x or of
-            an example, or a known value is the mask.
+            an example, or a known value is the mask or not a symbol of the process.
     """
     require_symbol_sampler(sampler)
     if jnp.shape(values) != jnp.shape(known):
@@ -51,11 +52,15 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
                 f"infilling: x has the shape {x.shape}, but the values have {jnp.shape(known)}; both must have one "
                 "shape"
             )
+        if not (isinstance(values, Tracer) or isinstance(known, Tracer)):
+            chosen = np.asarray(values)[np.asarray(known)]
+            check_symbols(process, chosen, "infilling: values")
+            if process.mask is not None and np.any(chosen == process.mask):
+                raise ValueError(
+                    f"infilling: a known value is the mask symbol, {process.mask}. Valid: symbols of the data"
+                )
         if process.mask is None:
             return sampler.init(x, process, plan)  # at t = 1, known positions are noise as well
-        traced = isinstance(values, Tracer) or isinstance(known, Tracer)
-        if not traced and np.any(np.asarray(known) & (np.asarray(values) == process.mask)):
-            raise ValueError(f"infilling: a known value is the mask symbol, {process.mask}. Valid: symbols of the data")
         return sampler.init(jnp.where(known, values, x), process, plan)
 
     def step(state: Any, predict: Predictor, process: AnyPath, plan: Plan, i: ArrayLike, keys: Array) -> Any:

@@ -162,3 +162,8 @@ def test_nothing_known_is_the_sampler_itself_and_what_does_not_fit_is_refused():
         discrete.sample(
             discrete.infilling(discrete.ancestral(), values + 3, ~nothing), predict, MASKED, start, plan, KEYS
         )
+    uniform = discrete.uniform(discrete.linear(), 4)
+    for process, wrong in ((MASKED, 4), (MASKED, -1), (uniform, 99)):
+        outside = discrete.infilling(discrete.ancestral(), np.full((4, 3), wrong), ~nothing)
+        with pytest.raises(ValueError, match=rf"infilling: values has symbols {wrong} \.\. {wrong}\. Valid: 0 \.\. 3"):
+            discrete.sample(outside, predict, process, jnp.zeros((4, 3), int), plan, KEYS)
