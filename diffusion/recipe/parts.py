@@ -40,6 +40,7 @@ from diffusion.recipe.values import plain, value_at
 from diffusion.sampling.caching import Cache, evaluations
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import described
+from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.optimizers import Optimizer
 
 T = TypeVar("T")
@@ -213,17 +214,27 @@ def build_optimizer(parts: "Resolver") -> Optimizer:
     If the objective has stages, the optimizer restarts with each. A model with a second player is not updated at
     every step.
     """
-    total = parts.config["train"]["steps"]
-    second = parts.given.get("second")
-    every = parts.config["second_player"]["updates"] if second is None else second.updates
+    every, updates = _updates_of_model(parts)
     stages = parts.objective.teacher and parts.objective.teacher.stages
     length = stages.length if stages else None
-    optimizer = parts.field("optimizer", "optimizer", steps=length or math.ceil(total / every))
+    optimizer = parts.field("optimizer", "optimizer", steps=length or updates)
     if length is None and every == 1:
         return optimizer
     return optimizer._replace(
         learning_rate=lambda step: optimizer.learning_rate(step % length if length else step // every)
     )
+
+
+def build_average(parts: "Resolver") -> ExponentialMovingAverage:
+    """The moving average, which counts the updates of the model as the optimizer does."""
+    return parts.field("moving average", "ema", steps=_updates_of_model(parts)[1])
+
+
+def _updates_of_model(parts: "Resolver") -> tuple[int, int]:
+    """(the steps from one update of the model to the next, the number of its updates in the run)."""
+    second = parts.given.get("second")
+    every = parts.config["second_player"]["updates"] if second is None else second.updates
+    return every, math.ceil(parts.config["train"]["steps"] / every)
 
 
 def build_augmentations(parts: "Resolver") -> tuple[transforms.Augmentation, ...]:
@@ -296,7 +307,7 @@ class Resolver:
     network = Part(network_entry.build, "model", "base", "tuning", "train.dtype")
     second = Part(build_second, "second_player")
     optimizer = Part(build_optimizer, "optimizer")
-    average = Part(lambda parts: parts.field("moving average", "ema"), "ema")
+    average = Part(build_average, "ema")
     augmentations = Part(build_augmentations, "data.augment")
 
     sampler = Part(lambda parts: parts.field("sampler", "sample.sampler"), "sample.sampler")

@@ -10,6 +10,7 @@ from configs import digits
 from diffusion import objectives, timesteps
 from diffusion.recipe import kinds, names
 from diffusion.recipe.parts import Resolver
+from diffusion.training import ema, optimizers
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
 
@@ -58,3 +59,21 @@ def test_an_objective_receives_what_it_asks_for(name, monkeypatch):
     config.objective = {"name": "asks", name: 3}
     with pytest.raises(ValueError, match=f"unknown argument of asks '{name}'"):
         _ = Resolver(config).objective
+
+
+def test_a_moving_average_and_an_optimizer_receive_the_number_of_the_models_updates(monkeypatch):
+    """Of 11 steps, a model with a second player is updated at steps 0, 5 and 10."""
+    seen = {}
+    scope = {"seen": seen, "ema": ema, "optimizers": optimizers}
+    average = "def asks(steps):\n    seen['average'] = steps\n    return ema.exponential_moving_average()"
+    optimizer = "def asks(steps):\n    seen['optimizer'] = steps\n    return optimizers.adamw(1e-3, steps)"
+    for table, code in ((names.AVERAGES, average), (names.OPTIMIZERS, optimizer)):
+        exec(code, scope)
+        monkeypatch.setitem(table, "asks", scope["asks"])
+    config = digits.get_config("tiny")
+    config.ema, config.optimizer = {"name": "asks"}, {"name": "asks"}
+    config.train.steps = 11
+    for updates, expected in ((1, 11), (5, 3)):
+        config.second_player.updates = updates
+        resolver = Resolver(config)
+        assert resolver.average and resolver.optimizer and seen == {"average": expected, "optimizer": expected}
