@@ -11,8 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion import objectives, parameterizations, samplers, schedules, timesteps
+from diffusion import models, objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.models import MLP, SequenceTransformer, SetTransformer, UNet
+from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.layers.convolutions import ResnetBlock
 from diffusion.models.layers.embeddings import rotate
 from diffusion.models.layers.image_attention import ImageAttention
@@ -389,6 +390,20 @@ def test_the_example_of_the_page_runs():
     page = (pathlib.Path(__file__).parents[2] / "docs/models.md").read_text()
     (code,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "MLP" in text]
     exec(code, {})
+
+
+@pytest.mark.extended
+def test_the_page_states_the_cost_of_each_network():
+    page = (pathlib.Path(__file__).parents[2] / "docs/models.md").read_text()
+    rows = re.findall(r"^\| `(\w+\(.*\))` \| `(\(.*\))` \| ([\d.]+) M \| ([\d.,]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    for code, shape, millions, mega_flops in rows:
+        module = eval(code, vars(models))
+        inputs = jnp.zeros((1, *eval(shape))), jnp.zeros(1)
+        variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+        size = sum(leaf.size for leaf in jax.tree.leaves(variables))
+        flops = counted_flops(module.apply, variables, *inputs)
+        assert (f"{size / 1e6:.2f}", f"{flops / 1e6:,.{mega_flops.count('.')}f}") == (millions, mega_flops), code
 
 
 @pytest.mark.extended
