@@ -3,7 +3,7 @@
 __all__ = ["Accepted", "rejected"]
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,7 @@ def rejected(
         draws, tests = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number)), out_axes=1)(keys)
         x = draw(draws)
         reward = rewards(log_reward, x)
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, (), reward.dtype))(tests)
-        return x, reward, jnp.log(uniform) < reward - bound
+        return x, reward, jnp.log(_fine_uniform(tests, reward.dtype)) < reward - bound
 
     def again(state):
         number, before = state
@@ -83,6 +82,17 @@ def rejected(
     _, outcome = jax.lax.while_loop(left, again, (jnp.int32(1), first))
     _check(outcome, bound, trials)
     return outcome
+
+
+def _fine_uniform(keys: Array, dtype: Any) -> Array:
+    """Numbers `[B]` in [0, 1), uniform also where they are small; those of `jax.random.uniform` are multiples of eps.
+
+    One in 1 / eps of these is 0, by which a trial would be accepted however small its probability is.
+    """
+    draw = lambda key: jax.random.uniform(key, (), dtype)
+    eps = jnp.finfo(dtype).eps
+    fine = jax.vmap(lambda key: draw(key) + eps * draw(jax.random.fold_in(key, 1)))(keys)
+    return jnp.minimum(fine, 1 - eps / 2)
 
 
 def _check(outcome: Accepted, bound: float, trials: int) -> None:

@@ -77,6 +77,15 @@ def test_rewards_at_the_bound_are_accepted_at_once():
     np.testing.assert_array_equal(found.trials, 1)
 
 
+def test_a_trial_far_below_the_bound_is_not_accepted_where_a_float32_draw_is_zero():
+    """One float32 draw in 8 million is exactly 0, whose logarithm is below every reward; e^-50 is one in 10^21."""
+    keys = jax.random.key(55_054)[None]
+    test = jax.random.split(jax.random.fold_in(keys[0], 0))[1]
+    assert jax.random.uniform(test) == 0  # the draw by which the first trial was accepted
+    with pytest.raises(ValueError, match="accepted in none of its 1 trials"):
+        steering.rejected(lambda keys: jnp.ones((len(keys), 1)), lambda x: jnp.full(len(x), -50.0), keys, trials=1)
+
+
 def test_a_trial_whose_reward_is_nan_is_an_error_and_no_refusal():
     """The first draws of some of the samples have such a reward, and a later one would be accepted."""
     keys = jax.random.split(jax.random.key(0), 32)
