@@ -29,12 +29,14 @@ def auroc(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> di
         {"value", "interval": [low, high], "positives": P, "negatives": N}.
 
     Raises:
-        ValueError: if there are fewer than two positives or negatives, or a score is not finite.
+        ValueError: if there are fewer than two positives or negatives, a score is not finite, or level is out of range.
     """
     p = np.asarray(positives, np.float64).ravel()
     n = np.asarray(negatives, np.float64).ravel()
     if min(p.size, n.size) < 2 or not (np.isfinite(p).all() and np.isfinite(n).all()):
         raise ValueError(f"auroc needs at least two finite scores in each set; got {p.size} and {n.size}")
+    if not 0 < level < 1:
+        raise ValueError(f"auroc: level = {level} must be in (0, 1)")
     place = lambda values, sorted_: (
         (np.searchsorted(sorted_, values, "left") + np.searchsorted(sorted_, values, "right")) / (2 * sorted_.size)
     )

@@ -46,6 +46,13 @@ def test_an_interval_of_another_level_has_its_quantile():
     assert found["interval"] == pytest.approx([100 / (100 + 0.674490**2), 1], rel=1e-6)
 
 
+@pytest.mark.parametrize("level", [0, 1, 95, float("nan")])
+def test_a_level_outside_of_zero_and_one_is_refused(level):
+    """A level in percent has no quantile, and gave an interval of NaN."""
+    with pytest.raises(ValueError, match=rf"auroc: level = {level} must be in \(0, 1\)"):
+        detection.auroc([1, 2, 3], [0, 1, 2], level=level)
+
+
 def test_perfect_scores_have_an_interval_below_one():
     found = detection.auroc(np.arange(100, 200), np.arange(100))
     assert found["value"] == 1 and found["interval"][1] == 1 and 0.95 < found["interval"][0] < 0.98  # 3.84 of 103.84
