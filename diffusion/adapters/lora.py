@@ -148,14 +148,15 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
         params: pytree of parameters.
         adapter: an adapter that `init` or `lora_files.load` returned, or a sequence of adapters.
         scale: alpha / r times the weight of the adapter: a number, or one for each place ("blocks/mlp/out/kernel");
-            for several adapters a sequence of scales.
+            for several adapters a sequence of scales, or a vector of numbers.
 
     Raises:
         ValueError: for factors that do not fit the parameters, or a scale without its adapter.
     """
     several = isinstance(adapter, Sequence)
     adapters = adapter if several else [adapter]
-    scales: list[Any] = list(scale) if several and isinstance(scale, Sequence) else [scale] * len(adapters)
+    listed = isinstance(scale, Sequence) or (not isinstance(scale, Mapping) and jnp.ndim(scale) == 1)
+    scales: list[Any] = list(scale) if several and listed else [scale] * len(adapters)
     if len(scales) != len(adapters):
         raise ValueError(
             f"lora.merge: {len(adapters)} adapters and {len(scales)} scales; give one scale for each adapter"

@@ -125,6 +125,20 @@ def test_several_adapters_with_weights_are_the_sum_of_their_updates():
     )
 
 
+@pytest.mark.parametrize("array", [np.array, jnp.array])
+def test_a_vector_of_scales_has_one_for_each_adapter(array):
+    """Two adapters of a kernel with two outputs, along which the scales were broadcast."""
+    params = {"a": {"kernel": random(4, 2)}}
+    one, other = (filled(lora.init(jax.random.key(i), params, 1, "kernel")) for i in (0, 1))
+    update = lambda adapter: adapter["a"]["kernel"]["down"] @ adapter["a"]["kernel"]["up"]
+    merged = lora.merge(params, [one, other], array([0.5, -2.0]))["a"]["kernel"]
+    np.testing.assert_allclose(merged, params["a"]["kernel"] + 0.5 * update(one) - 2 * update(other), atol=1e-6)
+    traced = jax.jit(lambda scales: lora.merge(params, [one, other], scales))(jnp.array([0.5, -2.0]))
+    np.testing.assert_allclose(traced["a"]["kernel"], merged, atol=1e-6)
+    with pytest.raises(ValueError, match="2 adapters and 3 scales"):
+        lora.merge(params, [one, other], array([0.5, -2.0, 1.0]))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_unmerge_gives_the_parameters_back_bit_for_bit(dtype):
     params = {"norm": {"scale": random(6)}, "blocks": {"out": {"kernel": random(2, 4, 6), "bias": random(2, 6)}}}
