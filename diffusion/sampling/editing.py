@@ -289,7 +289,7 @@ def sdedit(
             f"t_max = {schedule.t_max:g}"
         )
     below = grid[grid.astype(np.float32) < np.float32(t_0)]  # a time that is t_0 but for rounding would be no step
-    plan = timesteps.plan(np.append(t_0, below).astype(grid.dtype))
+    plan = timesteps.plan(np.append(t_0, below).astype(np.result_type(grid.dtype, np.float32)))
     require_keys(keys, jnp.size(keys) if len(images) == 1 else len(images), "sdedit needs one key for each image")
     noise_keys, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
     x = noised(schedule, t_0, as_float(images), noise_keys)

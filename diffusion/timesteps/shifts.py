@@ -38,7 +38,7 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     check_one_schedule("shift", schedule)
     with jax.ensure_compile_time_eval():  # the grid is a concrete value, also inside a compiled function
         log_snr = schedule.log_snr(grid) - 2 * math.log(factor)
-        moved = np.asarray(schedule.inverse_log_snr(log_snr), grid.dtype)
+        moved = np.asarray(schedule.inverse_log_snr(log_snr), np.result_type(grid.dtype, np.float32))
         noisier = np.asarray(log_snr < schedule.log_snr(schedule.t_max) - 1e-4)  # some inverses return t_max here
     outside = noisier | ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
     if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):

@@ -178,6 +178,14 @@ def test_sdedit_takes_a_time_of_the_grid_that_is_t_0_but_for_rounding_as_no_step
     np.testing.assert_array_equal(edit([1.0, 1 - 0.8, 0.1, 0.05]), edit([1.0, 0.2, 0.1, 0.05]))
 
 
+def test_sdedit_takes_a_grid_of_integers():
+    """One step from t_0 to the data, which is the denoiser's x0: t_0 was rounded to the type of the grid."""
+    images, keys = jnp.ones((2, 2)), jax.random.split(jax.random.key(0), 2)
+    denoise = lambda x, t: Prediction(jnp.full_like(x, 3.0), x)
+    edited = editing.sdedit(samplers.ddim(), denoise, SCHEDULE, images, np.array([1, 0]), 0.5, keys)
+    np.testing.assert_allclose(edited, np.full((2, 2), 3.0), rtol=1e-6)
+
+
 @pytest.mark.extended
 def test_sdedit_calls_its_hook_after_each_step():
     """Of three steps below t_0; a denoiser of zeros leaves what the hook adds last."""

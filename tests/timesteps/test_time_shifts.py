@@ -189,3 +189,8 @@ def test_the_shift_by_dimension_is_of_the_flows_formula():
         timesteps.dimension_shift(None)
     with pytest.raises(ValueError, match="base = 0"):
         timesteps.dimension_shift(3, 0)
+
+
+def test_a_grid_of_integers_is_shifted_to_times_between_them():
+    """sigma = 80 t, so half of sigma / alpha at t = 1 is t = 1/2."""
+    np.testing.assert_allclose(timesteps.shift(schedules.edm(), [1, 0], 0.5), [0.5, 0.0], rtol=1e-6)
