@@ -300,8 +300,13 @@ def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
         clips: clips `[B, F, ...]`, F >= 2, also of bytes.
         rate: frames per second, `[]` or `[B]`.
 
+    Raises:
+        ValueError: if the clips have fewer than two frames.
+
     Reference: as a condition, Blattmann et al. 2023, "Stable Video Diffusion" (its motion bucket).
     """
+    if jnp.ndim(clips) < 2 or clips.shape[1] < 2:
+        raise ValueError(f"motion: clips have the shape {jnp.shape(clips)}. Valid: [B, F, ...] with at least 2 frames")
     clips = as_float(clips)  # differences of bytes would wrap
     change = jnp.square(clips[:, 1:] - clips[:, :-1])
     return jnp.asarray(rate) * root(jnp.mean(change, axis=tuple(range(1, change.ndim))))

@@ -220,6 +220,8 @@ def test_motion_is_the_change_of_a_second():
     # The differences of these bytes, -20, and their squares would wrap.
     np.testing.assert_allclose(videos.motion(10 * clips[:, ::-1].astype(jnp.uint8), rate=8.0), [160, 0])
     np.testing.assert_array_equal(jax.grad(lambda clips: videos.motion(clips).sum())(clips)[1], 0)
+    with pytest.raises(ValueError, match=r"motion: clips have the shape \(2, 1, 1\)\. Valid: .* at least 2 frames"):
+        videos.motion(clips[:, :1])
 
 
 def test_bytes_are_no_clips():
