@@ -79,10 +79,12 @@ def riemannian_flow_matching(
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if the manifold has no uniform distribution and prior is None; when called, if the schedule's t_max
-            is not 1, and, outside of `jit`, if data lie off the manifold.
+        ValueError: if the manifold has no uniform distribution and prior is None, or premetric_steps is below 1; when
+            called, if the schedule's t_max is not 1, and, outside of `jit`, if data lie off the manifold.
     """
     check_manifold(manifold)
+    if premetric_steps < 1:
+        raise ValueError(f"riemannian_flow_matching: premetric_steps = {premetric_steps} must be at least 1")
     start = uniform(manifold) if prior is None else prior
 
     def field(network: Any, schedule: Any, condition: Any = None) -> Any:

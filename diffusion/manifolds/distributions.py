@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from diffusion.manifolds.manifold import Manifold, check_manifold, leaf_shapes, scaled
+from diffusion.manifolds.manifold import Manifold, Shape, check_manifold, leaf_shapes, scaled
 from diffusion.schedules.noise_schedule import as_float
 
 
@@ -58,11 +58,11 @@ def wrapped_normal(manifold: Manifold, mean: Any, scale: Any) -> Distribution:
     Args:
         manifold: the manifold.
         mean: a point of the manifold, `[*shape]`.
-        scale: standard deviation in each direction, > 0, and at most pi if geodesics are closed; for a product also a
+        scale: standard deviation of all directions, > 0, and at most pi if geodesics are closed; for a product also a
             tuple with one number for each factor.
 
     Raises:
-        ValueError: if mean is not a point of the manifold, or a scale is not positive.
+        ValueError: if mean is not a point of the manifold, or a scale is not positive or not one number.
     """
     check_manifold(manifold)
     if [np.shape(leaf) for leaf in jax.tree.leaves(mean)] != leaf_shapes(manifold.shape):
@@ -74,6 +74,19 @@ def wrapped_normal(manifold: Manifold, mean: Any, scale: Any) -> Distribution:
     for number in jax.tree.leaves(scale):
         if not isinstance(number, Tracer) and not np.all(np.asarray(number) > 0):
             raise ValueError(f"wrapped_normal: scale = {number} must be positive")
+    if not _fits(scale, manifold.shape):
+        raise ValueError(
+            f"wrapped_normal: scale = {scale} on {manifold.name} must be one number, or, for a product, a tuple with "
+            "one for each factor"
+        )
     mean = jax.tree.map(as_float, mean)
     draw = lambda key: manifold.exp(mean, scaled(scale, manifold.tangent_normal(key, mean)))
     return Distribution(jax.vmap(draw), lambda x: manifold.wrapped_log_density(mean, scale, x))
+
+
+def _fits(scale: Any, shape: Shape) -> bool:
+    """Whether a scale is one number, or, for the shape of a product's point, a tuple that fits its factors."""
+    if not isinstance(scale, tuple):
+        return np.ndim(scale) == 0
+    factors = () if all(isinstance(axis, int) for axis in shape) else shape
+    return len(scale) == len(factors) and all(map(_fits, scale, factors))

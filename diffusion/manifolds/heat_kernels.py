@@ -137,6 +137,9 @@ def torus(dimension: int = 2) -> HeatKernel:
 
     Args:
         dimension: number of angles, >= 1.
+
+    Raises:
+        ValueError: if dimension is below 1.
     """
     manifold = torus_of(dimension)
 
@@ -179,7 +182,12 @@ def varadhan(manifold: Manifold, steps: int = 20) -> HeatKernel:
     Args:
         manifold: any manifold.
         steps: number of steps of the random walk for draws, >= 1.
+
+    Raises:
+        ValueError: if steps is below 1.
     """
+    if steps < 1:
+        raise ValueError(f"varadhan: steps = {steps} must be at least 1")
     n = manifold.dimension
 
     def log_density(x, y, v):

@@ -144,6 +144,8 @@ def check_targets(manifold: Manifold, x: Any, y: Any, margin: float = 1e-3) -> N
     if isinstance(left, Tracer):
         return
     left = np.asarray(left)
+    if not left.size:
+        return
     worst = np.unravel_index(np.argmin(left), left.shape)
     if not left[worst] >= margin:
         raise ValueError(

@@ -177,6 +177,7 @@ def test_where_points_meet_and_on_the_cut_locus(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     assert all(np.max(error) < 2e-6 for error in reached.values()), reached
     manifolds.check_targets(m, x, x)
+    manifolds.check_targets(m, *(jax.tree.map(lambda leaf: leaf[:0], (x, x))))
     if "cut locus" in targets:
         assert np.max(np.abs(left["cut locus"])) < 2e-6
         with pytest.raises(ValueError, match=r"target \[\d.*\] is .* from the cut locus"):

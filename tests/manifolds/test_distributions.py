@@ -220,6 +220,14 @@ def test_what_is_not_a_distribution_is_refused():
     away = np.array([math.tanh(1.5), 0], np.float32)  # its distance from the origin is 3
     with pytest.raises(ValueError, match=r"draws of scale = 2 reach 15\.8 from the origin"):
         manifolds.wrapped_normal(ball, away, 2.0).log_density(jnp.zeros(2))
+    for m, mean, scale in (
+        (manifolds.power(sphere, 2), np.stack([NORTH, EAST]), np.array([0.1, 0.2])),
+        (manifolds.euclidean(2), np.zeros(2), np.array([0.1, 0.2])),
+        (manifolds.packed(manifolds.se3()), np.append(np.eye(3), np.zeros(3)), (0.1, 0.2)),
+        (manifolds.se3(), (np.eye(3), np.zeros(3)), (0.1, 0.2, 0.3)),
+    ):
+        with pytest.raises(ValueError, match="must be one number, or, for a product, a tuple with one for each factor"):
+            manifolds.wrapped_normal(m, mean, scale)
     with pytest.raises(ValueError, match="one point of sphere"):
         manifolds.wrapped_normal(sphere, np.stack([NORTH, EAST]), 1.0)
 

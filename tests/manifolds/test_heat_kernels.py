@@ -185,6 +185,8 @@ def test_a_sphere_of_too_few_or_too_many_dimensions_is_refused():
     for dimension in (1, 6):
         with pytest.raises(ValueError, match=rf"dimension = {dimension} must be in .* For the circle use torus\(1\)"):
             heat_kernels.sphere(dimension)
+    with pytest.raises(ValueError, match="varadhan: steps = 0 must be at least 1"):
+        heat_kernels.varadhan(sphere(2), steps=0)
 
 
 @pytest.mark.parametrize("name", [pytest.param("so3", marks=pytest.mark.extended), "torus"])

@@ -215,6 +215,8 @@ def test_mistakes_are_refused():
         riemannian_score_matching(heat_kernels.sphere(2), DENSITY)(zero, FLOW, KEYS[:1], {"x": x / 1.1}, 0)
     with pytest.raises(ValueError, match="returned"):
         velocity_field(lambda x, t, c: x[:, :1], FLOW, sphere(2))(x, 0.5)
+    with pytest.raises(ValueError, match="premetric_steps = 0 must be at least 1"):
+        riemannian_flow_matching(sphere(2), DENSITY, premetric=sphere(2).distance, premetric_steps=0)
 
 
 def test_a_weighting_is_on_the_end_of_the_velocity_and_an_auxiliary_loss_sees_that_end():
