@@ -22,7 +22,7 @@ from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives import projectors
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import mix, player, with_fixed_parameters
-from diffusion.objectives.inputs import in_blocks
+from diffusion.objectives.inputs import apart, in_blocks
 from diffusion.objectives.objective import Batch, Objective, check_objective
 from diffusion.objectives.objective_facts import Blocks, Head
 from diffusion.objectives.projectors import Projector, tokens
@@ -166,7 +166,7 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         shape = batch["x"].shape[1:]
         project = lambda h: player(networks, name)(h, shape) if name in heads else tokens(h)
         judge = lambda h: player(networks, f"{name}_critic")(h, shape)[..., 0]
-        term_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws do not change
+        term_keys = apart(keys, number)  # the objective's draws do not change
         known = (networks, schedule, batch, term_keys, judge if term.critic else None)
         extra = term.loss(Seen(features, project, x, metrics["t"], *known))
         require_shape(extra, losses.shape, "added: the losses of the term, one for each example,")

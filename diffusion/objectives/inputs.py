@@ -157,6 +157,18 @@ def split(keys: Array, parts: int) -> Array:
     return jax.vmap(lambda key: jax.random.split(key, parts), out_axes=1)(keys)
 
 
+def apart(keys: Array, number: int) -> Array:
+    """`[B]` keys for a wrapper's draws beside those of an objective that receives `keys` `[B]` and may split them.
+
+    JAX's `split(key)[number]` is `fold_in(key, number)`, so the number is counted from the other end.
+
+    Args:
+        keys: the keys that the objective receives.
+        number: number of the wrapper's draws, from 1, different for each wrapper.
+    """
+    return jax.vmap(lambda key: jax.random.fold_in(key, 2**32 - number))(keys)
+
+
 def mean_square(error: Array) -> Array:
     """`[B]` mean of the squares over all axes but the first."""
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))

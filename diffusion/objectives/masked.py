@@ -14,7 +14,7 @@ from diffusion.arrays.boxes import patchify
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import conditioned, noised, output_weight, split
+from diffusion.objectives.inputs import apart, conditioned, noised, output_weight, split
 from diffusion.objectives.objective import Denoises, Objective, check_objective
 from diffusion.objectives.objective_facts import Condition
 from diffusion.objectives.weightings import Weighting
@@ -22,6 +22,8 @@ from diffusion.package import public
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
+
+SECOND = 2**16  # number of the second loss's draws; the terms on features of the wrapped objective count from 1
 
 
 def visible_patches(keys: Array, number: int, least: float, most: float) -> Array:
@@ -147,7 +149,7 @@ def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, m
     def both(networks, schedule, keys, batch, step):
         losses, metrics = objective(networks, schedule, keys, batch, step)
         # The keys of the objective's draws do not change.
-        mask_keys, keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), 2)
+        mask_keys, keys = split(apart(keys, SECOND), 2)
         keep = visible_patches(mask_keys, _number(batch["x"], patch), least, most)
         masked = conditioned(batch, _with_keep(batch.get("condition"), keep))
         again, _ = objective(networks, schedule, keys, masked, step)

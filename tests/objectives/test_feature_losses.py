@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.objectives import feature_losses, projectors
+from diffusion.objectives.inputs import apart
 
 SCHEDULE = schedules.rectified_flow()
 BASE = objectives.flow_matching(timesteps.uniform_density(SCHEDULE))
@@ -247,6 +249,24 @@ def test_self_alignment_rebuilds_the_input_of_any_network():
     np.testing.assert_allclose(sigma[0], 0.002, rtol=1e-5)
     np.testing.assert_allclose(x_s, c_in(sigma) * (X + sigma * eps), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(condition, batch["condition"])
+
+
+def test_the_draws_of_a_term_are_none_of_the_objective():
+    """Of one key, `uniform` is the normal distribution's function of `normal`: the same number, drawn twice."""
+    drawn, seen = [], []
+
+    def draw(read):
+        seen.append((read.x, read.t))
+        drawn.append(jax.vmap(jax.random.uniform)(read.keys))
+        return jnp.zeros(6)
+
+    run(objectives.added(BASE, *(objectives.Term(draw, (layer,), 1.0) for layer in (1, 2))), jnp.asarray(FEATURES))
+    x_t, t = (np.asarray(value, np.float64) for value in seen[0])
+    shares = scipy.stats.norm.cdf((x_t - (1 - t[:, None]) * X) / t[:, None])
+    for u in map(np.asarray, drawn):
+        assert (np.abs(u[:, None] - np.c_[shares, t]) > 1e-5).all()
+    split = jax.random.key_data(jax.vmap(lambda key: jax.random.split(key, 8))(KEYS))
+    assert (jax.random.key_data(apart(KEYS, 1))[:, None] != split).any(-1).all()
 
 
 def test_terms_of_two_blocks_compare_within_both():

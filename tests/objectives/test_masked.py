@@ -81,6 +81,23 @@ def test_a_masked_copy_adds_the_same_loss_of_a_part():
     assert not isinstance(calls[0], dict) and calls[1]["keep"].shape == (3, 4) and both.condition.masks == 2
 
 
+def test_a_masked_copy_draws_by_keys_that_its_objective_does_not_split():
+    """The first loss splits its keys twice at most: into those of a coupling, of the times and of the noise."""
+    received = []
+
+    def loss(networks, schedule, keys, batch, step):
+        received.append(jax.random.key_data(keys))
+        return jnp.zeros(3), {"t": jnp.zeros(3)}
+
+    both = objectives.with_masked_copy(objectives.Objective(loss), patch=2, least=0.5, most=0.5)
+    both({"model": None}, SCHEDULE, KEYS, {"x": X}, 0)
+    once = jax.vmap(lambda key: jax.random.split(key, 4))(KEYS)
+    twice = jax.vmap(jax.vmap(lambda key: jax.random.split(key, 4)))(once).reshape(3, 16)
+    used = jax.random.key_data(jnp.concatenate([KEYS[:, None], once, twice], axis=1))
+    np.testing.assert_array_equal(received[0], jax.random.key_data(KEYS))
+    assert (received[1][:, None] != used).any(-1).all()
+
+
 def test_tokens_go_back_where_they_were():
     tokens = np.arange(12, dtype=np.float32).reshape(1, 6, 2)
     keep = np.array([[4, 0, -1]])
