@@ -15,7 +15,7 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Objective, check_objective
 from diffusion.objectives.objective_facts import Head
 from diffusion.parameterizations import log_sigma
-from diffusion.schedules.noise_schedule import leaf_schedules
+from diffusion.schedules.noise_schedule import inside_times, leaf_schedules
 
 
 class Uncertainty(NamedTuple):
@@ -63,9 +63,10 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
 
         loss' = loss / exp(u) + u,    u = uncertainty(ln(sigma / alpha) / 4)
 
-    The model thus receives the gradient of the loss relative to its size at each noise level. The second network is
-    `networks["uncertainty"]`, called like any network but with x_t and condition None: `lambda x_t, clock, condition:
-    pair.apply(params, clock)` with the pair `uncertainty()`.
+    The model thus receives the gradient of the loss relative to its size at each noise level. At alpha = 0 and sigma =
+    0 the level is that of a time just inside. The second network is `networks["uncertainty"]`, called like any network
+    but with x_t and condition None: `lambda x_t, clock, condition: pair.apply(params, clock)` with the pair
+    `uncertainty()`.
 
     Facts:
         loss: loss / exp(u) + u
@@ -94,7 +95,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
                 f"{metrics['t'].shape}, and its losses {losses.shape}"
             )
         # If leaves have a schedule each, the clock is the mean of their noise levels.
-        levels = [log_sigma()(leaf, metrics["t"]) for leaf in leaf_schedules(schedule)]
+        levels = [log_sigma()(leaf, inside_times(leaf, metrics["t"])) for leaf in leaf_schedules(schedule)]
         u = predict(None, sum(levels) / len(levels), None)
         require_shape(u, losses.shape, 'with_uncertainty: the output of "uncertainty", one number for each example,')
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}

@@ -53,6 +53,27 @@ def test_losses_are_equation_21():
     np.testing.assert_allclose(losses, metrics["unweighted"] * np.exp(-u) + u, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["rectified_flow", pytest.param("zero_terminal_snr", marks=pytest.mark.extended)])
+def test_the_uncertainty_is_finite_where_no_data_is_left(name):
+    """At alpha = 0 ln(sigma / alpha) is infinite, and so would be the loss of every example drawn at t_max."""
+    schedules_by_name = {
+        "rectified_flow": schedules.rectified_flow,
+        "zero_terminal_snr": lambda: schedules.zero_terminal_snr(schedules.linear_beta(T=10)),
+    }
+    schedule, v = schedules_by_name[name](), parameterizations.v()
+    at_end = timesteps.from_quantile(lambda u: jnp.where(u > 0.5, schedule.t_max, 0.5 + 0 * u))
+    objective = objectives.with_uncertainty(objectives.denoising(v, weightings.constant(v), at_end))
+    params = {"weight": jnp.ones(8)}
+    total = lambda params: (lambda losses, metrics: (losses.sum(), (losses, metrics)))(
+        *objective(_networks(0.5, params), schedule, KEYS, BATCH, 0)
+    )
+    slope, (losses, metrics) = jax.jit(jax.grad(total, has_aux=True))(params)
+    assert set(np.asarray(metrics["t"])) == {0.5, 1.0}
+    expected = metrics["unweighted"] * np.exp(-metrics["uncertainty"]) + metrics["uncertainty"]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert np.isfinite(slope["weight"]).all() and np.isfinite(losses).all()
+
+
 def test_optimum_is_the_logarithm_of_the_loss():
     """d/du (L e^-u + u) = 0 at u = ln L, where the value is 1 + ln L; and nowhere else, for it is convex in u."""
     unweighted = _run()(0.5, PAIR.init())[1]["unweighted"]
