@@ -60,8 +60,13 @@ def ramped(scale: Scale, ramp: Ramp | None) -> Scale:
     """The scale with a ramp, 1 + (scale - 1) ramp(t), or the unchanged scale if ramp is None."""
     if ramp is None:
         return scale
-    value = lambda t: jnp.asarray(scale(t) if callable(scale) else scale)
-    return lambda t: 1 + (value(t) - 1) * ramp(t)
+
+    def grown(t):
+        value, share = jnp.asarray(scale(t) if callable(scale) else scale), jnp.asarray(ramp(t))
+        most = max(value, share, key=jnp.ndim)  # a scale for each sample, and a time for each of its frames
+        return 1 + (left_broadcast(value, most) - 1) * left_broadcast(share, most)
+
+    return grown
 
 
 def check_interval(interval: Interval, schedule: NoiseSchedule | None = None) -> None:

@@ -85,6 +85,20 @@ def test_a_ramp_takes_a_share_of_the_guidance_that_grows_towards_the_data():
         guidance.power_cosine(0)
 
 
+def test_a_ramp_of_a_scale_for_each_sample_follows_the_time_of_each_frame():
+    """cond + (w_b - 1) ramp(t_bf) (cond - uncond), with as many samples as frames."""
+    w, t = np.array([1.0, 2.0, 5.0]), np.linspace(0.1, 0.9, 9).reshape(3, 3)
+    x = np.random.default_rng(3).standard_normal((3, 3, 2))
+    branch = lambda a: lambda x_t, t: Prediction(a * x_t, x_t)
+    guided = guidance.classifier_free(
+        guidance.separately(branch(1.0), branch(0.0)), jnp.asarray(w), ramp=guidance.power_cosine(2.0)
+    )
+    extra = (w[:, None] - 1) * (1 - np.cos((1 - t) ** 2 * np.pi)) / 2
+    np.testing.assert_allclose(_call(guided, x, t).x0, (1 + extra[..., None]) * x, rtol=1e-9)
+    at_one = lambda t: (w - 1) * (1 - np.cos((1 - t) ** 2 * np.pi)) / 2
+    np.testing.assert_allclose(_call(guided, x, 0.3).x0, (1 + at_one(0.3)[:, None, None]) * x, rtol=1e-9)
+
+
 def test_one_composed_condition_is_classifier_free_guidance():
     one = _call(guidance.composed(_branches(COND, NULL), (2.5,)))
     _assert_close(one, _call(guidance.classifier_free(_branches(COND, NULL), 2.5)), 1e-12)
