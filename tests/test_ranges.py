@@ -391,6 +391,7 @@ RANGES = {
         "scales",
     ),
     "alignment": (lambda layer: feature_losses.alignment(layer), [1], [0], "layer = 0"),
+    "decoder levels": (objectives.decoders.levels, [2, 256], [1, 0], "count = "),
     "structure": (lambda value: feature_losses.structured_alignment(value, 0.0), [0.0], [-1e-9], "structure = "),
     "structured critic": (
         lambda value: feature_losses.structured_alignment(0.0, value),

@@ -19,7 +19,12 @@ def levels(count: int = 256) -> Decoder:
 
     Args:
         count: number of levels -1 + 2 k / (count - 1), at least 2.
+
+    Raises:
+        ValueError: if count is below 2.
     """
+    if count < 2:
+        raise ValueError(f"levels: count = {count} must be at least 2 (256 for bytes)")
     half = (count - 1) / 2
 
     def decoder(x_0, noise, ratio):
@@ -27,6 +32,7 @@ def levels(count: int = 256) -> Decoder:
         y = (x_0 + ratio * noise)[..., None]
         log_p = jax.nn.log_softmax(-jnp.square((y - values) / ratio[..., None]) / 2)
         level = jnp.round((x_0 + 1) * half).astype(jnp.int32)
+        level = jnp.where(level < 0, count, level)  # a negative index would count from the end
         return jnp.take_along_axis(log_p, level[..., None], axis=-1)[..., 0]
 
     return decoder

@@ -134,6 +134,13 @@ def test_levels_are_bayes_rule(ratio):
     np.testing.assert_allclose(found[0], expected, rtol=2e-3, atol=2e-4)
 
 
+def test_data_beyond_the_levels_have_no_probability():
+    """A number below -1 by a level or more would be the last level's, counted from the end."""
+    x = jnp.array([[-1.01, -1.5, -1.0, -1.001, 1.001, 1.0, 1.01, 1.5]])
+    log_p = levels()(x, jnp.zeros_like(x), jnp.full((1, 1), 0.01))
+    np.testing.assert_array_equal(np.isnan(log_p[0]), [1, 1, 0, 0, 0, 0, 1, 1])
+
+
 @pytest.mark.extended
 def test_the_decoder_has_a_key_of_its_own():
     """The reconstruction, -noise^2 / 2 up to a constant, says nothing of the noise that the network sees."""
