@@ -67,8 +67,9 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
 
         def two_stages():
             m = between(schedule, t, s, r)
-            before = r * h
-            after = jnp.where(jnp.isfinite(h), (1 - r) * h, -log_r)
+            long = jnp.minimum(h, 1e30)  # an infinite length has no derivative in r
+            before = r * long
+            after = jnp.where(jnp.isfinite(h), (1 - r) * long, -log_r)
             down, up = split_noise(schedule.sigma(m), before, eta)
             x_m = schedule.alpha(m) * x0 + down * eps + (s_noise * up * noise[0] if draws else 0)
             change = (denoise(x_m, m).x0 - x0) / (2 * r)

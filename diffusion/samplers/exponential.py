@@ -48,5 +48,6 @@ def between(schedule: NoiseSchedule, t: Array, s: Array, fraction: float) -> Arr
     start = log_ratio(schedule, t)
     end = log_ratio(schedule, s)
     h = end - start
-    middle = jnp.where(jnp.isfinite(h), start + fraction * h, end + jnp.sign(h) * jnp.log(fraction))
+    regular = jnp.isfinite(h)
+    middle = jnp.where(regular, start + fraction * jnp.where(regular, h, 0), end + jnp.sign(h) * jnp.log(fraction))
     return schedule.inverse_log_snr(2 * middle)

@@ -51,9 +51,12 @@ def per_frame(sampler: Sampler) -> Sampler:
         clocks = by_frame(jnp.maximum(plan.t[i], clean_time(schedule)))
 
         def advance(state, prediction, t, s, noise):
-            alone = Plan(t[None], s[None], jnp.zeros(1, bool))
+            # The step of a frame that rests is left out; where it rests at an end, it would have no derivative.
+            rests = t == s
+            start, end = jnp.where(rests, schedule.t_max, t), jnp.where(rests, 0, s)
+            alone = Plan(start[None], end[None], jnp.zeros(1, bool))
             new = sampler.step(state, lambda *_: prediction, schedule, alone, 0, noise)
-            return jax.tree.map(lambda new, old: jnp.where(t == s, old, new), new, state)
+            return jax.tree.map(lambda new, old: jnp.where(rests, old, new), new, state)
 
         def ends(state, t, s, noise):
             """The time to which the flow map carries a frame in the step, which is 0 for a consistency function."""

@@ -72,10 +72,10 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
         s = plan.s[i]
         x = state.x
         x0, eps = denoise(x, t)[:2]
-        w_t = scale * diffusion(schedule, t)
-        alpha_dot, sigma_dot = (jnp.squeeze(rate) for rate in derivatives(schedule, t, t))
-        finite = jnp.isfinite(w_t) & jnp.isfinite(alpha_dot) & jnp.isfinite(sigma_dot)
-        w_t, alpha_dot, sigma_dot = (jnp.where(finite, a, 0) for a in (w_t, alpha_dot, sigma_dot))
+        rates = (diffusion(schedule, t), *(jnp.squeeze(rate) for rate in derivatives(schedule, t, t)))
+        finite = jnp.isfinite(jnp.stack(rates)).all()
+        w_t, alpha_dot, sigma_dot = (jnp.where(finite, rate, 0) for rate in rates)
+        w_t = scale * w_t
         drift = alpha_dot * x0 + (sigma_dot + w_t / (2 * schedule.sigma(t))) * eps
         mean = x - (t - s) * drift
         moved = mean + root(w_t * (t - s)) * noise[0]

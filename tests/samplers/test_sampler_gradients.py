@@ -134,3 +134,73 @@ def test_a_learned_variance_has_a_derivative_onto_the_data_where_no_noise_is_dra
     with jax.disable_jit():
         value, slopes = jax.value_and_grad(end, argnums=(0, 1))(0.3, jnp.asarray(0.5))
     assert float(value) == 0.5 and np.abs(slopes).max() < 1e-12
+
+
+def _slope_and_difference(total, value):
+    """The derivative of a function of one number, and the one by central differences."""
+    program = jax.jit(total, compiler_options=QUICK)
+    found = jax.jit(jax.grad(total), compiler_options=QUICK)(value)
+    return found, (program(value + 1e-6) - program(value - 1e-6)) / 2e-6
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "make, value",
+    [(lambda r: samplers.dpmpp_sde(r=r), 0.4), (lambda scale: samplers.interpolant_sde("flow_grpo", scale), 0.49)],
+)
+def test_the_parameters_of_a_sampler_have_derivatives_from_pure_noise_on(make, value):
+    """The first step is infinitely long in log(alpha / sigma), which hides the parameter or takes its limit."""
+    schedule = schedules.rectified_flow()
+    denoise = exact_denoiser(DATA["gaussian"], schedule)
+    plan = timesteps.plan(np.array([1.0, 0.6, 0.3, 0.0]))
+    keys = jax.random.split(jax.random.key(3), 2)
+    total = lambda value: jnp.sum(jnp.sin(samplers.sample(make(value), denoise, schedule, jnp.asarray(X), plan, keys)))
+    found, expected = _slope_and_difference(total, value)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_frame_that_rests_at_an_end_leaves_the_gradients_finite():
+    """The first is at alpha = 0, the last at the data; the derivative of the other's step from 1/2 to 1/4 by hand."""
+    schedule = schedules.rectified_flow()
+    sampler = samplers.per_frame(samplers.ddim(1.0))
+    plan = timesteps.Plan(np.array([[1.0, 0.5, 0.0]]), np.array([[1.0, 0.25, 0.0]]), np.zeros(1, bool))
+    x, z = np.array([[0.9, -0.5, 0.3]]), np.array([[[0.2, 0.7, -0.4]]])
+    state = sampler.init(jnp.asarray(x), schedule, plan)
+
+    def stepped(a):
+        denoise = lambda x_t, t: Prediction(a * x_t, x_t / (2 + a))
+        return sampler.step(state, denoise, schedule, plan, 0, jnp.asarray(z)).x
+
+    total = lambda a: (lambda x_s: (x_s @ jnp.array([[1.0], [2.0], [4.0]]))[0, 0])(stepped(a))
+    value, slope = jax.jit(jax.value_and_grad(total), compiler_options=QUICK)(0.7)
+    down, up = 0.25 / 3, 0.25 * np.sqrt(8) / 3  # the signal-to-noise ratios are 1 and 9
+    moved = 0.75 * 0.7 * -0.5 + down * -0.5 / 2.7 + up * 0.7
+    np.testing.assert_allclose(value, 0.9 + 2 * moved + 4 * 0.3, rtol=1e-9)
+    np.testing.assert_allclose(slope, 2 * (0.75 * -0.5 + down * 0.5 / 2.7**2), rtol=1e-9)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: samplers.ddim(1.0),
+        samplers.ddpm,
+        lambda: samplers.ddpm("large"),
+        samplers.euler_maruyama,
+        samplers.interpolant_sde,
+        samplers.reverse_diffusion,
+    ],
+)
+def test_frames_that_wait_or_have_arrived_leave_the_gradients_finite(make):
+    """Along a plan, in which the second frame waits for the first."""
+    schedule = schedules.rectified_flow()
+    plan = timesteps.staggered(np.array([1.0, 0.5, 0.0]), frames=2, delay=2)
+    keys = jax.random.split(jax.random.key(3), 2)
+    x = jnp.asarray(X)[..., None]
+
+    def total(a):
+        denoise = lambda x_t, t: Prediction(a * x_t, x_t / (2 + a))
+        return jnp.sum(jnp.sin(samplers.sample(samplers.per_frame(make()), denoise, schedule, x, plan, keys)))
+
+    found, expected = _slope_and_difference(total, 0.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
