@@ -28,7 +28,8 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
         loss = mean |u(x_t, t) - (alpha' x_0 + sigma' eps)|^2,    x_0 = ODE(z),    t ~ density,
         eps = (z - alpha(t_max) x_0) / sigma(t_max),  so that x_t = z at t_max
 
-    where u is the velocity, converted from the network's parameterization. On the rectified flow eps is z.
+    where u is the velocity, converted from the network's parameterization. On the rectified flow eps is z. Data and
+    noise of a pair depend on each other, so that the trained network gives no score, and is sampled without noise.
 
     Facts:
         loss: |u - (alpha' x_0 + sigma' eps)|^2 on pairs of a trained flow
@@ -60,7 +61,8 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
         eps = (batch["noise"] - schedule.alpha(schedule.t_max) * batch["x"]) / schedule.sigma(schedule.t_max)
         return matching(networks, schedule, keys, {**batch, "noise": eps}, step)
 
-    return dataclasses.replace(matching, loss=loss, teacher=Teacher(pairs=True))
+    examples = matching.examples._replace(score=False)  # the noise of a pair is a function of its data
+    return dataclasses.replace(matching, loss=loss, teacher=Teacher(pairs=True), examples=examples)
 
 
 def reflow_pairs(

@@ -222,7 +222,12 @@ FACTS = {
         },
     ),
     "transition_judge": lambda: (objectives.transition_judge(X0, V, 4, 50), None, None, {"trains": "judge"}),
-    "reflow": lambda: (objectives.reflow(UNIFORM, X0), Denoises(X0), UNIFORM, {"teacher": Teacher(pairs=True)}),
+    "reflow": lambda: (
+        objectives.reflow(UNIFORM, X0),
+        Denoises(X0),
+        UNIFORM,
+        {"teacher": Teacher(pairs=True), "score": False},
+    ),
     "reward_backpropagation": lambda: (
         objectives.reward_backpropagation(X0, (1.0, 0.5, 0.0), objectives.near_value(0.5)),
         Denoises(X0),

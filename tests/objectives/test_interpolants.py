@@ -144,6 +144,19 @@ def test_reflow_pairs_are_ends_of_the_flow_and_their_loss_vanishes_at_the_straig
     assert losses.min() > 1e-3
 
 
+def test_a_reflowed_network_takes_no_noise_in_sampling():
+    """Of data N(0, 1/4), x_t = (1 - t) z / 2 + t z: the noise z is 2 x_t / (1 + t), and no multiple of the score."""
+    t, x = np.array([0.25, 0.5, 0.75]), 1.0
+    noise, score = 2 * x / (1 + t), -x / ((1 - t) ** 2 / 4 + t**2)
+    assert (np.abs(noise + t * score) > 0.05).all()  # the variance of x_t with independent noise has no mixed term
+    reflow = objectives.reflow(DENSITY)
+    for sampler in (samplers.heun(), samplers.ddim(), samplers.dpmpp_2m()):
+        reflow.check_sampler(sampler)
+    for sampler in (samplers.ddpm(), samplers.ddim(0.5), samplers.interpolant_sde()):
+        with pytest.raises(ValueError, match=r"needs the score, .* Valid: a deterministic sampler"):
+            reflow.check_sampler(sampler)
+
+
 def test_reflow_is_the_error_of_the_velocity_whatever_the_network_predicts():
     batch = {"x": X0[:, :2], "noise": X0[::-1, :2] + 1.0}
     u = lambda x, t, c: 0.5 * x - t[:, None]
