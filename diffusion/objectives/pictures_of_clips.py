@@ -11,7 +11,7 @@ import numpy as np
 from diffusion.objectives.entry import entry
 from diffusion.objectives.objective import Objective, check_objective
 
-PER_EXAMPLE = ("x", "condition", "data_condition", "index", "noise")
+PER_EXAMPLE = ("x", "condition", "data_condition", "index", "noise", "start", "features", "rejected", "metadata")
 
 
 def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,17 +20,19 @@ def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:
         out[:, f] = network(x[:, f : f + 1], t[f], condition)
 
     Args:
-        network: (x `[B, F, ...]`, clock `[]`, `[B]` or `[B, F]`, condition) -> output.
+        network: (x `[B, F, ...]`, clock `[]`, `[B]` or `[B, F]`, or a tuple of two clocks, condition) -> output. Each
+            frame receives the further arguments of its clip, such as `dropout_keys` `[B]`.
 
     Returns:
         A network with the same inputs.
     """
 
-    def apply(x, clock, condition):
+    def apply(x, clock, condition, **more):
         batch, frames = x.shape[:2]
         repeat = lambda leaf: jnp.repeat(leaf, frames, axis=0)
-        t = clock if jnp.ndim(clock) == 0 else (repeat(clock) if jnp.ndim(clock) == 1 else clock.reshape(-1))
-        output = network(x.reshape(-1, 1, *x.shape[2:]), t, jax.tree.map(repeat, condition))
+        by_frame = lambda t: t if jnp.ndim(t) == 0 else (repeat(t) if jnp.ndim(t) == 1 else t.reshape(-1))
+        repeated = jax.tree.map(repeat, (condition, more))
+        output = network(x.reshape(-1, 1, *x.shape[2:]), jax.tree.map(by_frame, clock), repeated[0], **repeated[1])
         return output.reshape(batch, frames, *output.shape[2:])
 
     return apply

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, schedules, timesteps
+from diffusion.objectives.pictures_of_clips import frame_by_frame
 
 SCHEDULE = schedules.rectified_flow()
 B, F = 8, 3
@@ -62,6 +63,32 @@ def test_what_cannot_be_pictures_is_refused():
         objectives.with_pictures(plain)({"model": each}, SCHEDULE, KEYS[:1], one, 0)
     with pytest.raises(ValueError, match="heads or a teacher"):
         objectives.with_pictures(objectives.autoencoding.kl_autoencoder())
+
+
+def test_a_frame_alone_has_both_times_and_the_dropout_keys_of_its_clip():
+    """The output of a frame is a function of its numbers, so that it can be told from any other."""
+    x, t, s = X[:2], jnp.array([0.3, 0.8]), jnp.array([0.1, 0.4])
+    keys = KEYS[:2]
+
+    def network(x, clocks, condition, dropout_keys):
+        assert x.shape == (2 * F, 1, 2)
+        drawn = jax.vmap(jax.random.uniform)(dropout_keys)
+        return x * (clocks[0] + 10 * clocks[1] + 100 * drawn)[:, None, None] + condition[:, None, None]
+
+    found = frame_by_frame(network)(x, (t, s), jnp.array([3.0, 7.0]), dropout_keys=keys)
+    factor = np.asarray(t + 10 * s + 100 * jnp.stack([jax.random.uniform(key) for key in keys]))
+    np.testing.assert_allclose(found, x * factor[:, None, None] + np.array([3.0, 7.0])[:, None, None], rtol=1e-6)
+
+
+def test_facts_of_captions_stay_with_their_clips():
+    """The number in the metadata of an example is its x; the loss of every example compares both."""
+
+    def loss(networks, schedule, keys, batch, step):
+        return jnp.abs(batch["metadata"]["number"] - batch["x"][:, 0, 0]), {"t": jnp.zeros(len(keys))}
+
+    mixed = objectives.with_pictures(objectives.Objective(loss))
+    batch = {**BATCH, "metadata": {"number": X[:, 0, 0]}}
+    np.testing.assert_array_equal(mixed({"model": each}, SCHEDULE, KEYS, batch, 0)[0], 0)
 
 
 @pytest.mark.parametrize("share, number", [(1e-3, 1), (0.5, 4), (0.999, B - 1)])
