@@ -8,6 +8,9 @@ from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective, check_objective
 from diffusion.objectives.objective_facts import Prior
 
+# Entries of a batch that belong to its examples, and say nothing about an example of the class.
+OF_EXAMPLES = ("condition", "data_condition", "noise", "start", "features", "rejected", "metadata")
+
 
 def with_prior_preservation(
     objective: Objective, weight: float = 1.0, prompt: str = "", number: int = 200
@@ -17,7 +20,8 @@ def with_prior_preservation(
         loss = l(x, c) + weight l(x_prior, c_prior),    each with its own time and noise
 
     The examples of the class are the batch's entry "prior", {"x" `[B, ...]`, "condition"}: samples that the model
-    generated from the class's prompt before the training.
+    generated from the class's prompt before the training. They share the batch's indices and states, but neither its
+    noise nor its features.
 
     Facts:
         loss: the weighted sum of the wrapped objective's two losses
@@ -52,8 +56,8 @@ def with_prior_preservation(
         keys, prior_keys = split(keys, 2)
         rest = {name: leaf for name, leaf in batch.items() if name != "prior"}
         losses, metrics = objective.loss(networks, schedule, keys, rest, step)
-        rest.pop("data_condition", None)  # it belongs to the examples
-        prior, _ = objective.loss(networks, schedule, prior_keys, rest | dict(batch["prior"]), step)
+        shared = {name: leaf for name, leaf in rest.items() if name not in OF_EXAMPLES}
+        prior, _ = objective.loss(networks, schedule, prior_keys, shared | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 
     beside = objective.beside._replace(prior=Prior(prompt, number))

@@ -33,6 +33,32 @@ def test_the_loss_is_the_weighted_sum_of_both():
     assert np.abs(one - other).min() > 1e-3
 
 
+def test_an_example_of_the_class_receives_nothing_that_belongs_to_the_batchs_example():
+    """Its noise would be another picture's pair, its features another picture's; an index and a density are shared."""
+    received = []
+
+    def loss(networks, schedule, keys, batch, step):
+        received.append(batch)
+        return jnp.zeros(2), {"t": jnp.zeros(2)}
+
+    x = jnp.arange(6.0).reshape(2, 3)
+    of_examples = {"noise": x, "start": x, "rejected": x, "features": x[:, None], "metadata": {"number": x[:, 0]}}
+    of_examples |= {"data_condition": jnp.arange(2)}
+    shared = {"index": jnp.arange(2) + 5, "density": {"losses": jnp.ones(4)}}
+    prior = {"x": -x, "condition": jnp.zeros(2, int)}
+    batch = {"x": x, "condition": jnp.ones(2, int), **of_examples, **shared, "prior": prior}
+    keys = jax.random.split(jax.random.key(0), 2)
+    objectives.with_prior_preservation(objectives.Objective(loss))({}, SCHEDULE, keys, batch, 0)
+    first, second = received
+    assert set(first) == set(batch) - {"prior"}
+    assert set(second) == {"x", "condition", *shared}
+    np.testing.assert_array_equal(second["x"], -x)
+    objectives.with_prior_preservation(objectives.Objective(loss))(
+        {}, SCHEDULE, keys, batch | {"prior": prior | {"noise": 2 * x}}, 0
+    )
+    np.testing.assert_array_equal(received[-1]["noise"], 2 * x)  # but its own
+
+
 def test_a_negative_weight_and_a_batch_without_the_class_are_refused():
     plain = objectives.flow_matching(timesteps.uniform_density(SCHEDULE))
     with pytest.raises(ValueError, match=r"weight = -1 must be at least 0"):
