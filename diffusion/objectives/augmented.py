@@ -41,7 +41,8 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
         augment: the augmentation; for images `data.augmentation.edm_augmentation`.
 
     Raises:
-        ValueError: if the objective is one of pairs.
+        ValueError: if the objective is one of pairs; when called, if the objective reads features of the examples and
+            the batch holds those of the examples without augmentation.
     """
     check_objective(objective)
 
@@ -53,6 +54,11 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
 
     @entry(entries=None)
     def augmented(networks, schedule, keys, batch, step):
+        if objective.beside.encoder and "features" in batch:
+            raise ValueError(
+                'augmentation: the "features" of the batch are those of examples without augmentation. Valid: the '
+                'network "encoder" in place of computed features, or data.augment'
+            )
         augment_keys, keys = split(keys, 2)
         x, numbers = jax.vmap(augment)(augment_keys, batch["x"])
         condition = batch.get("condition")

@@ -117,8 +117,8 @@ def added(objective: Objective, *terms: Term) -> Objective:
         `[B]`, "term_2" `[B]` and so on.
 
     Raises:
-        ValueError: if the objective differentiates the network in forward mode; when called, if the objective calls the
-            network more than once, or the network returns no features.
+        ValueError: if the objective differentiates the network in forward mode, or augments the examples that a term
+            reads; when called, if the objective calls the network more than once, or the network returns no features.
     """
     check_objective(objective)
     if objective.network.forward_mode:
@@ -132,6 +132,12 @@ def added(objective: Objective, *terms: Term) -> Objective:
 
 
 def _with_term(objective: Objective, term: Term) -> Objective:
+    reads_data = term.encoder or term.predicts or term.target is not None
+    if reads_data and objective.condition.augmentations:
+        raise ValueError(
+            "added: the network reads augmented examples, but the term around the augmentation would read the "
+            "examples without it. Valid: with_augmentation(added(objective, term), augment)"
+        )
     number = 1 + sum(name.startswith("term") for name in objective.blocks.terms)
     name = "term" if number == 1 else f"term_{number}"
     heads = {}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import objectives, schedules
+from diffusion import objectives, parameterizations, schedules, timesteps
 
 
 @pytest.mark.parametrize("condition", [None, "label", "mapping"])
@@ -38,3 +38,28 @@ def test_the_wrapped_objective_receives_augmented_examples_and_their_numbers(con
     np.testing.assert_array_equal(seen["index"], label)
     used = jax.random.key_data(jnp.stack([*seen["keys"]]))
     assert seen["keys"].shape == (3,) and not (used == jax.random.key_data(keys)).all(1).any()
+
+
+AUGMENT = objectives.Augmentation(lambda key, x: (x + 1, jnp.ones(1)), 1)
+MATCHING = objectives.flow_matching(timesteps.uniform_density(schedules.rectified_flow()))
+
+
+def test_a_term_on_the_data_around_an_augmentation_is_refused():
+    """It would compare the features of an augmented example with the example before, or take the change for noise."""
+    augmented = objectives.with_augmentation(MATCHING, AUGMENT)
+    v = parameterizations.velocity()
+    for term in (objectives.alignment(), objectives.self_alignment(v), objectives.early_prediction(v)):
+        with pytest.raises(
+            ValueError, match=r"augmented.* Valid: with_augmentation\(added\(objective, term\), augment\)"
+        ):
+            objectives.added(augmented, term)
+        assert objectives.with_augmentation(objectives.added(MATCHING, term), AUGMENT).condition.augmentations == 1
+    objectives.added(augmented, objectives.dispersive(1, 2))
+
+
+def test_features_of_examples_before_their_augmentation_are_refused():
+    objective = objectives.with_augmentation(objectives.added(MATCHING, objectives.alignment(1)), AUGMENT)
+    keys, x = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 3))
+    batch = {"x": x, "features": jnp.ones((2, 1, 3))}
+    with pytest.raises(ValueError, match='"features" of the batch are those of examples without augmentation'):
+        objective({"model": lambda x, t, c: x}, schedules.rectified_flow(), keys, batch, 0)

@@ -282,7 +282,7 @@ FACTS = {
         objectives.with_reward_weights(objectives.reflow(UNIFORM, X0), objectives.near_value(0.5), 1.0),
         Denoises(X0),
         UNIFORM,
-        {"teacher": Teacher(pairs=True)},
+        {"teacher": Teacher(pairs=True), "score": False},
     ),
     "diffusion_dpo": lambda: (
         objectives.diffusion_dpo(X0, V, weightings.constant(X0), UNIFORM, 0.5),
