@@ -1,6 +1,7 @@
 """docs/class_models.md: every line of shell and of Python runs, on small models under the names of published ones."""
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,16 @@ from tests.text_to_image import made_pipelines
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/class_models.md"
 MODELS = {"DiT-XL-2-256": "class_dit", "ddpm-cifar10-32": "class_ddpm", "cd_imagenet64": "class_consistency"}
+
+
+def test_the_page_names_every_command_that_takes_the_bundled_model_of_prompts():
+    commands_folder = PAGE.parent.parent / "experiments"
+    files = [path for path in commands_folder.rglob("*.py") if "shipped_models.folder_of_prompts(" in path.read_text()]
+    takers = {path.relative_to(commands_folder).parts[0].removesuffix(".py") for path in files}
+    sentence = re.search(r"`--model=drawings` selects.*?, and in the reports", PAGE.read_text(), re.DOTALL)[0]
+    named = set(re.findall(r"`(?:diffusion )?(\w+)`", sentence))
+    parts = {"sampling", "text"}  # of `sample`, and of the reports
+    assert len(takers) > 4 and named == takers - parts | {"sample"}
 
 
 @pytest.mark.slow
