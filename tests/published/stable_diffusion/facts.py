@@ -37,7 +37,7 @@ CALLS = {
     "conditional_unet_xl": Call(denoised, 2e-5, layouts=OWN, longer=True),
     "conditional_unet_original_xl": Call(denoised, 2e-5, longer=True),
     "conditional_unet_distilled": Call(denoised, 1e-4, layouts=OWN, slow=True, longer=True),
-    "conditional_unet_one_level": Call(denoised, 7e-6, longer=True),
+    "conditional_unet_one_level": Call(denoised, 2e-5, longer=True),
     "conditional_unet_uneven": Call(denoised, 9e-6, slow=True, longer=True),
     "conditional_unet_number": Call(denoised, 8e-6, slow=True, longer=True),
     "conditional_unet_projection": Call(denoised, 1e-5, slow=True, longer=True),
