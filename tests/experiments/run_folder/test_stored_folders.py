@@ -1,5 +1,6 @@
 """Plain folders and files of a store: what is fetched and sent, when, and what a cut or a wrong name leaves."""
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -73,6 +74,25 @@ def test_a_folder_is_fetched_and_then_what_has_changed_alone(bucket):
     fetch()
     assert bucket.fetched() == ["data/a/1.png", "data/c/4.png", "data/names.csv"]
     assert here(folder) == {"a/1.png": b"eno", "a/2.png": b"two", "c/4.png": b"four", "names.csv": b"1,2,3"}
+
+
+def test_a_folder_is_fetched_by_one_command_at_a_time(bucket):
+    """Another command could not even share the lock while files are fetched, and none holds it afterwards."""
+    lock = stored_folders.local(ADDRESS).with_name(".data.lock")
+    refused = []
+
+    def try_to_share(path):
+        with open(lock) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(path)
+
+    bucket.before = lambda number, name, path: try_to_share(path) if name == "fetch" else None
+    fetch()
+    assert len(refused) == len(FILES)
+    try_to_share("afterwards")
+    assert len(refused) == len(FILES)
 
 
 def test_one_object_is_fetched_without_its_neighbours(bucket):
