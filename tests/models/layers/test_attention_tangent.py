@@ -33,7 +33,7 @@ def arrays(queries, keys, width, dtype="float32", batch=1, heads=2):
         (67, 77, 24, "float32", 1e-6),
         (64, 96, 24, "bfloat16", 1e-3),
         pytest.param(5, 7, 4, "float32", 1e-6, marks=pytest.mark.slow),
-        pytest.param(130, 33, 72, "float32", 1e-6, marks=pytest.mark.slow),
+        pytest.param(130, 33, 72, "float32", 4e-6, marks=pytest.mark.slow),
         pytest.param(67, 77, 24, "bfloat16", 1e-3, marks=pytest.mark.slow),
         pytest.param(256, 256, 72, "bfloat16", 1e-3, marks=pytest.mark.slow),
     ],
