@@ -47,10 +47,13 @@ FACTORS = (
     frozenset({"difference"}),
 )
 MAGNITUDES = ("magnitude", "input_magnitude")
-# The leaves of `diffusion.models` that stack the layers of a scan, and those whose kernels are [in, *out]; the other
-# kernels are [*in, out].
-LAYERS = r"(^|/)([a-z]+_)?(blocks|layers|refiners)/"
-FAN_OUT = r"(^|/)(picture_)?(qkv|query|key|value|key_value|hidden|dense|modulation)/kernel$"
+# The names that stack kernels in the networks of this library: those of a scan's layers, of experts, and of levels whose
+# layers are scanned (a level of another network is a single convolution). Then the kernels that are [in, *out]; the
+# other ones are [*in, out].
+LAYERS = (
+    r"(^|/)(([a-z]+_)?(blocks|layers|refiners)(/layers)?|experts|llama_embeddings|(down|up)_\d+(?=/(?!conv/)\w+/))(?=/)"
+)
+FAN_OUT = r"(^|/)(picture_)?(qkv|query|key|value|key_value|hidden|dense|modulation|vectors)/kernel$"
 
 
 def init(
@@ -64,7 +67,8 @@ def init(
         rank: r, >= 1.
         pattern: regular expression, searched in the paths of the leaves ("blocks/attention/qkv/kernel"); leaves with
             less than two axes (biases, scales) never match.
-        layers: regular expression for the leaves whose first axis counts the layers of a scan.
+        layers: regular expression for the names in a path that stack kernels, such as the layers of a scan; each match
+            is one axis of the leaf, from the first.
         fan_out: regular expression for the leaves with one axis of inputs and any number of outputs; the others have
             one axis of outputs.
 
@@ -81,7 +85,7 @@ def init(
         raise ValueError(f"lora: rank = {rank} must be at least 1")
     axes_of_kernel: dict[str, Any] = {}
     for path, leaf in leaves_of(params).items():
-        stack = 1 if re.search(layers, path) else 0
+        stack = sum(1 for _ in re.finditer(layers, path))
         if re.search(pattern, path) and len(leaf.shape) >= stack + 2:
             inner = stack + 1 if re.search(fan_out, path) else len(leaf.shape) - 1
             axes_of_kernel[path] = (leaf.shape[:stack], leaf.shape[stack:inner], leaf.shape[inner:])

@@ -2,8 +2,10 @@
 
 import functools
 import gzip
+import itertools
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -19,7 +21,6 @@ from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import folders, rows
 from diffusion.models.interchange.rows import Mismatch
-from tests.conformance import slow_but
 from tests.metrics import torch_writer
 from tests.models.interchange import published, test_families
 from tests.peers.made_weights import made
@@ -328,9 +329,13 @@ def test_what_their_layers_cannot_say_is_not_written(tmp_path):
         lora_files.save(tmp_path / "a.safetensors", {}, unet, "kohia")
 
 
+# Transposed convolutions, whose weights are [in, out, ..], have no mapping to an update of low rank.
+TRANSPOSED = r"(^|/)(lengthen_\d+|up_\d+_resize|decoder/up_\d+)/kernel$"
+
+
 # Z-Image and Lumina have three scans of layers, and Lumina keys and values in one kernel.
 @pytest.mark.extended
-@pytest.mark.parametrize("name", slow_but([("z_image",), ("lumina2",)], [(name,) for name in test_families.CALLS]))
+@pytest.mark.parametrize("name", test_families.CALLS)
 def test_kernels_are_read_as_the_tables_of_their_family_have_them(name, tmp_path):
     """`lora.init` goes by names what axes are inputs; the layouts of the tables know it."""
     config = published.case(name).config
@@ -347,11 +352,14 @@ def test_kernels_are_read_as_the_tables_of_their_family_have_them(name, tmp_path
                 continue
             part = rows.part_shape(leaves[row.ours].shape, row.at)
             how = separation(row.layout, shapes[row.theirs], part)
-            assert how is not None, row
+            if how is None:
+                assert re.search(TRANSPOSED, row.ours), row
+                continue
             down = adapter[row.ours]["down"].shape
             layers = len(down) + len(adapter[row.ours]["up"].shape) - len(leaves[row.ours].shape) - 2
             assert np.prod(down[layers:-1]) == np.prod(how.inputs), (row, down)
-            assert layers == (bool(row.at) and isinstance(row.at[0], int)), row
+            layer = itertools.takewhile(lambda index: isinstance(index, int), row.at)  # and the expert
+            assert layers == len(list(layer)), row
             seen += 1
     assert seen
 
