@@ -47,9 +47,9 @@ FACTORS = (
     frozenset({"difference"}),
 )
 MAGNITUDES = ("magnitude", "input_magnitude")
-# The names that stack kernels in the networks of this library: those of a scan's layers, of experts, and of levels whose
-# layers are scanned (a level of another network is a single convolution). Then the kernels that are [in, *out]; the
-# other ones are [*in, out].
+# The names that stack kernels in the networks of this library: those of a scan's layers, of experts, and of levels
+# whose layers are scanned (a level of another network is a single convolution). Then the kernels that are [in, *out];
+# the other ones are [*in, out].
 LAYERS = (
     r"(^|/)(([a-z]+_)?(blocks|layers|refiners)(/layers)?|experts|llama_embeddings|(down|up)_\d+(?=/(?!conv/)\w+/))(?=/)"
 )
