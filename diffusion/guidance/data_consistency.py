@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.arguments import require_floats
@@ -63,11 +62,7 @@ def proximal(
         x0 = prediction.x0
         alpha = left_broadcast(schedule.alpha(t), x_t)
         sigma = left_broadcast(schedule.sigma(t), x_t)
-        ratio = (
-            jnp.zeros_like(sigma)
-            if is_number(noise_std, 0)
-            else strength(scale, 0, None, t, x_t) * (alpha * noise_std / sigma) ** 2
-        )
+        ratio = 0.0 if is_number(noise_std, 0) else strength(scale, 0, None, t, x_t) * (alpha * noise_std / sigma) ** 2
         change = measurement.inverse(measurement.residual(y, x0), x0, ratio)
         return replace_x0(prediction, schedule, t, x0 + change)
 

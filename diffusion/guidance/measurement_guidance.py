@@ -186,7 +186,7 @@ def pseudoinverse(
         sigma = left_broadcast(schedule.sigma(t), x_t)
         variance = alpha**2 * data_std**2 + sigma**2  # r^2 = s^2 sigma^2 / variance
         exact = is_number(noise_std, 0)
-        ratio = jnp.zeros_like(sigma) if exact else variance * (noise_std / data_std) ** 2 / sigma**2
+        ratio = 0.0 if exact else variance * (noise_std / data_std) ** 2 / sigma**2
         (gradient,) = pull(measurement.inverse(measurement.residual(y, x0), x0, ratio))
         # sigma^2 / (alpha r^2), with sigma^2 cancelled by hand: finite as sigma vanishes.
         some = alpha > 0

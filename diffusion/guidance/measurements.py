@@ -48,12 +48,32 @@ class Measurement(NamedTuple):
             y: a measurement `[B, ...]`.
             like: an array with the shape and dtype of x.
             ratio: ratio >= 0: a number, an array that broadcasts against x with one value for each example, or an array
-                of y's shape.
+                that broadcasts against y, for a measurement of single numbers.
+
+        Raises:
+            ValueError: if an example has several ratios that do not broadcast against y, or a measurement that mixes
+                the numbers of an example, `blurred` or `matrix`, receives several.
         """
         ratio = jnp.asarray(ratio, y.dtype)
-        if ratio.ndim and ratio.shape != y.shape:  # one for each example; leaves may have one for each number
+        beside = ratio.ndim == y.ndim and all(r in (1, n) for r, n in zip(ratio.shape, y.shape))
+        if ratio.ndim and not beside:  # leaves may have one for each number, and clips one for each frame
+            _check_one_ratio("a measurement y " + str(y.shape), ratio)
             ratio = ratio.reshape(ratio.shape[:1] + (1,) * (y.ndim - 1))
         return self.transpose(self.solve(y, ratio), like)
+
+
+def _check_one_ratio(what: str, ratio: ArrayLike) -> None:
+    """Refuses several ratios in an example.
+
+    Raises:
+        ValueError: naming the measurement and the shape of the ratios.
+    """
+    shape = jnp.shape(ratio)
+    if any(side != 1 for side in shape[1:]):
+        raise ValueError(
+            f"{what} takes one ratio for each example, but got ratios of the shape {shape}, as times for each frame or "
+            "leaf give them. Valid: measurements.masked, or one time for each example"
+        )
 
 
 def require_measurement(value: Any) -> None:
@@ -170,6 +190,8 @@ def blurred(std: float) -> Measurement:
         return jnp.real(jnp.fft.ifft2(jnp.fft.fft2(x, axes=(1, 2)) * gain, axes=(1, 2))).astype(x.dtype)
 
     def solve(y, ratio):
+        _check_one_ratio("measurements.blurred", ratio)
+
         def inverse(gain):
             square = gain**2 + ratio
             regular = square > 1e-6  # the pseudo-inverse leaves out frequencies that the blur erases
@@ -232,6 +254,7 @@ def matrix(A: np.ndarray) -> Measurement:
     rank = values > values.max(initial=0) * len(values) * np.finfo(A.dtype).eps
 
     def solve(y, ratio):
+        _check_one_ratio("measurements.matrix", ratio)
         inverse = jnp.where(rank, 1 / (jnp.where(rank, values, 1) + ratio), 0)
         return (y @ axes * inverse) @ axes.T
 

@@ -565,3 +565,33 @@ def test_a_mask_that_would_broadcast_the_pictures_is_refused(shape):
 def test_a_mask_may_be_a_list():
     operator = measurements.masked([True, False])
     assert operator.forward(jnp.ones((1, 2))).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 0.3])
+def test_known_frames_are_measured_at_the_noise_of_each(noise_std):
+    """x0 + (y - x0) / (1 + (alpha sigma_y / sigma)^2) where y is known, with a time for each of as many frames."""
+    rng = np.random.default_rng(5)
+    x, t, known = rng.standard_normal((2, 3, 4)), rng.uniform(0.1, 0.9, (2, 3)), rng.random((3, 4)) < 0.5
+    y = np.where(known, rng.standard_normal((2, 3, 4)), 0)
+    alpha, sigma = (np.asarray(f(jnp.asarray(t)))[..., None] for f in (SCHEDULE.alpha, SCHEDULE.sigma))
+    denoise = lambda x_t, t: Prediction(0.5 * x_t, (x_t - alpha * 0.5 * x_t) / sigma)
+    mask = measurements.masked(known)
+    guided = _call(guidance.proximal(denoise, SCHEDULE, mask, jnp.asarray(y), noise_std), x, t)
+    change = np.where(known, (y - 0.5 * x) / (1 + (alpha * noise_std / sigma) ** 2), 0)
+    np.testing.assert_allclose(guided.x0, 0.5 * x + change, rtol=1e-7)
+    guided = _call(guidance.pseudoinverse(denoise, SCHEDULE, mask, jnp.asarray(y), noise_std, data_std=2.0), x, t)
+    total = 4 * alpha**2 + sigma**2
+    change = np.where(known, (y - 0.5 * x) / (1 + total * (noise_std / 2 / sigma) ** 2), 0)
+    np.testing.assert_allclose(guided.x0, 0.5 * x + 0.5 * total / (4 * alpha) * change, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1)])
+def test_a_matrix_or_a_blur_has_one_noise_for_each_example(shape):
+    """The eigenvectors of A A^T mix the numbers of y, so that several noises would be those of other numbers."""
+    ratio = jnp.linspace(0.1, 0.6, 6).reshape(shape)
+    x = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r"one ratio for each example.*\(2, 3"):
+        measurements.matrix(np.arange(9.0).reshape(3, 3)).inverse(x, x, ratio)
+    with pytest.raises(ValueError, match=r"one ratio for each example.*\(2, 4, 1, 1\)"):
+        images = jnp.ones((2, 4, 4, 1))
+        measurements.blurred(1.0).inverse(images, images, jnp.ones((2, 4, 1, 1)))
