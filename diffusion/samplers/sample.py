@@ -234,7 +234,10 @@ def loop(
             noise = normal(renoise_keys, 1, x)[0]
             t, s = (at_each(schedule, time, x) for time in (plan.t[i], plan.s[i]))
             noised = forward(schedule, t, s, state.x, noise)
-            return sampler.init(noised, schedule, plan), again(memory, noised)
+            begun = sampler.init(noised, schedule, plan)
+            if hasattr(state, "x0"):  # the latest estimate is still that of the last step with the network
+                begun = begun._replace(x0=state.x0)
+            return begun, again(memory, noised)
 
         state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
         if after_step is not None:

@@ -91,6 +91,16 @@ def test_renoising_forgets_the_history(sampler):
     np.testing.assert_allclose(whole.x[4:], rest.x[1:], rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_that_renoises_has_the_estimate_of_the_step_before():
+    """The estimate is the time at which the network was evaluated: 1 in the first step, which a step up follows."""
+    schedule = SCHEDULES["rectified_flow"]
+    plan = timesteps.plan([1.0, 0.25, 0.5, 0.1, 0.0], [False, True, False, False])
+    denoise = lambda x, t: Prediction(t * jnp.ones_like(x), x)
+    x, keys = jnp.ones((2, 3)), jax.random.split(jax.random.key(0), 2)
+    _, way = samplers.sample_trajectory(samplers.ddim(), denoise, schedule, x, plan, keys)
+    np.testing.assert_allclose(way.x0[:, 0, 0], [1.0, 1.0, 0.5, 0.1], rtol=1e-6)
+
+
 @pytest.mark.extended
 def test_renoising_costs_no_evaluation():
     schedule = SCHEDULES["cosine"]
