@@ -39,7 +39,7 @@ def visible_patches(keys: Array, number: int, least: float, most: float) -> Arra
         int32 `[B, K]` indices of the patches, K = floor(N (1 - least)), where all subsets of one size are equally
         likely. An example with fewer patches ends with entries -1.
     """
-    places = max(int(number * (1 - least)), 1)
+    places = max(int(number * (1 - least) + 1e-6), 1)  # 100 * (1 - 0.9) is 9.999999999999998
 
     def draw(key):
         order_key, share_key = jax.random.split(key)

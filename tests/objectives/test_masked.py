@@ -31,6 +31,14 @@ def test_the_patches_that_are_kept():
     np.testing.assert_array_equal(masked.visible_patches(keys[3:5], 20, 0.3, 0.5), between[3:5])  # each by its own key
 
 
+@pytest.mark.parametrize(
+    "number, share, seen", [(20, 0.9, 2), (100, 0.9, 10), (400, 0.8, 80), (10, 0.75, 2), (1, 0.5, 1)]
+)
+def test_the_number_of_seen_patches_is_rounded_down(number, share, seen):
+    """floor(N (1 - share)), at least 1; 1 - 0.9 in binary is a little less than a tenth."""
+    assert jax.eval_shape(lambda: masked.visible_patches(KEYS, number, share, share)).shape == (3, seen)
+
+
 def test_masked_denoising_is_its_two_means():
     """Both under the importance of a density that is drawn from in place of another."""
     seen = {}
