@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require, require_mask
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.matrices import matmul
 
 
 class Measurement(NamedTuple):
@@ -256,20 +257,20 @@ def matrix(A: np.ndarray) -> Measurement:
     def solve(y, ratio):
         _check_one_ratio("measurements.matrix", ratio)
         inverse = jnp.where(rank, 1 / (jnp.where(rank, values, 1) + ratio), 0)
-        return (y @ axes * inverse) @ axes.T
+        return matmul(matmul(y, axes) * inverse, axes.T)
 
     singular = np.zeros(A.shape[1], A.dtype)
     _, few, basis = np.linalg.svd(A)
     singular[: len(few)] = np.where(few > few.max(initial=0) * max(A.shape) * np.finfo(A.dtype).eps, few, 0)
 
     def filtered(x, f):
-        return (flattened(x) @ basis.T * f(singular) @ basis).reshape(x.shape)
+        return matmul(matmul(flattened(x), basis.T) * f(singular), basis).reshape(x.shape)
 
     trace = lambda f, x: jnp.sum(f(singular))
 
     def forward(x):
         if (numbers := math.prod(x.shape[1:])) != A.shape[1]:
             raise ValueError(f"measurements.matrix: A has {A.shape[1]} columns, but an example has {numbers} numbers")
-        return x.reshape(x.shape[0], numbers) @ A.T
+        return matmul(x.reshape(x.shape[0], numbers), A.T)
 
     return Measurement(forward, solve, filtered, trace)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.matrices import matmul
 from diffusion.arrays.parameters import traced
 from diffusion.arrays.square_roots import root
 from diffusion.objectives.backward_simulation import one_step
@@ -106,7 +107,7 @@ def drift(x: Array, data: Array, temperature: float, similarity: str = "laplace"
     def shift(points: Array, acts: Array) -> Array:
         square = jax.vmap(lambda point: sum_square(point[None] - points))(x)
         weights = jax.nn.softmax(log_kernel(square, temperature), axis=1, where=acts)
-        return jnp.where(acts.any(axis=1)[:, None], weights, 0) @ points.reshape(number, -1)
+        return matmul(jnp.where(acts.any(axis=1)[:, None], weights, 0), points.reshape(number, -1))
 
     others = alike & ~jnp.eye(number, dtype=bool)
     V = shift(data, alike) - shift(x, others)

@@ -55,7 +55,8 @@ def conditional_optimal_transport(
     def match(keys, x, e, condition):
         if cost is None:
             x, flat = x.reshape(block, -1), e.reshape(block, -1)
-            costs = jnp.sum(flat**2, -1) - 2 * x @ flat.T  # less |x|^2, which is the same for all noises of a row
+            # Less |x|^2, which is the same for all noises of a row.
+            costs = jnp.sum(flat**2, -1) - 2 * matmul(x, flat.T)
         else:
             costs = cost(x, e)
         if condition is not None:

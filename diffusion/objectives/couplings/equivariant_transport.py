@@ -117,7 +117,7 @@ def rotated(x: Array, e: Array) -> Array:
 def turn(x: Array, e: Array) -> Array:
     """The rotation R `[D, D]` that minimises |x - e R|^2; arguments as in `rotated`."""
     u, _, vt = jnp.linalg.svd(matmul(e.T, x))
-    last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(matmul(u, vt))))
+    last = jnp.ones(x.shape[1], u.dtype).at[-1].set(jnp.sign(jnp.linalg.det(matmul(u, vt))))
     return matmul(u * last, vt)
 
 

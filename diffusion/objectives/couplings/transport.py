@@ -26,6 +26,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.matrices import matmul
 from diffusion.arrays.parameters import traced
 from diffusion.package import public
 
@@ -135,7 +136,7 @@ def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
 
     def match(keys, x, e, condition):
         # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
-        costs = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T if cost is None else cost(x, e)
+        costs = -2 * matmul(x.reshape(block, -1), e.reshape(block, -1).T) if cost is None else cost(x, e)
         return e[assignment(within_conditions(costs, condition))], jnp.zeros([])
 
     couple = in_blocks("optimal_transport", block, match)
@@ -257,7 +258,7 @@ def entropic_plan(
     if cost is None:
         # The plan does not depend on the means of the two sets; subtracting them preserves the digits of differences.
         x, e = (a.reshape(n, -1) - a.reshape(n, -1).mean(0) for a in (x, e))
-        scores = 2 * x @ e.T / reg
+        scores = 2 * matmul(x, e.T) / reg
     else:
         scores = -cost(x, e) / reg
     if condition is not None:
