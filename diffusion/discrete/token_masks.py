@@ -50,7 +50,7 @@ class TokenMasks(NamedTuple):
         """Raises a ValueError, because there is no single schedule."""
         raise ValueError(
             "token_masks has a schedule for each symbol, and this needs one for all. Valid: ancestral, euler, "
-            "tau_leaping or corrected, and masked_diffusion"
+            "tau_leaping, theta_trapezoidal, semi_autoregressive or corrected, and masked_diffusion"
         )
 
     def marginal(self, x0: Array, t: ArrayLike) -> Array:

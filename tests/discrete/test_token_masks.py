@@ -1,6 +1,8 @@
 """Masks with a schedule for each symbol: laws by matrices in float64, and the entropy of data as the least bound."""
 
 import itertools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -147,3 +149,44 @@ def test_the_objective_is_the_bound_and_what_needs_one_schedule_is_refused():
         discrete.score_entropy(MASKS, timesteps.uniform_density(schedule))
     with pytest.raises(ValueError, match=r"token_masks: powers \[1\. 0\.\]. Valid: \[K - 1\] finite numbers above 0"):
         discrete.token_masks([1.0, 0.0])
+
+
+SAMPLERS = {
+    "ancestral": (discrete.ancestral(), 8),
+    "euler": (discrete.euler(), 48),
+    "tau_leaping": (discrete.tau_leaping(), 48),
+    "theta_trapezoidal": (discrete.theta_trapezoidal(), 24),
+    "semi_autoregressive": (discrete.semi_autoregressive(1), 8),
+    "symbol_corrected": (discrete.corrected(), 8),
+    "first_hitting": (discrete.first_hitting(), 1),
+    "unmasking": (discrete.unmasking(discrete.surest(1)), 8),
+    "remasking": (discrete.remasking(discrete.capped(0.1)), 8),
+    "symbol_flow": (discrete.flow(), 8),
+    "metric_flow": (discrete.metric_flow(), 8),
+}  # {name: (the sampler, steps that suffice)}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_draws_the_data_or_is_one_that_the_page_says_is_refused(name):
+    """One position, whose exact predictor weighs each symbol by how likely it is to be masked, t^w."""
+    sampler, steps = SAMPLERS[name]
+    law, number = np.array([0.5, 0.3, 0.2]), 4000
+
+    def predict(x, t):
+        masked = jnp.log(jnp.asarray(law) * jnp.broadcast_to(t, x.shape[:1])[:, None, None] ** POWERS)
+        masked = jnp.pad(jax.nn.log_softmax(masked), ((0, 0), (0, 0), (0, 1)), constant_values=-jnp.inf)
+        return jnp.where((x == 3)[..., None], masked, jnp.log(jax.nn.one_hot(x, 4)))
+
+    prior_keys, keys = jax.random.split(jax.random.key(0), (2, number))
+    plan, x = timesteps.plan(np.linspace(1, 0, steps + 1)), discrete.prior(MASKS, prior_keys, (1,))
+    page = (pathlib.Path(__file__).parents[2] / "docs/discrete.md").read_text()
+    sentence = re.search(r"`token_masks` have no common schedule.*? refuse them", page, re.DOTALL)[0]
+    refused = set(re.findall(r"`(\w+)`", sentence)) - {"token_masks"}
+    assert len(refused) == 5
+    if name.removeprefix("symbol_") in refused:
+        with pytest.raises((ValueError, TypeError)):
+            discrete.sample(sampler, predict, MASKS, x, plan, keys)
+        return
+    drawn = np.bincount(np.asarray(discrete.sample(sampler, predict, MASKS, x, plan, keys)).ravel(), minlength=4)
+    np.testing.assert_allclose(drawn / number, [*law, 0], atol=4 * 0.5 / number**0.5)
