@@ -44,7 +44,8 @@ from diffusion.objectives import Moves, Restores
 from diffusion.package import public
 from diffusion.recipe import ConfigError, data, guides
 from diffusion.recipe.recipe import Recipe
-from diffusion.recipe.values import plain
+from diffusion.recipe.values import blamed_on, plain
+from diffusion.sampling.caching.remembered_calls import EnclosedCall
 from diffusion.sampling.watermarks import Watermark
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
@@ -289,6 +290,9 @@ def _sampled(
         labels: the conditions of the batch.
         y: the measured pictures of the batch; None without any.
         seeds: the seeds, uint32 `[B]`.
+
+    Raises:
+        ConfigError: if a guide or the guidance evaluates the network where a cache cannot be used.
     """
     schedule, sampler = recipe.schedule, recipe.sampling.sampler
     first, rest = keys(seeds)
@@ -301,7 +305,11 @@ def _sampled(
         sampler = samplers.padded(sampler, real)
     read = (run_denoiser.GuidesRead(weights, y),) if recipe.sampling.guides else ()
     denoise = network(params, labels, *read)
-    return drive(sampler=sampler, denoise=denoise, schedule=schedule, x=x, plan=recipe.sampling.plan, keys=rest)
+    try:
+        return drive(sampler=sampler, denoise=denoise, schedule=schedule, x=x, plan=recipe.sampling.plan, keys=rest)
+    except EnclosedCall as error:
+        with blamed_on(recipe.config, "sample.cache", "sample.guides", "sample.guidance.name"):
+            raise error
 
 
 def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:

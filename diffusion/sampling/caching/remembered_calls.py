@@ -16,6 +16,10 @@ Call = Callable[..., Any]
 """(**further arguments) -> the network's result for one input with these arguments; without any, its output."""
 
 
+class EnclosedCall(ValueError):
+    """A network is called inside a derivative or a loop, from which its cache cannot return a memory."""
+
+
 class Cache(NamedTuple):
     """A pair of pure functions that evaluate a network with values from its last evaluation.
 
@@ -96,7 +100,7 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
 
     Raises:
         TypeError: if the denoiser is `guidance.Unpaired`.
-        ValueError: when called, if the network is evaluated where no memory can be returned.
+        EnclosedCall: a ValueError when called, if the network is evaluated where no memory can be returned.
     """
     plain = make(network)
     if isinstance(plain, Unpaired):
@@ -127,7 +131,7 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
 
         def through(x, clock, condition):
             if get_opaque_trace_state() != level:
-                raise ValueError(
+                raise EnclosedCall(
                     "a cache carries values from one network evaluation to the next step. This denoiser evaluates the "
                     "network inside a derivative, lax.cond or lax.scan, and nothing can be returned from there. Use "
                     "no cache, or a guidance that evaluates the network directly, such as classifier_free"

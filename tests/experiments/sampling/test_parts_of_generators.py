@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import digits
 from diffusion import discrete, guidance, samplers, sampling
 from diffusion.experiments.sampling import (
     autoencoder_folders,
@@ -23,6 +24,8 @@ from diffusion.experiments.sampling import (
 from diffusion.models import symbol_memory
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.objectives import Restores
+from diffusion.recipe import ConfigError
+from diffusion.recipe.recipe import Recipe
 from diffusion.training.step import HEADS
 
 
@@ -500,3 +503,21 @@ def test_the_config_of_a_published_model_needs_no_weights(monkeypatch, tmp_path,
     assert found == (("shipped", tmp_path) if shipped else ("published", tmp_path, "unet"))
     (tmp_path / "model_index.json").write_text('{"id2label": {"0": "cat, puss"}}')
     assert class_models.classes_of(tmp_path) == ({} if shipped else {"cat": 0, "puss": 0})
+
+
+@pytest.mark.extended
+def test_a_cache_is_refused_in_a_sentence_for_a_guide_that_differentiates_the_network(tmp_path):
+    np.savez(tmp_path / "pictures.npz", images=np.zeros((2, 8, 8, 1), np.uint8))
+    config = digits.get_config("tiny")
+    operator = {"name": "pooled", "factor": 2}
+    config.sample.measurement.update({"operator": operator, "pictures": str(tmp_path / "pictures.npz")})
+    config.sample.guides = ({"name": "posterior_sampling"},)
+    config.sample.cache = {"name": "first_block", "threshold": 0.1}
+    config.sample.update({"steps": 2, "number": 2})
+    recipe = Recipe.from_config(config, (8, 8, 1))
+    inputs = np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, np.float32), np.zeros(2, np.int32)
+    shapes = jax.eval_shape(recipe.network.init, jax.random.key(0), *inputs)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    words = r"config\.sample\.cache = {'name': 'first_block', .*config\.sample\.guides = .*inside a derivative"
+    with pytest.raises(ConfigError, match=words):
+        generate.generator(recipe).images(params, np.zeros(2, np.int32), np.arange(2, dtype=np.uint32))
