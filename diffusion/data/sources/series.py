@@ -277,9 +277,10 @@ def _units(
         return center, scale
     values = np.concatenate(train)
     center, scale = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
-    if not (scale > 0).all():
+    differ = np.nanmax(values, axis=0) > np.nanmin(values, axis=0)  # rounding gives equal values a deviation
+    if not differ.all():
         raise ValueError(
-            f"{path}: channel {int(np.argmin(scale > 0))} has no two different values, so its scale cannot be learned"
+            f"{path}: channel {int(np.argmin(differ))} has no two different values, so its scale cannot be learned"
         )
     return center, scale
 

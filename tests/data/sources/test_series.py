@@ -253,7 +253,8 @@ def test_mistakes_are_refused(tmp_path):
     values = np.full((20, 1), np.nan)
     values[[3, 15]] = [[1.0], [2.0]]
     files = {
-        "gone": values, "flat": np.ones(30), "short": np.zeros((2, 3)), "infinite": np.array([1.0, np.inf] * 9),
+        "gone": values, "flat": np.ones(30), "rounded": np.full(100, 0.1),
+        "short": np.zeros((2, 3)), "infinite": np.array([1.0, np.inf] * 9),
         "holes": np.append(np.arange(29.0), np.nan), "empty": np.zeros((0, 2)),
     }  # fmt: skip
     for name, array in files.items():
@@ -296,6 +297,7 @@ def test_mistakes_are_refused(tmp_path):
         (lambda: sources.gaussian_series(period=0.0), "period = 0.0"),
         (lambda: window("gone.npy"), "no window of 6 steps has both"),
         (lambda: window("flat.npy"), "channel 0 has no two different values"),
+        (lambda: window("rounded.npy"), "channel 0 has no two different values"),  # its mean is not exactly 0.1
         (lambda: window("short.npy"), "series 'short' has 2 steps in 'train' (held_out = 0.0), fewer than length = 6"),
         (lambda: window("infinite.npy"), "infinite values"),
         (lambda: window("empty.npy"), "series 'empty' is float64 [0, 2]. Valid: numbers [T] or [T, C]"),
