@@ -124,6 +124,8 @@ class Mixture:
         return self._ends[-1]
 
     def __getitem__(self, row: int) -> dict[str, Any]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.spec.name} ({self.spec.split}): row {row} is not in 0..{len(self) - 1}.")
         part, row = self._at(row)
         return self._of[part][row]
 

@@ -27,6 +27,15 @@ def test_an_epoch_of_a_mixture_has_every_record_and_the_shares(weights, length):
     assert mixture.fingerprint() != sources.mixture([numbered(0, 30), numbered(101, 10)], weights).fingerprint()
 
 
+def test_a_mixture_has_no_row_below_zero():
+    """Row -1 is not the last record of the first source."""
+    mixture = sources.mixture([Records([{"x": np.float32([i])} for i in range(n)]) for n in (3, 2)])
+    with pytest.raises(IndexError, match=r"row -1 is not in 0\.\.4"):
+        mixture[-1]
+    with pytest.raises(IndexError, match=r"row 5 is not in 0\.\.4"):
+        mixture[5]
+
+
 def test_a_share_is_rounded_to_the_nearest_number_of_records():
     """An epoch of 5 12 / 7 = 8.57 records, 5 of the first source and 3.57 of the second."""
     assert len(sources.mixture([numbered(0, 5), numbered(100, 1)], (7, 5))) == 5 + 4
