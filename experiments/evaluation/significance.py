@@ -12,6 +12,8 @@ from diffusion.experiments.evaluation.sample_metrics import FULL, SEED, distance
 from diffusion.metrics import bootstrap, classifier, frechet, permutation
 from diffusion.metrics.features import rows
 
+ROUNDING = 1e-12  # share of the largest value below which differences scatter by rounding alone
+
 
 class Difference(NamedTuple):
     """The second value minus the first, with its 95 % interval; interval and p are NaN where no test is possible."""
@@ -44,7 +46,8 @@ def compare_seeds(first: Mapping[Seed, float], second: Mapping[Seed, float]) -> 
     shared = [seed for seed in first if seed in second]
     if len(shared) > 1:
         gaps = [second[seed] - first[seed] for seed in shared]
-        test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) else None
+        largest = max(abs(values[seed]) for values in (first, second) for seed in shared)
+        test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) > ROUNDING * largest else None
         return _difference_by_test(float(np.mean(gaps)), test, f"{len(shared)} pairs of equal seeds, Student's t")
     if min(len(first), len(second)) < 2:
         return None

@@ -39,6 +39,14 @@ def test_runs_without_scatter_are_not_tested():
         assert found.value == 1.0 and np.isnan(found[1:4]).all() and "not tested" in found.how
 
 
+def test_differences_that_only_rounding_scatters_are_not_tested():
+    """0.3 - 0.2 and 0.4 - 0.3 are both a tenth; in floating point they differ by 6e-17, which is no scatter of runs."""
+    found = significance.compare_seeds({0: 0.2, 1: 0.3}, {0: 0.3, 1: 0.4})
+    assert found.value == pytest.approx(0.1) and np.isnan(found[1:4]).all() and "not tested" in found.how
+    tiny = significance.compare_seeds({0: 1e-9, 1: 2e-9}, {0: 3e-9, 1: 5e-9})  # gaps 2e-9 and 3e-9 scatter
+    assert 0 < tiny.p < 1 and "not tested" not in tiny.how
+
+
 def test_intervals_of_two_figures_add_in_squares():
     """Half widths 3 and 4 make 5; z = 1.96 gap / 5, and a gap of 5 has p = 0.05."""
     first, second = Figure(10.0, 7.0, 13.0), Figure(15.0, 11.0, 19.0)
