@@ -180,8 +180,9 @@ def loss_figures(measured: Mapping[str, Any]) -> dict[str, Figure]:
     for name, weights in (("held_out_loss", "average"), ("held_out_loss_trained", "trained")):
         part = measured.get(weights) or {}
         if _number(value := part.get("loss")):
-            half = Z * part["standard_error"]
-            figures[name] = Figure(value, value - half, value + half, measured["draws"])
+            error = part["standard_error"]  # None for draws of a single record
+            low, high = (None, None) if error is None else (value - Z * error, value + Z * error)
+            figures[name] = Figure(value, low, high, measured["draws"])
     return figures
 
 

@@ -82,7 +82,8 @@ def test_it_is_the_mean_over_the_records_for_the_trained_weights_and_the_average
         losses = np.square(float(params["b"]) - x).mean(-1)
         np.testing.assert_allclose(rows[4][name]["loss"], losses[drawn].mean(), rtol=1e-6)
         by_record = np.bincount(drawn, losses[drawn] - losses[drawn].mean())
-        np.testing.assert_allclose(rows[4][name]["standard_error"], np.linalg.norm(by_record) / 100, rtol=1e-5)
+        error = np.sqrt(32 / 31) * np.linalg.norm(by_record) / 100
+        np.testing.assert_allclose(rows[4][name]["standard_error"], error, rtol=1e-5)
         counts = np.array(rows[4]["count_by_t"])
         means = np.array([0.0 if mean is None else mean for mean in rows[4][name]["by_t"]])
         np.testing.assert_allclose((counts * means).sum() / 100, rows[4][name]["loss"], rtol=1e-6)
@@ -367,6 +368,23 @@ def test_held_out_latents_are_read_at_the_split_of_their_own_cache(monkeypatch):
     assert (returned.seed, returned.train.batch_size) == (3, 64) and config.seed == 5
     opened, _ = examples.open_held_out(OfConfig(digits_config()), 3, 64)
     assert (opened.data.latents.dir, opened.data.split) == ("", "validation")
+
+
+def test_the_standard_error_is_that_of_a_mean_of_independent_records():
+    """s / sqrt(n) of the losses 1, 2, 4, s^2 = sum (x - mean)^2 / 2 = 7/3; draws of one record count together."""
+    losses, t = np.float64([1, 2, 4]), np.float64([0.1, 0.5, 0.9])
+    row = held_out_loss.summary(losses, t, np.arange(3))
+    assert row["standard_error"] == pytest.approx(np.sqrt(7 / 3 / 3), rel=1e-7)
+    twice = held_out_loss.summary(np.tile(losses, 2), np.tile(t, 2), np.tile(np.arange(3), 2))
+    assert twice["standard_error"] == pytest.approx(np.sqrt(7 / 3 / 3), rel=1e-7)
+
+
+def test_a_single_record_says_nothing_of_the_error():
+    """Nine draws of one record, whose loss would have had an error of 0: its figure has no interval."""
+    row = held_out_loss.summary(np.arange(9.0), np.linspace(0, 1, 9), np.zeros(9, int))
+    assert row["loss"] == 4 and row["standard_error"] is None
+    found = figures.loss_figures({"average": row, "trained": row, "draws": 9})
+    assert found["held_out_loss"] == figures.Figure(4, None, None, 9)
 
 
 def test_the_report_has_it():
