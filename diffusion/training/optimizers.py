@@ -35,7 +35,8 @@ def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | No
 
     Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step has rate 0. "constant" stays at the peak, and
     "cosine" falls to 0 by half a cosine. "cooldown" stays at the peak and falls linearly to 0 over the last fifth of
-    the run, so runs of different lengths are equal until the shorter one cools down.
+    the run, or over what the warm-up leaves of it, so runs of different lengths are equal until the shorter one cools
+    down.
 
     Args:
         peak: the rate after the warm-up, > 0.
@@ -63,8 +64,9 @@ def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | No
     if decay == "constant" or steps is None:
         after = optax.constant_schedule(peak)
     elif decay == "cooldown":
-        length = max(round(COOLDOWN * steps), 1)
-        after = optax.linear_schedule(peak, 0.0, length, transition_begin=max(steps - length - warmup, 0))
+        rest = max(steps - warmup, 1)
+        length = min(max(round(COOLDOWN * steps), 1), rest)
+        after = optax.linear_schedule(peak, 0.0, length, transition_begin=rest - length)
     else:  # a run that ends within its warm-up has no decay
         after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
     if warmup == 0:

@@ -74,6 +74,12 @@ def test_a_cooldown_is_constant_and_falls_on_a_line_over_the_last_fifth():
     assert [float(long(step)) for step in range(24)] == [float(short(step)) for step in range(16)] + [3.0] * 8
 
 
+def test_a_cooldown_that_follows_a_long_warmup_ends_with_the_run():
+    """A fifth of the run is 4 steps, of which the warm-up leaves 2: the rate falls in these, to 0 at step 20."""
+    rate = adamw(learning_rate=1.0, warmup=18, decay="cooldown", steps=20).learning_rate
+    np.testing.assert_allclose([rate(step) for step in (17, 18, 19, 20, 21)], [1, 1, 0.5, 0, 0], atol=1e-6)
+
+
 def test_rates_if_nothing_is_said():
     np.testing.assert_allclose([adamw().learning_rate(0), muon().learning_rate(0)], [1e-4, 1e-3], rtol=1e-6)
 
