@@ -175,6 +175,7 @@ def embedded_distances(vectors: ArrayLike, power: float = 2.0) -> np.ndarray:
         raise ValueError(
             f"embedded_distances: vectors of shape {v.shape}, power = {power}. Valid: [K, D] with K at least 2, above 0"
         )
+    v = v - v.mean(0)  # the difference of large squares would lose its digits
     squares = np.sum(v**2, 1)
     far = np.sqrt(np.maximum(squares[:, None] + squares - 2 * v @ v.T, 0.0))
     np.fill_diagonal(far, 0.0)

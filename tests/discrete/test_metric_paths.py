@@ -188,3 +188,12 @@ def test_what_is_no_path_is_refused():
         discrete.embedded_distances(np.ones((3, 2)))
     with pytest.raises(ValueError, match=r"embedded_distances: vectors of shape \(3,\)"):
         discrete.embedded_distances(np.ones(3))
+
+
+def test_distances_of_vectors_far_from_zero_have_their_digits():
+    """Squares of 10^7 leave two digits of a squared difference of 1."""
+    near = np.random.default_rng(0).integers(0, 512, (6, 3)) / 64  # exact also beside 10^7
+    far = near + 1e7
+    exact = np.linalg.norm(near[:, None] - near, axis=-1)
+    exact /= exact[~np.eye(6, dtype=bool)].mean()
+    np.testing.assert_allclose(discrete.embedded_distances(far, power=1.0), exact, rtol=1e-9)
