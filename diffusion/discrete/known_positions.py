@@ -61,7 +61,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
                 )
         if process.mask is None:
             return sampler.init(x, process, plan)  # at t = 1, known positions are noise as well
-        return sampler.init(jnp.where(known, values, x), process, plan)
+        return sampler.init(jnp.where(known, values, x).astype(jnp.int32), process, plan)
 
     def step(state: Any, predict: Predictor, process: AnyPath, plan: Plan, i: ArrayLike, keys: Array) -> Any:
         if process.mask is not None:

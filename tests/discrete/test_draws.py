@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import discrete
+from diffusion import discrete, timesteps
 from diffusion.discrete.categorical import draw, exponential, happens
 from tests.discrete.enumerated import PROCESSES
 
@@ -143,3 +143,20 @@ def test_events_happen_with_their_probability_at_both_ends_too():
     assert shares[0] == 0 and shares[3] == 1
     np.testing.assert_allclose(shares[1:3], [1e-3, 0.4], atol=4 * np.sqrt(0.25 / 1e5), rtol=0)
     assert abs(shares[1] - 1e-3) < 4 * np.sqrt(1e-3 / 1e5)
+
+
+@pytest.mark.parametrize("name", ["first_hitting", "infilling"])
+def test_samplers_of_masks_run_in_float64_along_a_plan_of_float32(name, x64):
+    """JAX's uniforms are then float64 and its integers int64, which no state of a loop may become."""
+    process, values, known = PROCESSES["absorbing"], np.array([2, 0, 1]), np.array([True, False, True])
+    sampler = {
+        "first_hitting": discrete.first_hitting(),
+        "infilling": discrete.infilling(discrete.ancestral(), values, known),
+    }[name]
+    predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
+    start, keys = jnp.full((4, 3), 3, jnp.int32), jax.random.split(jax.random.key(0), 4)
+    plan = timesteps.plan(np.linspace(1, 0, 4, dtype=np.float32))
+    found = discrete.sample(sampler, predict, process, start, plan, keys)
+    assert found.dtype == jnp.int32 and (found < 3).all()
+    if name == "infilling":
+        np.testing.assert_array_equal(found[:, known], np.tile(values[known], (4, 1)))
