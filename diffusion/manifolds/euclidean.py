@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion.arrays.arguments import is_count
 from diffusion.manifolds import smooth, wrapped
-from diffusion.manifolds.manifold import Manifold, checked, identity_basis
+from diffusion.manifolds.manifold import Manifold, checked, for_batch, for_batches, identity_basis
 
 
 def euclidean(*shape: int) -> Manifold:
@@ -35,7 +35,7 @@ def euclidean(*shape: int) -> Manifold:
     dimension = math.prod(shape)
     batch = lambda x, y: jnp.broadcast_shapes(jnp.shape(x), jnp.shape(y))
     flat = lambda x, y: jnp.zeros(batch(x, y)[: -len(shape)], jnp.result_type(x, y))
-    inner = lambda x, u, v: jnp.sum(u * v, axes)
+    inner = lambda x, u, v: for_batch(jnp.sum(u * v, axes), x, shape)
     log = lambda x, y: y - x
     no_change = lambda x, v: flat(x, v)
     return Manifold(
@@ -47,10 +47,10 @@ def euclidean(*shape: int) -> Manifold:
         distance=lambda x, y: smooth.length(y - x, axes),
         inner=inner,
         project=lambda x: x,
-        tangent=lambda x, v: v,
-        lift=lambda x, w: w,
+        tangent=lambda x, v: for_batches(v, x),
+        lift=lambda x, w: for_batches(w, x),
         basis=lambda x: identity_basis(x, shape),
-        transport=lambda x, y, v: v,
+        transport=lambda x, y, v: for_batches(v, x, y),
         log_volume_change=no_change,
         tangent_normal=lambda key, x: jax.random.normal(key, x.shape, jnp.result_type(x)),
         wrapped_log_density=wrapped.open_(log, inner, no_change, dimension),

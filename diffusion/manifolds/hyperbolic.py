@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import is_count
 from diffusion.arrays.square_roots import root
 from diffusion.manifolds import smooth, wrapped
-from diffusion.manifolds.manifold import Manifold, checked, identity_basis
+from diffusion.manifolds.manifold import Manifold, checked, for_batch, for_batches, identity_basis
 
 
 def poincare(n: int) -> Manifold:
@@ -92,7 +92,7 @@ def poincare(n: int) -> Manifold:
         distance=distance,
         inner=inner,
         project=project,
-        tangent=lambda x, v: v,
+        tangent=lambda x, v: for_batches(v, x),
         lift=lift,
         basis=lambda x: gap(x)[..., None] / 2 * identity_basis(x, (n,)),
         transport=transport,
@@ -167,7 +167,7 @@ def lorentz(n: int) -> Manifold:
         return v + _minkowski(y, v) / (1 - _minkowski(x, y)) * (x + y)
 
     def inner(x, u, v):
-        return _minkowski(u, v)[..., 0]
+        return for_batch(_minkowski(u, v)[..., 0], x, (n + 1,))
 
     def log_volume_change(x, v):
         return (n - 1) * smooth.log_sinh_ratio(inner(x, v, v))

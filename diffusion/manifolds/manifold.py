@@ -234,6 +234,17 @@ def _short(point: np.ndarray) -> str:
     return np.array2string(point.reshape(-1)[:9], precision=4, separator=", ") + ("..." if point.size > 9 else "")
 
 
+def for_batches(v: Array, *others: Array) -> Array:
+    """A tangent vector `[..., *shape]`, broadcast also to the batches of others, or of points."""
+    return jnp.broadcast_to(v, jnp.broadcast_shapes(*map(jnp.shape, (v, *others))))
+
+
+def for_batch(numbers: Array, x: Array, shape: tuple[int, ...]) -> Array:
+    """Numbers `[...]`, broadcast also to the batch of points x `[..., *shape]`."""
+    batch = jnp.shape(x)[: jnp.ndim(x) - len(shape)]
+    return jnp.broadcast_to(numbers, jnp.broadcast_shapes(jnp.shape(numbers), batch))
+
+
 def identity_basis(x: Array, shape: tuple[int, ...]) -> Array:
     """The standard basis of flat coordinates, `[..., D, *shape]`."""
     size = int(np.prod(shape, dtype=int))

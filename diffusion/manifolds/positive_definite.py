@@ -10,7 +10,7 @@ from jax import Array
 from diffusion.arrays.arguments import is_count
 from diffusion.arrays.matrices import matmul
 from diffusion.manifolds import smooth, symmetric_functions, wrapped
-from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.manifold import Manifold, checked, for_batches
 
 _FLOOR = 1e-6  # smallest eigenvalue after `project`
 
@@ -100,7 +100,7 @@ def positive_definite(n: int) -> Manifold:
         distance=distance,
         inner=inner,
         project=project,
-        tangent=lambda x, v: symmetric(v),
+        tangent=lambda x, v: for_batches(symmetric(v), x),
         lift=lift,
         basis=basis,
         transport=transport,

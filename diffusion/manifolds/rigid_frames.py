@@ -10,7 +10,7 @@ from jax import Array
 from diffusion.arrays.parameters import traced
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.euclidean import euclidean
-from diffusion.manifolds.manifold import Manifold, checked, in_coordinates
+from diffusion.manifolds.manifold import Manifold, checked, for_batches, in_coordinates
 from diffusion.manifolds.product_spaces import power, product
 from diffusion.manifolds.rotations import so3
 from diffusion.objectives.couplings import Coupling
@@ -58,8 +58,8 @@ def centred(n: int, d: int = 3) -> Manifold:
         name=f"centred({n}, {d})",
         dimension=dimension,
         project=mean_free,
-        tangent=lambda x, v: mean_free(v),
-        lift=lambda x, w: mean_free(w),
+        tangent=lambda x, v: for_batches(mean_free(v), x),
+        lift=lambda x, w: for_batches(mean_free(w), x),
         basis=basis,
         tangent_normal=lambda key, x: mean_free(jax.random.normal(key, x.shape, jnp.result_type(x))),
         wrapped_log_density=wrapped_log_density,

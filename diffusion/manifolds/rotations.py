@@ -11,7 +11,7 @@ from diffusion.arrays.arguments import require_shape
 from diffusion.arrays.matrices import matmul
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.euclidean import euclidean
-from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.manifold import Manifold, checked, for_batch
 from diffusion.manifolds.product_spaces import product
 
 
@@ -56,7 +56,7 @@ def so3() -> Manifold:
         return 2 * jnp.log(jnp.abs(smooth.sine_ratio(inner(x, v, v) / 4)))
 
     def inner(x, u, v):
-        return jnp.sum(u * v, (-2, -1)) / 2
+        return for_batch(jnp.sum(u * v, (-2, -1)) / 2, x, (3, 3))
 
     def wrapped_log_density(mean, scale, x):
         return wrapped.closed(distance(mean, x), scale, 3, lambda s: smooth.sine_ratio(s / 4), 2)

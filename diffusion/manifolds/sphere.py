@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion.arrays.arguments import is_count
 from diffusion.manifolds import smooth, wrapped
-from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.manifold import Manifold, checked, for_batch
 
 
 def sphere(n: int) -> Manifold:
@@ -81,8 +81,11 @@ def sphere(n: int) -> Manifold:
         turned = v - _dot(w, v) * (smooth.versine_ratio(squared) * w + smooth.sine_ratio(squared) * x)
         return tangent(y, turned)
 
+    def inner(x, u, v):
+        return for_batch(_dot(u, v)[..., 0], x, (n + 1,))
+
     def log_volume_change(x, v):
-        return (n - 1) * jnp.log(jnp.abs(smooth.sine_ratio(_dot(v, v)[..., 0])))
+        return (n - 1) * jnp.log(jnp.abs(smooth.sine_ratio(inner(x, v, v))))
 
     def wrapped_log_density(mean, scale, x):
         return wrapped.closed(distance(mean, x), scale, n, smooth.sine_ratio, n - 1)
@@ -94,7 +97,7 @@ def sphere(n: int) -> Manifold:
         exp=exp,
         log=log,
         distance=distance,
-        inner=lambda x, u, v: _dot(u, v)[..., 0],
+        inner=inner,
         project=project,
         tangent=tangent,
         lift=tangent,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.manifolds import wrapped
-from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.manifold import Manifold, checked, for_batch, for_batches
 from diffusion.manifolds.product_spaces import power
 
 
@@ -34,12 +34,12 @@ def circle() -> Manifold:
         exp=lambda x, v: wrap(x + v),
         log=log,
         distance=distance,
-        inner=lambda x, u, v: u * v + jnp.zeros_like(x),
+        inner=lambda x, u, v: for_batch(u * v, x, ()),
         project=wrap,
-        tangent=lambda x, v: v,
-        lift=lambda x, w: w,
+        tangent=lambda x, v: for_batches(v, x),
+        lift=lambda x, w: for_batches(w, x),
         basis=lambda x: jnp.ones_like(x)[..., None],
-        transport=lambda x, y, v: v,
+        transport=lambda x, y, v: for_batches(v, x, y),
         log_volume_change=lambda x, v: jnp.zeros_like(x + v),
         tangent_normal=lambda key, x: jax.random.normal(key, x.shape, jnp.result_type(x)),
         wrapped_log_density=lambda mean, scale, x: wrapped.closed(distance(mean, x), scale, 1, jnp.ones_like, 0),

@@ -19,6 +19,29 @@ def shapes(function, *arguments):
     return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(function, *arguments))]
 
 
+SHORT = ("euclidean(3)", "circle", "sphere(2)", "so3", "lorentz(2)", "frames(2)")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SHORT else pytest.mark.extended) for n in CASES])
+def test_functions_broadcast_over_the_batches_of_their_arguments(name):
+    """Also over that of an argument on which they do not depend, such as the point of a flat space."""
+    case = CASES[name]
+    manifold = case.make()
+    axes = leaf_shapes(manifold.shape)
+    place = lambda batch: jax.tree.map(lambda a: jax.ShapeDtypeStruct((*batch, *np.shape(a)), np.float32), case.origin)
+    rows, columns = place((2, 1)), place((3,))
+    points = [(2, 3, *shape) for shape in axes]
+    for one, other in ((rows, columns), (columns, rows)):
+        for field in ("exp", "log", "tangent", "lift"):
+            assert shapes(getattr(manifold, field), one, other) == points, field
+        for field in ("distance", "log_volume_change", "cut_distance"):
+            assert shapes(getattr(manifold, field), one, other) == [(2, 3)], field
+        for three in ((one, other, other), (one, other, one), (one, one, other)):
+            assert shapes(manifold.transport, *three) == points
+            assert shapes(manifold.inner, *three) == [(2, 3)]
+        assert shapes(lambda mean, x: manifold.wrapped_log_density(mean, 0.5, x), one, other) == [(2, 3)]
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", CASES)
