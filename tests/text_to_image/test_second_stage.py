@@ -35,7 +35,10 @@ def test_its_keys_are_drawn_from_no_others(monkeypatch):
     for row in np.asarray(x):
         assert not any(np.allclose(row, start * noise) for noise in noises)
     assert len({row.tobytes() for row in np.asarray(x)}) == 5
-    folded = [jax.random.split(jax.random.fold_in(key, 8)) for key in keys]  # the same in every version
+    numbers = np.arange(1000)  # of the most steps of a request, which the first stage folds in
+    steps = jax.vmap(lambda i: jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i), 3))(keys))(numbers)
+    assert not data(step_keys) & data(steps)
+    folded = [jax.random.split(jax.random.fold_in(key, 2**31)) for key in keys]  # the same in every version
     np.testing.assert_allclose(x, start * np.stack([jax.random.normal(noise, SHAPE) for noise, _ in folded]), rtol=1e-6)
     np.testing.assert_array_equal(jax.random.key_data(step_keys), [jax.random.key_data(step) for _, step in folded])
 
