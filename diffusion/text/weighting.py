@@ -63,6 +63,11 @@ def parse(prompt: str) -> list[tuple[str, float]]:
     return joined((text, weight) for text, weight in parts) or [("", 1.0)]
 
 
+def unbracketed(prompt: str, emphasis: str = "none") -> str:
+    """The text of a prompt without the brackets of its weights; the prompt itself where brackets are text."""
+    return prompt if emphasis == "none" else "".join(text for text, _ in parse(prompt))
+
+
 def joined(parts: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     """Texts and weights in which neighbours of equal weight are joined, since a tokenizer may merge their letters."""
     merged: list[tuple[str, float]] = []

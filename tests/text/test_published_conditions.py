@@ -249,3 +249,34 @@ def test_a_long_prompt_of_krea_is_cut_before_the_end_of_the_chat():
 def test_a_negative_prompt_of_lumina_stands_alone():
     found = lumina2.pipeline.lumina2(["a cat"], LETTERS, instructed=False)
     np.testing.assert_array_equal(found["text"][0, :7, 0], [11, *(10 + ord(letter) for letter in "a cat"), 10])
+
+
+WITH_CLIP = [  # a condition that CLIP has a part in, and its second CLIP
+    (flux.pipeline.flux, ()),
+    (hunyuan_video.pipeline.hunyuan_video, ()),
+    (hunyuan_video.image_pipeline.hunyuan_video_from_image, ()),
+    (hidream.pipeline.hidream, (reader(2000, 20),)),
+]
+
+
+@pytest.mark.parametrize("condition, more", WITH_CLIP, ids=lambda value: getattr(value, "__name__", ""))
+def test_the_pooled_state_is_of_a_prompt_without_its_brackets(condition, more):
+    """A bracket is no text where it means emphasis: CLIP reads "cat" of "(cat:1.5)", whose first letter is pooled."""
+    clip = reader(1000, 20)
+    others = {"flux": (clip, LETTERS), "hidream": (clip, *more, LETTERS, LETTERS)}.get(
+        condition.__name__, (LETTERS, clip)
+    )
+    pooled = condition(["(cat:1.5)"], *others, emphasis="scale")["pooled"]
+    assert int(pooled[0, 0]) == 1000 + ord("c")
+    assert int(condition(["(cat:1.5)"], *others)["pooled"][0, 0]) == 1000 + ord("(")  # otherwise it is text
+
+
+@pytest.mark.parametrize(
+    "condition", [hunyuan_image.pipeline.hunyuan_image, hunyuan_video_15.pipeline.hunyuan_video_15]
+)
+def test_words_in_quotes_are_read_without_their_brackets(condition):
+    emphasised, plain = (
+        condition([prompt], LETTERS, LETTERS, emphasis=emphasis)["glyphs"][0, :, 0]
+        for prompt, emphasis in (('a "(red:1.5) sign"', "scale"), ('a "red sign"', "none"))
+    )
+    np.testing.assert_array_equal(emphasised, plain)

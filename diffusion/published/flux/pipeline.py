@@ -16,14 +16,14 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 
     Args:
         prompts: B texts.
-        clip: the text tower of CLIP ViT-L; of a long prompt it reads only the first window.
+        clip: the text tower of CLIP ViT-L, whose pooled state of a long prompt is that of the first window.
         t5: T5's encoder, with a tokenizer of 512 (dev) or 256 (schnell) tokens.
-        **how: further arguments of `encode` for T5.
+        **how: further arguments of `encode`.
 
     Returns:
         {"text": T5's states [B, M, E], "pooled": the pooled state of CLIP [B, P]}.
     """
-    return {"text": encode(prompts, t5, **how).tokens, "pooled": pooled(encode(prompts, clip))}
+    return {"text": encode(prompts, t5, **how).tokens, "pooled": pooled(encode(prompts, clip, **how))}
 
 
 # FLUX.1-dev reads the guidance's strength. FLUX.1-schnell does not; its model card states 4 steps without guidance.

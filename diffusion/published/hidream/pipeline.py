@@ -20,17 +20,17 @@ def hidream(
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower with its projection; like the next encoder, it reads only the first window of a long
-            prompt.
+        clip: ViT-L's text tower with its projection; its pooled state of a long prompt, and that of the next encoder,
+            are those of the first window.
         clip_g: ViT-bigG's text tower with its projection.
         t5: T5's encoder, `masked=True`, with a tokenizer of 128 tokens.
         llama: Llama's states after the layers that the denoiser reads, `masked=True`, with a tokenizer of 128 tokens.
-        **how: further arguments of `encode`, for T5 and Llama.
+        **how: further arguments of `encode`.
     """
     read = [(encode(prompts, encoder, **how).tokens, encoder) for encoder in (t5, llama)]
     longest = max(tokens.shape[1] for tokens, _ in read)
     text = jnp.concatenate([_filled(tokens, longest, encoder) for tokens, encoder in read], axis=-1)
-    both = [pooled(encode(prompts, encoder)) for encoder in (clip, clip_g)]
+    both = [pooled(encode(prompts, encoder, **how)) for encoder in (clip, clip_g)]
     return {"text": text, "pooled": jnp.concatenate(both, axis=-1)}
 
 

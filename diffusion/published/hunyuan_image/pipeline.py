@@ -11,6 +11,7 @@ from diffusion.published.hunyuan_video_15.pipeline import glyphs
 from diffusion.published.qwen_image.pipeline import OF_TASK, TASK
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import USER
+from diffusion.text.weighting import unbracketed
 
 QUOTES = ("''", '""', "‘’", "“”")  # the pairs of quotes, in the order in which quoted words are read
 
@@ -38,7 +39,8 @@ def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: A
     """
     embeddings = encode(prompts, qwen, before=TASK + USER, behind="<|im_end|>", **how)
     text = text_first(embeddings, OF_TASK)
-    return text | glyphs([_in_quotes(prompt) for prompt in prompts], byt5)
+    texts = [unbracketed(prompt, how.get("emphasis", "none")) for prompt in prompts]
+    return text | glyphs([_in_quotes(prompt) for prompt in texts], byt5)
 
 
 def _objection(denoiser: Any) -> str:

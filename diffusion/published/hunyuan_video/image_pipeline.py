@@ -38,10 +38,10 @@ def hunyuan_video_from_image(
         prompts: B texts; the placeholder of a picture is removed from them.
         llava: Llava's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 103 + 256
             tokens that pads on the right.
-        clip: ViT-L's text tower; it reads only the first window of a long prompt.
+        clip: ViT-L's text tower, whose pooled state of a long prompt is that of the first window.
         pictures: one picture, float32 [1, S, S, 3] in [-1, 1] at the size that Llava sees; () for none.
         every: stride at which the picture's tokens are kept, beginning with the first.
-        **how: further arguments of `encode`, for Llava.
+        **how: further arguments of `encode`.
     """
     texts = [prompt.replace(PLACEHOLDER, "") for prompt in prompts]
     reader, counts = llava.with_pictures(pictures, held=1)
@@ -51,7 +51,7 @@ def hunyuan_video_from_image(
     shown = read.mask & ~((to_the_end > 1) & (to_the_end <= OF_ANSWER))
     parts = slice(BEFORE_PICTURE, BEFORE_PICTURE + count, every), slice(OF_TASK + count, None)
     states, shown = (jnp.concatenate([array[:, part] for part in parts], axis=1) for array in (read.tokens, shown))
-    return text_first(Embeddings(states, shown, None)) | {"pooled": pooled(encode(texts, clip))}
+    return text_first(Embeddings(states, shown, None)) | {"pooled": pooled(encode(texts, clip, **how))}
 
 
 def sight(folder: pathlib.Path, encoder: Llava) -> Callable[[np.ndarray], np.ndarray]:

@@ -10,6 +10,7 @@ from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.hunyuan_video_15.network import HunyuanVideo15
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
+from diffusion.text.weighting import unbracketed
 
 ASPECTS = (  # as in its authors' code, with the indents of its lines
     "You are a helpful assistant. Describe the video by detailing the following aspects:",
@@ -38,7 +39,8 @@ def hunyuan_video_15(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how
     """
     embeddings = encode([prompt or " " for prompt in prompts], qwen, before=TASK, behind=ANSWER, **how)
     text = text_first(embeddings, OF_TASK)
-    return text | glyphs([in_quotes(prompt) for prompt in prompts], byt5)
+    texts = [unbracketed(prompt, how.get("emphasis", "none")) for prompt in prompts]
+    return text | glyphs([in_quotes(prompt) for prompt in texts], byt5)
 
 
 def in_quotes(prompt: str) -> str:
