@@ -26,6 +26,11 @@ class Windows(NamedTuple):
     cut: str
 
 
+def lowered(prompt: str, windows: bool = False) -> str:
+    """A prompt in lower case; where it is read in windows, "BREAK" stays, since it ends one."""
+    return " BREAK ".join(part.lower() for part in BREAK.split(prompt)) if windows else prompt.lower()
+
+
 def first_window(parts: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
     """The beginning of a prompt, of texts and weights (`weighting.parse`), and the rest, which does not fit."""
     row: list[tuple[int, float]] = []

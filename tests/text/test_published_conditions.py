@@ -280,3 +280,14 @@ def test_words_in_quotes_are_read_without_their_brackets(condition):
         for prompt, emphasis in (('a "(red:1.5) sign"', "scale"), ('a "red sign"', "none"))
     )
     np.testing.assert_array_equal(emphasised, plain)
+
+
+@pytest.mark.parametrize("condition", [pixart.pipeline.pixart, sana.pipeline.sana])
+def test_a_break_ends_a_window_of_a_prompt_in_small_letters(condition):
+    """Of two windows each begins with the start, 1 + 10; without windows the word is text like any other."""
+    letter = reader(10, 300)
+    texts = condition(["A BREAK B"], letter, windows=True)["text"][0, :, 0]
+    letters = "".join(chr(int(state) - 10) for state in texts if state > 11)
+    assert letters.endswith("ab") and int((np.asarray(texts) == 11).sum()) == 2
+    alone = condition(["A BREAK B"], letter)["text"][0, :, 0]
+    assert "".join(chr(int(state) - 10) for state in alone if state > 11).endswith("a break b")

@@ -8,6 +8,7 @@ import numpy as np
 from diffusion.models.layers import layer_masks
 from diffusion.published import pipeline_kinds as kinds
 from diffusion.text.encoding import Encoder, encode
+from diffusion.text.long_prompts import lowered
 
 
 def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
@@ -18,7 +19,8 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
         t5: T5's encoder, `masked=True`, with a tokenizer of 120 (alpha) or 300 (sigma) tokens.
         **how: further arguments of `encode`.
     """
-    embeddings = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
+    texts = [lowered(prompt, how.get("windows", False)).strip() for prompt in prompts]
+    embeddings = encode(texts, t5, **how)
     return {"text": embeddings.tokens, "text_mask": embeddings.mask}
 
 

@@ -9,6 +9,7 @@ from diffusion.models.layers import layer_masks
 from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.sana.network import Sana
 from diffusion.text.encoding import Encoder, encode
+from diffusion.text.long_prompts import lowered
 
 INSTRUCTION = (
     "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image "
@@ -42,7 +43,7 @@ def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **h
         instructed: whether the instruction precedes the prompts; False for negative prompts.
         **how: further arguments of `encode`.
     """
-    prompts = [prompt.lower().strip() for prompt in prompts]
+    prompts = [lowered(prompt, how.get("windows", False)).strip() for prompt in prompts]
     if not instructed:
         embeddings = encode(prompts, gemma, **how)
         return {"text": embeddings.tokens, "text_mask": embeddings.mask}
