@@ -9,6 +9,7 @@ import pytest
 from diffusion import watermarks
 from diffusion.text_to_image import jobs, png, programs
 from diffusion.text_to_image.requests import Request
+from tests.text_to_image.stand_ins import made_model
 
 VAE = types.SimpleNamespace(factor=2, apply=abs)
 MODEL = types.SimpleNamespace(modules={"vae": VAE}, factor=2, channels=4, kind=types.SimpleNamespace(sound=None))
@@ -50,3 +51,17 @@ def test_a_key_file_is_one_object_and_its_checksum_stands_in_the_picture(tmp_pat
     assert png.request({"prompt": "a cat"}, Request()).watermark == ""  # of a file from before
     with pytest.raises(ValueError, match="watermark"):
         Request(watermark=3)
+
+
+def test_a_watermark_in_the_noise_is_refused_beside_a_part_that_is_kept(tmp_path):
+    """The kept part never comes from the marked noise, although sampling starts from noise alone."""
+    model = made_model()
+    settings = {"image": np.zeros((8, 8, 3), np.uint8), "steps": 2, "guidance": 1.0, "sampler": "ddim"}
+    watermarks.make(tmp_path / "noise.json", "gaussian_shading", bits=4)
+    watermarks.make(tmp_path / "pictures.json", "spread_spectrum", bits=4, low=2, high=6)
+    mask = np.arange(8) < np.full((8, 1), 4)
+    for kept in ({"mask": mask}, {"margins": (0, 0, 8, 0)}, {"mask": mask, "kept_noise": "one"}):
+        request = lambda mark, kept=kept: Request.make("a", watermark=str(tmp_path / mark), **settings, **kept)
+        with pytest.raises(ValueError, match=r"could not be read: .* keeps a part of one"):
+            jobs.Job.prepare(model, request("noise.json"))
+        assert jobs.Job.prepare(model, request("pictures.json")).course.watermark is not None

@@ -52,13 +52,14 @@ class Watermark:
 
         Args:
             draws: whether the sampler adds noise.
-            from_picture: whether sampling starts from a noised picture instead of pure noise.
+            from_picture: whether sampling starts from a noised picture instead of pure noise, or keeps a part of one.
 
         Raises:
             ValueError: if one of them is true for a watermark in the noise.
         """
         if self.carrier == "noise" and (draws or from_picture):
-            why = "the sampler adds noise of its own" if draws else "sampling starts from a picture"
+            picture = "sampling starts from a picture, or keeps a part of one"
+            why = "the sampler adds noise of its own" if draws else picture
             raise ValueError(
                 f"{self.identity} lies in the initial noise and could not be read: {why}. Valid: a watermark for "
                 "pictures, such as spread_spectrum, or a deterministic sampler that starts from noise alone"

@@ -53,7 +53,7 @@ def test_noise_of_which_nobody_could_read_the_watermark_is_refused():
     noise.check_readable(False, False)
     for draws, from_picture, why in (
         (True, False, "the sampler adds noise of its own"),
-        (False, True, "sampling starts from a picture"),
+        (False, True, "sampling starts from a picture, or keeps a part of one"),
         (True, True, "the sampler adds noise of its own"),
     ):
         pictures.check_readable(draws, from_picture)
