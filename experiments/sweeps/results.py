@@ -127,7 +127,7 @@ def over_seeds(results: Results) -> list[Group]:
     """Groups the runs that differ only in their seeds; the groups are in the order of their first runs."""
     settings: dict[str, list[Run]] = {}
     for run in results.runs:
-        setting = {field: run.overrides.get(field) for field in results.fields}
+        setting = {field: run.overrides[field] for field in results.fields if field in run.overrides}
         settings.setdefault(json.dumps(setting, sort_keys=True), []).append(run)
     groups = []
     labels = naming.labels(results.fields)

@@ -163,6 +163,16 @@ def test_a_figure_that_only_a_later_seed_has_is_averaged_too():
     assert group.figures == {"fid": figures.Figure(3.0, n=1)}
 
 
+def test_a_run_that_sets_nothing_is_no_seed_of_one_that_sets_none():
+    """The base config may hold another value than None, so that the two are different settings."""
+    runs = [
+        a_run("base", overrides={}, figures={"fid": figures.Figure(1.0)}),
+        a_run("none", overrides={"train.clip": None}, figures={"fid": figures.Figure(3.0)}),
+    ]
+    groups = results.over_seeds(results.Results("a", "", ["train.clip"], ["seed"], runs, None, ""))
+    assert [group.figures["fid"].value for group in groups] == [1.0, 3.0]
+
+
 def test_csv_has_each_number_under_its_name():
     rows = [(["v"], "3 of 4", {"fid": figures.Figure(1.0, 2.0, 3.0, 4, 5.0)}), (["x0"], "0 of 4", {})]
     assert table.averages_csv(table.Table(["kind"], ["fid"], rows, ["seed"], {})) == (
