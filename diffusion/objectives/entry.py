@@ -13,21 +13,10 @@ from diffusion.parameterizations import Parameterization, check
 from diffusion.parameterizations.network_outputs import check_kind
 from diffusion.schedules import check_schedule
 
-# All entries of a batch that some objective of this library reads; two players share one batch.
-ENTRIES = (
-    "x",
-    "condition",
-    "data_condition",
-    "metadata",
-    "index",
-    "noise",
-    "start",
-    "density",
-    "buffer",
-    "features",
-    "real",
-    "rejected",
-)
+# The entries of a batch that have a row for each example, and all that some objective of this library reads; two
+# players share one batch.
+ROWS = ("x", "condition", "data_condition", "metadata", "index", "noise", "start", "features", "rejected")
+ENTRIES = (*ROWS, "density", "buffer", "real")
 
 
 def entry(

@@ -9,6 +9,8 @@
     optionally these entries:
       "index" `[B]`: global indices of the examples, for stratified densities; 0 .. B - 1 if absent.
       "noise" `[B, ...]`: the other end of each example's path at t_max; drawn from N(0, I) if absent.
+      "start" `[B, ...]`: samples of the prior from which "x" was generated, see `regression`.
+      "features" `[B, N, D]`: the encoder's features of "x", computed beforehand, see `added`.
       "real": mask of x without its padding, see `diffusion.padding`.
       "density": state of an adaptive density of times.
       "buffer": state of the objective's buffer.

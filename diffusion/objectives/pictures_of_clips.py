@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.objectives.entry import entry
+from diffusion.objectives.entry import ROWS, entry
 from diffusion.objectives.objective import Objective, check_objective
-
-PER_EXAMPLE = ("x", "condition", "data_condition", "index", "noise", "start", "features", "rejected", "metadata")
 
 
 def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,7 +87,7 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         parts = []
         for nets, rows in ((alone, order[:pictures]), (networks, order[pictures:])):
             take = lambda leaf, rows=rows: leaf[rows]
-            part = {name: jax.tree.map(take, batch[name]) for name in PER_EXAMPLE if name in batch}
+            part = {name: jax.tree.map(take, batch[name]) for name in ROWS if name in batch}
             part.setdefault("index", rows)
             parts.append(objective.loss(nets, schedule, keys[rows], {**batch, **part}, step))
         back = lambda *leaves: (

@@ -3,13 +3,10 @@
 import dataclasses
 
 from diffusion.arrays.parameters import traced
-from diffusion.objectives.entry import entry
+from diffusion.objectives.entry import ROWS, entry
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective, check_objective
 from diffusion.objectives.objective_facts import Prior
-
-# Entries of a batch that belong to its examples, and say nothing about an example of the class.
-OF_EXAMPLES = ("condition", "data_condition", "noise", "start", "features", "rejected", "metadata")
 
 
 def with_prior_preservation(
@@ -56,7 +53,7 @@ def with_prior_preservation(
         keys, prior_keys = split(keys, 2)
         rest = {name: leaf for name, leaf in batch.items() if name != "prior"}
         losses, metrics = objective.loss(networks, schedule, keys, rest, step)
-        shared = {name: leaf for name, leaf in rest.items() if name not in OF_EXAMPLES}
+        shared = {name: leaf for name, leaf in rest.items() if name not in ROWS or name == "index"}
         prior, _ = objective.loss(networks, schedule, prior_keys, shared | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 
