@@ -33,6 +33,7 @@ from diffusion.data.sources.spec import (
     warn_of_range,
 )
 from diffusion.io import limits
+from diffusion.io.leaf_names import leaves_of
 from diffusion.package import public
 
 SEEDS = {"train": 2026, "test": 2027}
@@ -166,7 +167,8 @@ def caption(record: Mapping[str, Any]) -> str:
 def check(record: Mapping[str, Any], spec: DataSpec) -> None:
     """Refuses a record that is not as described, or whose example or condition holds infinity.
 
-    NaN may stand for a value that is missing.
+    NaN may stand for a value that is missing. The leaves of a condition are compared by their names and shapes, and by
+    whether they are bytes.
 
     Raises:
         ValueError: the message says what the record has, and what is valid.
@@ -180,9 +182,29 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
     if shape != spec.shape:
         raise ValueError(f"its example has the shape {shape}, but the first one has {spec.shape}")
     check_not_infinite(example)
-    check_not_infinite(condition, "condition")
+    if condition is not None or spec.condition is not None:
+        _check_condition(condition, spec.condition)
     if spec.num_classes and not 0 <= class_of(record) < spec.num_classes:
         raise ValueError(f"its label is {class_of(record)}. Valid: 0 to {spec.num_classes - 1}")
+
+
+def _check_condition(condition: Any, first: Any) -> None:
+    """Refuses a condition of another form than the first record's, or with infinity.
+
+    Bytes stand for numbers in [-1, 1], so that a record with other integers would change how a batch is read.
+    """
+    leaves = {name: Leaf(np.shape(leaf), str(leaf.dtype)) for name, leaf in leaves_of(condition).items()}
+    first_leaves = leaves_of(first, lambda node: isinstance(node, Leaf))
+    form = lambda leaves: {name: (leaf.shape, leaf.dtype == "uint8") for name, leaf in leaves.items()}
+    if form(leaves) != form(first_leaves):
+        raise ValueError(f"its condition is {_listed(leaves)}, but that of the first one is {_listed(first_leaves)}")
+    check_not_infinite(condition, "condition")
+
+
+def _listed(leaves: Mapping[str, Leaf]) -> str:
+    """The leaves of a condition in words: "control: uint8 [8, 8, 3]"."""
+    named = (f"{name}: {leaf.dtype} {list(leaf.shape)}" for name, leaf in leaves.items())
+    return ", ".join(named).removeprefix(": ") or "none"
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:

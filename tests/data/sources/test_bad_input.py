@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import captions, pipeline, sources
-from diffusion.data.sources import DamagedRecord, python_objects
+from diffusion.data.sources import DamagedRecord, python_objects, sequences
 from diffusion.data.sources.streams import Stream
 from tests.data.made import png
 from tests.data.sources import hugging_face, stored
@@ -141,6 +141,29 @@ def test_a_python_record_with_infinity_in_its_condition_is_named(name):
     source = python_objects.source_of(records if name == "sequence" else lambda: iter(records))
     with pytest.raises(DamagedRecord, match=rf"{PLACES[name]} cannot be used: its condition holds inf\."):
         all_of(source)
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        (np.int64([3, 255]), "int64 [2]"),  # the bytes of a batch would not be scaled to [-1, 1] beside it
+        (np.uint8([3, 255, 0]), "uint8 [3]"),
+        ({"control": np.uint8([3, 255])}, "control: uint8 [2]"),
+        (None, "none"),
+    ],
+)
+def test_a_python_record_with_another_condition_is_named(condition, words):
+    first = {"x": np.zeros(3, np.float32), "condition": np.uint8([0, 255])}
+    second = {"x": np.zeros(3, np.float32)} | ({} if condition is None else {"condition": condition})
+    records = sequences.Records([first, first, second])
+    assert records[1]["condition"].tolist() == [0, 255]
+    with pytest.raises(
+        DamagedRecord, match=re.escape(f"its condition is {words}, but that of the first one is uint8 [2]")
+    ):
+        records[2]
+    if condition is not None:
+        with pytest.raises(DamagedRecord, match=r"record 1 .* that of the first one is none"):
+            sequences.Records([{"x": np.zeros(3, np.float32)}, second])[1]
 
 
 @pytest.mark.parametrize(
