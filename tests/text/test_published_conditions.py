@@ -135,6 +135,7 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
     "condition, prompt, seen, masked, padding",
     [
         (wan.pipeline.wan, " a  cat\n", "a cat", False, 0),
+        (wan.pipeline.wan, "a&nbsp;cat &amp;amp; &quot;dog&quot;", 'a cat & "dog"', False, 0),
         (cogvideox.pipeline.cogvideox, "a cat", "a cat", False, 10),
         (ltx_video.pipeline.ltx_video, "a cat", "a cat", True, 10),
         (pixart.pipeline.pixart, " A Cat\n", "a cat", True, 10),
@@ -167,8 +168,8 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
         ),
     ],
     ids=(
-        "wan cogvideox ltx_video pixart lumina2 flux2 klein z_image qwen_image krea2 hunyuan_video hunyuan_image "
-        "hunyuan_video_15"
+        "wan wan_entities cogvideox ltx_video pixart lumina2 flux2 klein z_image qwen_image krea2 hunyuan_video "
+        "hunyuan_image hunyuan_video_15"
     ).split(),
 )
 def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, prompt, seen, masked, padding):

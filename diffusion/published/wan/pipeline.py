@@ -1,5 +1,6 @@
 """The pipelines of Wan 2.1 and 2.2, and the conditions of their prompts."""
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,17 @@ from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
 
 def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Array]:
-    """{"text"} of Wan, whose network attends to zeros after the text; runs of white space become one space.
+    """{"text"} of Wan, whose network attends to zeros after the text.
+
+    Entities of HTML, such as &amp;, become their characters, and runs of white space become one space.
 
     Args:
         prompts: B texts.
         umt5: umT5's encoder, `masked=True`, with a tokenizer of 512 tokens.
         **how: further arguments of `encode`.
     """
-    return {"text": zeroed_padding(encode([" ".join(prompt.split()) for prompt in prompts], umt5, **how))}
+    texts = [html.unescape(html.unescape(prompt)) for prompt in prompts]  # twice, as in its authors' code
+    return {"text": zeroed_padding(encode([" ".join(text.split()) for text in texts], umt5, **how))}
 
 
 WAN_CLIPS = kinds.Video(81, (480, 832), 16.0, second="transformer_2")
