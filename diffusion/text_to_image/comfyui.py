@@ -23,6 +23,7 @@ from diffusion.adapters import lora_names
 from diffusion.io import limits
 from diffusion.models.interchange import schedulers, tensor_files
 from diffusion.models.layers.choices import look_up
+from diffusion.text.long_prompts import BREAK
 from diffusion.text_to_image import comfyui_mask, comfyui_steps
 from diffusion.text_to_image.comfyui_graph import Link, Node, nodes
 from diffusion.text_to_image.comfyui_mask import Mask
@@ -478,6 +479,10 @@ def _texts(reader: _Reader, *names: str) -> tuple[list[str], str]:
     for name, text in zip(names, texts):
         if "embedding:" in text:
             raise reader.wrong(name, "names an embedding. Load its file by --embedding, and write its word instead")
+        if BREAK.search(text):
+            raise reader.wrong(
+                name, "has the word BREAK, which is text in ComfyUI and ends a window here. Valid: small letters"
+            )
         depth = np.cumsum([1 if match[0] == "(" else -1 for match in BRACKETS.finditer(text)])
         if weighs and (set(depth) - {0, 1} or (depth.size and depth[-1]) or set("[]") & set(text)):
             raise reader.wrong(

@@ -13,6 +13,7 @@ import numpy as np
 from diffusion.io import limits
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers.choices import look_up
+from diffusion.text.long_prompts import BREAK
 from diffusion.text_to_image import comfyui, comfyui_steps
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.requests import Request
@@ -157,6 +158,8 @@ def _check_settings(request: Request, source: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{name} = {limits.short(value)} cannot be exported: none of the supported nodes has this setting"
         )
+    if request.windows and any(BREAK.search(text or "") for text in (*request.prompts, request.negative)):
+        raise ValueError("the word BREAK ends a window of a prompt here, but it is text in ComfyUI. Valid: no BREAK")
     if len(request.prompts) > 1 or request.emphasis not in ("none", "from_empty"):
         raise ValueError("a workflow has one prompt, and the emphasis must be none or from_empty")
 

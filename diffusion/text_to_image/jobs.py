@@ -5,8 +5,8 @@
     pictures = text_to_image.generate(model, ["a cat on a mat"] * 4, negative="blurry", seeds=range(4))
     for frame in text_to_image.watch(model, "a cat on a mat"): show(frame.pictures)
 
-A picture depends only on its prompt, seed and settings. `image` and `strength` edit a picture, `mask` repaints a part
-of it, and `margins` extend it.
+A picture depends only on its prompt, seed and settings; with `windows`, also on the number of windows of the longest
+prompt of its request. `image` and `strength` edit a picture, `mask` repaints a part of it, and `margins` extend it.
 """
 
 import dataclasses

@@ -78,7 +78,8 @@ class Request:
     kept_noise: "fresh" is `editing.replacement`, "one" is `editing.replacement_along` with the initial noise.
     tile: the side of tiles, with which the autoencoder's memory does not grow with the picture; neighbouring tiles
         overlap by a quarter of their side (`diffusion.models.autoencoders.tiles`).
-    windows, emphasis: see `diffusion.text.encode`.
+    windows, emphasis: see `diffusion.text.encode`. With `windows`, every prompt of a request has as many windows as the
+        longest one, so a picture may depend on the other prompts.
     controls: `Control`s, or tuples or tables of their parts; the effects of several controls are added.
     regions: `Region`s, or texts. The prompt describes the rest of the picture; overlapping regions share their
         pixels.

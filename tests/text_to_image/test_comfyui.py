@@ -164,6 +164,8 @@ def test_brackets_weigh_as_in_comfyui(text, prompt, emphasis):
     (changed({("6", "text"): "((a))"}), "has nested, open or square brackets"),
     (changed({("6", "text"): "(a"}), "has nested, open or square brackets"),
     (changed({("6", "text"): "(a) [b]"}), "has nested, open or square brackets"),
+    (changed({("6", "text"): "a BREAK b"}), "node '6', a CLIPTextEncode, has the word BREAK,"),
+    (changed({("7", "text"): "BREAK"}), "node '7', a CLIPTextEncode, has the word BREAK,"),
     (changed({("7", "text"): "embedding:bad"}), "node '7', a CLIPTextEncode, names an embedding"),
     (changed(WIRED | {("10", "strength_clip"): 0.5}, LORA), r"node '10', .* has two strengths, 0\.8 and 0\.5"),
     (changed(WIRED | {("6", "clip"): ["4", 1]}, LORA), "node '6', .* has other LoRA files than the KSampler"),
@@ -387,6 +389,8 @@ def test_the_steps_that_are_left_are_as_many_in_comfyui(steps, total):
 @pytest.mark.parametrize("change, match", [
     ({"tile": 512}, "tile = 512 cannot be exported"), ({"merge": 0.5}, r"merge = 0\.5 cannot be exported"),
     ({"sampler": "unipc"}, "sampler='unipc' is not known"), ({"emphasis": "scale"}, "must be none or from_empty"),
+    ({"prompts": ("a BREAK b",), "windows": True}, "the word BREAK ends a window"),
+    ({"negative": "a BREAK b", "windows": True}, "the word BREAK ends a window"),
     ({"seeds": (1, 3)}, "a workflow has one seed"), ({"prompts": ("a", "b")}, "a workflow has one prompt"),
     ({"controls": (Control("edges", "house.png", mask="left.png"),)}, "a control has a mask or a mode, which none"),
     ({"controls": (Control("edges", "house.png", mode=0),)}, "a control has a mask or a mode, which none"),
