@@ -1,8 +1,11 @@
 """What the pages name is there: tables of names, modules, public names, files, recipes and flags."""
 
+import ast
 import dataclasses
 import functools
 import importlib.util
+import inspect
+import itertools
 import pathlib
 import pkgutil
 import re
@@ -12,8 +15,10 @@ import warnings
 import pytest
 
 from diffusion import objectives
+from diffusion.experiments.sampling.editors import EDITORS
 from diffusion.package.public import MOVED
 from diffusion.recipe import names
+from diffusion.recipe.defaults import defaults
 from diffusion.text_to_image.requests import Request
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -143,3 +148,84 @@ def test_the_page_of_installation_names_every_extra():
         name for cell in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
     }
     assert named == set(extras)
+
+
+TABLES = [table for name, table in vars(names).items() if name.isupper() and hasattr(table, "items")] + [EDITORS]
+OWN = re.compile(r"(?:def|class) (\w+)\(|names\.add\([^)]*\"(\w+)\"\)")  # what a page adds to a table
+EXAMPLES = {"mine", "my_filter"}  # names of a reader's own functions, which no page shows
+
+
+def entries(text: str) -> list[str]:
+    """Each entry {"name": ..., **arguments} of a page, up to the brace that closes it."""
+    starts = [match.start() for match in re.finditer(r'\{"name": "', text)]
+    depths = [
+        itertools.accumulate({"{": 1, "}": -1}.get(letter, 0) for letter in text[start : start + 1000])
+        for start in starts
+    ]
+    return [text[start : start + list(depth).index(0) + 1] for start, depth in zip(starts, depths)]
+
+
+def mistaken_entries(text: str) -> list[str]:
+    """The entries of a page that name no function, or an argument that no function of that name takes."""
+    own = {name for match in OWN.findall(text) for name in match} | EXAMPLES
+    mistaken = []
+    for entry in entries(text):
+        node = ast.parse(re.sub(r"(, |\b)\.\.\.", "", entry).replace("\\\n", "\n"), mode="eval").body
+        arguments = {key.value: value for key, value in zip(node.keys, node.values) if key is not None}
+        name = arguments.pop("name").value
+        functions = [table[name] for table in TABLES if name in table]
+        functions += [function.conditions for function in functions if hasattr(function, "conditions")]
+        takes = [set(inspect.signature(function).parameters) for function in functions]
+        known = set().union({"wrappers", "interval"}, *takes)  # of an objective, and of a guidance
+        if name not in own and not (functions and arguments.keys() <= known):
+            mistaken.append(entry)
+    return mistaken
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "deis", "degree": 3}', '{"name": "deiss"}', '({"name": "crop", "padding": 4}, {"name": "flop"})']
+)
+def test_an_entry_that_does_not_fit_is_seen(text):
+    assert len(mistaken_entries(text)) == 1
+
+
+def test_every_entry_of_a_page_names_a_function_and_its_arguments():
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES if path.suffix == ".md"}
+    assert sum(text.count('{"name": "') for text in texts.values()) > 150
+    assert {page: left for page, text in texts.items() if (left := mistaken_entries(text))} == {}
+
+
+FIELDS = defaults().to_dict()
+# Fields of the demo of text to image, whose config has a section for each stage; files; and a method in a program.
+OF_OTHERS = re.compile(r"config\.(denoiser\.|json$|py$|update$)")
+
+
+def is_field(path: str) -> bool:
+    """Whether a dotted path leads to a field of every config, or to an argument of an entry."""
+    node = FIELDS
+    for name in path.split(".")[1:]:
+        if "name" in node:
+            return True
+        if name not in node:
+            return False
+        node = node[name] if isinstance(node[name], dict) else {}
+    return True
+
+
+def missing_fields(text: str) -> set[str]:
+    """The fields config.a.b of a page that no config has."""
+    paths = re.findall(r"config(?:\.[a-z_]\w*)+(?!\w|\()", text)
+    return {path for path in paths if not is_field(path) and not OF_OTHERS.match(path)}
+
+
+def test_a_field_that_does_not_exist_is_seen():
+    assert missing_fields("`config.train.stepz`, `config.trian.steps=3`") == {
+        "config.train.stepz",
+        "config.trian.steps",
+    }
+    assert missing_fields("`config.train.steps`, `config.schedule.p`, config.data.latents.dir=DIR") == set()
+
+
+def test_every_field_of_a_config_that_a_page_names_exists():
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES if path.suffix == ".md"}
+    assert {page: left for page, text in texts.items() if (left := missing_fields(text))} == {}
