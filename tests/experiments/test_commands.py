@@ -203,15 +203,29 @@ def listed_flags(help_text: str) -> set[str]:
     return set(re.findall(r"^ +(?:-\w.*, )?--(?:\[no\])?(\w[\w-]*)", help_text, re.MULTILINE))
 
 
+def flags_on_pages(command: str) -> set[str]:
+    """The flags with which the pages show a command; what follows a lone `--` is another command's."""
+    pages = [path for top in ("docs", "examples", "weights") for path in (ROOT / top).rglob("*.md")]
+    texts = [path.read_text().replace("\\\n", " ") for path in (ROOT / "README.md", *pages)]
+    shown = rf"(?:^|`|\bin/){re.escape(command)}((?: [^-`#|\n ][^`#|\n ]*)* -[^`#|\n]*)"
+    lines = [line.partition(" -- ")[0] for text in texts for line in re.findall(shown, text, re.MULTILINE)]
+    return {flag for line in lines for flag in re.findall(r"(?<!\S)--?([a-z][\w-]*)", line)}
+
+
 @pytest.mark.extended
 def test_help_is_answered_without_the_libraries_and_holds_an_example():
-    """They take seconds to import."""
+    """They take seconds to import. The flags with which pages show a command are among those of its help."""
     shown, said = started(*((*name.split(), "--help") for name in COMMANDS))
     assert said == {f"{name} --help": "" for name in COMMANDS}
     for name in COMMANDS:
         help_text = shown[f"{name} --help"]
         assert f"{name} " in help_text, name
-        assert flags_of_examples(name, help_text) <= listed_flags(help_text), name
+        listed = listed_flags(help_text)
+        assert flags_of_examples(name, help_text) <= listed, name
+        on_pages = flags_on_pages(name)
+        assert {flag.removeprefix("no") for flag in on_pages - listed} <= listed | {"help"}, name
+        if name == "diffusion train":
+            assert {"workdir", "config", "extend"} <= on_pages
     examples = (
         "diffusion sample",
         "diffusion playground",
