@@ -257,6 +257,9 @@ def taken(call):
     return time.process_time() - began, (int(words()["VmHWM"].split()[0]) - before) * 1024
 
 
+REAL_RESULTS = jobs.results  # tests replace it by stand-ins
+
+
 class Reached(Exception):
     """All settings are taken."""
 
@@ -272,12 +275,11 @@ def test_five_thousand_fuzzed_files_take_little(used, folder, tmp_path_factory):
     model = load(made_pipelines.folder("sd", tmp_path_factory.mktemp("sd") / "model"))  # not the stand-in of `used`
     kind = model.kind._replace(prompts=model.kind.prompts._replace(condition=reached))
     model = dataclasses.replace(model, kind=kind)
-    real = jobs.make  # not the stand-in of another test
     counted = []
 
     def make(_, request):
         try:
-            return real(model, request)
+            return REAL_RESULTS(model, request).pictures
         except Reached:
             counted.append(request)
             return np.zeros((request.number, 8, 8, 3), np.uint8)
