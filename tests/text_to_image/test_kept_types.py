@@ -229,5 +229,6 @@ def _prediction(model, side):
     latent = side // model.modules["vae"].factor
     channels = getattr(model.denoiser, "in_channels", getattr(model.denoiser, "channels", model.channels))
     x, t = made("x", (1, latent, latent, channels)), jnp.full(1, 0.5 if model.kind.denoiser.unit_clock else 500.0)
-    apply = jax.jit(lambda params: model.denoiser.apply({"params": params}, x, t, condition))
+    times = (t, t / 2) if getattr(model.denoiser, "times", 1) == 2 else t  # a mean flow reads where its step ends
+    apply = jax.jit(lambda params: model.denoiser.apply({"params": params}, x, times, condition))
     return np.asarray(apply(model.params[model.kind.denoiser.folder]))
