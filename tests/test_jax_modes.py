@@ -11,6 +11,8 @@ from diffusion import (
     flow_maps,
     guidance,
     likelihood,
+    objectives,
+    ode,
     parameterizations,
     samplers,
     schedules,
@@ -51,6 +53,20 @@ def trained(name):
     return losses
 
 
+def on_a_table(make):
+    """The losses of an objective of v, and what its network receives, on a process of tabulated coefficients."""
+
+    def losses(x, t, keys):
+        seen = []
+        density = timesteps.discrete_density(BETAS)
+        v = parameterizations.v()
+        objective = make(density, v) if make is objectives.reflow else make(v, density)
+        network = lambda x, clock, condition: seen.append(x) or x / 2
+        return objective({"model": network}, BETAS, keys, {"x": x, "noise": x[::-1]}, 0)[0], seen
+
+    return losses
+
+
 def outputs(function, dtype=jnp.float32):
     """The types of a function of x, t and keys, without running it."""
     x, t = jax.ShapeDtypeStruct((BATCH, 2), dtype), jax.ShapeDtypeStruct((BATCH,), jnp.float32)
@@ -70,6 +86,12 @@ OF_FLOAT32 = {
     "a measurement in float64": lambda x, t, keys: guidance.proximal(half, FLOW, MASKED, MEASURED, 0.1)(x, t),
     "a draw about it": lambda x, t, keys: steering.gaussian_draw(MASKED, MEASURED, 0.1)(x, 0.5, keys),
     "a policy with a reference": trained("policy_gradient(target)"),
+    "churn up to the end of a table": sampled(samplers.edm(s_churn=10.0), schedule=BETAS),
+    "the density at the end of a table": lambda x, t, keys: likelihood.log_likelihood(
+        half, BETAS, x, ode.runge_kutta([0.1, 1.0]), likelihood.exact()
+    )[:2],
+    "the bound at the end of a table": on_a_table(objectives.variational_bound),
+    "pairs at the end of a table": on_a_table(objectives.reflow),
 }
 
 

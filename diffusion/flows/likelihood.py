@@ -292,7 +292,7 @@ def bits_per_dim(log_density: Array, dims: ArrayLike) -> Array:
 
 def _log_prior(schedule: NoiseSchedule, real: Array | None = None) -> Callable[[Array], Array]:
     """The log-density of `schedule.prior`."""
-    return normal_density(prior_std(schedule, schedule.t_max), real)
+    return lambda x: normal_density(prior_std(schedule, jnp.asarray(schedule.t_max, x.dtype)), real)(x)
 
 
 def _total(value: Array, x: Array, real: Array | None) -> Array:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.schedules.noise_schedule import as_float
+
 Decoder = Callable[[Array, Array, Array], Array]
 """(x_0, noise, sigma / alpha) -> log p(x_0 | x_t) for each number of x_0."""
 
@@ -28,7 +30,7 @@ def levels(count: int = 256) -> Decoder:
     half = (count - 1) / 2
 
     def decoder(x_0, noise, ratio):
-        values = jnp.arange(count) / half - 1
+        values = jnp.arange(count, dtype=as_float(x_0).dtype) / half - 1
         y = (x_0 + ratio * noise)[..., None]
         log_p = jax.nn.log_softmax(-jnp.square((y - values) / ratio[..., None]) / 2)
         level = jnp.round((x_0 + 1) * half).astype(jnp.int32)

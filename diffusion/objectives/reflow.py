@@ -18,6 +18,7 @@ from diffusion.objectives.rollouts import check_ends
 from diffusion.parameterizations import Denoiser, Parameterization, velocity
 from diffusion.samplers.sample import check_sampler
 from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Density, Plan
 from diffusion.timesteps.plans import require_plan
 
@@ -58,7 +59,8 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
                 'reflow learns from pairs: the batch needs the entry "noise", from which each "x" was sampled. Make '
                 "such batches with objectives.reflow_pairs"
             )
-        eps = (batch["noise"] - schedule.alpha(schedule.t_max) * batch["x"]) / schedule.sigma(schedule.t_max)
+        end = jnp.asarray(schedule.t_max, as_float(batch["x"]).dtype)
+        eps = (batch["noise"] - schedule.alpha(end) * batch["x"]) / schedule.sigma(end)
         return matching(networks, schedule, keys, {**batch, "noise": eps}, step)
 
     examples = matching.examples._replace(score=False)  # the noise of a pair is a function of its data

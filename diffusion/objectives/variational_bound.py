@@ -18,7 +18,7 @@ from diffusion.objectives.objective_facts import Examples, Trained
 from diffusion.objectives.weightings import error_scale
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
-from diffusion.schedules.noise_schedule import inside_times, prior_std
+from diffusion.schedules.noise_schedule import as_float, inside_times, prior_std
 from diffusion.timesteps import Density
 
 
@@ -77,7 +77,7 @@ def variational_bound(
         ratio = jnp.exp(-schedule.log_snr(jnp.full_like(t, start)) / 2)
         decoded = decoder(x_0, normal(decoder_keys, x_0), left_broadcast(ratio, x_0))
         require_shape(decoded, x_0.shape, "the log-probabilities of the decoder, one for each number of x,")
-        share = padding.share(batch["real"], x_0) if "real" in batch else jnp.ones(len(x_0))
+        share = padding.share(batch["real"], x_0) if "real" in batch else jnp.ones(len(x_0), as_float(x_0).dtype)
         terms = {
             "prior": weighted_mean(share, _prior(schedule, x_0)),
             "reconstruction": -weighted_mean(share, decoded),
@@ -97,7 +97,8 @@ def variational_bound(
 
 def _prior(schedule, x_0):
     """KL(q(x_T | x_0) || N(0, s^2)) for each number, s = `prior_std`."""
-    alpha = schedule.alpha(schedule.t_max)
-    sigma = schedule.sigma(schedule.t_max)
-    s = prior_std(schedule, schedule.t_max)
+    end = jnp.asarray(schedule.t_max, as_float(x_0).dtype)
+    alpha = schedule.alpha(end)
+    sigma = schedule.sigma(end)
+    s = prior_std(schedule, end)
     return (((alpha * x_0) ** 2 + sigma**2) / s**2 - 1) / 2 - jnp.log(sigma / s)

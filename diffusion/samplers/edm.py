@@ -55,7 +55,7 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         ratio = jnp.exp(-schedule.log_snr(t) / 2)
         inside = (s_tmin <= ratio) & (ratio <= s_tmax) & (schedule.alpha(t) > 0)
         gamma = jnp.minimum(s_churn / steps, math.sqrt(2) - 1)
-        most = log_ratio(schedule, t) - log_ratio(schedule, schedule.t_max)
+        most = log_ratio(schedule, t) - log_ratio(schedule, jnp.asarray(schedule.t_max, t.dtype))
         rise = jnp.where(inside, jnp.minimum(jnp.log1p(gamma), most), 0)
         t_hat = jnp.where(rise > 0, schedule.inverse_log_snr(schedule.log_snr(t) - 2 * rise), t)
         shrink = jnp.where(rise > 0, schedule.alpha(t_hat) / schedule.alpha(t), 1)
