@@ -6,6 +6,7 @@ An objective that changes during training is measured in the form of the last st
 its initial form.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from diffusion.data import pipeline, sources
+from diffusion.data import identities, pipeline, sources
+from diffusion.data.sources.iterated import digest_of
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run import examples
@@ -80,6 +82,7 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
     reader = data.batches(config, 0, mine, config.data.threads)
     batches = [_inputs(batch, program) for batch in itertools.islice(reader, math.ceil(number / rows))]
     reader.close()
+    drawn = _records(data, number)
     measured_at = recipe.config.train.steps - 1
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -103,14 +106,13 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
                 some = compiled(state._replace(params=params), batch, position.astype(np.int32))
                 for values, rows_of in zip(some, (losses, t)):
                     rows_of.append(np.asarray(values)[:rows])
-            row[name] = summary(np.concatenate(losses)[:number], np.concatenate(t)[:number], _records(data, number))
+            row[name] = summary(np.concatenate(losses)[:number], np.concatenate(t)[:number], drawn)
         counts = row["trained"].pop("count_by_t")
         row["average"].pop("count_by_t")
         return row | {"count_by_t": counts, "draws": number, "records": described}
 
-    size = data.spec.size if data.spec.size > 0 else number
     known = None if trained_on is None else trained_on.count
-    described = {"split": data.spec.split, "count": min(number, size), "trained_on": known}
+    described = {"split": data.spec.split, "count": len(np.unique(drawn)), "trained_on": known}
     return HeldOutLoss(measure, described)
 
 
@@ -133,10 +135,23 @@ def _inputs(batch: Mapping[str, Any], program: Program) -> dict[str, Any]:
 
 
 def _records(data: examples.Examples, number: int) -> np.ndarray:
-    """The record of each draw, int [number]."""
+    """The record of each draw, int [number]; draws of one record have one number, also if the source repeats it."""
     if isinstance(data.source, Stream):
-        return np.arange(number)
-    return pipeline.records_at(np.arange(number), len(data.source), SEED)
+        return _records_of_stream(data.source, number)
+    rows = pipeline.records_at(np.arange(number), len(data.source), SEED)
+    stated = identities.stated(data.source)
+    return rows if stated is None else np.unique(stated[rows], axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _records_of_stream(stream: Stream, number: int) -> np.ndarray:
+    """The record of each of the first draws of a stream, known by its content: after its end a stream begins again."""
+    cursor = stream.cursor()
+    by_content: dict[bytes, int] = {}
+    drawn = np.arange(number)
+    for draw in range(number):
+        with contextlib.suppress(sources.DamagedRecord):  # another record takes its place, see `StreamBatches`
+            drawn[draw] = by_content.setdefault(digest_of(stream.decode(cursor.next())), draw)
+    return drawn
 
 
 def summary(losses: np.ndarray, t: np.ndarray, records: np.ndarray) -> dict[str, Any]:

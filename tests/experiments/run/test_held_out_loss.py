@@ -11,7 +11,8 @@ import pytest
 
 from configs import digits
 from diffusion import objectives, parameterizations, schedules, timesteps
-from diffusion.data import latent_cache, latent_writer, pipeline, sources
+from diffusion.data import identities, latent_cache, latent_writer, pipeline, sources
+from diffusion.data.sources import python_objects, sequences
 from diffusion.experiments import train
 from diffusion.experiments.evaluation import figures, held_out, loss_report
 from diffusion.experiments.run import examples, held_out_loss, program as programs
@@ -377,6 +378,34 @@ def test_the_standard_error_is_that_of_a_mean_of_independent_records():
     assert row["standard_error"] == pytest.approx(np.sqrt(7 / 3 / 3), rel=1e-7)
     twice = held_out_loss.summary(np.tile(losses, 2), np.tile(t, 2), np.tile(np.arange(3), 2))
     assert twice["standard_error"] == pytest.approx(np.sqrt(7 / 3 / 3), rel=1e-7)
+
+
+def repeated(source, number):
+    """Which draws are of one record: a table of booleans, which does not depend on how records are numbered."""
+    records = held_out_loss._records(types.SimpleNamespace(source=source), number)
+    return np.equal.outer(records, records)
+
+
+def test_draws_of_a_short_stream_are_of_few_records():
+    """Draw i of a stream of 5 records is its record i mod 5; two of them are equal, which are one record."""
+    values = [0.0, 1.0, 2.0, 3.0, 1.0]
+    source = python_objects.source_of(lambda: iter([{"x": np.float32([value])} for value in values]))
+    drawn = np.array([values[i % 5] for i in range(12)])
+    np.testing.assert_array_equal(repeated(source, 12), np.equal.outer(drawn, drawn))
+
+
+def test_records_that_a_mixture_repeats_are_one():
+    """An epoch of two sources of equal weights, of 4 and 2 records, has the last 2 twice."""
+
+    class Known(list):
+        def identities(self):
+            return identities.numbered("set", "part", np.array([record["number"] for record in self]))
+
+    parts = [[{"x": np.float32([i]), "number": i} for i in numbers] for numbers in (range(4), range(4, 6))]
+    mixture = sources.mixture([sequences.Records(Known(part)) for part in parts], (1, 1))
+    assert len(mixture) == 8
+    drawn = np.array([mixture[row]["number"] for row in pipeline.records_at(np.arange(20), 8, held_out_loss.SEED)])
+    np.testing.assert_array_equal(repeated(mixture, 20), np.equal.outer(drawn, drawn))
 
 
 def test_a_single_record_says_nothing_of_the_error():
