@@ -142,13 +142,32 @@ def mean(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def means_by_class(values: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def proportion(right: np.ndarray) -> dict[str, Any]:
+    """The share of True values as `mean` returns it; if all agree, with Wilson's interval in place of an error of 0.
+
+    Args:
+        right: independent trials, Bool `[N]`, at least one.
+
+    Returns:
+        {"value", "standard_error", "samples"}; if all agree, "standard_error" is None, and there is an "interval".
+    """
+    count, number = int(np.sum(right)), len(right)
+    figure = mean(np.asarray(right, np.float64))
+    if 0 < count < number:
+        return figure
+    return {**figure, "standard_error": None, "interval": list(wilson_interval(count, number))}
+
+
+def means_by_class(
+    values: np.ndarray, labels: np.ndarray, names: Sequence[str], figure: Callable[[np.ndarray], dict[str, Any]] = mean
+) -> dict[str, dict[str, Any]]:
     """The mean of the values of each class that has any, as `mean` returns it, by the name of the class.
 
     Args:
         values: independent draws, `[N]`.
         labels: the index of each value's class in `names`, int `[N]`.
         names: names of the classes.
+        figure: the function of the values of a class, `mean` or `proportion`.
     """
     by_class = {name: values[np.asarray(labels) == label] for label, name in enumerate(names)}
-    return {name: mean(some) for name, some in by_class.items() if len(some)}
+    return {name: figure(some) for name, some in by_class.items() if len(some)}

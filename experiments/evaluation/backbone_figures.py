@@ -63,12 +63,12 @@ def geometry(subject: Any) -> dict:
         if suffix == "_of_real" or (suffix == "" and has_classes(subject)):
             labels = (subject.labels if suffix == "" else subject.real.labels)[: len(rows)]
             figures_of_set["nearest_of_its_fold"] = subject.train.labels[rows] == labels
-        metrics |= {
-            f"{name}{suffix}": bootstrap.mean(np.asarray(values, float)) for name, values in figures_of_set.items()
-        }
+        for name, values in figures_of_set.items():
+            figure = bootstrap.proportion if values.dtype == bool else bootstrap.mean
+            metrics[f"{name}{suffix}"] = figure(np.asarray(values))
         if suffix == "" and has_classes(subject):
-            sound = np.asarray(figures_of_set["sound_chains"], float)
-            shares = bootstrap.means_by_class(sound, subject.labels, subject.real.spec.classes)
+            sound, names = figures_of_set["sound_chains"], subject.real.spec.classes
+            shares = bootstrap.means_by_class(sound, subject.labels, names, bootstrap.proportion)
             metrics |= {f"sound_chains_{name}": share for name, share in shares.items()}
     return metrics
 

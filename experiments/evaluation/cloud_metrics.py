@@ -98,6 +98,8 @@ def in_one_piece(distances: np.ndarray, labels: np.ndarray, names: Sequence[str]
         labels: the classes, int `[N]`.
         names: the names of the classes.
     """
-    single = np.array([level_sets.pieces(distance) == 1 for distance in distances], float)
-    by_class = bootstrap.means_by_class(single, labels, names)
-    return {"in_one_piece": bootstrap.mean(single)} | {f"in_one_piece_{name}": one for name, one in by_class.items()}
+    single = np.array([level_sets.pieces(distance) == 1 for distance in distances])
+    by_class = bootstrap.means_by_class(single, labels, names, bootstrap.proportion)
+    return {"in_one_piece": bootstrap.proportion(single)} | {
+        f"in_one_piece_{name}": one for name, one in by_class.items()
+    }

@@ -127,3 +127,16 @@ def test_means_by_class_are_those_of_its_values_and_leave_out_a_class_without_an
     found = bootstrap.means_by_class(np.array([1.0, 0.0, 1.0, 4.0]), np.array([0, 2, 0, 2]), ("a", "b", "c"))
     assert found == {"a": bootstrap.mean(np.array([1.0, 1.0])), "c": bootstrap.mean(np.array([0.0, 4.0]))}
     assert (found["a"]["value"], found["c"]["value"], found["c"]["samples"]) == (1, 2, 2)
+
+
+def test_a_proportion_in_which_all_agree_has_wilsons_interval():
+    """Of n equal trials the interval ends at 1, or at 0, and reaches z^2 / (n + z^2) from there."""
+    reach = 1.959964**2 / (20 + 1.959964**2)
+    for value, interval in ((1, (1 - reach, 1)), (0, (0, reach))):
+        found = bootstrap.proportion(np.full(20, bool(value)))
+        assert (found["value"], found["standard_error"], found["samples"]) == (value, None, 20)
+        assert found["interval"] == pytest.approx(interval)
+    mixed = np.array([True, False, True, True])
+    assert bootstrap.proportion(mixed) == bootstrap.mean(mixed.astype(float))
+    by_class = bootstrap.means_by_class(mixed, np.array([0, 1, 0, 1]), ("a", "b"), bootstrap.proportion)
+    assert by_class == {"a": bootstrap.proportion(mixed[::2]), "b": bootstrap.proportion(mixed[1::2])}

@@ -136,6 +136,8 @@ def test_samples_stand_beside_real_chains_and_noise(subject):
     by_class = {name: found.pop(f"sound_chains_{name}") for name in ("coil", "strand")}
     assert {figure["samples"] for figure in found.values()} == {3}  # none of the class sheet, which has no sample
     assert [figure["samples"] for figure in by_class.values()] == [1, 2]
+    for figure in (found["sound_chains"], found["sound_chains_of_real"]):  # 3 of 3: Wilson's interval
+        assert figure["standard_error"] is None and figure["interval"] == pytest.approx((3 / (3 + 1.959964**2), 1))
     helices = backbone_figures.figures(run.images, ca(run.train.images))["helix"]
     assert found["helix"] == bootstrap.mean(helices)
     assert value["helix_of_real"] == pytest.approx(helices[0] / 3, abs=1e-6)

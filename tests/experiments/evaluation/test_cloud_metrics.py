@@ -187,6 +187,9 @@ def test_the_share_of_solids_in_one_piece_is_measured_of_all_and_of_each_class(s
         "in_one_piece_of_real_shapes": 0.75, "in_one_piece_table_of_real_shapes": 0.5,
         "in_one_piece_chair_of_real_shapes": 1.0,
     }  # fmt: skip
+    # Both tables are in one piece: of 2 of 2, Wilson's interval begins at 2 / (2 + 1.96^2).
+    assert found["in_one_piece_table"]["standard_error"] is None
+    assert found["in_one_piece_table"]["interval"] == pytest.approx((2 / (2 + 1.959964**2), 1))
     made.config.model.num_classes = 0  # the labels of samples are zeros, and no tables
     assert not {"in_one_piece_table", "in_one_piece_chair"} & cloud_metrics.measure_clouds(made).keys()
 
