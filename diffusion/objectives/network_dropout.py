@@ -23,7 +23,7 @@ def with_dropout(objective: Objective) -> Objective:
         networks: the wrapped objective's; the trained one, and "target", also take `dropout_keys` [B]
         optimum: the wrapped objective's
         paper: Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"; for the
-            shared draws: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", section 3.2
+            shared draws: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", section 3.1
 
     Args:
         objective: the objective to wrap. Its other networks are called without keys.

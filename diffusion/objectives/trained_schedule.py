@@ -18,7 +18,7 @@ def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
         loss: the objective's, under the trained schedule
         networks: the objective's; schedule, called without arguments, which returns a NoiseSchedule
         optimum: the objective's, and the parameters that minimise it
-        paper: Kingma et al. 2021, "Variational Diffusion Models", section 4 and appendix H
+        paper: Kingma et al. 2021, "Variational Diffusion Models", section 5.3 and appendix I
 
     Args:
         objective: an objective whose values under different schedules are comparable, such as `variational_bound`.

@@ -89,15 +89,16 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         log-SNR(t) = log_snr_max - range (h(t) - h(0)) / (h(1) - h(0)),
         h(t) = |slope| t + mean(|outer| tanh(|inner| (2 t - 1) + bias))
 
-    The network is that of the authors' code. The normalization of appendix H separates the ends, which are trained to
-    improve the bound, from the shape between them, which is trained to reduce the variance of the bound's estimate.
-    Build the schedule inside the loss, so that gradients reach `params`.
+    The network is that of the authors' code. The normalization of appendix I separates the ends, which determine the
+    bound, from the shape between them, which changes only the variance of the bound's estimate: the paper trains it to
+    reduce this variance, and `config.schedule` keeps it. Build the schedule inside the loss, so that gradients reach
+    `params`.
 
     Facts:
         alpha: sqrt(sigmoid(log-SNR)), log-SNR a monotone network
         sigma: sqrt(sigmoid(-log-SNR))
         end: log-SNR = log_snr_max - range, learned; -5 at first
-        paper: Kingma et al. 2021, "Variational Diffusion Models", section 3.2 and appendix H
+        paper: Kingma et al. 2021, "Variational Diffusion Models", section 3.2, appendices H and I
 
     Args:
         params: parameters from `init_learned`.

@@ -199,7 +199,7 @@ def karras_levels(
     authors' two-step sampling of ImageNet 64.
 
     Facts:
-        paper: Song et al. 2023, "Consistency Models", section 7 and the authors' code
+        paper: Song et al. 2023, "Consistency Models", section 4 and the authors' code
 
     Args:
         schedule: the process, which turns sigma / alpha into t.
