@@ -114,27 +114,40 @@ def share(right: Sequence[bool] | np.ndarray) -> dict[str, Any]:
     return {"share": count / number, "interval": list(wilson_interval(count, number)), "count": number}
 
 
-def standard_error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> float:
     """The standard error of a mean, s / sqrt(N) with s^2 = sum((x - mean)^2) / (N - 1).
 
+    Draws of one group may depend on each other. With G groups, of which d_g is the sum of x - mean, the standard error
+    is sqrt(G / (G - 1) sum_g d_g^2) / N (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear
+    models").
+
     Args:
-        values: independent draws, `[N]`.
+        values: draws, `[N]`.
+        groups: the number of each draw's group, int `[N]`; None for independent draws.
 
     Returns:
-        The standard error, NaN for fewer than two values.
+        The standard error, NaN for fewer than two values or groups.
     """
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    if groups is None:
+        return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    distinct, group = np.unique(groups, return_inverse=True)
+    number = len(distinct)
+    if number < 2:
+        return float("nan")
+    deviations = np.bincount(group, values - np.mean(values))
+    return float(np.sqrt(number / (number - 1) * np.sum(deviations**2)) / len(values))
 
 
-def mean(values: np.ndarray) -> dict[str, Any]:
+def mean(values: np.ndarray, groups: np.ndarray | None = None) -> dict[str, Any]:
     """The mean: {"value", "standard_error", "samples": number of values}.
 
-    "standard_error" is None if there is only one value, or a value is not finite.
+    "standard_error" is None if there is only one value or group, or a value is not finite.
 
     Args:
-        values: independent draws, `[N]`, at least one.
+        values: draws, `[N]`, at least one.
+        groups: the number of each draw's group, as in `standard_error`; None for independent draws.
     """
-    error = standard_error(values) if np.isfinite(values).all() else float("nan")
+    error = standard_error(values, groups) if np.isfinite(values).all() else float("nan")
     return {
         "value": float(np.mean(values)),
         "standard_error": None if np.isnan(error) else error,

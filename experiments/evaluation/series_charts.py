@@ -22,12 +22,14 @@ class Part(NamedTuple):
         given: the given values, float `[W, L, C]`.
         mask, real: True for given values, and for hidden values to predict, Bool `[W, L, C]`.
         truth: the hidden values, float `[W, L, C]`; None if they are not known.
+        groups: the group of each series, int `[W]`; windows of one group overlap. None for independent series.
     """
 
     given: np.ndarray
     mask: np.ndarray
     real: np.ndarray
     truth: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
 
 def grouped(samples: np.ndarray, condition: dict) -> tuple[list[np.ndarray], Part]:

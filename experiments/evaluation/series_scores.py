@@ -36,18 +36,28 @@ def parts(source: Any, number: int) -> Part:
             'with hide, e.g. config.data.source.hide = {"name": "forecast", "horizon": 16}.'
         )
     rows = np.arange(min(number, len(source)))
+    groups = None
     if isinstance(source, StandardSeries):  # windows overlap, so the first ones would cover only a file's beginning
         rows = np.linspace(0, len(source) - 1, len(rows)).round().astype(int)
+        groups = _overlapping(source, rows)
     records = pipeline.fetch(source, rows)
     leaf = lambda name: np.stack([record["condition"][name] for record in records])
     truth = np.stack([record["x"] for record in records])
-    part = Part(leaf("given"), leaf("mask"), leaf("real"), truth)
+    part = Part(leaf("given"), leaf("mask"), leaf("real"), truth, groups)
     if not (part.real & np.isfinite(truth)).any():
         raise ConfigError(
             f"--metrics=crps compares samples with the hidden values, which are not known for {source.spec.name}. "
             f"Valid: config.data.source.hide with the name {checks.hidings_of_known_values()}."
         )
     return part
+
+
+def _overlapping(source: StandardSeries, rows: np.ndarray) -> np.ndarray:
+    """The group of each window, int `[W]`: windows that begin in the same stretch of as many steps as a window has."""
+    length = source.spec.shape[0]
+    stretches = [(name, first // length) for name, first in (source.places[row] for row in rows)]
+    number = {stretch: i for i, stretch in enumerate(dict.fromkeys(stretches))}
+    return np.array([number[stretch] for stretch in stretches])
 
 
 def scores(
@@ -72,7 +82,7 @@ def scores(
     counts = part.real & np.isfinite(known)
     truth = np.where(counts, known, 0)
     samples = np.where(counts, samples, 0)
-    mean_of_series = lambda values: averaged(values, counts)
+    mean_of_series = lambda values: averaged(values, counts, part.groups)
     fair = crps.fair(samples, truth)
     figures: dict[str, dict] = {f"{prefix}crps": mean_of_series(fair)}
     if closed is not None:
@@ -94,10 +104,11 @@ def _truth(part: Part) -> np.ndarray:
     return part.truth
 
 
-def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
+def averaged(values: np.ndarray, counts: np.ndarray, groups: np.ndarray | None = None) -> dict:
     """`bootstrap.mean` over the series' means, each over the values that count; both arrays are `[W, L, C]`."""
     some = counts.any(axis=(1, 2))
-    return bootstrap.mean((values * counts).sum((1, 2))[some] / counts.sum((1, 2))[some])
+    means = (values * counts).sum((1, 2))[some] / counts.sum((1, 2))[some]
+    return bootstrap.mean(means, None if groups is None else groups[some])
 
 
 def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]:

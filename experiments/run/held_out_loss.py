@@ -24,6 +24,7 @@ from diffusion.data.sources.streams import Stream
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run import examples
 from diffusion.experiments.run.program import Program
+from diffusion.metrics import bootstrap
 from diffusion.models.layers import layout
 from diffusion.recipe import ConfigError, data as records
 from diffusion.recipe.recipe import Recipe
@@ -166,22 +167,15 @@ def summary(losses: np.ndarray, t: np.ndarray, records: np.ndarray) -> dict[str,
         {"loss": the mean, "standard_error": the standard error of a mean over independent records, None for a single
         record, "by_t": the means in ten equal bins of t in [0, 1], None in a bin without draws, "count_by_t": the draws
         in each bin}. Numbers have eight digits; those that are not finite are None.
-
-    The standard error is sqrt(R / (R - 1) sum_r d_r^2) / N, where d_r is the sum of the deviations of record r from the
-    mean, of R records. With one draw of each record it is s / sqrt(N).
     """
     losses = losses.astype(np.float64)
     mean = losses.mean()
-    distinct, record = np.unique(records, return_inverse=True)
-    deviations = np.bincount(record, losses - mean)
-    number = len(distinct)
-    error = np.sqrt(number / (number - 1) * (deviations**2).sum()) / len(losses) if number > 1 else np.nan
     bins = np.clip(np.floor(t * BINS), 0, BINS - 1).astype(int)
     count = np.bincount(bins, minlength=BINS)
     total = np.bincount(bins, losses, minlength=BINS)
     return {
         "loss": _digits(mean),
-        "standard_error": _digits(error),
+        "standard_error": _digits(bootstrap.standard_error(losses, records)),
         "by_t": [_digits(a / n) if n else None for a, n in zip(total, count)],
         "count_by_t": count.tolist(),
     }

@@ -140,3 +140,16 @@ def test_a_proportion_in_which_all_agree_has_wilsons_interval():
     assert bootstrap.proportion(mixed) == bootstrap.mean(mixed.astype(float))
     by_class = bootstrap.means_by_class(mixed, np.array([0, 1, 0, 1]), ("a", "b"), bootstrap.proportion)
     assert by_class == {"a": bootstrap.proportion(mixed[::2]), "b": bootstrap.proportion(mixed[1::2])}
+
+
+def test_draws_of_one_group_count_together():
+    """Three draws that are repeated four times tell no more of the mean than once: s^2 = 7/3, and s^2 / 3."""
+    values, groups = np.tile([1.0, 2.0, 4.0], 4), np.tile([7, 9, 8], 4)
+    assert bootstrap.mean(values, groups) == {
+        "value": pytest.approx(7 / 3),
+        "standard_error": pytest.approx(np.sqrt(7 / 3 / 3)),
+        "samples": 12,
+    }
+    alone = bootstrap.mean(values, np.arange(12))
+    assert alone["standard_error"] == pytest.approx(np.std(values, ddof=1) / np.sqrt(12))
+    assert bootstrap.mean(values, np.zeros(12, int))["standard_error"] is None

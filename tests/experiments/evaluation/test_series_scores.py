@@ -169,6 +169,22 @@ def test_windows_of_a_file_are_spread_over_it(tmp_path):
     assert len(series_scores.parts(source, 99).truth) == 16
 
 
+def test_windows_that_overlap_count_together(tmp_path):
+    """Of 40 steps, windows of 8 that begin at 0, 1, ..: those of steps 0 .. 7 are one group, and so on."""
+    np.save(tmp_path / "a.npy", np.arange(40.0))
+    options = {"length": 8, "held_out": 0.0, "hide": series_masks.forecast(2)}
+    some = series_scores.parts(sources.series_windows(str(tmp_path / "a.npy"), **options), 33)
+    assert some.groups.tolist() == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8 + [4]
+    apart = series_scores.parts(sources.series_windows(str(tmp_path / "a.npy"), stride=8, **options), 9)
+    assert apart.groups.tolist() == [0, 1, 2, 3, 4]
+    truth, real = np.ones((4, 1, 1)), np.ones((4, 1, 1), bool)
+    samples = np.stack([truth + np.array([1.0, 3.0, 5.0, 5.0]).reshape(4, 1, 1)] * 2)  # CRPS 1, 3, 5, 5
+    overlapping = series_scores.scores(samples, part(truth, real)._replace(groups=np.array([0, 0, 1, 1])))["crps"]
+    assert overlapping["standard_error"] == pytest.approx(np.std([2, 5], ddof=1) / np.sqrt(2))
+    alone = series_scores.scores(samples, part(truth, real)._replace(groups=np.zeros(4, int)))["crps"]
+    assert alone["value"] == pytest.approx(3.5) and alone["standard_error"] is None
+
+
 def test_sources_that_have_nothing_to_score_are_refused():
     for condition in (None, {"mask": 0}, ("given",)):
         with pytest.raises(ConfigError, match="--metrics=crps is for series of which a part is given, but series has"):
