@@ -100,7 +100,7 @@ FAST = [
 # Of the largest number in a sample, the largest difference measured; ten times as much is allowed, up to LARGEST; it is
 # ROUNDING where none is given. 1e-7 is of diffusers' float32 samples; the multistep methods of order 3 integrate their
 # polynomial by quadrature, which is good to 1e-5 over the last step, of a ratio of 34 in sigma.
-ROUNDING, LARGEST = 2e-15, 2e-5
+ROUNDING, LARGEST = 5e-15, 2e-5
 MEASURED = {
     "pndm": 6.7e-10,
     "euler": 8.2e-08,
