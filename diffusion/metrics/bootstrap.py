@@ -118,8 +118,8 @@ def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> floa
     """The standard error of a mean, s / sqrt(N) with s^2 = sum((x - mean)^2) / (N - 1).
 
     Draws of one group may depend on each other. With G groups, of which d_g is the sum of x - mean, the standard error
-    is sqrt(G / (G - 1) sum_g d_g^2) / N (Liang and Zeger 1986, "Longitudinal data analysis using generalized linear
-    models").
+    is sqrt(G / (G - 1) sum_g d_g^2) / N: the linearised variance of a mean over clusters (Cochran 1977, "Sampling
+    Techniques", section 9A.2).
 
     Args:
         values: draws, `[N]`.

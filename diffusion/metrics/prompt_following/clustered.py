@@ -43,10 +43,8 @@ def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[Hashable] | np.
     numbers = np.asarray(values, np.float64)
     middle = float(numbers.mean())
     names = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
-    sums = np.bincount([names[name] for name in prompts], numbers - middle, len(names))
-    count = len(names)
-    error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(numbers) if count > 1 else math.nan
-    return Mean(middle, error, len(numbers), count)
+    error = bootstrap.standard_error(numbers, np.array([names[name] for name in prompts]))
+    return Mean(middle, error, len(numbers), len(names))
 
 
 def mean_of_means(parts: Sequence[Mean]) -> Mean:
