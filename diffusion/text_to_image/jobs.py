@@ -270,6 +270,7 @@ class Job(NamedTuple):
         mark = watermarks.load(request.watermark) if request.watermark else None
         if mark is not None:
             draws = trajectory.sampler.draws > 0 or bool(np.any(trajectory.plan.renoise))
+            draws = draws or model.kind.second_stage is not None  # which begins at noise of its own
             mark.check_readable(draws, steps.noised or request.keeps)
         reference = None if request.reference is None else sized_picture("the reference", request.reference, size)
         apart = request.modality_guidance not in (None, 1)

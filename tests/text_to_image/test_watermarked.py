@@ -1,12 +1,14 @@
 """A request with a key file starts from marked noise, or marks its pictures; its file says which key file."""
 
 import types
+from fractions import Fraction
 
 import jax
 import numpy as np
 import pytest
 
 from diffusion import watermarks
+from diffusion.published.pipeline_kinds import SecondStage
 from diffusion.text_to_image import jobs, png, programs
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image.stand_ins import made_model
@@ -65,3 +67,16 @@ def test_a_watermark_in_the_noise_is_refused_beside_a_part_that_is_kept(tmp_path
         with pytest.raises(ValueError, match=r"could not be read: .* keeps a part of one"):
             jobs.Job.prepare(model, request("noise.json"))
         assert jobs.Job.prepare(model, request("pictures.json")).course.watermark is not None
+
+
+def test_a_watermark_in_the_noise_is_refused_before_a_second_stage(tmp_path):
+    """A second stage begins at noise of its own, so that nobody finds the first stage's from the picture."""
+    one = made_model()
+    stage = SecondStage("decoder", "second_scheduler", 2, Fraction(1), 8)
+    one.denoiser.channels = 3
+    two = one.replaced(kind=one.kind._replace(second_stage=stage))
+    watermarks.make(tmp_path / "noise.json", "gaussian_shading", bits=4)
+    request = Request.make("a", watermark=str(tmp_path / "noise.json"), steps=2, guidance=1.0, sampler="ddim")
+    assert jobs.Job.prepare(one, request).course.watermark is not None
+    with pytest.raises(ValueError, match="could not be read: the sampler adds noise of its own"):
+        jobs.Job.prepare(two, request)
