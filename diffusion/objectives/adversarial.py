@@ -143,13 +143,18 @@ def adversarial_discriminator(
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (mean logits), each `[B]`.
 
     Raises:
-        ValueError: if r1 is negative, or only one of blocks and noise_density is given.
+        ValueError: if r1 is negative, only one of blocks and noise_density is given, or blocks have no teacher.
     """
     _check("adversarial_discriminator", noise_density, blocks)
     if not traced(r1) and not r1 >= 0:
         raise ValueError(f"adversarial_discriminator: r1 = {r1} must not be negative (1e-5 in the paper)")
+    if blocks and teacher is None:
+        raise ValueError(
+            f"adversarial_discriminator: blocks = {blocks} are the teacher's, but there is no parameterization of the "
+            "teacher. Valid: a teacher, or no blocks"
+        )
 
-    @entry(student)
+    @entry(student, teacher if blocks else None)
     def loss(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
         student_keys, *judge_keys = split(keys, 4) if blocks else (keys,)

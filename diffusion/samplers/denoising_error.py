@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_floats, require_keys
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.noise_schedule import as_float
@@ -34,8 +35,14 @@ def denoising_error(
     Returns:
         A function log-SNR -> error, linear between the estimates and constant beyond them. It holds for any schedule,
         because the error depends only on the log-SNR.
+
+    Raises:
+        TypeError: if the schedule is not a `NoiseSchedule`, or x_0 does not hold floating-point numbers.
+        ValueError: if there is not one key for each sample.
     """
     check_schedule(schedule)
+    require_floats(x_0, "x_0")
+    require_keys(keys, len(x_0), "the error of a denoiser needs one key for each sample")
     times = jnp.sort(jnp.asarray(times, as_float(x_0).dtype))[::-1]
 
     def at(number_and_time):

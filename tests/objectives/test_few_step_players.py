@@ -227,6 +227,11 @@ def test_student_is_pulled_through_the_teachers_features_of_its_noised_sample(x6
     np.testing.assert_allclose(slope, expected, rtol=1e-6)
 
 
+def test_features_of_blocks_need_the_parameterization_of_their_teacher():
+    with pytest.raises(ValueError, match=r"blocks = \(1,\) are the teacher's, but there is no parameterization"):
+        objectives.adversarial_discriminator(V, at(0.5), noise_density=at(0.5), blocks=(1,))
+
+
 def test_features_need_a_noise_level_and_the_reverse():
     words = r"Valid: (both, for a discriminator of features|indices of at least 1)"
     for more in ({"blocks": (1,)}, {"noise_density": at(0.5)}, {"noise_density": at(0.5), "blocks": (0, 1)}):

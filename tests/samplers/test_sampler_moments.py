@@ -245,6 +245,17 @@ def test_analytic_variance_keeps_the_power_and_is_the_paper_s(schedule_name):
         np.testing.assert_allclose(matrix[:, 2:], np.sqrt(published) * np.eye(2), rtol=1e-7, atol=1e-12)
 
 
+def test_a_denoising_error_has_a_noise_for_each_sample():
+    """One key for all samples would be broadcast: one noise, whose error is that of a single draw."""
+    keys, x_0 = jax.random.split(jax.random.key(0), 1), jnp.zeros((4, 2))
+    denoise = lambda x, t: Prediction(x, x)
+    schedule = schedules.rectified_flow()
+    with pytest.raises(ValueError, match=r"one key for each sample"):
+        samplers.denoising_error(denoise, schedule, x_0, [0.5], keys)
+    with pytest.raises(TypeError, match="x_0"):
+        samplers.denoising_error(denoise, schedule, jnp.zeros((1, 2), int), [0.5], keys)
+
+
 @pytest.mark.extended
 def test_denoising_error_is_that_of_the_exact_denoiser():
     """The mean of the posterior variances, at alpha = 0 too, and constant beyond the last times."""
