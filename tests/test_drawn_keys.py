@@ -102,6 +102,19 @@ def of_target(objective):
     return trained(loss)
 
 
+def of_wrapper(objective):
+    """Of an objective of pictures around flow matching, whose networks return features."""
+
+    def network(x, clock, condition, features=()):
+        return (x, (x.reshape(len(x), 4, -1),) * len(features)) if features else x
+
+    def loss(keys, rows, number):
+        batch = {"x": jnp.zeros((len(rows), 4, 4, 1)), "index": jnp.asarray(rows)}
+        objective({"model": network, "target": network, "term": lambda h, shape: h}, FLOW, keys, batch, number)
+
+    return trained(loss)
+
+
 @trained
 def of_decoder(keys, rows, number):
     """Of the decoder of a representation autoencoder, whose features receive noise."""
@@ -289,6 +302,7 @@ GAPS = series_masks.gaps()
 PICTURES = [{"image": np.zeros((4, 4, 3), np.uint8)}] * SIZE
 STOCHASTIC = samplers.ddim(1.0)
 UNIFORM = timesteps.uniform_density(FLOW)
+MATCHING = objectives.flow_matching(UNIFORM)
 DRAWING = {
     **{f"objective {name}": of_objective(name) for name in objective_cases.OBJECTIVES},
     **{f"objective {name}": of_member(name) for name in few_step_cases.MEMBERS},
@@ -317,6 +331,10 @@ DRAWING = {
         lambda grid: objectives.distribution_matching(V, V, V, UNIFORM, samples=objectives.noised_chunks(grid, 1))
     ),
     "objective rae_decoder": of_decoder,
+    "objective added": of_wrapper(objectives.added(MATCHING, objectives.self_alignment(V))),
+    "objective with_masked_copy": of_wrapper(
+        objectives.with_masked_copy(objectives.added(MATCHING, objectives.self_alignment(V)))
+    ),
     "denoising error": keyed(
         lambda keys: samplers.denoising_error(
             conformance.round_denoiser(FLOW), FLOW, jnp.zeros((len(keys), 2)), (0.3, 0.6), keys
@@ -412,7 +430,7 @@ SLOW = {
         "score_identity", "score_identity(discriminator)", "guidance_distillation", "guidance_distillation(scales)",
         "score_regularised_consistency", "truncated_consistency", "progressive_adversarial", "transition_judge",
         "distribution_matching(backward_simulation)", "distribution_matching(f)",
-        "distribution_matching(noised_chunks)",
+        "distribution_matching(noised_chunks)", "added", "with_masked_copy",
     )
 }  # fmt: skip
 # Samplers draw through one function, `samplers.sample`: one of them stands for all where it must be fast.
