@@ -143,7 +143,7 @@ def test_the_features_on_disk_are_the_encoders(cache):
     ({"encoder.size": 0}, r"config\.encoder\.size = 0, but .*not known from the data"),
     ({"encoder.network": {"name": "dinov2", **TINY}, "encoder.size": 30},
      r"config\.encoder\.size = 30: this encoder takes images \[B, H, W, 3\] whose sides are multiples of 14"),
-    ({"objective.wrappers": ({"name": "augmentation", "augment": {"name": "edm_augmentation"}}, ALIGNMENT),
+    ({"objective.wrappers": (ALIGNMENT, {"name": "augmentation", "augment": {"name": "edm_augmentation"}}),
       "model": U_NET, "sample.guidance.scale": 1.0}, r"objective\.wrappers.*an augmentation changes the examples"),
     ({"encoder.network": {"name": ""}}, "aligns features with an encoder's, but the run has no encoder"),
 ])  # fmt: skip
