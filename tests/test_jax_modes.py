@@ -74,6 +74,58 @@ def outputs(function, dtype=jnp.float32):
     return {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(traced, x, t))}
 
 
+VP = schedules.cosine()
+MEASUREMENTS = {
+    "masked": guidance.measurements.masked(np.ones((1, 1), bool)),
+    "blurred": guidance.measurements.blurred(0.5),
+    "matrix": guidance.measurements.matrix(np.array([[1.0, 2.0]])),
+}
+
+
+def measured(name, solve, dtype=np.float64):
+    """A solution for a measurement of pictures `[6, 2, 1, 1]` in another precision than they are."""
+
+    def solved(x, t, keys):
+        x, measurement = x[:, :, None, None], MEASUREMENTS[name]
+        y = np.ones(jax.eval_shape(measurement.forward, x).shape, dtype)
+        return solve(x, keys, measurement, y)
+
+    return solved
+
+
+def ddrm(x, keys, measurement, y):
+    return samplers.sample(steering.ddrm(measurement, y, 0.1), half, VP, x, timesteps.plan(GRID * 0.9), keys)
+
+
+def daps(x, keys, measurement, y):
+    draw = steering.gaussian_draw(measurement, y, 0.1)
+    return steering.daps(half, VP, x, timesteps.plan(GRID * 0.9), keys, draw, steps=2)
+
+
+def mcgdiff(x, keys, measurement, y):
+    plan = timesteps.plan(GRID * 0.9)
+    return steering.mcgdiff(samplers.ddpm(), half, VP, x, plan, keys, measurement, y, 0.1, number=2)
+
+
+def likelihood_guidance(x, keys, measurement, y):
+    log_likelihood = guidance.gaussian_likelihood(measurement.forward, y, 0.1)
+    return guidance.posterior_sampling(half, VP, log_likelihood)(x, 0.5)
+
+
+def steered(resample=steering.systematic):
+    reward = steering.tilt(lambda x: -jnp.sum(x**2, axis=-1))
+    plan = timesteps.plan(GRID * 0.9)
+    return lambda x, t, keys: steering.twisted(
+        samplers.ddpm(), half, VP, x, plan, keys, reward, number=2, resample=resample
+    )
+
+
+def rejected(x, t, keys):
+    draw = lambda keys: jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys)
+    outcome = steering.rejected(draw, lambda x: -jnp.sum(x**2, axis=-1), keys)
+    return outcome.x, outcome.highest
+
+
 DENOISE = parameterizations.denoiser(network, FLOW, parameterizations.velocity())
 OF_FLOAT32 = {
     "a sampler that needs t_max": sampled(samplers.edm(s_churn=10.0)),
@@ -92,6 +144,9 @@ OF_FLOAT32 = {
     )[:2],
     "the bound at the end of a table": on_a_table(objectives.variational_bound),
     "pairs at the end of a table": on_a_table(objectives.reflow),
+    **{f"ddrm of {name}": measured(name, ddrm) for name in MEASUREMENTS},
+    "daps": measured("masked", daps),
+    "mcgdiff of a matrix": measured("matrix", mcgdiff),
 }
 
 
@@ -124,6 +179,15 @@ STRICT = {
     "strata of frames": drawn(timesteps.per_frame(timesteps.uniform_density(FLOW, BATCH), 3)),
     "adaptive times": drawn(timesteps.loss_second_moment(FLOW, 8)),
     **{
+        f"{solve.__name__} of {name}": measured(name, solve)
+        for name in MEASUREMENTS
+        for solve in (ddrm, daps, mcgdiff, likelihood_guidance)
+    },
+    "particles": steered(),
+    "particles of strata": steered(steering.stratified),
+    "particles in part": steered(steering.partial(steering.systematic)),
+    "rejection": rejected,
+    **{
         name: trained(name)
         for name in (
             "drifting",
@@ -147,6 +211,17 @@ def test_half_precision_is_promoted_where_promotion_is_strict(name):
     with jax.numpy_dtype_promotion("strict"):
         assert outputs(STRICT[name], jnp.bfloat16) == {np.dtype(np.float32)}
         assert FLOW.alpha(jnp.bfloat16(0.5)) == 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in STRICT if " of " in name or "particles" in name])
+def test_steering_needs_no_implicit_promotion_in_float64_either(name, x64):
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        assert outputs(STRICT[name]) == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_a_measurement_in_half_precision_is_promoted(name):
+    assert outputs(measured(name, ddrm, jnp.bfloat16)) == {np.dtype(np.float32)}
 
 
 def test_times_are_chosen_inside_a_compiled_function():

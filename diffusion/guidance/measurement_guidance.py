@@ -210,7 +210,7 @@ def _residual(operator, y, x0):
     require_function(operator, "operator", "a function x0 -> A(x0), such as the forward of a measurement")
     measured = operator(x0)
     check_measurement(y, measured)
-    return y - measured
+    return jnp.asarray(y, measured.dtype) - measured
 
 
 def _squared(residual):

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import require, require_mask
 from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.matrices import matmul
+from diffusion.schedules.noise_schedule import as_float
 
 
 class Measurement(NamedTuple):
@@ -46,7 +47,7 @@ class Measurement(NamedTuple):
         """A^T (A A^T + ratio I)^-1 y in the shape of `like`, an array x `[B, ...]`; A^+ y if ratio is 0.
 
         Args:
-            y: a measurement `[B, ...]`.
+            y: a measurement `[B, ...]`, of any floating-point dtype.
             like: an array with the shape and dtype of x.
             ratio: ratio >= 0: a number, an array that broadcasts against x with one value for each example, or an array
                 that broadcasts against y, for a measurement of single numbers.
@@ -55,6 +56,7 @@ class Measurement(NamedTuple):
             ValueError: if an example has several ratios that do not broadcast against y, or a measurement that mixes
                 the numbers of an example, `blurred` or `matrix`, receives several.
         """
+        y = jnp.asarray(y, jax.eval_shape(self.forward, like).dtype)
         ratio = jnp.asarray(ratio, y.dtype)
         beside = ratio.ndim == y.ndim and all(r in (1, n) for r, n in zip(ratio.shape, y.shape))
         if ratio.ndim and not beside:  # leaves may have one for each number, and clips one for each frame
@@ -129,7 +131,7 @@ def masked(mask: Array) -> Measurement:
     return Measurement(
         forward,
         lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0),
-        lambda x, f: f(jnp.asarray(mask, x.dtype)) * x,
+        lambda x, f: f(jnp.broadcast_to(mask, x.shape).astype(x.dtype)) * x,
         lambda f, x: jnp.sum(f(jnp.broadcast_to(mask, x.shape).astype(x.dtype)), axis=tuple(range(1, x.ndim))),
     )
 
@@ -183,12 +185,14 @@ def blurred(std: float) -> Measurement:
         raise ValueError(f"measurements.blurred: std = {std} must be positive")
 
     def gains(x):
-        rows, columns = (jnp.exp(-2 * (jnp.pi * std * jnp.fft.fftfreq(side)) ** 2) for side in x.shape[1:3])
-        return rows[:, None] * columns
+        frequencies = lambda side: jnp.fft.fftfreq(side, dtype=as_float(x).dtype)
+        rows, columns = (jnp.exp(-2 * (jnp.pi * std * frequencies(side)) ** 2) for side in x.shape[1:3])
+        return rows[:, None] * columns[None]
 
     def filtered(x, of):
         gain = of(gains(x)[None, :, :, None])
-        return jnp.real(jnp.fft.ifft2(jnp.fft.fft2(x, axes=(1, 2)) * gain, axes=(1, 2))).astype(x.dtype)
+        spectrum = jnp.fft.fft2(x, axes=(1, 2))
+        return jnp.real(jnp.fft.ifft2(spectrum * gain.astype(spectrum.dtype), axes=(1, 2))).astype(x.dtype)
 
     def solve(y, ratio):
         _check_one_ratio("measurements.blurred", ratio)
@@ -256,21 +260,26 @@ def matrix(A: np.ndarray) -> Measurement:
 
     def solve(y, ratio):
         _check_one_ratio("measurements.matrix", ratio)
-        inverse = jnp.where(rank, 1 / (jnp.where(rank, values, 1) + ratio), 0)
-        return matmul(matmul(y, axes) * inverse, axes.T)
+        inverse = jnp.where(rank[None], 1 / (jnp.asarray(np.where(rank, values, 1)[None], y.dtype) + ratio), 0)
+        rotation = jnp.asarray(axes, y.dtype)
+        return matmul(matmul(y, rotation) * inverse, rotation.T)
 
     singular = np.zeros(A.shape[1], A.dtype)
     _, few, basis = np.linalg.svd(A)
     singular[: len(few)] = np.where(few > few.max(initial=0) * max(A.shape) * np.finfo(A.dtype).eps, few, 0)
 
     def filtered(x, f):
-        return matmul(matmul(flattened(x), basis.T) * f(singular), basis).reshape(x.shape)
+        x, shape = flattened(as_float(x)), x.shape
+        rotation = jnp.asarray(basis, x.dtype)
+        gain = jnp.broadcast_to(f(jnp.asarray(singular, x.dtype)), x.shape)
+        return matmul(matmul(x, rotation.T) * gain, rotation).reshape(shape)
 
-    trace = lambda f, x: jnp.sum(f(singular))
+    trace = lambda f, x: jnp.sum(f(jnp.asarray(singular, as_float(x).dtype)))
 
     def forward(x):
         if (numbers := math.prod(x.shape[1:])) != A.shape[1]:
             raise ValueError(f"measurements.matrix: A has {A.shape[1]} columns, but an example has {numbers} numbers")
-        return matmul(x.reshape(x.shape[0], numbers), A.T)
+        x = as_float(x.reshape(x.shape[0], numbers))
+        return matmul(x, jnp.asarray(A.T, x.dtype))
 
     return Measurement(forward, solve, filtered, trace)

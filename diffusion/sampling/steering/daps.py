@@ -81,7 +81,7 @@ def daps(
             prediction = checked(denoise)(x, a)
             return schedule.alpha(b) * prediction.x0 + schedule.sigma(b) * prediction.eps, None
 
-        return jax.lax.scan(move, x, jnp.arange(steps))[0] / schedule.alpha(end)
+        return jax.lax.scan(move, x, jnp.arange(steps, dtype=x.dtype))[0] / schedule.alpha(end)
 
     def step(x, i):
         alpha = schedule.alpha(t[i])

@@ -105,7 +105,7 @@ def prepared(sampler: Sampler, x: Array, plan: Plan) -> tuple[Array, Plan]:
 
 def resampled_steps(schedule: NoiseSchedule, plan: Plan) -> Array | int:
     """The number of steps that are followed by noise, which separates offspring; a last step to sigma = 0 adds none."""
-    return plan.t.shape[0] - 1 - jnp.all(schedule.sigma(plan.s[-1]) <= 0)
+    return plan.t.shape[0] - 1 - jnp.all(schedule.sigma(plan.s[-1]) <= 0).astype(int)
 
 
 def advance(
@@ -143,7 +143,7 @@ def advance(
         require_shape(added, carry[0].shape[:1], "the log-weights of a step")
         log_weights = log_weights + grouped(added)
         ancestors, offspring = jax.vmap(resample)(grouped(group_keys)[:, 0], log_weights)
-        ancestors = jnp.where(i < resampled, ancestors, jnp.arange(number))
+        ancestors = jnp.where(i < resampled, ancestors.astype(int), jnp.arange(number))
         places = (ancestors + number * jnp.arange(len(ancestors))[:, None]).ravel()
         carry = jax.tree.map(lambda leaf: leaf[places], carry)
         return (carry, jnp.where(i < resampled, offspring, log_weights)), effective_size(log_weights)

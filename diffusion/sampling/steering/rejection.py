@@ -73,7 +73,9 @@ def rejected(
         open_ = ~before.accepted
         chosen = lambda new, old: jnp.where(open_.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
         highest = jnp.where(open_, jnp.maximum(before.highest, reward), before.highest)
-        after = Accepted(chosen(x, before.x), before.accepted | passes, before.trials + open_, highest)
+        after = Accepted(
+            chosen(x, before.x), before.accepted | passes, before.trials + open_.astype(jnp.int32), highest
+        )
         return number + 1, after
 
     x, reward, passes = attempt(0)

@@ -84,10 +84,8 @@ def stratified(key: Array, log_weights: Array) -> tuple[Array, Array]:
     Returns:
         (ancestors Int `[K]`, log-weights `[K]`); all offspring have the mean weight.
     """
-    number = log_weights.shape[0]
-    return _offspring(
-        (jnp.arange(number) + jax.random.uniform(key, (number,), log_weights.dtype)) / number, log_weights
-    )
+    uniform = jax.random.uniform(key, log_weights.shape, log_weights.dtype)
+    return _offspring(_strata(uniform, log_weights), log_weights)
 
 
 def systematic(key: Array, log_weights: Array) -> tuple[Array, Array]:
@@ -102,9 +100,8 @@ def systematic(key: Array, log_weights: Array) -> tuple[Array, Array]:
     Returns:
         (ancestors Int `[K]`, log-weights `[K]`); all offspring have the mean weight.
     """
-    number = log_weights.shape[0]
     uniform = jax.random.uniform(key, (), log_weights.dtype)
-    return _offspring((jnp.arange(number) + uniform) / number, log_weights)
+    return _offspring(_strata(uniform, log_weights), log_weights)
 
 
 def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
@@ -124,7 +121,7 @@ def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
         """The ancestors `[K]` and log-weights `[K]` of the offspring."""
         ancestors, offspring = resample(key, log_weights)
         uneven = effective_size(log_weights) < below * log_weights.shape[0]
-        itself = jnp.arange(log_weights.shape[0])
+        itself = jnp.arange(log_weights.shape[0], dtype=ancestors.dtype)
         return jnp.where(uneven, ancestors, itself), jnp.where(uneven, offspring, log_weights)
 
     return resample_where_uneven
@@ -154,9 +151,15 @@ def partial(resample: Resampling, share: float = 0.5) -> Resampling:
         choice, draw = jax.random.split(key)
         part = jax.random.permutation(choice, number)[: max(1, round(share * number))]
         ancestors, offspring = resample(draw, log_weights[part])
-        return jnp.arange(number).at[part].set(part[ancestors]), log_weights.at[part].set(offspring)
+        return jnp.arange(number, dtype=part.dtype).at[part].set(part[ancestors]), log_weights.at[part].set(offspring)
 
     return resample_part
+
+
+def _strata(uniform: Array, log_weights: Array) -> Array:
+    """The quantiles (j + u_j) / K."""
+    number = log_weights.shape[0]
+    return (jnp.arange(number, dtype=log_weights.dtype) + uniform) / number
 
 
 def _offspring(quantiles: Array, log_weights: Array) -> tuple[Array, Array]:
@@ -164,7 +167,7 @@ def _offspring(quantiles: Array, log_weights: Array) -> tuple[Array, Array]:
     total = jnp.cumsum(jnp.exp(log_weights - _top(log_weights)))
     last = jnp.searchsorted(total, total[-1])  # the last particle with a positive weight
     ancestors = jnp.minimum(jnp.searchsorted(total, quantiles * total[-1], side="right"), last)
-    alive = jnp.where(total[-1] > 0, ancestors, jnp.arange(log_weights.shape[0]))
+    alive = jnp.where(total[-1] > 0, ancestors, jnp.arange(log_weights.shape[0], dtype=ancestors.dtype))
     return alive, jnp.full_like(log_weights, log_normaliser(log_weights))
 
 
