@@ -100,7 +100,7 @@ def test_outside_jit_and_with_one_time_it_is_the_same(name, at):
     apply, x, t, condition, _ = at
     module, (params, _) = BACKBONES[name].module, made(name)
     jitted = apply(x, np.full_like(t, t[0]), condition)
-    np.testing.assert_allclose(module.apply({"params": params}, x, t[0], condition), jitted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(module.apply({"params": params}, x, t[0], condition), jitted, rtol=1e-4, atol=5e-5)
 
 
 @own_first
