@@ -135,6 +135,20 @@ def test_records_that_contradict_the_description_are_named(copy):
         source[0]
 
 
+def test_a_number_of_classes_that_would_fill_the_memory_is_refused(copy):
+    """TFDS makes a name for each class, and its description can declare any number."""
+    root, folder = copy
+    path = folder / "features.json"
+    content = json.loads(path.read_text())
+    label = content["featuresDict"]["features"]["label"]
+    label["classLabel"]["numClasses"] = "1000001"
+    path.write_text(json.dumps(content))
+    for name in folder.glob("*labels.txt"):
+        name.unlink()
+    with pytest.raises(ValueError, match=r"declares 1,000,001 classes; at most 1,000,000 are read"):
+        sources.open_source("made", "train", root)
+
+
 def test_a_label_out_of_range_is_named(tmp_path):
     features = {"image": image_feature(), "label": tfds.features.ClassLabel(num_classes=2)}
     root = write(tmp_path, features, [{"image": png(RED), "label": -1}])

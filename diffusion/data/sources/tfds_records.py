@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from diffusion.data import catalog, fingerprints, identities
+from diffusion.data.sources.columns import CLASSES
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.sources.table_records import stamp_of
 from diffusion.data.transforms import check_side, decode, decode_any, decode_square
@@ -274,6 +275,8 @@ def _spec(
     label = features.get("label")
     classes = ()
     if isinstance(label, tensorflow_datasets.features.ClassLabel) and label.num_classes:
+        if label.num_classes > CLASSES:
+            raise ValueError(f"{name} declares {label.num_classes:,} classes; at most {CLASSES:,} are read.")
         classes = tuple(label.names)
     return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
 
