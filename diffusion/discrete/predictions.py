@@ -15,6 +15,7 @@ from diffusion.discrete.metric_paths import AnyPath, check_path
 from diffusion.discrete.processes import Process
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.schedules import left_broadcast
+from diffusion.schedules.noise_schedule import as_float
 
 Predictor = Callable[[Array, Array], Array]
 """A function (x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`: each position's marginal."""
@@ -73,7 +74,7 @@ def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
     Paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models", the rules called SUBS.
     """
     del t
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = as_float(logits)
     if process.mask is None:
         return jax.nn.log_softmax(logits)
     symbols = jnp.arange(process.size)
@@ -107,7 +108,7 @@ def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array
     """
     if isinstance(process, Process) and process.mask is not None:
         return from_logits(process, logits, x_t, t)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = as_float(logits)
     if process.mask is not None:
         logits = jnp.where(jnp.arange(process.size) == process.mask, -jnp.inf, logits)
     return jax.nn.log_softmax(logits + log_probabilities(process.likelihood(x_t, t)))
@@ -133,7 +134,7 @@ def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) ->
     """
     _check_ratios("from_ratios", process)
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
-    ratios = jnp.exp(jnp.where(here, 0.0, log_ratios.astype(jnp.promote_types(log_ratios.dtype, jnp.float32))))
+    ratios = jnp.exp(jnp.where(here, 0.0, as_float(log_ratios)))
     x0 = jnp.maximum(process.x0_of_ratios(x_t, ratios, t), 0.0)
     return log_probabilities(x0) - jnp.log(jnp.sum(x0, -1, keepdims=True))
 
@@ -204,7 +205,7 @@ def only_normalised(log_p: Array) -> Array:
     Args:
         log_p: log p(x_0 | x_t), float `[B, ..., K]`.
     """
-    total = jax.nn.logsumexp(log_p.astype(jnp.promote_types(log_p.dtype, jnp.float32)), -1, keepdims=True)
+    total = jax.nn.logsumexp(as_float(log_p), -1, keepdims=True)
     return jnp.where(jnp.abs(total) <= ROUNDING, log_p, jnp.nan)
 
 

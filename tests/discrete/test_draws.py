@@ -160,3 +160,17 @@ def test_samplers_of_masks_run_in_float64_along_a_plan_of_float32(name, x64):
     assert found.dtype == jnp.int32 and (found < 3).all()
     if name == "infilling":
         np.testing.assert_array_equal(found[:, known], np.tile(values[known], (4, 1)))
+
+
+@pytest.mark.parametrize("read", [discrete.from_logits, discrete.from_context, discrete.from_ratios])
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_a_network_of_half_precision_is_read_where_promotion_is_strict(name, read):
+    """As its numbers in float32 are, which hold every number of half precision."""
+    process = PROCESSES[name]
+    output = jax.random.normal(jax.random.key(0), (2, 3, process.size), jnp.bfloat16)
+    x, t = jnp.full((2, 3), process.size - 1, jnp.int32), jnp.full(2, 0.5, jnp.float32)
+    exact = read(process, output.astype(jnp.float32), x, t)
+    with jax.numpy_dtype_promotion("strict"):
+        log_p = read(process, output, x, t)
+    assert log_p.dtype == jnp.float32
+    np.testing.assert_array_equal(log_p, exact)
