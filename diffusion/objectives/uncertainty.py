@@ -64,9 +64,9 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
         loss' = loss / exp(u) + u,    u = uncertainty(ln(sigma / alpha) / 4)
 
     The model thus receives the gradient of the loss relative to its size at each noise level. At alpha = 0 and sigma =
-    0 the level is that of a time just inside. The second network is `networks["uncertainty"]`, called like any network
-    but with x_t and condition None: `lambda x_t, clock, condition: pair.apply(params, clock)` with the pair
-    `uncertainty()`.
+    0, where ln(sigma / alpha) is infinite, u is taken at a time just inside. The second network is
+    `networks["uncertainty"]`, called like any network but with x_t and condition None: `lambda x_t, clock, condition:
+    pair.apply(params, clock)` with the pair `uncertainty()`.
 
     Facts:
         loss: loss / exp(u) + u

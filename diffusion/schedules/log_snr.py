@@ -89,7 +89,7 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         log-SNR(t) = log_snr_max - range (h(t) - h(0)) / (h(1) - h(0)),
         h(t) = |slope| t + mean(|outer| tanh(|inner| (2 t - 1) + bias))
 
-    The network is that of the authors' code. The normalization of appendix I separates the ends, which determine the
+    The network follows the authors' code. The normalization of appendix I separates the ends, which determine the
     bound, from the shape between them, which changes only the variance of the bound's estimate: the paper trains it to
     reduce this variance, and `config.schedule` keeps it. Build the schedule inside the loss, so that gradients reach
     `params`.

@@ -16,7 +16,7 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 
     Args:
         prompts: B texts.
-        clip: the text tower of CLIP ViT-L, whose pooled state of a long prompt is that of the first window.
+        clip: the text tower of CLIP ViT-L, whose pooled state covers only the first window of a long prompt.
         t5: T5's encoder, with a tokenizer of 512 (dev) or 256 (schnell) tokens.
         **how: further arguments of `encode`.
 

@@ -20,8 +20,8 @@ def hidream(
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower with its projection; its pooled state of a long prompt, and that of the next encoder,
-            are those of the first window.
+        clip: ViT-L's text tower with its projection; its pooled state covers only the first window of a long
+            prompt, as does the next encoder's.
         clip_g: ViT-bigG's text tower with its projection.
         t5: T5's encoder, `masked=True`, with a tokenizer of 128 tokens.
         llama: Llama's states after the layers that the denoiser reads, `masked=True`, with a tokenizer of 128 tokens.

@@ -38,7 +38,7 @@ def hunyuan_video_from_image(
         prompts: B texts; the placeholder of a picture is removed from them.
         llava: Llava's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 103 + 256
             tokens that pads on the right.
-        clip: ViT-L's text tower, whose pooled state of a long prompt is that of the first window.
+        clip: ViT-L's text tower, whose pooled state covers only the first window of a long prompt.
         pictures: one picture, float32 [1, S, S, 3] in [-1, 1] at the size that Llava sees; () for none.
         every: stride at which the picture's tokens are kept, beginning with the first.
         **how: further arguments of `encode`.

@@ -24,7 +24,7 @@ def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: 
         prompts: B texts.
         llama: Llama's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 95 + 256
             tokens.
-        clip: ViT-L's text tower, whose pooled state of a long prompt is that of the first window.
+        clip: ViT-L's text tower, whose pooled state covers only the first window of a long prompt.
         **how: further arguments of `encode`.
     """
     embeddings = encode(prompts, llama, before=CLIP_TASK, behind="<|eot_id|>", **how)
