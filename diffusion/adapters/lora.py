@@ -27,7 +27,7 @@ Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for t
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +160,7 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
     several = isinstance(adapter, Sequence)
     adapters = adapter if several else [adapter]
     listed = isinstance(scale, Sequence) or (not isinstance(scale, Mapping) and jnp.ndim(scale) == 1)
-    scales: list[Any] = list(scale) if several and listed else [scale] * len(adapters)
+    scales = list(cast(Sequence[Scale], scale)) if several and listed else [cast(Scale, scale)] * len(adapters)
     if len(scales) != len(adapters):
         raise ValueError(
             f"lora.merge: {len(adapters)} adapters and {len(scales)} scales; give one scale for each adapter"

@@ -53,7 +53,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
                 "shape"
             )
         if not (isinstance(values, Tracer) or isinstance(known, Tracer)):
-            chosen = np.asarray(values)[np.asarray(known)]
+            chosen = np.asarray(values)[np.asarray(known, bool)]
             check_symbols(process, chosen, "infilling: values")
             if process.mask is not None and np.any(chosen == process.mask):
                 raise ValueError(

@@ -275,7 +275,7 @@ def over_positions(terms: Array) -> Array:
     return jnp.sum(flattened(terms), -1)
 
 
-def check_symbols(process: Symbols, x: Array, what: str) -> None:
+def check_symbols(process: Symbols, x: Array | np.ndarray, what: str) -> None:
     """Refuses anything but an array of the process's symbols.
 
     Raises:

@@ -153,6 +153,10 @@ def test_nothing_known_is_the_sampler_itself_and_what_does_not_fit_is_refused():
         discrete.infilling(discrete.ancestral(), values, nothing), predict, MASKED, start, plan, KEYS
     )
     np.testing.assert_array_equal(found, discrete.sample(discrete.ancestral(), predict, MASKED, start, plan, KEYS))
+    by_numbers = discrete.infilling(
+        discrete.ancestral(), values.at[:, 0].set(3), jnp.tile(jnp.array([0, 1, 1]), (4, 1))
+    )
+    assert (discrete.sample(by_numbers, predict, MASKED, start, plan, KEYS)[:, 1:] == 0).all()
     with pytest.raises(ValueError, match=r"values has.*\(4, 3\) and known \(4, 2\).*have one shape"):
         discrete.infilling(discrete.ancestral(), values, nothing[:, :2])
     short = discrete.infilling(discrete.ancestral(), values[:, :2], nothing[:, :2])
