@@ -91,10 +91,9 @@ def _fine_uniform(keys: Array, dtype: Any) -> Array:
 
     One in 1 / eps of these is 0, by which a trial would be accepted however small its probability is.
     """
-    draw = lambda key: jax.random.uniform(key, (), dtype)
     eps = jnp.finfo(dtype).eps
-    fine = jax.vmap(lambda key: draw(key) + eps * draw(jax.random.fold_in(key, 1)))(keys)
-    return jnp.minimum(fine, 1 - eps / 2)
+    coarse, fine = jax.vmap(lambda key: jax.random.uniform(key, 2, dtype), out_axes=1)(keys)
+    return jnp.minimum(coarse + eps * fine, 1 - eps / 2)
 
 
 def _check(outcome: Accepted, bound: float, trials: int) -> None:
