@@ -92,7 +92,7 @@ def _fine_uniform(keys: Array, dtype: Any) -> Array:
     One in 1 / eps of these is 0, by which a trial would be accepted however small its probability is.
     """
     eps = jnp.finfo(dtype).eps
-    coarse, fine = jax.vmap(lambda key: jax.random.uniform(key, 2, dtype), out_axes=1)(keys)
+    coarse, fine = jax.vmap(lambda key: jax.random.uniform(key, (2,), dtype), out_axes=1)(keys)
     return jnp.minimum(coarse + eps * fine, 1 - eps / 2)
 
 
