@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         chunks as chunks,
         equal_programs as equal_programs,
         matrices as matrices,
+        not_a_number as not_a_number,
         padding as padding,
         parameters as parameters,
         pytrees as pytrees,

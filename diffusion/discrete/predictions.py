@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.arrays.arguments import require_function, require_network, require_shape
+from diffusion.arrays.not_a_number import nan_unless
 from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import log_probabilities
 from diffusion.discrete.metric_paths import AnyPath, check_path
@@ -206,7 +207,7 @@ def only_normalised(log_p: Array) -> Array:
         log_p: log p(x_0 | x_t), float `[B, ..., K]`.
     """
     total = jax.nn.logsumexp(as_float(log_p), -1, keepdims=True)
-    return jnp.where(jnp.abs(total) <= ROUNDING, log_p, jnp.nan)
+    return nan_unless(jnp.abs(total) <= ROUNDING, log_p)
 
 
 def check_normalised(log_p: Array) -> Array:

@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.not_a_number import nan_unless
 from diffusion.package import public
 from diffusion.schedules import left_broadcast
 
@@ -146,7 +147,7 @@ def dormand_prince_between(
     begin = (s, jnp.full_like(s, (last - first) / 100), state, flow(s, state), jnp.zeros(s.shape, jnp.int32))
     going = lambda carry: jnp.any(carry[0] < last) & (carry[-1].max(initial=0) < most)
     s, _, state, _, attempts = jax.lax.while_loop(going, attempt, begin)
-    arrived = lambda a: jnp.where(left_broadcast(s >= last, a), a, jnp.nan)
+    arrived = lambda a: nan_unless(left_broadcast(s >= last, a), a)
     return jax.tree.map(arrived, state), attempts
 
 

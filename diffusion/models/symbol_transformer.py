@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.layers import key_value_memory, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Attention, Modulation, normalisation, zeros
@@ -232,7 +233,7 @@ class SymbolTransformer(Layered, Backbone):
         if soft:
             tokens = jnp.matmul(x, table, precision=jax.lax.Precision.HIGHEST)
         else:
-            tokens = table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+            tokens = table_rows(table, x)
         tokens = layout.split(tokens.astype(self.dtype), "batch", "tokens", None)
         room, angles = memory.keys.shape[2] if memory else x.shape[1], None
         here = lambda table: key_value_memory.following_positions(jnp.asarray(table), x.shape[1], memory)

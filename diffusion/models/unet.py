@@ -29,6 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.layers import network_checks, unet_inputs
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Deep, taken_by
@@ -312,7 +313,7 @@ class UNet(UNetLevels, Backbone):
             """An embedding of a number, [B] -> [B, time_width], by the features of the time."""
             if table is not None:
                 nearest = jnp.rint(number).astype(jnp.int32)
-                features = table.at[nearest].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+                features = table_rows(table, nearest)
             else:
                 shift, sines_first = self.frequency_shift, self.sines_first
                 features = sinusoid(number, self.time_features, shift=shift, sines_first=sines_first)

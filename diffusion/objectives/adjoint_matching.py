@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.not_a_number import nan_unless
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
@@ -100,7 +101,7 @@ def adjoint_matching(
             return total + weighted_mean_square(weight, x0 - targets[i]), None
 
         total, _ = jax.lax.scan(add_step, jnp.zeros(keys.shape, way.dtype), jnp.arange(number))
-        losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # its gradient may be finite
+        losses = nan_unless(jnp.isfinite(rewards), total / number)  # its gradient may be finite
         return losses, {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards}
 
     beside = Beside(pictures=True, metadata=metadata_of(reward))

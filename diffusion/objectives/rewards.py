@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.not_a_number import nan_unless
 from diffusion.arrays.parameters import is_number
 from diffusion.objectives.inputs import in_blocks
 
@@ -90,7 +91,7 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
         worst = int(np.argmin(np.isfinite(rewards)))
         raise ValueError(f"the reward of example {worst} is {float(rewards[worst])}. Valid: finite rewards")
     rewards = rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
-    return jnp.where(jnp.isfinite(rewards), rewards, jnp.nan)  # exp(-inf) or a clipped advantage would hide it
+    return nan_unless(jnp.isfinite(rewards), rewards)  # exp(-inf) or a clipped advantage would hide it
 
 
 def check_compared(name: str, group: int, anchor: str, weight: Any, teacher: Any) -> bool:

@@ -13,6 +13,7 @@ import optax
 from jax import Array
 
 from diffusion import guidance, samplers
+from diffusion.arrays.not_a_number import nan_unless
 from diffusion.guidance.measurements import Measurement
 from diffusion.sampling import steering
 from diffusion.sampling.steering.noise_search import Generate
@@ -212,7 +213,7 @@ def rejected(log_reward: LogReward, beta: float = 1.0, bound: float = 0.0, trial
         outcome = steering.rejected(draw, tempered, keys, bound=bound / beta, trials=trials)
         right = outcome.accepted.all() & (outcome.highest <= bound / beta).all()
         log_normaliser = bound / beta - jnp.log(outcome.trials.mean())
-        return outcome.x, Tried(outcome.trials.mean(), jnp.where(right, log_normaliser, jnp.nan))
+        return outcome.x, Tried(outcome.trials.mean(), nan_unless(right, log_normaliser))
 
     return drive
 

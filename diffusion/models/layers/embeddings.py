@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.layers.constants import constant
 
 
@@ -118,8 +119,7 @@ class LabelEmbedding(nn.Module):
     @nn.compact
     def __call__(self, labels: jax.Array) -> jax.Array:
         table = self.param("embedding", nn.initializers.normal(0.02), (self.num_classes + 1, self.width), jnp.float32)
-        rows = table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return rows.astype(self.dtype)
+        return table_rows(table, labels).astype(self.dtype)
 
 
 def sincos_positions(height: int, width: int, size: int, span: float | None = None) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.attention_records import KEYS_VALUES, LEAF
 
@@ -96,7 +97,7 @@ def following_positions(table: Array, length: int, memory: KeyValueMemory | None
     Returns:
         `[length, ...]`.
     """
-    return table if memory is None else jnp.take(table, memory.length + jnp.arange(length), axis=0, mode="fill")
+    return table if memory is None else table_rows(table, memory.length + jnp.arange(length))
 
 
 def causal_bias(length: int, chunk: int, memory: KeyValueMemory | None = None) -> Array:

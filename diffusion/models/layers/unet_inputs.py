@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.layers import conditions
 
 KINDS = {1: "series", 2: "images", 3: "volumes"}
@@ -77,7 +78,7 @@ def class_rows(table: jax.Array, labels: jax.Array | None) -> jax.Array:
     """
     assert labels is not None
     table = jnp.concatenate([table, jnp.zeros_like(table[:1])])
-    return table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return table_rows(table, labels)
 
 
 def with_residuals(skips: Sequence[jax.Array], middle: jax.Array, residuals: Sequence[jax.Array] | None):

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.layers import conditions, extra_attention, layer_masks, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
@@ -441,9 +442,8 @@ class Layers:
         elif unet.class_embedding == "projection":
             out = out + two_layers(inputs["pooled"], "class")
         elif unet.class_embedding == "table":
-            rows = nn.Embed(unet.class_width, 4 * unet.widths[0], name="classes").embedding
-            row = rows.at[inputs["label"]].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-            out = out + row.astype(out.dtype)
+            table = nn.Embed(unet.class_width, 4 * unet.widths[0], name="classes").embedding
+            out = out + table_rows(table, inputs["label"]).astype(out.dtype)
         return out
 
 

@@ -1,0 +1,43 @@
+"""NaN in place of values that may not be used, in a form that a compiler keeps.
+
+XLA's exponential for CPUs converts its argument to an integer, which is undefined for NaN. Where the NaN is a constant
+of the program, as in `exp(jnp.where(valid, x, jnp.nan))`, the compiler sees this and leaves the result out: the output
+holds whatever lay in memory. So the NaN here is the result of a division whose operands the compiler does not know.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def nan_unless(condition: ArrayLike, x: Array) -> Array:
+    """The values x where a condition holds, and NaN elsewhere.
+
+    The derivative is that of `jnp.where(condition, x, jnp.nan)`.
+
+    Args:
+        condition: bool, of a shape that broadcasts with x.
+        x: float, any shape.
+
+    Returns:
+        An array of x's dtype, of the shape of both together.
+    """
+    finite = jax.lax.stop_gradient(jnp.where(jnp.isfinite(x), x, 0))
+    zero = finite - finite
+    return jnp.where(condition, x, zero / jnp.where(condition, 1, 0).astype(x.dtype))
+
+
+def table_rows(table: Array, indices: Array) -> Array:
+    """Rows of a table, with NaN for an index that it does not have.
+
+    Args:
+        table: float `[N, ...]`.
+        indices: int, any shape, in [0, N). A negative index has no row.
+
+    Returns:
+        `[*indices.shape, ...]`, of the table's dtype.
+    """
+    chosen = table.at[indices].get(mode="clip", wrap_negative_indices=False)
+    valid = (indices >= 0) & (indices < len(table))
+    return nan_unless(jnp.expand_dims(valid, tuple(range(valid.ndim, chosen.ndim))), chosen)
