@@ -136,9 +136,9 @@ def tiny(name: str):
 
 if "KILLED" in os.environ:  # after the first batch, of a process that a test starts
 
-    def images(*arguments, make=batches_on_disk.images):
+    def images(*arguments, make=batches_on_disk.images, **named):
         """As `batches_on_disk.images`; when the first batch is on the disk the process is killed."""
-        return make(*arguments[:-1], lambda done: os.kill(os.getpid(), signal.SIGKILL))
+        return make(*arguments[:-1], lambda done: os.kill(os.getpid(), signal.SIGKILL), **named)
 
     batches_on_disk.images = images
 
