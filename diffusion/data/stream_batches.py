@@ -89,7 +89,9 @@ class StreamBatches:
         def read(step: int) -> pipeline.Batch:
             raw, after = in_turn(step)
             index = start + step * batch_size + mine
-            read = [_sound(stream, raw, row) if damaged == "skip" else (stream.decode(raw[row]), 0) for row in mine]
+            read = [
+                sound_record(stream, raw, row) if damaged == "skip" else (stream.decode(raw[row]), 0) for row in mine
+            ]
             batch = pipeline.assembled([record for record, _ in read], stream.spec, index, seed, augment)
             skipped = {"skipped": np.array([replaced for _, replaced in read], np.int32)} if damaged == "skip" else {}
             return batch | skipped | {"state": after}
@@ -111,8 +113,17 @@ class StreamBatches:
         self._batches.close()  # type: ignore[attr-defined]
 
 
-def _sound(stream: Stream, batch: Sequence[Any], row: int) -> tuple[Mapping[str, Any], int]:
-    """The record of a row, and 0; or the next sound one of its batch, and 1, with a warning."""
+def sound_record(stream: Stream, batch: Sequence[Any], row: int) -> tuple[Mapping[str, Any], int]:
+    """The record of a row, and 0; or the next sound one of its batch, and 1, with a warning.
+
+    Args:
+        stream: the records.
+        batch: the raw records of a batch.
+        row: the row, counted from 0.
+
+    Raises:
+        DamagedRecord: if every record of the batch is damaged.
+    """
     for step in range(len(batch)):
         try:
             return stream.decode(batch[(row + step) % len(batch)]), int(step > 0)

@@ -6,7 +6,6 @@ An objective that changes during training is measured in the form of the last st
 its initial form.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 from diffusion.data import identities, pipeline, sources
 from diffusion.data.sources.iterated import digest_of
 from diffusion.data.sources.streams import Stream
+from diffusion.data.stream_batches import sound_record
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run import examples
 from diffusion.experiments.run.program import Program
@@ -83,7 +83,7 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
     reader = data.batches(config, 0, mine, config.data.threads)
     batches = [_inputs(batch, program) for batch in itertools.islice(reader, math.ceil(number / rows))]
     reader.close()
-    drawn = _records(data, number)
+    drawn = _records(data, number, rows)
     measured_at = recipe.config.train.steps - 1
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -135,24 +135,31 @@ def _inputs(batch: Mapping[str, Any], program: Program) -> dict[str, Any]:
     return {name: leaf for name, leaf in batch.items() if name not in left_out}
 
 
-def _records(data: examples.Examples, number: int) -> np.ndarray:
+def _records(data: examples.Examples, number: int, rows: int) -> np.ndarray:
     """The record of each draw, int [number]; draws of one record have one number, also if the source repeats it."""
     if isinstance(data.source, Stream):
-        return _records_of_stream(data.source, number)
-    rows = pipeline.records_at(np.arange(number), len(data.source), SEED)
+        return _records_of_stream(data.source, number, rows)
+    drawn = pipeline.records_at(np.arange(number), len(data.source), SEED)
     stated = identities.stated(data.source)
-    return rows if stated is None else np.unique(stated[rows], axis=0, return_inverse=True)[1].reshape(-1)
+    return drawn if stated is None else np.unique(stated[drawn], axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def _records_of_stream(stream: Stream, number: int) -> np.ndarray:
-    """The record of each of the first draws of a stream, known by its content: after its end a stream begins again."""
+def _records_of_stream(stream: Stream, number: int, rows: int) -> np.ndarray:
+    """The record of each of the first draws of a stream, known by its content: after its end a stream begins again.
+
+    Args:
+        stream: the records; they are read again, since a process reads only its own rows of the batches.
+        number: number of draws.
+        rows: number of draws in a batch, within which another record takes the place of a damaged one.
+    """
     cursor = stream.cursor()
     by_content: dict[bytes, int] = {}
-    drawn = np.arange(number)
-    for draw in range(number):
-        with contextlib.suppress(sources.DamagedRecord):  # another record takes its place, see `StreamBatches`
-            drawn[draw] = by_content.setdefault(digest_of(stream.decode(cursor.next())), draw)
-    return drawn
+    drawn: list[int] = []
+    while len(drawn) < number:
+        batch = [cursor.next() for _ in range(rows)]
+        contents = [digest_of(sound_record(stream, batch, row)[0]) for row in range(rows)]
+        drawn += [by_content.setdefault(content, len(by_content)) for content in contents]
+    return np.array(drawn[:number])
 
 
 def summary(losses: np.ndarray, t: np.ndarray, records: np.ndarray) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from configs import digits
 from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.data import identities, latent_cache, latent_writer, pipeline, sources
 from diffusion.data.sources import python_objects, sequences
+from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments import train
 from diffusion.experiments.evaluation import figures, held_out, loss_report
 from diffusion.experiments.run import examples, held_out_loss, program as programs
@@ -382,7 +383,7 @@ def test_the_standard_error_is_that_of_a_mean_of_independent_records():
 
 def repeated(source, number):
     """Which draws are of one record: a table of booleans, which does not depend on how records are numbered."""
-    records = held_out_loss._records(types.SimpleNamespace(source=source), number)
+    records = held_out_loss._records(types.SimpleNamespace(source=source), number, 4)
     return np.equal.outer(records, records)
 
 
@@ -392,6 +393,17 @@ def test_draws_of_a_short_stream_are_of_few_records():
     source = python_objects.source_of(lambda: iter([{"x": np.float32([value])} for value in values]))
     drawn = np.array([values[i % 5] for i in range(12)])
     np.testing.assert_array_equal(repeated(source, 12), np.equal.outer(drawn, drawn))
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_draws_in_place_of_a_damaged_record_are_of_the_record_that_takes_its_place():
+    """The batches themselves show which record a draw is: with 5 records of which the third is damaged."""
+    values = [[0.0], [1.0], [2.0, 2.0], [3.0], [4.0]]
+    source = python_objects.source_of(lambda: iter([{"x": np.float32(value)} for value in values]))
+    batches = StreamBatches(source, seed=0, batch_size=4, damaged="skip", threads=0)
+    drawn = np.concatenate([next(batches)["x"][:, 0] for _ in range(3)])
+    np.testing.assert_array_equal(drawn[:4], [0, 1, 3, 3])
+    np.testing.assert_array_equal(repeated(source, 11), np.equal.outer(drawn[:11], drawn[:11]))
 
 
 def test_records_that_a_mixture_repeats_are_one():
