@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         padding as padding,
         parameters as parameters,
         pytrees as pytrees,
+        random_keys as random_keys,
         square_roots as square_roots,
     )
 

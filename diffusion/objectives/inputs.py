@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arrays import padding
+from diffusion.arrays import padding, random_keys
 from diffusion.arrays.arguments import described, require, require_function, require_shape
 from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.objective import Batch
@@ -162,13 +162,11 @@ def split(keys: Array, parts: int) -> Array:
 def apart(keys: Array, number: int) -> Array:
     """`[B]` keys for a wrapper's draws beside those of an objective that receives `keys` `[B]` and may split them.
 
-    JAX's `split(key)[number]` is `fold_in(key, number)`, so the number is counted from the other end.
-
     Args:
         keys: the keys that the objective receives.
-        number: number of the wrapper's draws, from 1, different for each wrapper.
+        number: number of the wrapper's draws, different for each wrapper, see `random_keys.further`.
     """
-    return jax.vmap(lambda key: jax.random.fold_in(key, 2**32 - number))(keys)
+    return jax.vmap(lambda key: random_keys.further(key, number))(keys)
 
 
 def mean_square(error: Array) -> Array:

@@ -10,9 +10,10 @@ import jax
 from jax import Array
 
 from diffusion import parameterizations, samplers
+from diffusion.arrays import random_keys
 from diffusion.models.interchange import schedulers
 
-SECOND = 2**31  # folded into the keys of the second stage; numbers of steps are smaller
+SECOND = 2**31  # number of the second stage's draws
 
 
 def denoiser(
@@ -51,7 +52,7 @@ def finer(
     if stage is None:
         return x
     trajectory = schedulers.trajectory(process, "", stage.steps)
-    both = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, SECOND)), out_axes=1)(keys)
+    both = jax.vmap(lambda key: jax.random.split(random_keys.further(key, SECOND)), out_axes=1)(keys)
     shape = course.decoded_latents(model)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(both[0])
     denoise = denoiser(model, trajectory, params, x, condition)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arrays import pytrees
+from diffusion.arrays import pytrees, random_keys
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.models.autoencoders import latent_space
 from diffusion.parameterizations import Denoiser
@@ -25,7 +25,7 @@ from diffusion.schedules import NoiseSchedule
 # The settings of a request that apply to pictures alone; some models take `images`, a first and a last frame.
 OF_PICTURES = ("mask", "margins", "strength", "resamplings", "watermark", "merge", "controls", "regions", "words",
                "reference")  # fmt: skip
-OF_FIRST = 2**31  # folded into the keys of a first frame's noise; numbers of steps are smaller
+OF_FIRST = 2**31  # number of the draws of a first frame's noise
 
 
 def frames(request: Any, model: Any) -> int:
@@ -195,7 +195,7 @@ def completed(
     def at(x_t: Array, t: Any, *later: Any) -> Any:
         now = jnp.max(jnp.asarray(t, jnp.float32))
         bits = jax.lax.bitcast_convert_type(now, jnp.uint32)
-        key_at_t = lambda key: jax.random.fold_in(jax.random.fold_in(key, OF_FIRST), bits)
+        key_at_t = lambda key: jax.random.fold_in(random_keys.further(key, OF_FIRST), bits)
         noise = jax.vmap(lambda key: jax.random.normal(key_at_t(key), first.shape[1:]))(keys)
         return completing(first + blur * now**2 * noise)(x_t, t, *later)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays import random_keys
 from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.state import HEALTHY, SecondPlayer, TrainState
 from diffusion.training.step import HEADS, make_train_step
@@ -199,8 +200,7 @@ def alternating(
     def step(state, batch, key):
         before, metrics = state, {}
         for number, (name, player) in enumerate(players.items()):
-            # Steps are int32, so that no step folds in these numbers.
-            player_key = key if number == 0 else jax.random.fold_in(key, 2**32 - number)
+            player_key = key if number == 0 else random_keys.further(key, number)
             turn = lambda state, name=name, own=player_key: act(name, state, batch, own)
             if player.every == 1:
                 state, player_metrics = turn(state)

@@ -14,10 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays import random_keys
 from diffusion.models.autoencoders import quantizers
 from diffusion.training.alternating import Alternating, AlternatingState
 from diffusion.training.state import HEALTHY
 from diffusion.training.step import prepare
+
+RESTARTS = 2**31  # number of the draws of the restarts, which no player has
 
 
 class FollowingState(NamedTuple):
@@ -80,8 +83,7 @@ def following(
         z = cast(jax.Array, module.apply({"params": weights}, prepare(batch)["x"], method="encode"))
         indices, _ = quantizers.nearest(z, codebook.codes)
         moved = quantizers.codebook_update(codebook, z, indices, decay)
-        # No step and no player folds in this number.
-        drawn = jax.random.fold_in(jax.random.fold_in(key, 2**31), state.training.step)
+        drawn = jax.random.fold_in(random_keys.further(key, RESTARTS), state.training.step)
         moved, restarted = quantizers.restart_dead(moved, z, drawn, threshold)
         healthy = after.failed_at == HEALTHY
         codebook = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), moved, codebook)
