@@ -145,9 +145,11 @@ def matching(
     batch = jnp.arange(metric.shape[0])[:, None]
 
     def merge(x: jax.Array) -> jax.Array:
-        sums = x[:, target].at[batch, into].add(take(x[:, source], gone))
-        count = jnp.ones(sums.shape[:2], x.dtype).at[batch, into].add(1)
-        return jnp.concatenate([take(x[:, source], remaining), sums / count[..., None]], axis=1)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # bfloat16 counts to 256
+        sums = wide[:, target].at[batch, into].add(take(wide[:, source], gone))
+        count = jnp.ones(sums.shape[:2], wide.dtype).at[batch, into].add(1)
+        means = (sums / count[..., None]).astype(x.dtype)
+        return jnp.concatenate([take(x[:, source], remaining), means], axis=1)
 
     def unmerge(x: jax.Array) -> jax.Array:
         rest, means = jnp.split(x, [remaining.shape[1]], axis=1)

@@ -49,6 +49,17 @@ def test_each_square_of_a_wide_grid_keeps_a_token():
     np.testing.assert_allclose(merge(jnp.arange(8.0)[None, :, None])[0, :, 0], [10 / 4, 18 / 4])
 
 
+def test_the_mean_of_many_tokens_in_bfloat16_is_rounded_once():
+    """All tokens look alike, so that 300 of 400 join the first: in bfloat16 a count would end at 256."""
+    x = jnp.asarray(RNG.normal(3.0, 0.5, (1, 400, 2)), jnp.bfloat16)
+    few = jax.jit(lambda x: matching(jnp.ones((1, 400, 1)), 20, 20, 300)[0](x))(x)
+    alone = np.zeros((20, 20), bool)
+    alone[::2, ::2] = True
+    alone[0, 0] = False
+    mean = np.asarray(x[0], np.float64)[~alone.ravel()].mean(axis=0)
+    np.testing.assert_allclose(np.asarray(few[0, 0], np.float64), mean, rtol=2**-8)
+
+
 def _network(name):
     if name == "dit":
         module, condition = DiT(2, 16, 2, 2, 3), jnp.array([1, 2])
