@@ -5,7 +5,8 @@ With N tokens of D features, hidden width M and L layers, in multiply-adds for o
     each layer  N D (3 D + D)  (q, k, v, out)  +  2 N^2 D  (attention)  +  N (2 D M)  (MLP)  +  6 D^2  (modulation)
     the rest    N (p^2 C) D  +  256 D + D^2  (each time)  +  2 D^2 + N D (p^2 C_out)
 
-A SwiGLU MLP has three matrices of 2 M / 3 instead of two of M.
+A SwiGLU MLP has three matrices of 2 M / 3 instead of two of M. The strength of the guidance and the two ends of its
+interval are embedded as times are; with `own_embeddings` each layer embeds them.
 """
 
 from diffusion.models.dit import DiT
@@ -27,7 +28,8 @@ def flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
     d = model.width
     pixels = model.patch**2 * image_shape[2]
     outputs = pixels * (2 if model.learn_sigma else 1)
-    ends = n * pixels * d + model.times * (256 * d + d * d) + 2 * d * d + n * d * outputs
+    embeddings = (model.times + model.strength + 2 * model.interval) * (model.depth if model.own_embeddings else 1)
+    ends = n * pixels * d + embeddings * (256 * d + d * d) + 2 * d * d + n * d * outputs
     return 2 * (model.depth * (_dense(model, n) + _attention(model, n)) + ends)
 
 
@@ -81,7 +83,8 @@ def tokens(model: DiT, image_shape: tuple[int, int, int]) -> int:
 
 def hidden(model: DiT) -> int:
     """Returns the hidden width M of the MLP; two thirds of it for a SwiGLU."""
-    return int((2 / 3 if model.mlp == "swiglu" else 1) * model.mlp_ratio * model.width)
+    hidden = model.mlp_ratio * model.width
+    return int(2 * hidden / 3 if model.mlp == "swiglu" else hidden)
 
 
 def _dense(model: DiT, n: int) -> int:

@@ -114,6 +114,19 @@ def test_a_dit_has_as_many_as_its_formula(fields, monkeypatch):
 
 
 @pytest.mark.extended
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("interval", [False, True])
+def test_embeddings_of_the_guidance_and_of_each_layer_count(own, interval, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    fields = {"strength": True, "interval": interval, "own_embeddings": own}
+    module = DiT(patch=2, width=48, depth=3, heads=4, num_classes=0, attention="xla", **fields)
+    condition = {"label": None, "strength": struct(1), **({"interval": struct(1, 2)} if interval else {})}
+    inputs = struct(1, 8, 8, 4), struct(1), condition
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    assert counted_flops(module.apply, variables, *inputs) == flops(module, (8, 8, 4))
+
+
+@pytest.mark.extended
 @pytest.mark.parametrize("remat", ["elementwise", "dots", "narrow", "full"])
 def test_the_backward_pass_repeats_the_products_of_the_formula(remat, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")

@@ -6,7 +6,7 @@ import pytest
 
 from configs import imagenet256_dit
 from diffusion.experiments.run import program
-from diffusion.models.budget.flops import flops, recomputed_flops, train_flops
+from diffusion.models.budget.flops import flops, hidden, recomputed_flops, train_flops
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.recipe import Recipe
 from diffusion.recipe.parts import Resolver
@@ -42,6 +42,10 @@ def test_published_figures(size, giga_multiply_adds):
     # Table 4 of the paper: 32 x 32 x 4 latents, learned sigma.
     model = dit_preset(size, num_classes=1000, learn_sigma=True)
     assert flops(model, (32, 32, 4)) / 2e9 == pytest.approx(giga_multiply_adds, rel=2e-3, abs=0.01)
+
+
+def test_two_thirds_of_the_hidden_width_are_not_rounded_down():
+    assert hidden(DiT(2, 36, 1, 3, 0, mlp_ratio=2.5, mlp="swiglu")) == 60  # of 90
 
 
 def step_flops(**fields):
