@@ -2,7 +2,8 @@
 
 XLA's exponential for CPUs converts its argument to an integer, which is undefined for NaN. Where the NaN is a constant
 of the program, as in `exp(jnp.where(valid, x, jnp.nan))`, the compiler sees this and leaves the result out: the output
-holds whatever lay in memory. So the NaN here is the result of a division whose operands the compiler does not know.
+holds whatever lay in memory. So the NaN of `nan_unless` is the result of a division whose operands the compiler does
+not know, and `exponential` takes arguments that may be such constants, as those from a user's function.
 """
 
 import jax
@@ -26,6 +27,19 @@ def nan_unless(condition: ArrayLike, x: Array) -> Array:
     finite = jax.lax.stop_gradient(jnp.where(jnp.isfinite(x), x, 0))
     zero = finite - finite
     return jnp.where(condition, x, zero / jnp.where(condition, 1, 0).astype(x.dtype))
+
+
+def exponential(x: Array) -> Array:
+    """The exponential function, exp x, and NaN where x is NaN.
+
+    Args:
+        x: float, any shape.
+
+    Returns:
+        An array of x's dtype and shape, whose derivative is 0 where x is NaN.
+    """
+    lost = jnp.isnan(x)
+    return jnp.where(lost, jnp.nan, jnp.exp(jnp.where(lost, 0, x)))
 
 
 def table_rows(table: Array, indices: Array) -> Array:

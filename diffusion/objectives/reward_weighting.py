@@ -3,8 +3,8 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
+from diffusion.arrays.not_a_number import exponential
 from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import condition_of_data
@@ -60,7 +60,7 @@ def with_reward_weights(
         decoded_reward = reward_of_pictures(reward, networks, batch.get("metadata"))
         rewards = rewarded(decoded_reward, batch["x"], condition_of_data(batch))
         rewards = jax.lax.stop_gradient(rewards)
-        weight = jnp.exp((rewards - baseline) / beta)
+        weight = exponential((rewards - baseline) / beta)
         return weight * losses, {**metrics, "reward": rewards, "weight": weight}
 
     beside = objective.beside._replace(pictures=True, metadata=metadata_of(reward) or objective.beside.metadata)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diffusion
-from diffusion.arrays.not_a_number import nan_unless, table_rows
+from diffusion.arrays.not_a_number import exponential, nan_unless, table_rows
 
 FUNCTIONS = (jnp.exp, jnp.exp2, jnp.cosh, jnp.expm1, jax.nn.sigmoid, jax.nn.softmax, jax.nn.softplus, jax.nn.silu)
 X = jnp.array([0.0, 2.0, 1.0, -9.0])
@@ -39,6 +39,14 @@ def test_a_row_that_a_table_does_not_have_is_nan_after_every_function():
     np.testing.assert_array_equal(table_rows(X, indices)[0], [0, -9])
 
 
+@pytest.mark.usefixtures("as_in_use")
+def test_the_exponential_of_a_constant_nan_is_nan():
+    of_constant = jax.jit(lambda a: exponential(jnp.where(a < 1, X, jnp.nan)))
+    assert np.isnan(of_constant(2.0)).all()
+    np.testing.assert_allclose(of_constant(0.5), np.exp(X), 1e-6)
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.nansum(exponential(x)))(jnp.array([0.0, jnp.nan])), [1, 0])
+
+
 def test_only_the_chosen_values_have_a_slope():
     x = jnp.array([1.0, -jnp.inf, 3.0, jnp.nan])
     chosen = jnp.array([True, True, False, False])
@@ -56,10 +64,11 @@ def test_values_that_are_all_valid_pass_a_search_for_nan():
 
 
 HARMLESS = {
+    "arrays/not_a_number.py": "what `exponential` returns",
     "data/proteins/backbone.py": "angles that a chain's ends do not have",
     "guidance/thresholding.py": "values that a quantile leaves out",
     "training/alternating.py": "metrics of a step that does not measure them",
-}  # constants that no exponential receives
+}  # constants that no exponential of the library receives
 
 
 def test_no_constant_nan_is_chosen_by_a_condition():

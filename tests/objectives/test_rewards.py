@@ -34,6 +34,7 @@ NETWORKS = dict.fromkeys(("model", "target", "teacher"), lambda x, t, condition:
 KEYS = jax.random.split(jax.random.key(0), 8)
 
 
+@pytest.mark.usefixtures("as_in_use")
 @pytest.mark.extended
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
