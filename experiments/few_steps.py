@@ -51,7 +51,7 @@ from diffusion.metrics import manifold
 from diffusion.objectives import Jumps
 from diffusion.recipe import ConfigError, Recipe, as_config_errors, checks
 from diffusion.recipe.parts import Resolver
-from diffusion.recipe.values import config_hash, from_json, to_json
+from diffusion.recipe.values import config_hash, differences, from_json, to_json
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
@@ -139,13 +139,17 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
 
 
 def require_comparable(rows: Sequence[Row]) -> None:
-    """Refuses students on examples of another form than the teacher's, and warns of different real examples.
+    """Refuses runs that cannot be compared, and warns of runs that differ in more than a comparison shows.
+
+    The warnings name students with other real examples than the teacher's, and runs that would be averaged as seeds
+    although they differ in other settings.
 
     Args:
         rows: the rows of all runs; the last one is of the teacher.
 
     Raises:
-        ConfigError: if a student's distances cannot be divided by the teacher's.
+        ConfigError: if a student's distances cannot be divided by the teacher's, if a student is named as the teacher,
+            or if two students have one name and one seed.
     """
     form = lambda row: (workdir.example_shape(row.config), row.config.model.get("num_classes", 0))
     described = lambda row: f"{row.folder} (examples of {form(row)[0]}, {form(row)[1]} classes)"
@@ -167,6 +171,38 @@ def require_comparable(rows: Sequence[Row]) -> None:
                 f"{', '.join(others)}",
                 stacklevel=2,
             )
+    first: dict[str, Row] = {}
+    seeds: dict[tuple[str, int], pathlib.Path] = {}
+    for row in {(row.name, row.folder): row for row in rows}.values():
+        other = seeds.setdefault((row.name, row.seed), row.folder)
+        if row.name == teacher.name:
+            other = teacher.folder
+        if other != row.folder:
+            raise ConfigError(
+                f"{other} and {row.folder} would share the rows of {row.name!r}, as if they differed in their seeds "
+                "alone. Rename a folder, or compare them by two commands."
+            )
+        shared = first.setdefault(row.name, row)
+        changes = [change.field for change in differences(shared.config, row.config)]
+        if changed := [f"config.{field}" for field in changes if field not in ("seed", "sample.steps")]:
+            warnings.warn(
+                f"the means of {row.name!r} are over {shared.folder} and {row.folder}, which differ in more than the "
+                f"seed: {', '.join(changed)}",
+                stacklevel=2,
+            )
+
+
+def counts_of(flag: str) -> list[int]:
+    """The numbers of sampling steps that a flag lists.
+
+    Raises:
+        ConfigError: if the list is empty, names a number twice, or has an entry that is not a whole number from 1 on.
+    """
+    words = flags.FLAGS[flag].value
+    counts = [int(word) for word in words if word.isdecimal()]
+    if not words or len(set(counts)) < len(words) or 0 in counts:
+        raise ConfigError(f"--{flag}={','.join(words)}. Valid: different whole numbers of at least 1, such as 1,2,4.")
+    return counts
 
 
 def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
@@ -413,11 +449,13 @@ def compare(
     values = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)
     out = workdir.output_folder(values.out)
-    counts = [int(count) for count in values.steps]
-    named = lambda folder: (folder, name_of(folder), counts)
-    runs = [named(folder) for pattern in values.students for folder in runs_of(pattern)]
-    runs.append((values.teacher, "teacher", [int(count) for count in values.teacher_steps]))
+    counts, teacher_counts = counts_of("steps"), counts_of("teacher_steps")
+    folders = {pathlib.Path(folder).resolve(): folder for pattern in values.students for folder in runs_of(pattern)}
+    runs = [(folder, name_of(folder), counts) for folder in folders.values()]
+    runs.append((values.teacher, "teacher", teacher_counts))
     to_measure = [row for run in runs for row in rows_of(*run, values.number, inception)]
+    if all(row.name == "teacher" for row in to_measure):
+        raise ConfigError(f"--steps={','.join(values.steps)}: no student samples in so many steps.")
     require_comparable(to_measure)
     rows = []
     with progress.bar("measuring", len(to_measure), "rows", console) as advance:

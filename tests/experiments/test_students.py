@@ -397,6 +397,37 @@ def test_a_student_that_names_other_real_pictures_is_named():
         few_steps.require_comparable([row("runs/a", **{"train.steps": 3}), row("runs/t")])
 
 
+@pytest.mark.parametrize("folders", [
+    ["a/lcm", "b/lcm", "t"], ["a/seed=0,student=lcm", "lcm", "t"], ["a/teacher", "t"],
+    ["t", "b/t", "t"],
+])  # fmt: skip
+def test_two_runs_do_not_share_a_row_as_if_they_were_seeds_of_one(folders):
+    named = [row(folder)._replace(name=few_steps.name_of(folder)) for folder in folders[:-1]]
+    teacher = row(folders[-1])._replace(name="teacher")
+    with pytest.raises(ConfigError, match=f"^({'|'.join(folders)}) and .* would share the rows of '(lcm|teacher|t)'"):
+        few_steps.require_comparable([*named, named[0]._replace(step=2), teacher])
+
+
+def test_runs_that_share_a_row_and_differ_in_more_than_the_seed_are_named():
+    seeds = [row(f"a/seed={seed},student=lcm", seed=seed)._replace(name="lcm") for seed in (0, 1)]
+    other = row("b/seed=2,student=lcm", seed=2, **{"train.steps": 3})._replace(name="lcm")
+    with pytest.warns(UserWarning, match=r"'lcm' are over a/.* and b/.*more than the seed: config\.train\.steps$"):
+        few_steps.require_comparable([*seeds, other, row("t")._replace(name="teacher")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few_steps.require_comparable([*seeds, row("t")._replace(name="teacher")])
+
+
+@pytest.mark.parametrize("words", [[], ["0"], ["two"], ["1", "1.5"], ["2", "4", "2"], [""]])
+def test_numbers_of_steps_that_are_none_are_refused(words, monkeypatch):
+    values = {"steps": types.SimpleNamespace(value=words)}
+    monkeypatch.setattr(few_steps, "flags", types.SimpleNamespace(FLAGS=values))
+    with pytest.raises(ConfigError, match=f"^--steps={','.join(words)}\\. Valid: different whole numbers"):
+        few_steps.counts_of("steps")
+    values["steps"].value = ["1", "4"]
+    assert few_steps.counts_of("steps") == [1, 4]
+
+
 @pytest.mark.parametrize("preset", ["", ",tiny"])
 def test_the_student_at_the_end_of_every_stage_is_kept(preset, written):
     config = recipes.load(f"{ROOT}/configs/students/progressive.py:{written}{preset}")
