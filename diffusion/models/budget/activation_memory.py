@@ -13,6 +13,7 @@ heads:
 | "narrow" | input and the two that are added | 3 N D |  | sequence |
 |        | attention "cudnn", "splash" | N D  | H N                            | sequence, tensor |
 | "none" | tokens                | 6 N D + 4 D                    | 2 N D + 4 N                    | sequence         |
+|        | norms with scales     |                                | 4 N D                          | sequence         |
 |        | MLP                   | 6 N M (GELU: 1 + JAX keeps)    |                                | sequence, tensor |
 |        | normalised q, k       |                                | 6 N D + 4 H N                  | sequence, tensor |
 |        | attention "xla"       | 4 N D + H N^2                  | H N^2 + 2 H N                  | sequence, tensor |
@@ -20,8 +21,8 @@ heads:
 |        | attention "cudnn", "splash" | 4 N D                    | H N                            | sequence, tensor |
 
 The M of a SwiGLU is two thirds (see `flops.hidden`). The rest of the network keeps, once, N (D + p^2 C) and 8 D of the
-compute type and 2 N D of float32. JAX's linearisation of the code in `blocks` keeps these arrays, which a test compares
-term by term. XLA may keep fewer where two are equal, but does not on a TPU.
+compute type and 2 N D of float32, or 4 N D if norms have learned scales. JAX's linearisation of the code in `blocks`
+keeps these arrays, which a test compares term by term. XLA may keep fewer where two are equal, but does not on a TPU.
 """
 
 import functools
@@ -31,6 +32,7 @@ import jax
 from diffusion.models.budget.flops import hidden, tokens
 from diffusion.models.dit import DiT
 from diffusion.models.layers.activations import gelu
+from diffusion.models.layers.norms import NORMS
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -54,7 +56,8 @@ def kept_bytes(
     d = model.width
     size = BYTES[model.dtype]
     pixels = model.patch**2 * image_shape[2]
-    rest = size * (n * (d + pixels) / sequence + 8 * d) + 4 * 2 * n * d / sequence
+    wide = 2 if model.norm in NORMS else 4
+    rest = size * (n * (d + pixels) / sequence + 8 * d) + 4 * wide * n * d / sequence
     return model.depth * layer_bytes(model, image_shape, attention, model.remat, sequence, tensor) + rest
 
 
@@ -87,7 +90,8 @@ def layer_bytes(
         if remat == "elementwise":
             products += size * n * d + 4 * (h * n if fused else scores)
         return size * (3 * n * d / sequence + 6 * d) + products / (sequence * tensor)
-    token_bytes = size * (6 * n * d / sequence + 4 * d) + 4 * (2 * n * d + 4 * n) / sequence
+    wide = 2 if model.norm in NORMS else 6
+    token_bytes = size * (6 * n * d / sequence + 4 * d) + 4 * (wide * n * d + 4 * n) / sequence
     head_bytes = {
         "xla": size * (4 * n * d + scores) + 4 * (scores + 2 * h * n),
         "matmul": size * (5 * n * d + (scores if size < 4 else 0)) + 4 * scores,
