@@ -213,7 +213,8 @@ class Trained:
 
     def _compiled(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple:
         """The compiled functions (begin, run, finish) for some settings; new settings are first checked for memory."""
-        key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
+        times = np.asarray(plan.t).tobytes()  # two strengths may leave as many steps with resamplings
+        key = (request.sampler, request.steps, request.guidance, times, request.resamplings, noised)
         if (key, request.number) not in self._programs:
             compiled = self._programs.get(key) or self._made(recipe, plan, noised)
             self._check_memory(request, recipe, plan)

@@ -125,16 +125,17 @@ def test_requests_share_programs_only_where_all_that_these_depend_on_is_equal(ru
     monkeypatch.setattr(run, "_made", lambda *_: made.append(f"program {len(made)}") or made[-1])
     monkeypatch.setattr(run, "_check_memory", lambda *_: None)
 
-    def program(length=4, noised=False, **changes):
+    def program(length=4, noised=False, start=1.0, **changes):
         settings = {"sampler": "ddim", "steps": 4, "guidance": 2.0, "resamplings": 1, "number": 1, **changes}
-        plan = types.SimpleNamespace(t=np.zeros(length))
+        plan = types.SimpleNamespace(t=np.linspace(start, 0.1, length))
         return run._compiled(types.SimpleNamespace(**settings), None, plan, noised)
 
     first = program()
     assert program() == program(number=3) == first and len(made) == 1
     changes = {"sampler": "euler", "steps": 5, "guidance": 3.0, "resamplings": 2, "length": 3, "noised": True}
+    changes["start"] = 0.9  # of a strength that leaves as many steps, as 1 and 0.9 of 20 with two resamplings do
     others = [program(**{name: value}) for name, value in changes.items()]
-    assert len({first, *others}) == 7
+    assert len({first, *others}) == 8
 
 
 def test_the_pictures_at_the_end_are_counted_and_not_those_of_an_earlier_step(run, monkeypatch):
