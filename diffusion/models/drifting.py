@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.layers import conditions, layout, network_checks
 from diffusion.models.layers.blocks import Block, normalisation, xavier
 from diffusion.models.layers.choices import look_up
@@ -123,7 +124,8 @@ class DriftingDiT(Layered, Backbone):
             x: noise [B, H, W, C].
             t: a clock [B] or [], which changes nothing.
             condition: class labels int [B] in 0 .. num_classes; or a dict of "label" and optionally "strength" [B], the
-                scale of the guidance that the network imitates, and "style" int [B, codes], by default `styles_of` x.
+                scale of the guidance that the network imitates, and "style" int [B, codes] in 0 .. styles - 1 (any
+                other code gives NaN), by default `styles_of` x.
             features: numbers of blocks, from 1, whose features the call also returns, see `network_bases.Backbone`.
 
         Returns:
@@ -141,7 +143,7 @@ class DriftingDiT(Layered, Backbone):
             init = nn.initializers.normal(0.02)
             table = self.param("style_embedding", init, (self.codes, self.styles, self.width), jnp.float32)
             style = styles_of(x, self.codes, self.styles) if parts["style"] is None else parts["style"]
-            c = c + table[jnp.arange(self.codes), style].sum(axis=1).astype(c.dtype)
+            c = c + jax.vmap(table_rows, (0, 1), 1)(table, style).sum(axis=1).astype(c.dtype)
         strength = jnp.full(batch, self.default_strength) if parts["strength"] is None else parts["strength"]
         scale = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")(strength)
         c = c + STRENGTH_SHARE * normalisation("scaled_rmsnorm", "strength_norm", self.dtype)(scale)

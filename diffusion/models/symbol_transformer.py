@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from diffusion.arrays.not_a_number import table_rows
+from diffusion.arrays.not_a_number import nan_unless, table_rows
 from diffusion.models.layers import key_value_memory, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Attention, Modulation, normalisation, zeros
@@ -205,7 +205,7 @@ class SymbolTransformer(Layered, Backbone):
             return self._evaluated(x, t, condition, features, memory, states)
         if features is not None or memory is not None or states:
             raise ValueError("hollow=True: a network of the other positions returns its output alone")
-        soft = x if self._check_symbols(x) else jax.nn.one_hot(x, self.size)
+        soft = x if self._check_symbols(x) else self._one_hot(x)
         number = x.shape[1]
         contexts = jnp.where(jnp.eye(number, dtype=bool)[..., None], 1 / self.size, soft[:, None])  # [B, L, L, K]
         repeated = lambda leaf: jnp.repeat(jnp.asarray(leaf), number, 0) if jnp.ndim(leaf) else leaf
@@ -260,6 +260,10 @@ class SymbolTransformer(Layered, Backbone):
             layer = last.variables["params"]
             return recorded.beside((tokens, layer["kernel"], layer["bias"]))
         return recorded.beside(last(tokens))
+
+    def _one_hot(self, x: jax.Array) -> jax.Array:
+        """Probabilities [..., K] of symbols, 0 and 1; NaN for symbols out of range."""
+        return nan_unless(((x >= 0) & (x < self.size))[..., None], jax.nn.one_hot(x, self.size))
 
     def _check_symbols(self, x: jax.Array) -> bool:
         """Whether x holds probabilities of symbols; an error where it holds neither these nor symbols."""

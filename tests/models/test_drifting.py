@@ -68,6 +68,16 @@ def test_codes_of_style_are_uniform_and_tell_nothing_of_the_noise():
 
 
 @pytest.mark.extended
+def test_a_style_out_of_range_is_no_other_style():
+    shapes = jax.eval_shape(MODULE.init, jax.random.key(0), X, jnp.zeros(2), LABEL)["params"]
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, np.float32), shapes)
+    apply = jax.jit(lambda style: MODULE.apply({"params": params}, X, 0.0, {"label": LABEL, "style": style}))
+    for wrong in (-1, 4):
+        out = np.asarray(apply(np.int32([[0, 3, 1], [2, wrong, 0]])))
+        assert np.isfinite(out[0]).all() and np.isnan(out[1]).all()
+
+
+@pytest.mark.extended
 def test_published_sizes_and_what_does_not_fit():
     size = lambda name: sum(
         leaf.size for leaf in jax.tree.leaves(folders.shapes_of(families.find("DitGen"), drifting_preset(name)))

@@ -274,6 +274,20 @@ def test_a_symbol_out_of_range_is_no_other_symbol():
         assert np.isnan(found[1]).all() and np.isfinite(found[0]).all()
 
 
+@pytest.mark.extended
+def test_a_symbol_out_of_range_is_no_other_symbol_of_a_hollow_network():
+    params, _ = made("time")
+    x, t, _ = inputs("time")
+    network = network_of("time", hollow=True)
+    apply = jax.jit(lambda x: network.apply({"params": params}, x, t))
+    for wrong in (SIZE, -1):
+        bad = x.copy()
+        bad[1, 0] = wrong
+        found = np.asarray(apply(bad))
+        assert np.isfinite(found[0]).all() and np.isfinite(found[1, 0]).all()  # a position does not read itself
+        assert np.isnan(found[1, 1:]).all()
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_compiled():
     network = network_of("time", length=LENGTH)
     x, t, _ = inputs("time")

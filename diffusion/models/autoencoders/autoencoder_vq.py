@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.not_a_number import table_rows
 from diffusion.models.autoencoders import encoder_decoder, latent_space, quantizers
 from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, WithoutPosterior, shared_options
 from diffusion.models.autoencoders.latent_space import Factor
@@ -108,10 +109,13 @@ class VQModel(WithoutPosterior, CheckedNetwork):
         return quantizers.straight_through(z, values), indices
 
     def look_up(self, indices: jax.Array) -> jax.Array:
-        """The codes [B, h, w, d] of indices int [B, h, w], for `decode` with `quantize=False`."""
+        """The codes [B, h, w, d] of indices int [B, h, w], for `decode` with `quantize=False`.
+
+        An index that no code has, such as a mask's, gives NaN.
+        """
         if self.finite_levels:
             return quantizers.FiniteScalar(self.finite_levels).codes(indices)
-        return self.codebook[indices]
+        return table_rows(self.codebook, indices)
 
     def decode(self, z: jax.Array, quantize: bool = True) -> jax.Array:
         """The picture of vectors.

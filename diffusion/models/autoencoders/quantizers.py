@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.not_a_number import nan_unless
+
 
 class Quantized(NamedTuple):
     """Vectors, and the nearest codes that a decoder receives instead of them.
@@ -277,9 +279,10 @@ class FiniteScalar:
         return jnp.sum(digits * self._basis, axis=-1, dtype=jnp.int32)
 
     def codes(self, indices: Array) -> Array:
-        """The codes float32 [..., D] of indices int [...] in 0..size - 1; the inverse of `indices`."""
+        """The codes float32 [..., D] of indices int [...] in 0..size - 1, NaN for others; the inverse of `indices`."""
         digits = indices[..., None] // self._basis % np.asarray(self.levels, np.int32)
-        return (digits - self._half).astype(jnp.float32) / self._half
+        valid = (indices >= 0) & (indices < self.size)
+        return nan_unless(valid[..., None], (digits - self._half).astype(jnp.float32) / self._half)
 
     @property
     def _half(self) -> np.ndarray:

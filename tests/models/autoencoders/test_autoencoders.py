@@ -89,6 +89,12 @@ def test_codes_let_the_gradient_through():
     np.testing.assert_array_equal(jax.grad(lambda z: (weight * quantize(z)[0]).sum())(z), weight)
 
 
+def test_a_mask_among_the_indices_is_no_code():
+    codebook = jnp.arange(6.0).reshape(2, 3)
+    found = VQ.clone(codes=2).apply({"params": {"codebook": codebook}}, jnp.array([[[1, 2, -1]]]), method="look_up")
+    np.testing.assert_array_equal(found, [[[[3, 4, 5], [np.nan] * 3, [np.nan] * 3]]])
+
+
 @pytest.mark.slow
 def test_finite_levels_take_the_place_of_a_codebook():
     vq = VQ.clone(codes=0, finite_levels=(3, 4, 5))

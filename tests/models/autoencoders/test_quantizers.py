@@ -163,6 +163,13 @@ def test_finite_scalar_codes_and_indices_are_a_bijection(levels):
     assert codes[1, 0] == np.float32(values[0][1])
 
 
+def test_an_index_out_of_range_has_no_code():
+    fsq = FiniteScalar((2, 3))
+    codes = np.asarray(fsq.codes(jnp.array([[5, 6], [-1, 0]])))
+    np.testing.assert_array_equal(np.isnan(codes).all(-1), [[False, True], [True, False]])
+    np.testing.assert_array_equal(codes[0, 0], [0, 1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("levels", LEVELS)
 def test_finite_scalar_reaches_every_level_and_no_other(levels):
