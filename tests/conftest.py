@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from jax._src.interpreters import mlir
 
-from tests import eager_operations, kept_programs, xla_flags
+from tests import eager_operations, interrupts, kept_programs, xla_flags
 
 # No deadline, since compilation makes the first example slow; and the same examples in each run.
 settings.register_profile(
@@ -50,6 +50,7 @@ def pytest_configure(config):
     is compiled as in use.
     """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
+    interrupts.listen()
     if config.option.markexpr in FAST:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
