@@ -52,6 +52,6 @@ def table_rows(table: Array, indices: Array) -> Array:
     Returns:
         `[*indices.shape, ...]`, of the table's dtype.
     """
-    chosen = table.at[indices].get(mode="clip", wrap_negative_indices=False)
+    chosen = jnp.asarray(table).at[indices].get(mode="clip", wrap_negative_indices=False)
     valid = (indices >= 0) & (indices < len(table))
     return nan_unless(jnp.expand_dims(valid, tuple(range(valid.ndim, chosen.ndim))), chosen)

@@ -39,6 +39,11 @@ def test_a_row_that_a_table_does_not_have_is_nan_after_every_function():
     np.testing.assert_array_equal(table_rows(X, indices)[0], [0, -9])
 
 
+def test_a_table_may_be_an_array_of_numpy():
+    """As the parameters of a network that a file holds."""
+    np.testing.assert_array_equal(table_rows(np.array([3.0, 5.0]), np.array([1, 2])), [5, np.nan])
+
+
 @pytest.mark.usefixtures("as_in_use")
 def test_the_exponential_of_a_constant_nan_is_nan():
     of_constant = jax.jit(lambda a: exponential(jnp.where(a < 1, X, jnp.nan)))
