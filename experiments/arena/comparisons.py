@@ -77,8 +77,12 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
         seed: the seed for the drawn pairs and for the voters' orders.
 
     Raises:
-        ConfigError: if there are fewer than two competitors, one is named twice, or two have no request in common.
+        ConfigError: if there are fewer than two competitors, one is named twice, or two have no request in common; or
+            if the arena's file could not be read with this question or seed.
     """
+    for name, value in (("question", question), ("seed", seed)):
+        if why := schema.objection(f"--{name}", value, SHAPE[name]):
+            raise ConfigError(why)
     names = [competitor.name for competitor in competitors]
     if len(set(names)) < max(2, len(names)):
         raise ConfigError(f"--runs={','.join(names)}: an arena needs at least two different runs, e.g. runs/a,runs/b.")

@@ -155,6 +155,19 @@ def test_runs_that_cannot_compete_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "setting", [{"seed": 2**63 + 1}, {"seed": -1}, {"seed": True}, {"question": "?" * 1001}, {"question": "\udc80"}]
+)
+def test_an_arena_whose_file_could_not_be_read_is_not_begun(setting, tmp_path):
+    opened = [competitors.opened(made_arena.run(tmp_path / name, 9)) for name in "ab"]
+    (name,) = setting
+    with pytest.raises(ConfigError, match=f"^--{name} = .* Valid: a (whole number|text of at most 1000)"):
+        comparisons.drawn(opened, **{"number": 9, "question": "?", "seed": 0, **setting})
+    widest = {"number": 9, "question": "?" * 1000, "seed": 2**63}
+    comparisons.write(comparisons.drawn(opened, **widest), tmp_path)
+    assert comparisons.read(tmp_path)[:2] == (widest["question"], widest["seed"])
+
+
+@pytest.mark.parametrize(
     "change",
     [{"comparisons": [[0, 2, [0, 0], ""]]}, {"comparisons": [[0, 0, [0, 0], ""]]}, {"comparisons": [[0, 1]]},
      {"comparisons": None}, {"seed": "x"}, {"version": 2}, {"competitors": ["a"]}, {"question": None}],
