@@ -47,6 +47,7 @@ import itertools
 import json
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterator
 
 import jax
@@ -106,7 +107,7 @@ def embed(key: str, path: str, out: str) -> Iterator[pathlib.Path]:
     Raises:
         ConfigError: for a watermark in the initial noise.
         FileExistsError: if a file of that name exists in the folder.
-        ValueError: if two pictures would have the same name.
+        ValueError: if two pictures would have the same name, or a file is no valid picture.
     """
     watermark = watermarks.load(key)
     if watermark.carrier != "pictures":
@@ -123,6 +124,10 @@ def embed(key: str, path: str, out: str) -> Iterator[pathlib.Path]:
         if target in targets:
             raise ValueError(f"{targets[target]} and {file} would both be written to {target}; rename one of them.")
         targets[target] = file
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are shown when the picture is marked
+        for file in targets.values():
+            pictures.read(file)
     folder.mkdir(parents=True, exist_ok=True)
     for target, file in targets.items():
         marked = sampling.marked(watermark, "pictures", pictures.read(file)[None])[0]
@@ -265,8 +270,9 @@ def _done(word: str, values: flags.FlagValues) -> None:
             raise ConfigError(
                 "diffusion watermark measure needs pictures: name --workdir or --model to make them, or --pictures."
             )
+        number = sys.maxsize if values.pictures else values.number  # all of the existing pictures
         with progress.bar("measuring", maker.changes, "changes") as advance:
-            content = watermark_robustness.measure(values.key, maker, values.number, advance)
+            content = watermark_robustness.measure(values.key, maker, number, advance)
         out = pathlib.Path(values.out)
         watermark_robustness.write(content, out)
         print(watermark_robustness.table(content))

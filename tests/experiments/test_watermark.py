@@ -88,6 +88,28 @@ def test_pictures_are_marked_and_found(tmp_path):
         list(watermark.embed(key, str(tmp_path / "in"), str(tmp_path / "out")))
 
 
+def test_all_existing_pictures_are_measured(tmp_path, monkeypatch):
+    """The first 100 were, by the default of --number, which is refused there."""
+    key = str(tmp_path / "post.json")
+    watermarks.make(key, "spread_spectrum", bits=4, high=12)
+    np.savez(tmp_path / "own.npz", images=np.tile(SMOOTH[:1, :16, :16], (101, 1, 1, 1)))
+    monkeypatch.setattr(watermark.flag_errors, "refuse", lambda *_: None)
+    monkeypatch.setattr(watermark_robustness, "DEGRADATIONS", {"none": lambda pictures: pictures})
+    values = {"pictures": str(tmp_path / "own.npz"), "number": 100, "workdir": None, "model": None}
+    watermark._done("measure", types.SimpleNamespace(key=key, out=str(tmp_path), **values))
+    assert json.loads((tmp_path / "robustness.json").read_text())["number"] == 101
+
+
+def test_a_damaged_picture_leaves_no_marked_ones_behind(tmp_path):
+    key = str(tmp_path / "post.json")
+    watermarks.make(key, "spread_spectrum")
+    pictures.write(tmp_path / "a.png", SMOOTH[0], {})
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"b\.png is not a valid picture"):
+        list(watermark.embed(key, str(tmp_path), str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_mistakes_are_refused(tmp_path):
     key = str(tmp_path / "ring.json")
     watermarks.make(key, "tree_ring")
