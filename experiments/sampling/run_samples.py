@@ -282,6 +282,7 @@ def _write(out, recipe, make, params, images, labels, from_records, seeds, recor
         arrays |= leaves_of({"condition": labels})
     with files.atomic(out / "samples.npz") as file:
         np.savez(file, **arrays)  # compression would take 20 times as long, and save about 8 %
+        (out / "samples.json").unlink(missing_ok=True)  # a kill must not leave new samples under earlier settings
     json_files.write(out / "samples.json", record)
     batches_on_disk.clear(out)
     classes = arrays["labels"]

@@ -1,8 +1,10 @@
 """Which weights a run is sampled with, how parameters are known again, and which watermarks samples can carry."""
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import struct
 import types
 
@@ -333,3 +335,20 @@ def test_the_trajectories_are_those_of_the_first_samples_of_the_classes(monkeypa
     stored = np.load(tmp_path / "samples.npz")
     np.testing.assert_array_equal(stored["labels"], classes)
     np.testing.assert_array_equal(stored["seeds"], seeds)
+
+
+def test_a_command_that_ends_between_its_files_leaves_no_samples_under_earlier_settings(tmp_path, monkeypatch):
+    examples = types.SimpleNamespace(structure=None, by_record=False)
+    recipe = types.SimpleNamespace(examples=examples)
+    (tmp_path / "samples.json").write_text('{"sample": {"guidance": {"scale": 1.0}}}')
+    np.savez(tmp_path / "samples.npz", images=np.zeros(3))
+    monkeypatch.setattr(run_samples.json_files, "write", _full_disk)
+    labels = np.zeros(2, np.int32)
+    with pytest.raises(OSError, match="No space left"):
+        run_samples._write(tmp_path, recipe, None, None, np.ones(2), labels, False, labels, {}, ())
+    assert np.load(tmp_path / "samples.npz")["images"].tolist() == [1, 1]
+    assert not (tmp_path / "samples.json").exists()
+
+
+def _full_disk(path, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
