@@ -187,11 +187,13 @@ def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
     Args:
         path: the file.
         frames: the clip, uint8 [F, H, W, 3].
-        rate: frames per second; GIF rounds the time of a frame to hundredths of a second.
+        rate: frames per second; GIF rounds the time of a frame to hundredths of a second, of which a frame takes at
+            least one.
     """
     shown = [Image.fromarray(frame) for frame in frames]
     canvas = (0, 0, *shown[0].size)
-    how = {"duration": round(100 / rate) * 10, "disposal": 1, "include_color_table": True}
+    hundredths = max(round(100 / rate), 1)  # players show a frame without a time for a tenth of a second
+    how = {"duration": hundredths * 10, "disposal": 1, "include_color_table": True}
     parts = GifImagePlugin.getheader(_indexed(shown[0]), info={"loop": 0})[0]
     for number, frame in enumerate(shown):  # Image.save would leave out a frame that is equal to the one before
         box = (ImageChops.difference(shown[number - 1], frame).getbbox() or (0, 0, 1, 1)) if number else canvas

@@ -64,6 +64,15 @@ def test_mp4_films_are_read_as_they_were_written(tmp_path):
         sources.clip_folder(str(tmp_path), frames=4, side=16, rate=4)[0]
 
 
+@pytest.mark.parametrize(("rate", "hundredths"), [(10, 10), (99, 1), (240, 1), (10_000, 1), (0.4, 250)])
+def test_a_frame_of_a_gif_takes_its_hundredths_of_a_second_and_at_least_one(rate, hundredths, tmp_path):
+    """A frame without a time is shown for a tenth of a second by browsers, so that 240 frames a second became 10."""
+    clips.write_gif(tmp_path / "a.gif", film(3), rate)
+    content = (tmp_path / "a.gif").read_bytes()
+    controls = content.split(b"\x21\xf9\x04")[1:]  # how the extension begins that states the time of a frame
+    assert [int.from_bytes(control[1:3], "little") for control in controls] == [hundredths] * 3
+
+
 def test_equal_frames_stay(tmp_path):
     """A GIF has as many frames as were written, each with its pixels and its time; also of noise, and of one frame."""
     frames = film(8)
