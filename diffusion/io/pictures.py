@@ -98,8 +98,8 @@ def opened(
 def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
     """A picture as uint8 [H, W, 3].
 
-    Transparent parts become white, and 16 bits are rounded to 8, with a warning; grey becomes colour. A photograph is
-    turned as its EXIF data say, as every viewer does.
+    Transparent parts become white, and of 16 bits 8 are left, with a warning: grey is rounded, and of colours the upper
+    8 are read. Grey becomes colour. A photograph is turned as its EXIF data say, as every viewer does.
 
     Args:
         source: a file or its content, as `opened` takes it.
@@ -110,7 +110,11 @@ def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
         ValueError: if it is not a valid picture, or has too many pixels.
     """
     path = name or str(source)
-    picture = upright(_loaded(opened(source, name), path))
+    picture = opened(source, name)
+    is_cut = picture.mode not in DEEP and any("16" in str(tile[3]) for tile in picture.tile)  # how Pillow reads it
+    picture = upright(_loaded(picture, path))
+    if is_cut:
+        warnings.warn(f"{path} has 16 bits a value: the upper 8 are read", stacklevel=2)
     if picture.mode in DEEP:
         warnings.warn(f"{path} has more than 8 bits a pixel ({picture.mode}): rounded to 8", stacklevel=2)
         return np.repeat(_eight_bits(path, np.asarray(picture))[..., None], 3, axis=-1)

@@ -1,5 +1,8 @@
 """Picture files: every kind becomes three bytes a pixel, masks fit, and settings travel in the file."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -42,6 +45,17 @@ def test_sixteen_bits_are_rounded_and_it_is_said(tmp_path):
     with pytest.warns(UserWarning, match=r"more than 8 bits a pixel \(I;16\): rounded to 8"):
         found = pictures.read(path)
     assert found[0, :, 0].tolist() == [0, 0, 1, 1, 255] and found.shape == (1, 5, 3)
+
+
+@pytest.mark.parametrize("kind", [2, 6])  # PNG's numbers of red, green and blue, without and with opacity
+def test_of_sixteen_bits_of_colours_the_upper_eight_are_read_and_it_is_said(kind):
+    deep = np.array([[[0x12FF, 0x3456, 0x0080, 0xFFFF][: 3 + kind // 6]]], ">u2")
+    chunk = lambda name, content: struct.pack(">I4s", len(content), name) + content + crc(name + content)
+    crc = lambda content: struct.pack(">I", zlib.crc32(content))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, kind, 0, 0, 0))
+    png = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + deep.tobytes())) + chunk(b"IEND", b"")
+    with pytest.warns(UserWarning, match=r"^a has 16 bits a value: the upper 8 are read$"):
+        assert pictures.read(png, "a").tolist() == [[[0x12, 0x34, 0x00]]]
 
 
 def test_a_mask_is_what_is_bright_and_has_its_pictures_size(tmp_path):
