@@ -35,7 +35,6 @@ def _total(values, name, schedule_of):
     return jnp.sum(jnp.sin(samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys)))
 
 
-@functools.cache
 def _program(name):
     """(which schedule, (parameters, x, times), twelve of them moved) -> gradients and sums: one program for all."""
 
@@ -94,7 +93,7 @@ def test_gradients_are_finite_from_end_to_end(name, schedule_name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_gradients_are_those_of_finite_differences(name):
     """On every schedule."""
-    wrong, step = [], 1e-6
+    wrong, step, program = [], 1e-6, _program(name)
     for which, schedule_name in enumerate(NAMES):
         values = _values(ALL_SCHEDULES[schedule_name])
         directions = _directions(values)
@@ -103,7 +102,7 @@ def test_gradients_are_those_of_finite_differences(name):
             for direction in directions
             for by in (step, -step, 2 * step, -2 * step)
         ]
-        gradients, sums = _program(name)(which, values, jax.tree.map(lambda *a: np.stack(a), *moved))
+        gradients, sums = program(which, values, jax.tree.map(lambda *a: np.stack(a), *moved))
         found = [
             sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction)))
             for direction in directions
