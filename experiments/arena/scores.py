@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from diffusion.io import files
 from diffusion.io.files import write_text
 from diffusion.metrics import bootstrap
 from diffusion.metrics.bradley_terry import ELO, bradley_terry
+from diffusion.metrics.prompt_following import clustered
 from diffusion.metrics.voter_agreement import NO_VOTE, krippendorff_alpha
 
 DRAWS = 1000  # draws of the bootstrap
@@ -25,7 +25,8 @@ HOW_TO_READ = (
     "The score is 400 / ln 10 times the log-strength in Bradley and Terry's model; the average score is 0. A run that "
     "is 400 points ahead is preferred ten times out of eleven. A tie counts as half a win for both runs. Each run is "
     "credited with an extra half win against every other run, so that all scores are finite. Brackets contain 95 % "
-    "bootstrap intervals; the bootstrap draws comparisons, each with all its votes."
+    "bootstrap intervals; the bootstrap draws comparisons, each with all its votes. The intervals of the pairs' shares "
+    "are Wilson's, for as many votes as would be independent."
 )
 
 
@@ -123,17 +124,18 @@ def tables(
         for score in scores
     ]
     pair_rows = []
-    matrix = np.zeros((len(arena.names),) * 2, int)
+    preferred: dict[tuple[int, int], list[tuple[int, int]]] = {}  # {pair: (competitor, comparison) of each vote}
     for vote in votes:
         comparison = arena.comparisons[vote.comparison]
         if vote.choice != TIE:
-            pair = (comparison.first, comparison.second)
-            matrix[pair if vote.choice == FIRST else pair[::-1]] += 1
-    for first, second in itertools.combinations(range(len(arena.names)), 2):
-        here, there = int(matrix[first, second]), int(matrix[second, first])
-        if here + there:
-            share = report.percent(bootstrap.share([True] * here + [False] * there))
-            pair_rows.append([arena.names[first], arena.names[second], f"{here} : {there}", share])
+            chosen = comparison.first if vote.choice == FIRST else comparison.second
+            pair = (min(comparison.first, comparison.second), max(comparison.first, comparison.second))
+            preferred.setdefault(pair, []).append((chosen, vote.comparison))
+    for (first, second), decided in sorted(preferred.items()):
+        right = [chosen == first for chosen, _ in decided]
+        share = report.percent(clustered.share(right, [number for _, number in decided]))
+        counts = f"{sum(right)} : {len(right) - sum(right)}"
+        pair_rows.append([arena.names[first], arena.names[second], counts, share])
     voter_rows = []
     for voter in sorted({vote.voter for vote in votes}):
         cast = votes_file.select_votes(votes, voter)

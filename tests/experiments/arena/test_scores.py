@@ -8,6 +8,7 @@ import pytest
 from diffusion.experiments.arena import scores
 from diffusion.experiments.arena.comparisons import Arena, Comparison
 from diffusion.experiments.arena.votes import FIRST, SECOND, TIE, Vote
+from diffusion.metrics import bootstrap
 from diffusion.metrics.bradley_terry import ELO
 
 
@@ -80,9 +81,22 @@ def test_votes_of_many_on_one_comparison_are_no_independent_ones():
     ten = [vote._replace(voter=str(voter)) for vote in alone for voter in range(10)]
     width = lambda votes: (lambda score: score.high - score.low)(scores.scores(here, votes)[0])
     assert width(ten) == pytest.approx(width(alone), rel=0.15)
+    won = sum(vote.choice == FIRST for vote in alone)
+    for votes, times in ((alone, 1), (ten, 10)):
+        low, high = bootstrap.wilson_interval(won, 20)
+        shown = f"{won / 20:.1%} ({low:.1%} to {high:.1%})"
+        assert scores.tables(here, votes, [])[1][2] == [["a", "b", f"{times * won} : {times * (20 - won)}", shown]]
     assert scores.agreement(here, ten) == (1.0, 20)
     assert "Krippendorff's alpha: 1.00" in scores.agreement_line(here, ten)
     assert scores.agreement_line(here, alone).startswith("No comparison has votes of two voters")
+
+
+def test_the_pairs_are_in_the_order_of_the_runs_and_a_tie_is_for_neither():
+    here = arena([(1, 2), (0, 2), (0, 1), (0, 2)])
+    choices = [FIRST, SECOND, TIE, FIRST]
+    votes = [Vote("ana", number, choice, FIRST) for number, choice in enumerate(choices)]
+    rows = scores.tables(here, votes, [])[1][2]
+    assert [row[:3] for row in rows] == [["a", "c", "1 : 1"], ["b", "c", "1 : 0"]]
 
 
 def test_one_vote_has_a_score_and_no_interval():
