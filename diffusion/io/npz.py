@@ -6,6 +6,7 @@ import io
 import lzma
 import math
 import pathlib
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -209,16 +210,19 @@ def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray
         name: the name of the array.
 
     Returns:
-        (start, stop) -> array [stop - start, ...]; raises Refused if the file is damaged there.
+        (start, stop) -> array [stop - start, ...]; raises Refused if the file is damaged there. Several threads may
+        call it, which wait for one another.
     """
     declared = headers(path, [name])[name]
     row = math.prod(declared.shape[1:]) * declared.dtype.itemsize
     file = zipfile.ZipFile(opener.open_file(path)).open(f"{name}.npy")
+    turn = threading.Lock()  # of the file, whose position all calls share
 
     def read(start: int, stop: int) -> np.ndarray:
         try:
-            _skip(file, declared.start + start * row)
-            data = file.read((stop - start) * row)
+            with turn:
+                _skip(file, declared.start + start * row)
+                data = file.read((stop - start) * row)
             return np.frombuffer(data, declared.dtype).reshape(-1, *declared.shape[1:])
         except (*DAMAGED, OSError) as error:
             raise limits.Refused(f"{name} in {path} is damaged ({limits.reason(error)}).") from error
