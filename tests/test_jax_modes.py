@@ -1,25 +1,35 @@
 """The mathematics under JAX's settings: x64, strict promotion of types, no promotion of ranks, and traced factories."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusion import (
+    caching,
+    couplings,
     discrete,
     editing,
     flow_maps,
     guidance,
     likelihood,
+    manifolds,
     objectives,
     ode,
     parameterizations,
     samplers,
     schedules,
     timesteps,
+    videos,
+    watermarks,
 )
+from diffusion.arrays import padding
+from diffusion.manifolds import heat_kernels
 from diffusion.parameterizations import Prediction
 from diffusion.sampling import steering
+from tests.manifolds.manifold_cases import CASES
 from tests.objectives import few_step_cases
 
 FLOW, BETAS = schedules.rectified_flow(), schedules.linear_beta()
@@ -171,7 +181,13 @@ def test_a_float64_network_from_a_float32_start_is_refused(x64):
     assert outputs(sampled(samplers.heun(), wide), jnp.float64) == {np.dtype(np.float64)}
 
 
+def contrasted(x, t, keys):
+    objective = objectives.contrastive_flow_matching(timesteps.uniform_density(FLOW))
+    return objective({"model": network}, FLOW, keys, {"x": x, "real": np.ones((BATCH, 2), bool)}, 0)[0]
+
+
 STRICT = {
+    "contrasted pairs of what is real": contrasted,
     "a discrete process": lambda x, t, keys: [f(t) for f in BETAS[:6]],
     "unipc": sampled(samplers.unipc(2)),
     "plms": sampled(samplers.plms()),
@@ -217,6 +233,171 @@ def test_half_precision_is_promoted_where_promotion_is_strict(name):
 def test_steering_needs_no_implicit_promotion_in_float64_either(name, x64):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         assert outputs(STRICT[name]) == {np.dtype(np.float32)}
+
+
+GIVEN = np.array([True, False])  # of the two frames, or numbers, of an example
+KNOWN = np.ones((BATCH, 2), bool)
+SECRET = "0123456789abcdef" * 4
+
+
+def edited(make):
+    """Samples under an `after_step` of the plan, the known values and their mask."""
+
+    def sample(x, t, keys):
+        plan = timesteps.plan(GRID)
+        return samplers.sample(samplers.ddim(), half, FLOW, x, plan, keys, after_step=make(plan, x))
+
+    return sample
+
+
+def marked(watermark):
+    """The initial noise `[6, 16, 16, 4]` with a watermark."""
+    pictures = lambda x: jnp.broadcast_to(x[:, :1, None, None], (BATCH, 16, 16, 4))
+    return lambda x, t, keys: watermark.embed(pictures(x), keys)
+
+
+class Blocks(NamedTuple):
+    """A network of two blocks, which double their input."""
+
+    start: jax.Array
+    length: int = 2
+
+    def features(self, x):
+        return x
+
+    def attended(self):
+        return self.start
+
+    def run(self, x, first, last):
+        return x * 2 ** (last - first)
+
+
+def cached(cache):
+    """The output of a network through a cache, and the floating-point numbers of its memory, which keep their types."""
+
+    def evaluated(x, t, keys):
+        call = lambda through: through(Blocks(x))
+        memory = cache.memory(call)
+        output, after, _ = cache.apply(memory, call)
+        assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, memory)
+        return output
+
+    return evaluated
+
+
+def on_manifold(name, loss):
+    """The losses of an objective on a manifold at copies of one point."""
+
+    def losses(x, t, keys):
+        case = CASES[name]
+        manifold = case.make()
+        point = jnp.asarray(case.origin, x.dtype)
+        network = lambda x, clock, condition: x / 2
+        prior = None if manifold.uniform else manifolds.wrapped_normal(manifold, point, 1.0)
+        objective, schedule = loss(manifold, prior)
+        batch = {"x": jnp.broadcast_to(point, (BATCH, *point.shape))}
+        return objective({"model": network}, schedule, keys, batch, 0)[0]
+
+    return losses
+
+
+def geodesic_flow(**more):
+    density = timesteps.uniform_density(FLOW)
+    return lambda m, prior: (manifolds.riemannian_flow_matching(m, density, prior, **more), FLOW)
+
+
+def premetric_flow(m, prior):
+    return geodesic_flow(premetric=m.distance, premetric_steps=2)(m, prior)
+
+
+def transported_flow(m, prior):
+    return geodesic_flow(coupling=couplings.optimal_transport(2, manifolds.geodesic_cost(m)))(m, prior)
+
+
+def heat_score(kernel):
+    density = timesteps.uniform_density(schedules.edm())
+    return lambda m, prior: (manifolds.riemannian_score_matching(kernel(m), density, prior), schedules.edm())
+
+
+def unmasked(x, t, keys):
+    process = discrete.absorbing(discrete.linear(), 4)
+    start = jnp.full((BATCH, 2), process.mask, jnp.int32)
+    predict = lambda x_t, t: discrete.from_logits(process, jnp.zeros((*x_t.shape, 4), x.dtype), x_t, t)
+    symbols, _ = discrete.until_unmasked(discrete.confident(0.9), predict, process, start, keys)
+    infilled = discrete.infilling(discrete.ancestral(), np.array([2, 0]), GIVEN)
+    discrete.sample(infilled, predict, process, start, timesteps.plan(GRID), keys)
+    return predict(symbols, t)
+
+
+def density_of_real(x, t, keys):
+    solver = ode.dormand_prince(0.1, 1.0, most=2)
+    return likelihood.log_likelihood(half, FLOW, x, solver, likelihood.exact(), real=KNOWN)[:2]
+
+
+def corrected(x, t, keys):
+    sampler, branches = samplers.padded(samplers.ddpm(), KNOWN), guidance.separately(half)
+    particles = steering.corrected(sampler, branches, (1.5,), VP, x, timesteps.plan(GRID * 0.9), keys, number=2)
+    return particles.x, particles.log_weights
+
+
+TYPED = {
+    "shares of what is real": lambda x, t, keys: padding.share(KNOWN, x),
+    "noise at times": lambda x, t, keys: editing.noised(FLOW, t, x, keys),
+    "replacement": edited(lambda plan, x: editing.replacement(FLOW, plan, x, KNOWN)),
+    "replacement along one noise": edited(lambda plan, x: editing.replacement_along(FLOW, plan, x, KNOWN, x)),
+    "latents between": lambda x, t, keys: editing.slerp(x, x[::-1], t),
+    "frames that are given": lambda x, t, keys: videos.fill(
+        samplers.ddpm(), half, FLOW, x, timesteps.staggered(GRID, 2, 1), keys, x, GIVEN
+    ),
+    "a rollout": lambda x, t, keys: videos.rollout(
+        samplers.ddpm(), half, FLOW, x, timesteps.plan(GRID), keys, x[:, :1], 2
+    ),
+    "motion": lambda x, t, keys: videos.motion(x, 8 * jnp.ones(BATCH, jnp.int32)),
+    "the rings of a watermark": marked(watermarks.tree_ring(SECRET, 0.25)),
+    "the signs of a watermark": marked(watermarks.gaussian_shading(SECRET)),
+    "noise by inversion": lambda x, t, keys: watermarks.initial_noise(half, FLOW, x, GRID * 0.9, keys),
+    "noise by inversion to alpha = 0": lambda x, t, keys: watermarks.initial_noise(half, FLOW, x, GRID, keys),
+    "first_block": cached(caching.first_block(0.1)),
+    "tea_cache": cached(caching.tea_cache(0.1)),
+    "mag_cache": cached(caching.mag_cache(0.1, [1.0] * 3)),
+    "taylor_seer": cached(caching.taylor_seer(3)),
+    "measures of a cache": cached(caching.measured(3)),
+    **{
+        f"flow matching on {name}": on_manifold(name, geodesic_flow())
+        for name in ("sphere(2)", "torus(3)", "poincare(2)", "positive_definite(2)", "frames(2)")
+    },
+    "flow matching along a premetric": on_manifold("sphere(2)", premetric_flow),
+    "flow matching of transported pairs": on_manifold("sphere(2)", transported_flow),
+    "score matching by Varadhan": on_manifold("sphere(2)", heat_score(heat_kernels.varadhan)),
+    "score matching on the torus": on_manifold("torus(3)", heat_score(lambda m: heat_kernels.torus(3))),
+    "score matching on the sphere": on_manifold("sphere(2)", heat_score(lambda m: heat_kernels.sphere(2))),
+    "the density of what is real": density_of_real,
+    "correctors of what is real": corrected,
+}
+HALF = ("shares of what is real", "noise at times", "replacement along one noise", "latents between", "a rollout")
+
+
+SLOW = ("flow matching along a premetric", "flow matching of transported pairs", "correctors of what is real",
+        "score matching on the sphere", "flow matching on poincare(2)")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.extended] * (name in SLOW)) for name in TYPED])
+def test_no_type_is_promoted_implicitly(name):
+    """Neither of float32, nor of float64 along times of float32."""
+    for x64, dtype in ((False, jnp.float32), (True, jnp.float32), (True, jnp.float64)):
+        with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+            assert outputs(TYPED[name], dtype) == {np.dtype(dtype)}
+
+
+def test_symbols_are_unmasked_without_an_implicit_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        assert outputs(unmasked) == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_samples_of_half_precision_are_promoted_to_float32(name):
+    with jax.numpy_dtype_promotion("strict"):
+        assert outputs(TYPED[name], jnp.bfloat16) == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("name", MEASUREMENTS)

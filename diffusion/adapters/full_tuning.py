@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.adapters.tuning import Params, Tuning
+from diffusion.arrays.promotion import promoted
 from diffusion.io import leaf_names
 from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.models.interchange import families, folders
@@ -104,7 +105,7 @@ def with_leaves(params: Any, new: Any, dtype: str) -> Any:
 
     def put(path: tuple, leaf: Array) -> Array:
         name = leaf_name(path)
-        return jnp.asarray(leaves[name], jnp.promote_types(leaf.dtype, dtype)) if name in leaves else leaf
+        return jnp.asarray(leaves[name], promoted(leaf.dtype, dtype)) if name in leaves else leaf
 
     return jax.tree_util.tree_map_with_path(put, params)
 

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.promotion import promoted
 from diffusion.io.leaf_names import leaf_name, leaves_of, nested
 
 Scale = float | Array | Mapping[str, float]
@@ -180,7 +181,7 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
     def updated(path, leaf):
         if path not in updates:
             return leaf
-        total = jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+        total = jnp.asarray(leaf, promoted(leaf.dtype))
         for place, at, factors, its_scale in updates[path]:
             if "down" not in factors:
                 changed = total[at] + its_scale * _difference(place, factors, leaf[at])
@@ -201,7 +202,7 @@ def changeable(params: Any, adapter: Any, dtype: str) -> Any:
         dtype: the type in which the network computes.
     """
     changed = replaced(params, adapter)
-    return unmerge(params, {path: leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for path, leaf in changed.items()})
+    return unmerge(params, {path: leaf.astype(promoted(leaf.dtype, dtype)) for path, leaf in changed.items()})
 
 
 def is_zero(adapter: Any, scale: Scale) -> bool:
@@ -359,7 +360,7 @@ def _difference(place: str, factors: Mapping[str, Array], leaf: Array) -> Array:
     ((kind, values),) = factors.items()
     if jnp.shape(values) != leaf.shape:
         raise ValueError(f"lora: a {kind} of shape {jnp.shape(values)} does not fit {place}, {leaf.shape}")
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    wide = promoted(leaf.dtype)
     return jnp.asarray(values, wide) if kind == "difference" else values - leaf.astype(wide)
 
 
@@ -421,7 +422,7 @@ def _product(place: str, down: Array, up: Array, shape: tuple[int, ...]) -> Arra
             f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place} of shape {shape}. Valid: "
             "[*layers, *inputs, r] and [*layers, r, *outputs]"
         )
-    wide = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    wide = lambda a: a.astype(promoted(a.dtype))
     stack = down.shape[:layers]
     rank = down.shape[-1]
     down = wide(down).reshape(*stack, -1, rank)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.quantised import has_quantised
 
 CAPTIONED = "captioned"
@@ -99,6 +99,6 @@ def computed(model: Any, parts: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"the kernels of {part} are quantised. Valid: the model before with_quantised")
 
     def wide(part: str, leaf: Array) -> Array:
-        return leaf.astype(jnp.promote_types(leaf.dtype, model.dtype_of(part)))
+        return leaf.astype(promoted(leaf.dtype, model.dtype_of(part)))
 
     return {part: jax.tree.map(lambda leaf, part=part: wide(part, leaf), model.params[part]) for part in parts}

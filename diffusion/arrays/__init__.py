@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         not_a_number as not_a_number,
         padding as padding,
         parameters as parameters,
+        promotion as promotion,
         pytrees as pytrees,
         random_keys as random_keys,
         square_roots as square_roots,

@@ -24,6 +24,7 @@ from jax.core import Tracer
 
 from diffusion.arrays.arguments import described
 from diffusion.arrays.broadcasting import flattened, left_broadcast
+from diffusion.arrays.promotion import promoted
 from diffusion.package import public
 
 
@@ -67,7 +68,7 @@ def share(real: Array, x: Array) -> Array:
     All are 0 where nothing is real.
     """
     most = math.prod(x.shape[1:])
-    weight = most / jnp.maximum(count(real, x), 1).astype(jnp.promote_types(x.dtype, jnp.float32))
+    weight = most / jnp.maximum(count(real, x), 1).astype(promoted(x.dtype))
     return jnp.where(real, left_broadcast(weight, real), 0)
 
 

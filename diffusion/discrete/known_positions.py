@@ -61,12 +61,12 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
                 )
         if process.mask is None:
             return sampler.init(x, process, plan)  # at t = 1, known positions are noise as well
-        return sampler.init(jnp.where(known, values, x).astype(jnp.int32), process, plan)
+        return sampler.init(jnp.where(known, jnp.asarray(values, jnp.int32), x.astype(jnp.int32)), process, plan)
 
     def step(state: Any, predict: Predictor, process: AnyPath, plan: Plan, i: ArrayLike, keys: Array) -> Any:
         if process.mask is not None:
             state = sampler.step(state, predict, process, plan, i, keys)
-            return _with_sample(state, jnp.where(known, values, state[0]).astype(jnp.int32))
+            return _with_sample(state, jnp.where(known, jnp.asarray(values, jnp.int32), state[0]))
         step_keys, value_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         state = sampler.step(state, predict, process, plan, i, step_keys)
         clean = jnp.broadcast_to(jnp.asarray(values), state[0].shape)

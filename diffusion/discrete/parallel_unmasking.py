@@ -86,9 +86,9 @@ def until_unmasked(
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, x, evaluations = state
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-        going = jnp.ones(len(x))  # end times above 0, because a step to t = 0 fills in all masks
+        going = jnp.ones(len(x), jnp.float32)  # end times above 0, because a step to t = 0 fills in all masks
         drawn = draw(step_keys, law(lambda x, t: only_normalised(predict(x, t)), process, x, going, going))
-        return i + 1, jnp.where(x < 0, x, drawn), evaluations + masks(x)
+        return i + 1, jnp.where(x < 0, x, drawn), evaluations + masks(x).astype(jnp.int32)
 
     start = (jnp.int32(0), x.astype(jnp.int32), jnp.zeros(len(x), jnp.int32))
     _, x, evaluations = jax.lax.while_loop(lambda state: jnp.any(masks(state[1])), step, start)

@@ -79,7 +79,7 @@ def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
     if process.mask is None:
         return jax.nn.log_softmax(logits)
     symbols = jnp.arange(process.size)
-    shown = jnp.where(symbols == x_t[..., None], 0.0, -jnp.inf)
+    shown = jnp.where(symbols == x_t[..., None].astype(symbols.dtype), 0.0, -jnp.inf)
     unmasked = jax.nn.log_softmax(jnp.where(symbols == process.mask, -jnp.inf, logits))
     return jnp.where((x_t == process.mask)[..., None], unmasked, shown)
 

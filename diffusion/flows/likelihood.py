@@ -298,7 +298,7 @@ def _log_prior(schedule: NoiseSchedule, real: Array | None = None) -> Callable[[
 def _total(value: Array, x: Array, real: Array | None) -> Array:
     """The sum over the real numbers of an example, `[]` or `[B]`, of one value, or of a value for each number `[D]`."""
     if jnp.ndim(value) == 0:
-        return value * (math.prod(x.shape[1:]) if real is None else padding.count(real, x))
+        return value * (math.prod(x.shape[1:]) if real is None else padding.count(real, x).astype(value.dtype))
     return flattened(padding.zeroed(jnp.broadcast_to(value, x.shape), real)).sum(axis=1)
 
 

@@ -141,7 +141,8 @@ def dormand_prince_between(
         pick = lambda new, old: jnp.where(left_broadcast(taken, old), new, old)
         state = jax.tree.map(pick, new, state)
         slope = jax.tree.map(pick, slopes[-1], slope)
-        return pick(moved, s), h * jnp.where(moved > s, factor, 1), state, slope, attempts + (s < last)
+        attempts = attempts + (s < last).astype(jnp.int32)
+        return pick(moved, s), h * jnp.where(moved > s, factor, 1), state, slope, attempts
 
     s = jnp.broadcast_to(first, like.shape[:1])
     begin = (s, jnp.full_like(s, (last - first) / 100), state, flow(s, state), jnp.zeros(s.shape, jnp.int32))

@@ -21,6 +21,7 @@ from diffusion.objectives.objective import Moves, Objective
 from diffusion.objectives.weightings import Weighting
 from diffusion.package import public
 from diffusion.parameterizations import Clock, velocity
+from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
 Auxiliary = Callable[[Any, Any, Array], Array]
@@ -113,10 +114,10 @@ def riemannian_flow_matching(
         error = jax.tree.map(jnp.subtract, u, target)
         loss = manifold.inner(x_t, error, error)
         if weighting is not None:
-            loss = t**2 * weighting(schedule, t) * loss
+            loss = left_broadcast(t**2 * weighting(schedule, t), loss) * loss
         if auxiliary is not None:
             loss = loss + auxiliary(manifold.exp(x_t, scaled(-t, u)), x_0, t)
-        return importance * loss, {"t": t}
+        return left_broadcast(importance, loss) * loss, {"t": t}
 
     examples = pairing(coupling)._replace(real=False)
     return Objective(loss, reads=Moves(field, start, manifold, velocity(clock)), density=density, examples=examples)
@@ -152,7 +153,7 @@ def premetric_path(
         at = lambda i: 1 + (t - 1) * i / steps
         return carried(manifold, lambda x, t: (velocity(x), ()), x, at(i), at(i + 1), *RK4)[0], None
 
-    x_t, _ = jax.lax.scan(step, x_1, jnp.arange(steps))
+    x_t, _ = jax.lax.scan(step, x_1, jnp.arange(steps, dtype=t.dtype))
     return x_t, velocity(x_t)
 
 

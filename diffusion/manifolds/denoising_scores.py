@@ -18,6 +18,7 @@ from diffusion.objectives.inputs import split, times
 from diffusion.objectives.objective import Moves, Objective
 from diffusion.package import public
 from diffusion.parameterizations import Clock, epsilon
+from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
 
@@ -72,7 +73,8 @@ def riemannian_score_matching(
         target = kernel.score(x_0, x_t, sigma**2)
         score = field(player(networks, "model"), schedule, batch.get("condition")).score(x_t, t)
         error = scaled(sigma, jax.tree.map(jnp.subtract, score, target))
-        return importance * manifold.inner(x_t, error, error), {"t": t}
+        loss = manifold.inner(x_t, error, error)
+        return left_broadcast(importance, loss) * loss, {"t": t}
 
     return Objective(loss, reads=Moves(field, start, manifold, epsilon(clock)), density=density)
 

@@ -162,7 +162,7 @@ def torus(dimension: int = 2) -> HeatKernel:
         return _slope(log_angle, delta, _like(v, delta))
 
     def sample(key, x, v):
-        return manifold.exp(x, jnp.sqrt(v) * jax.random.normal(key, x.shape, x.dtype))
+        return manifold.exp(x, jnp.sqrt(jnp.asarray(v, x.dtype)) * jax.random.normal(key, x.shape, x.dtype))
 
     return HeatKernel(manifold, log_density, score, sample)
 

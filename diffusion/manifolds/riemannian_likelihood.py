@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.promotion import promoted
 from diffusion.flows.flow_maps import TangentField
 from diffusion.flows.likelihood import Likelihood
 from diffusion.manifolds.geodesic_solvers import RK4, carried
@@ -55,7 +56,7 @@ def riemannian_log_likelihood(
         raise ValueError(f"times must be at least two increasing numbers, starting near the data; got {grid}")
     field.manifold.check(x)
     divergence = divergence or exact_divergence()
-    grid = jnp.asarray(grid, jnp.promote_types(jax.tree.leaves(x)[0].dtype, jnp.float32))
+    grid = jnp.asarray(grid, promoted(jax.tree.leaves(x)[0].dtype))
 
     def slope(x, t):
         return divergence(field.manifold, lambda x: field(x, t), x)

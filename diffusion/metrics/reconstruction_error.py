@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.promotion import promoted
+
 PEAK = 255.0  # the range of a byte
 K1, K2 = 0.01, 0.03
 WINDOW, DEVIATION = 11, 1.5
@@ -102,5 +104,5 @@ def _floats(pictures: Array, originals: Array) -> tuple[Array, Array]:
     for array in (pictures, originals):
         if array.dtype != np.uint8:
             raise ValueError(f"pictures are compared as bytes. Valid: uint8 in 0..255; got {array.dtype}")
-    kind = jnp.promote_types(jnp.float32, jnp.result_type(float))
+    kind = promoted(jnp.float32, jnp.result_type(float))
     return jnp.asarray(pictures, kind), jnp.asarray(originals, kind)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers import conditions, network_checks
 from diffusion.models.layers.block_features import Features
 
@@ -180,7 +181,7 @@ class DiffWave(nn.Module):
 
     def _sinusoids(self, t: jax.Array) -> jax.Array:
         """sin(w t), then cos(w t), [B, 128], float32 or wider."""
-        t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+        t = t.astype(promoted(t.dtype))
         angles = t[:, None] * SINUSOIDS[self.clock].astype(t.dtype)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

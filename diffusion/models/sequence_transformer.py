@@ -140,7 +140,8 @@ class SequenceTransformer(Layered, Backbone):
         channels_in = x
         if self.given:
             (given, mask, real), condition = conditions.series_parts(condition, x.shape)
-            channels_in = jnp.concatenate([x, jnp.where(mask, given, 0), mask, real], axis=-1)
+            masks = [mask.astype(x.dtype), real.astype(x.dtype)]
+            channels_in = jnp.concatenate([x, jnp.where(mask, given, 0), *masks], axis=-1)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)

@@ -10,6 +10,7 @@ from jax import Array
 
 from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import is_number, traced
+from diffusion.arrays.promotion import promoted
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import (
     check_blocks,
@@ -209,7 +210,7 @@ def _input(networks, schedule: NoiseSchedule, teacher, blocks, r, keys, x, condi
 def _logits(networks, features, r, condition) -> Array:
     """`[B, heads]` logits in float32."""
     logits = player(networks, "discriminator")(features, r, condition)
-    return flattened(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    return flattened(logits.astype(promoted(logits.dtype)))
 
 
 def _check(name: str, noise_density: Density | None, blocks: tuple[int, ...]) -> None:

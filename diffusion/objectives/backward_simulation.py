@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from diffusion.arrays.promotion import promoted
 from diffusion.objectives.few_step import mix
 from diffusion.objectives.inputs import normal, split
 from diffusion.objectives.objective import Batch
@@ -240,7 +241,7 @@ def _simulated(
     keys: Array,
 ) -> Array:
     """x0 at the step `last` `[B]` of each example, the only step with a gradient; estimate is (x_t, t `[B]`) -> x0."""
-    all_times = jnp.asarray(times, jnp.promote_types(z.dtype, jnp.float32))
+    all_times = jnp.asarray(times, promoted(z.dtype))
     for_examples = lambda t: jnp.broadcast_to(t, last.shape)
 
     def step(states: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:

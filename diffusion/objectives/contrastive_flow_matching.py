@@ -65,7 +65,7 @@ def contrastive_flow_matching(
         target = parameterization.target(schedule, t, x_0, eps)
         other = parameterization.target(schedule, t, *(another(a) for a in (x_0, eps)))
         # The model must not move away from the padding of the other example.
-        share = importance if real is None else weigh(importance, another(real))
+        share = importance if real is None else weigh(importance, another(real).astype(importance.dtype))
         positive = weighted_mean_square(importance, u - target)
         negative = weighted_mean_square(share, u - other)
         return positive - weight * negative, {"t": t, "positive": positive, "negative": negative}

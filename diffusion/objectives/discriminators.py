@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import is_number, traced
+from diffusion.arrays.promotion import promoted
 from diffusion.objectives.backward_simulation import Simulation
 from diffusion.objectives.few_step import with_features
 from diffusion.parameterizations import Network, Parameterization, predict
@@ -25,7 +26,7 @@ from diffusion.schedules import NoiseSchedule
 def logits_of(features: tuple[Array, ...]) -> Array:
     """`[B, K]` logits of one block: means of its features `[B, ..., C]` over the channels, one for each position."""
     (h,) = features
-    return flattened(jnp.mean(h.astype(jnp.promote_types(h.dtype, jnp.float32)), axis=-1))
+    return flattened(jnp.mean(h.astype(promoted(h.dtype)), axis=-1))
 
 
 def judged(

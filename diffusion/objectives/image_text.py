@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.promotion import promoted
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Objective
 from diffusion.objectives.objective_facts import Examples, Trained
@@ -98,6 +99,6 @@ def _products(images: Array, texts: Array) -> Array:
             f"images and texts must be embeddings [B, D] with one row for each pair; got {images.shape} and "
             f"{texts.shape}"
         )
-    wide = jnp.promote_types(images.dtype, jnp.float32)
+    wide = promoted(images.dtype)
     # Accelerators multiply with 8 significant bits by default: at a scale of 100, a logit would be off by 0.4.
     return jnp.matmul(images.astype(wide), texts.astype(wide).T, precision=jax.lax.Precision.HIGHEST)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.parameters import is_number
+from diffusion.arrays.promotion import promoted
 from diffusion.flows.flow_maps import from_denoiser
 from diffusion.guidance import classifier_free, together
 from diffusion.objectives.conditioning import null_of
@@ -106,7 +107,7 @@ def two_steps(
         raise ValueError("progressive_distillation: a guided teacher needs a condition, but the batch has none")
     steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
     x_0, eps = pairs(noise_keys, batch)
-    dtype = jnp.promote_types(jax.tree.leaves(x_0)[0].dtype, jnp.float32)
+    dtype = promoted(jax.tree.leaves(x_0)[0].dtype)
     i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys).astype(dtype)
     t, middle, s = (schedule.t_max * at / jnp.asarray(steps, dtype) for at in (i, i - 0.5, i - 1.0))
     x_t = mix(schedule, t, x_0, eps)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.promotion import promoted
+
 xavier = jax.nn.initializers.xavier_uniform()
 
 
@@ -29,7 +31,7 @@ class Projector(NamedTuple):
 
 def tokens(h: Array) -> Array:
     """Features as tokens `[B, N, D]`, float32."""
-    return h.reshape(h.shape[0], math.prod(h.shape[1:-1]), h.shape[-1]).astype(jnp.promote_types(h.dtype, jnp.float32))
+    return h.reshape(h.shape[0], math.prod(h.shape[1:-1]), h.shape[-1]).astype(promoted(h.dtype))
 
 
 def mlp(hidden: int = 2048) -> Projector:

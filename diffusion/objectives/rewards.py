@@ -12,6 +12,7 @@ from jax.core import Tracer
 from diffusion.arrays.arguments import require_shape
 from diffusion.arrays.not_a_number import nan_unless
 from diffusion.arrays.parameters import is_number
+from diffusion.arrays.promotion import promoted
 from diffusion.objectives.inputs import in_blocks
 
 Reward = Callable[[Array, Any], Array]
@@ -90,7 +91,7 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
     if not isinstance(rewards, Tracer) and not np.isfinite(rewards).all():
         worst = int(np.argmin(np.isfinite(rewards)))
         raise ValueError(f"the reward of example {worst} is {float(rewards[worst])}. Valid: finite rewards")
-    rewards = rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
+    rewards = rewards.astype(promoted(rewards.dtype))
     return nan_unless(jnp.isfinite(rewards), rewards)  # exp(-inf) or a clipped advantage would hide it
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.parameters import traced
+from diffusion.arrays.promotion import promoted
 from diffusion.flows import flow_maps
 from diffusion.flows.flow_maps import mean_velocity, start_and_duration
 from diffusion.objectives.entry import entry
@@ -62,7 +63,7 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         bootstrap = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(case_keys) < share
         level = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels))(size_keys)
         steps = jnp.where(bootstrap, 2**level, M)  # number of steps of size d from t_max to 0
-        dtype = jnp.promote_types(jax.tree.leaves(x_0)[0].dtype, jnp.float32)
+        dtype = promoted(jax.tree.leaves(x_0)[0].dtype)
         d = schedule.t_max / steps.astype(dtype)
         number = jax.vmap(lambda key, steps: jax.random.randint(key, (), 0, steps))(time_keys, steps)
         t = d * (1 + number.astype(dtype))

@@ -67,6 +67,7 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
     size = jnp.size(keys) if len(images) == 1 else len(images)  # all keys may share an image
     require_keys(keys, size, f"noise needs one key for each of the {len(images)} images")
     check_times(schedule, t)
+    images = as_float(images)
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
     t = at_each(schedule, t, images)
     return left_broadcast(schedule.alpha(t), images) * images + left_broadcast(schedule.sigma(t), images) * noise
@@ -146,9 +147,10 @@ def replacement_along(schedule: NoiseSchedule, plan: Plan, known: Array, mask: A
 
     def after_step(x, s, i, keys):
         require_shape(noise, x.shape, "noise, a draw for each number of x,")
-        t = at_each(schedule, times[jnp.minimum(i + 1, last)], x)
+        t = at_each(schedule, times[jnp.minimum(i + 1, last)].astype(x.dtype), x)
         alpha, sigma = (left_broadcast(level(t), x) for level in (schedule.alpha, schedule.sigma))
-        on_line = jnp.where(i < last, alpha * known + sigma * noise, known).astype(x.dtype)
+        clean = known.astype(x.dtype)
+        on_line = jnp.where(i < last, alpha * clean + sigma * noise.astype(x.dtype), clean)
         return _with_known(mask & ~renoise[i], on_line, x)
 
     return AlongPlan(after_step, plan)

@@ -186,6 +186,7 @@ def rollout(
             f"have a multiple of that number, and the context's shape {coded[2:]}; got {x.shape}, with {x.shape[1]} "
             "frames"
         )
+    x = as_float(x)
     noise = jnp.moveaxis(x.reshape(len(x), -1, new, *x.shape[2:]), 1, 0)
     given = np.arange(window) < known
     context = context.astype(x.dtype)
@@ -309,7 +310,7 @@ def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
         raise ValueError(f"motion: clips have the shape {jnp.shape(clips)}. Valid: [B, F, ...] with at least 2 frames")
     clips = as_float(clips)  # differences of bytes would wrap
     change = jnp.square(clips[:, 1:] - clips[:, :-1])
-    return jnp.asarray(rate) * root(jnp.mean(change, axis=tuple(range(1, change.ndim))))
+    return jnp.asarray(rate, clips.dtype) * root(jnp.mean(change, axis=tuple(range(1, change.ndim))))
 
 
 def _checked(given: ArrayLike, clips: Array) -> np.ndarray:

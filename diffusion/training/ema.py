@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.promotion import promoted
 
 
 class ExponentialMovingAverage(NamedTuple):
@@ -24,7 +25,7 @@ class ExponentialMovingAverage(NamedTuple):
 def _wide(leaf):
     """float32 or wider, because bfloat16 would round an update of (1 - decay) times a difference away."""
     leaf = jnp.asarray(leaf)
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    return leaf.astype(promoted(leaf.dtype)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def rate(step: jax.Array, decay: float, warmup: bool) -> jax.Array:

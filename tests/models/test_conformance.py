@@ -138,6 +138,15 @@ def test_bfloat16_is_close(name, at):
 
 @every
 @pytest.mark.extended
+def test_no_network_in_float32_promotes_a_type_implicitly(name):
+    module, inputs = BACKBONES[name].module, backbones.inputs(BACKBONES[name])
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    with jax.numpy_dtype_promotion("strict"):
+        assert jax.eval_shape(module.apply, variables, *inputs).dtype == jnp.float32
+
+
+@every
+@pytest.mark.extended
 def test_an_error_has_a_gradient_in_every_parameter(name):
     backbone, (params, _) = BACKBONES[name], made(name)
     x, t, condition = backbones.inputs(backbone)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.convolutions import upsample
 
@@ -128,7 +129,7 @@ class ChannelNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
-        h = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        h = x.astype(promoted(x.dtype))
         h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + 1e-12)
         return (h * scale).astype(x.dtype)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers import layout
 from diffusion.models.layers.constants import constant
 from diffusion.models.layers.convolutions import conv, gated_convolution, upsample
@@ -37,7 +38,7 @@ class RmsNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(promoted(x.dtype))
         wide = wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + 1e-5)
         return (wide * scale + bias).astype(x.dtype)
 

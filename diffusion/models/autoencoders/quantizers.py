@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.arrays.not_a_number import nan_unless
+from diffusion.arrays.promotion import promoted
 
 
 class Quantized(NamedTuple):
@@ -257,7 +258,7 @@ class FiniteScalar:
         levels = np.asarray(self.levels)
         half = (levels - 1) * (1 - 1e-3) / 2
         offset = np.where(levels % 2, 0.0, 0.5)
-        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        z = z.astype(promoted(z.dtype))
         return jnp.tanh(z + np.tan(offset / half).astype(z.dtype)) * half.astype(z.dtype) - offset.astype(z.dtype)
 
     def quantize(self, z: Array) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ has it; a run that finds "auto" takes "auto_jvp". cuDNN's kernel defines only it
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers import attention_splash, layout
 from diffusion.models.layers.attention_ring import ring
 from diffusion.models.layers.attention_tangent import with_tangent
@@ -216,7 +217,7 @@ def _cudnn_refuses(q: jax.Array | jax.ShapeDtypeStruct) -> str:
 
 
 def _wide(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return promoted(x.dtype)
 
 
 def _probabilities(q: jax.Array, k: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers import layout
 from diffusion.models.layers.scan import KEPT
 
@@ -52,7 +53,7 @@ def _ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> j
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> tuple:
     """(the output, the arrays for the backward pass), by running sums (Milakov and Gimelshein 2018, algorithm 3)."""
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = promoted(q.dtype)
     batch, queries, heads, _ = q.shape
 
     def add(turn, k, v, out, total, largest):
@@ -132,7 +133,7 @@ def _first(k: jax.Array, turn: jax.Array | int) -> jax.Array:
 
 def _scores(q: jax.Array, k: jax.Array, bias: jax.Array | None, turn: jax.Array | int) -> jax.Array:
     """The scores of a block, [B, H, N/P, M/P] in float32 or wider."""
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = promoted(q.dtype)
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
     return scores if bias is None else scores + jax.lax.dynamic_slice_in_dim(bias, _first(k, turn), k.shape[1], axis=3)
 

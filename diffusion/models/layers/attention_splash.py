@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers import layout
 from diffusion.models.layers.scan import KEPT
 
@@ -46,7 +47,7 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool) -> jax.Ar
 
     _, queries, heads, size = q.shape
     keys = k.shape[1]
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = promoted(q.dtype)
     q = (q.astype(wide) * size**-0.5).astype(q.dtype)
     padded = lambda x: jnp.pad(x, ((0, 0), (0, -x.shape[1] % LANES), (0, 0), (0, 0)))  # to a multiple of LANES
     q, k, v = (padded(x).swapaxes(1, 2) for x in (q, k, v))

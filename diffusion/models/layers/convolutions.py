@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers import layout
 from diffusion.models.layers.dropout import dropped
 from diffusion.models.layers.resampling import double, halve
@@ -40,7 +41,7 @@ class GroupNorm(nn.Module):
             raise ValueError(f"{groups} groups do not divide {channels} channels")
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        h = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        h = x.astype(promoted(x.dtype))
         h = h.reshape(x.shape[0], -1, channels)
         h = h - _group_mean(h, groups)
         h = h * (jax.lax.rsqrt(_group_mean(h * h, groups) + self.epsilon) * scale) + bias

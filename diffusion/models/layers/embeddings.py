@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.arrays.not_a_number import table_rows
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers.constants import constant
 
 
@@ -32,7 +33,7 @@ def sinusoid(
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023, after Vaswani et al., 2017, sec. 3.5.
     """
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    t = t.astype(promoted(t.dtype))
     frequencies = jnp.exp(-math.log(max_period) * jnp.arange(size // 2, dtype=t.dtype) / (size // 2 - shift))
     angles = t[:, None] * frequencies
     features = (jnp.sin, jnp.cos) if sines_first else (jnp.cos, jnp.sin)
@@ -91,7 +92,7 @@ class FourierEmbedding(nn.Module):
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         init = nn.initializers.normal(0.02)
-        t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+        t = t.astype(promoted(t.dtype))
         frequencies = constant(self, "frequencies", nn.initializers.normal(1.0), (256,))
         angles = 2 * jnp.pi * t[:, None] * frequencies
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

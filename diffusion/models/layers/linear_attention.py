@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.promotion import promoted
+
 
 def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Attention with ReLU features, for each example and head; the sum over m is computed once for all n.
@@ -21,7 +23,7 @@ def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     Reference: Katharopoulos et al., "Transformers are RNNs", 2020, equations 4 and 5; Cai et al., "EfficientViT:
     Multi-Scale Linear Attention for High-Resolution Dense Prediction", 2023, for the ReLU.
     """
-    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = lambda x: x.astype(promoted(x.dtype))
     q, k, v = nn.relu(wide(q)), nn.relu(wide(k)), wide(v)
     summed = jnp.einsum("bmhd,bmhe->bhde", k, v)
     weight = jnp.einsum("bnhd,bhd->bnh", q, k.sum(1))

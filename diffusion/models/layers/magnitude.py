@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers.constants import constant
 
 SMALLEST = 1e-4  # added to magnitudes before they divide
@@ -19,7 +20,7 @@ FORCED = "kernel"  # name of the parameters whose magnitude is forced
 
 def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """x over its magnitude along these axes: x / (rms(x) + 1e-4); over channels, "pixel norm" (eq. 30)."""
-    wide = jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))  # also of a kernel in 8 bits
+    wide = jnp.asarray(x).astype(promoted(x.dtype))  # also of a kernel in 8 bits
     square = jnp.square(wide).mean(axes, keepdims=True)
     # The square root has no derivative at 0, and activations may be 0.
     magnitude = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

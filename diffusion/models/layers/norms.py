@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.promotion import promoted
+
 
 def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """Centres and scales the last axis.
@@ -45,7 +47,7 @@ NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(promoted(x.dtype))
 
 
 def _mean(x: jax.Array) -> jax.Array:

@@ -95,7 +95,7 @@ class RmsNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         start = nn.initializers.zeros_init() if self.offset else nn.initializers.ones_init()
-        scale = self.param("scale", start, (x.shape[-1],)).astype(jnp.float32) + self.offset
+        scale = self.param("scale", start, (x.shape[-1],)).astype(jnp.float32) + float(self.offset)
         return (scale * rms_norm(x.astype(jnp.float32), self.epsilon)).astype(self.dtype)
 
 

@@ -317,7 +317,8 @@ def assignment(costs: Array) -> Array:
     """
     import optax  # imported here: nothing else in the mathematics needs it
 
-    rows, columns = optax.assignment.hungarian_algorithm(costs)
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it where x64 is on
+        rows, columns = optax.assignment.hungarian_algorithm(costs)
     return jnp.zeros(costs.shape[0], columns.dtype).at[rows].set(columns)
 
 

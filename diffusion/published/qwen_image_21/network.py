@@ -194,9 +194,9 @@ def _angles(words: int, rows: int, columns: int, axes: tuple[int, int, int], len
     """Rotary angles of M words and of a latent's pixels, behind a text of as many words as `lengths` [B] has."""
     pixels = np.pad(centred_grid(rows, columns), [(0, 0), (1, 0)])
     positions = np.concatenate([np.tile(np.arange(words)[:, None], (1, 3)), pixels])
-    behind = lengths[:, None, None] * (np.arange(len(positions)) >= words)[:, None]
+    behind = jnp.where((np.arange(len(positions)) >= words)[:, None], lengths[:, None, None], 0)
     turned = jnp.asarray(axis_angles(np.array([[1, 0, 0]]), axes))
-    return jnp.asarray(axis_angles(positions, axes)) + behind * turned
+    return jnp.asarray(axis_angles(positions, axes)) + behind.astype(turned.dtype) * turned
 
 
 MODELS = {"qwen_image_21": QwenImage21}  # by its name in configs

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
+from diffusion.arrays.promotion import promoted
 from diffusion.models.image_encoders.convnext import ResponseNorm
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.block_features import Features
@@ -44,7 +45,7 @@ def time_features(t: jax.Array, size: int) -> jax.Array:
     half = size // 2
     exponents = np.arange(half, dtype=np.float32) * np.float32(-math.log(PERIOD) / max(half - 1, 1))
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    t = t.astype(promoted(t.dtype))
     angles = (PERIOD * t)[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles), jnp.zeros((len(t), size % 2), t.dtype)], axis=-1)
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.not_a_number import table_rows
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers import conditions, extra_attention, layer_masks, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
@@ -452,7 +453,7 @@ def strength_features(strength: jax.Array, size: int) -> jax.Array:
 
     Reference: Luo et al., "Latent Consistency Models", 2023, section 4.2, whose strength is one less than ours.
     """
-    strength = strength.astype(jnp.promote_types(strength.dtype, jnp.float32))
+    strength = strength.astype(promoted(strength.dtype))
     return sinusoid(1000 * (strength - 1), size, shift=1, sines_first=True)
 
 

@@ -15,6 +15,7 @@
 Pictures and features are channels last.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -157,8 +158,9 @@ class MMDiT(Layered, Backbone):
 
     def initial_positions(self, key: jax.Array) -> jax.Array:
         """The initial table, as in diffusers: table[row, column] = [e(column), e(row)], e(p) = [sin(p w), cos(p w)]."""
-        positions = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
-        angles = positions[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
+        count = functools.partial(jnp.arange, dtype=jnp.float32)
+        positions = count(self.positions) * (self.sample_size // self.patch / self.positions)
+        angles = positions[:, None] * 10_000.0 ** (-count(self.width // 4) / (self.width // 4))
         e = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
         grid_shape = (self.positions, *e.shape)
         return jnp.concatenate([jnp.broadcast_to(e, grid_shape), jnp.broadcast_to(e[:, None], grid_shape)], axis=-1)

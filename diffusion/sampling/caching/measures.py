@@ -45,7 +45,7 @@ def measured(steps: int) -> Cache:
 
     def memory(call: Call) -> Any:
         output, last = call(through=_seen)
-        series = jnp.zeros(steps)
+        series = jnp.zeros(steps, jnp.float32)
         return Measures(series, series, series, (*last, output, jnp.int32(0)))
 
     def apply(kept: Measures, call: Call) -> tuple[Array, Measures, Array]:

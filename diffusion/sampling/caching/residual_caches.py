@@ -120,7 +120,7 @@ def tea_cache(threshold: float, coefficients: Sequence[float] = (1.0, 0.0), step
                 last = blocks.features(blocks.run(blocks.start, 0, blocks.length))
                 return last, last - h, jnp.zeros_like(distance)
 
-            skips = kept.begun & ~ends & (distance < threshold).all()
+            skips = kept.begun & jnp.logical_not(ends) & (distance < threshold).all()
             last, residual, distance = jax.lax.cond(
                 skips, lambda: (h + kept.residual, kept.residual, distance), run_all
             )
@@ -238,7 +238,7 @@ def _kept(call: Call) -> Any:
 
     def through(blocks):
         h = blocks.features(blocks.start)
-        shapes = Kept(jnp.bool_(False), h, h, jnp.zeros(h.shape[0]), jnp.int32(0))
+        shapes = Kept(jnp.bool_(False), h, h, jnp.zeros(h.shape[0], jnp.float32), jnp.int32(0))
         return h, shapes
 
     return call(through=through)[1]

@@ -103,7 +103,8 @@ def corrected(
         # Near an infinite log-SNR the excess decays as exp(-|log-SNR|), so its integral equals the excess.
         added = jnp.where(begins, after, jnp.where(ends, before, (before + after) / 2 * step))
         if total != 1:
-            added = added + (total - 1) * dimensions * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.alpha(s)))
+            growth = jnp.log(schedule.alpha(t)) - jnp.log(schedule.alpha(s))
+            added = added + (total - 1) * jnp.asarray(dimensions, growth.dtype) * growth
         return carry, added
 
     first = (x, *combined.with_excess(x, plan.t[0]))

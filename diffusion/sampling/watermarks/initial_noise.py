@@ -50,7 +50,7 @@ def initial_noise(
     else:
         inversion = samplers.clipped(samplers.ddim_inversion(iterations), clip.largest, keeps_eps=False)
     noisy = samplers.sample(inversion, denoise, schedule, x, timesteps.plan(within), keys)
+    last = jnp.asarray(within[-1], noisy.dtype)
     if len(within) < len(up):
-        return denoise(noisy, within[-1]).eps
-    last = within[-1]
+        return denoise(noisy, last).eps
     return noisy / jnp.hypot(schedule.alpha(last), schedule.sigma(last))

@@ -71,7 +71,7 @@ def tree_ring(key: str, radius: float = 10 / 64, channel: int = -1) -> Watermark
     def embed(noise: Array, keys: Array) -> Array:
         mask, values = checked(noise.shape)
         spectrum = jnp.fft.fft2(noise[..., channel], norm="ortho")
-        ringed = jnp.fft.ifft2(jnp.where(mask, values.astype(noise.dtype), spectrum), norm="ortho").real
+        ringed = jnp.fft.ifft2(jnp.where(mask, values.astype(spectrum.dtype), spectrum), norm="ortho").real
         return noise.at[..., channel].set(ringed.astype(noise.dtype))
 
     def read(noise: np.ndarray) -> Reading:
