@@ -336,6 +336,10 @@ def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -
 
 def run(request: Request, fresh: bool = False) -> dict:
     """Compares the samples of a request with its reference; returns the entries of `measure` and of `space_of`."""
+    if not request.metrics:
+        raise ConfigError(f"--metrics is empty. Valid: one or several of {', '.join(METRICS)}.")
+    if request.seed < 0:
+        raise ConfigError(f"--seed={request.seed}. Valid: at least 0.")
     for name in request.metrics:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")

@@ -352,6 +352,8 @@ def test_features_of_clips_that_have_changed_are_not_those_on_disk(tmp_path):
     "fields, match",
     [
         ({"metrics": ("fdi",)}, "'fdi'. Did you mean 'fid'"),
+        ({"metrics": ()}, "^--metrics is empty. Valid: one or several of fid, "),
+        ({"seed": -1}, "^--seed=-1. Valid: at least 0"),
         ({"features": "dino"}, "unknown features 'dino'"),
         ({"features": "inception"}, "--protocol is missing"),
         ({"features": "inception", "protocol": "admm"}, "Did you mean 'adm'"),
