@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.promotion import promoted
 from diffusion.models.layers.blocks import Attention, Block
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.pixart_block import PixArtBlock
@@ -145,7 +146,7 @@ def matching(
     batch = jnp.arange(metric.shape[0])[:, None]
 
     def merge(x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # bfloat16 counts to 256
+        wide = x.astype(promoted(x.dtype))  # bfloat16 counts to 256
         sums = wide[:, target].at[batch, into].add(take(wide[:, source], gone))
         count = jnp.ones(sums.shape[:2], wide.dtype).at[batch, into].add(1)
         means = (sums / count[..., None]).astype(x.dtype)
