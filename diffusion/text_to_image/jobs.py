@@ -350,11 +350,17 @@ class Job(NamedTuple):
 
         With perturbed-attention guidance it is [2], by text and by that; a dynamic guidance has one for each step. For
         clips with a sound it is what `Sound.guides` takes.
+
+        A scale of 1 or less means no guidance. If the other scale makes the model evaluate the negative prompt all the
+        same, the scale is therefore 1.
         """
         request, guidance = self.request, self.guidance
         if model.kind.sound is not None:
             others = {"perturbed": request.perturbed_guidance, "apart": request.modality_guidance}
-            scales = {"video": {"text": guidance, **others}, "sound": {"text": request.sound_guidance, **others}}
+            scales = {
+                "video": {"text": max(guidance, 1.0), **others},
+                "sound": {"text": request.sound_guidance, **others},
+            }
             return jax.tree.map(jnp.float32, scales)
         if self.course.evaluation.perturbed:
             return jnp.asarray([guidance, request.perturbed_guidance], jnp.float32)
@@ -362,7 +368,8 @@ class Job(NamedTuple):
             return jnp.asarray([guidance, request.image_guidance], jnp.float32)
         if model.boundary is not None:
             late = request.late_guidance
-            return jnp.asarray([guidance, guidance if late is None else late], jnp.float32)
+            scales = (guidance, guidance if late is None else late)
+            return jnp.maximum(jnp.asarray(scales, jnp.float32), 1)
         if request.dynamic_guidance and model.kind.guidance.dynamic_scales is not None:
             assert request.steps is not None  # the request is resolved
             times = np.asarray(self.course.trajectory.plan.t, np.float64)

@@ -102,7 +102,8 @@ class Request:
     late_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "guidance scale of a second denoiser, which acts at small t, as in Wan 2.2; by default that of the first",
+        "guidance scale of a second denoiser, which acts at small t, as in Wan 2.2; 1 or less means no guidance; by "
+        "default that of the first",
     )
     dynamic_guidance: bool = setting(
         False,

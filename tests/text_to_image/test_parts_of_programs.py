@@ -215,6 +215,14 @@ def test_the_scale_has_a_number_for_each_guidance():
     assert scale({"sound": "a sound"}, {}, sound) == {"video": {"text": 3, **others}, "sound": {"text": 5, **others}}
 
 
+@pytest.mark.parametrize("guidance, late, scales", [(0.0, 4.0, [1, 4]), (5.0, 0.5, [5, 1]), (1.0, 3.0, [1, 3])])
+def test_a_scale_of_1_or_less_is_no_guidance_beside_another_scale(guidance, late, scales):
+    request = Request(guidance=guidance, late_guidance=late, steps=3)
+    assert scale({}, {}, request, boundary=0.5).tolist() == scales
+    sound = scale({"sound": "a sound"}, {}, dataclasses.replace(request, late_guidance=None, sound_guidance=late))
+    assert sound["video"]["text"] == scales[0] and sound["sound"]["text"] == late
+
+
 def test_a_dynamic_guidance_has_a_scale_for_each_step():
     """t = 1, 0.6 and 0.2 of ten steps of the training process are its timesteps 9, 5 and 1, counted from 0."""
     kind = {"guidance": Guidance(dynamic_scales=lambda scale, times, steps: scale + times * steps)}
