@@ -15,7 +15,7 @@ state, and the operations and the temporary memory of the traced step. For a run
 
 With --model, the plan states the memory that a text-to-image model needs on one device to generate pictures, and the
 shortest possible time. The folder needs only the configs and tokenizers, so you can check what fits before you download
-the weights. The flags for the pictures are the same as for diffusion sample.
+the weights. The flags for the pictures are the same as for diffusion sample; --batch_size is their number.
 
     diffusion plan --model=FLUX.1-dev --machine=rtx4090
     diffusion plan --model=stable-diffusion-xl --height=768 --width=1344 --steps=20 --batch_size=4
@@ -31,7 +31,7 @@ config.
 
 from absl import flags
 
-from diffusion.experiments import command_line, command_words, config_flag
+from diffusion.experiments import command_line, command_words, config_flag, flag_errors
 from diffusion.experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -334,6 +334,9 @@ def plan_pictures(model: str) -> dict[str, Any]:
     values = flags.FLAGS
     if values.devices is not None or values["compile"].value:
         raise ConfigError("--model plans pictures on one device. Leave out --devices and --compile.")
+    flag_errors.refuse(
+        ["n", "again"], "has no effect on a plan, which is of the pictures made at once. Valid: --batch_size."
+    )
     if prompt_flags.PROMPT.value is None:
         values.prompt = PROMPT
     jax.config.update("jax_platforms", "cpu")

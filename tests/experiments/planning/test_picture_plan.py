@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
+from diffusion.experiments import plan
 from diffusion.experiments.planning import picture_plan
 from diffusion.experiments.planning.machines import MACHINES, Machine
+from diffusion.recipe import ConfigError
 from diffusion.text_to_image.requests import Request
 from tests import commands
 from tests.text_to_image import made_pipelines
@@ -121,3 +123,14 @@ def test_the_command_plans_pictures(folder):
     assert done.returncode == 2 and "--model plans pictures on one device" in done.stderr
     done = commands.run("-m", "experiments.plan", f"--model={folder}/vae")
     assert done.returncode == 2 and "vae/model_index.json does not exist. A text-to-image model is" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["n", "again"])
+def test_flags_that_a_plan_of_pictures_does_not_read_are_refused(name, monkeypatch):
+    """`-n 8` printed the time of one picture."""
+    flag = lambda other: types.SimpleNamespace(name=other, value=8, present=other == name)
+    values = {other: flag(other) for other in ("n", "again")} | {"compile": types.SimpleNamespace(value=False)}
+    fields = {"__getitem__": lambda self, other: values[other], "devices": None}
+    monkeypatch.setattr(plan.flags, "FLAGS", type("Flags", (), fields)())
+    with pytest.raises(ConfigError, match=rf"^--{name} = 8 has no effect on a plan, .* Valid: --batch_size\.$"):
+        plan.plan_pictures("drawings")
