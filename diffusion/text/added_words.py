@@ -32,6 +32,8 @@ def with_words(tokenizer: Tokenizer, words: Mapping[str, Sequence[int]]) -> Toke
         parts = []  # (text, ids, n -> the text from id n on)
         at = 0
         for match in pattern.finditer(text):
+            if match[0].lower() not in table:  # expressions also take "ı" for "i", and "ſ" for "s"
+                continue
             between = text[at : match.start()]
             parts += [(between, *tokenizer.split(between))] if between.strip() else []
             parts.append((match[0], table[match[0].lower()], lambda first, word=match[0]: word))

@@ -22,6 +22,14 @@ def test_a_word_is_its_ids_between_those_of_the_rest(tokenizer):
     assert with_words(tokenizer, {}) is tokenizer
 
 
+@pytest.mark.parametrize("word", ["<\u0131tem>", "<\u0130tem>", "<item\u017f>"])
+def test_a_letter_that_only_an_expression_takes_for_another_makes_no_word(word, tokenizer):
+    """It ended in a KeyError."""
+    more = with_words(tokenizer, {"<item>": [900], "<items>": [901]})
+    assert more.ids(f"a {word}") == tokenizer.ids(f"a {word}")
+    assert more.ids("<ITEM> <Items>") == [900, 901]
+
+
 def test_what_is_cut_is_the_text_from_an_id_on(tokenizer):
     larger = with_words(tokenizer, {"<new>": (900, 901)})
     ids, rest = larger.split("a <new> mat")
