@@ -19,20 +19,26 @@ from diffusion import (
     samplers,
     schedules,
     timesteps,
+    videos,
     weightings,
 )
 from diffusion.guidance import measurement_guidance, measurements, strength
 from diffusion.metrics import (
+    attribute_reader,
     attribution,
     bootstrap,
     bradley_terry,
+    caption_retrieval,
     clip_score,
+    clip_sets,
     crps,
     detection,
+    features,
     frechet,
     inception_score,
     kernel_distance,
     manifold,
+    membership,
     memorisation,
     mind,
     pairwise,
@@ -40,7 +46,9 @@ from diffusion.metrics import (
     point_clouds,
     reconstruction_error,
     representation_ratio,
+    vector_distances,
 )
+from diffusion.metrics.prompt_following import geneval
 from diffusion.objectives import (
     classification,
     consistency_times,
@@ -52,6 +60,8 @@ from diffusion.objectives import (
     representation_autoencoder,
 )
 from diffusion.parameterizations import Prediction
+from diffusion.sampling import steering
+from diffusion.sampling.watermarks import degradations
 from diffusion.training import ema, optimizers, power_ema
 from diffusion.training.step import make_train_step
 from tests.training import toys
@@ -566,12 +576,88 @@ RANGES = {
 }
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("name", RANGES)
-def test_the_ends_of_a_range(name):
-    call, valid, refused, words = RANGES[name]
+PICTURES = np.zeros((2, 4, 4, 3), np.uint8)
+CAPTIONS = ["a", "b", "c"]
+SCORES = np.eye(3)
+BASE = lambda x: -jnp.sum(x**2, axis=-1)
+NAN = math.nan
+loss_scores = lambda t=0.5, draws=1: jax.eval_shape(
+    lambda x: membership.loss_scores(DENOISE, FLOW, x, t, KEYS, draws), jnp.ones((2, 1))
+)
+inverted = lambda steps: membership.inversion_scores(DENOISE, FLOW, jnp.ones((2, 1)), 0.4, KEYS, steps)
+ladder = lambda leapfrogs: steering.annealing_ladder(
+    BASE, BASE, jnp.ones((4, 1)), jax.random.key(0), 0.1, leapfrogs=leapfrogs
+)
+clips = lambda **more: clip_sets.from_array(np.zeros((1, 4, 2, 2, 3), np.uint8), **{"frames": 2, **more})
+trained_reader = lambda **more: attribute_reader.train(
+    np.zeros((1, 8, 8, 3), np.uint8), {"a": np.zeros(1, int)}, **more
+)
+trained_towers = lambda **more: caption_retrieval.train(np.zeros((1, 8, 8, 3), np.uint8), ["a"], **more)
+
+# (function of a value, values that it takes, values that it refuses, words of the error)
+COUNTS_AND_SHARES = {
+    "draws of a loss": (lambda n: loss_scores(draws=n), [1], [0, -1, 1.5], "draws = .* at least 1"),
+    "time of a loss": (lambda t: loss_scores(t=t), [1e-3, 1.0], [0.0, 1.1, NAN], "t = "),
+    "steps of an inversion": (inverted, [], [0, -1], "steps = .* at least 1"),
+    "captions among which": (
+        lambda n: caption_retrieval.retrieved(SCORES, CAPTIONS, n), [2, 3], [1, 0, -1, 1.5], "among = .* at least 2",
+    ),
+    "steps of a reader": (lambda n: trained_reader(steps=n), [], [0], "steps = 0 .* at least 1"),
+    "pictures of a reader": (lambda n: trained_reader(batch_size=n), [], [0, -1], "batch_size = .* at least 1"),
+    "steps of two towers": (lambda n: trained_towers(steps=n), [], [0], "steps = 0 .* at least 1"),
+    "pictures of two towers": (lambda n: trained_towers(batch_size=n), [], [0, -1], "batch_size = .* at least 1"),
+    "frames of a clip": (lambda n: clips(frames=n), [1, 4], [0, -1], "frames = .* at least 1"),
+    "steps between frames": (lambda n: clips(every=n), [1, 3], [0, -1], "every = .* at least 1"),
+    "damping": (
+        lambda share: attribution.trak(ROWS, ROWS, ROWS[:, None], share), [0.0], [-1e-9, NAN], "damping = ",
+    ),
+    "quantile of Wilson": (lambda z: bootstrap.wilson_interval(1, 2, z), [1e-3], [0.0, NAN], "z = "),
+    "images of a call": (lambda n: features.rows(np.asarray, PICTURES, n), [1, 5], [0, -1], "batch_size = "),
+    "images of a call for moments": (
+        lambda n: features.moments(lambda x: ROWS[: len(x)], PICTURES, n), [1, 5], [0, -1], "batch_size = ",
+    ),
+    "margin of boxes": (
+        lambda share: geneval.relations((0, 0, 1, 1), (5, 5, 6, 6), share), [0.0, 1.0], [-0.1, NAN], "margin = ",
+    ),
+    "directions": (lambda n: vector_distances.directions(n, 2), [1], [0, -1], "number = "),
+    "dimensions": (lambda n: vector_distances.directions(2, n), [1], [0], "dim = "),
+    "rows of samples": (lambda n: vector_distances.sliced_to(ROWS, n), [1], [0], "count = "),
+    "positives": (lambda n: detection.hits_at(np.ones(n), np.zeros(2), 0.5), [1], [0], "needs positives"),
+    "scores": (lambda x: detection.hits_at([x], [0.0], 0.5), [1.0, math.inf], [NAN], "no score that is NaN"),
+    "first step": (
+        lambda first: editing.repaint_quarters(timesteps.plan(GRID), first, 1), [0, 3], [-1, 4, 0.5], r"0 \.\. 3",
+    ),
+    "resamplings of quarters": (
+        lambda n: editing.repaint_quarters(timesteps.plan(GRID), 0, n), [1, 2], [0, -1, 1.5], "resamplings = ",
+    ),
+    "until": (lambda t: editing.prompt_to_prompt(None, None, t), [-1.0, 0.5], [NAN], "until = nan"),
+    "time of known frames": (
+        lambda t: videos.completing(DENOISE, FLOW, jnp.ones((1, 2)), np.array([True, False]), t),
+        [0.0, 1.0], [-0.1, 1.1, NAN], "t = ",
+    ),
+    "leapfrogs": (ladder, [], [0, -1, 1.5], "leapfrogs = "),
+    "quality": (lambda q: degradations.jpeg(PICTURES, q), [1, 95], [0, 96], "quality = "),
+    "factor": (lambda x: degradations.resized(PICTURES, x), [0.1, 2.0], [0.0, 17.0, NAN], "factor = "),
+    "crop": (lambda x: degradations.cropped(PICTURES, x), [0.5, 1.0], [0.0, 1.1, NAN], "share = "),
+    "noise": (lambda x: degradations.noisy(PICTURES, x), [0.0, 0.1], [-0.1, NAN], "deviation = "),
+    "width of a blur": (lambda x: degradations.blurred(PICTURES, x), [0.0, 1.0], [-0.1, NAN], "deviation = "),
+}  # fmt: skip
+
+
+def check_ends(call, valid, refused, words):
     for value in valid:
         call(value)
     for value in refused:
         with pytest.raises(ValueError, match=words):
             call(value)
+
+
+@pytest.mark.parametrize("name", COUNTS_AND_SHARES)
+def test_counts_and_shares_of_metrics_and_sampling(name):
+    check_ends(*COUNTS_AND_SHARES[name])
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", RANGES)
+def test_the_ends_of_a_range(name):
+    check_ends(*RANGES[name])

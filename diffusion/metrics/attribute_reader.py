@@ -42,6 +42,7 @@ from jax import Array
 from safetensors.numpy import save
 
 from diffusion.arrays import chunks
+from diffusion.arrays.arguments import is_count
 from diffusion.arrays.boxes import space_to_depth
 from diffusion.io import failures, files, safetensors_files
 from diffusion.package import public
@@ -85,8 +86,8 @@ def train(
     Args:
         images: uint8 [N, H, W, 3], H and W multiples of 8.
         labels: the classes of each attribute by its name, int [N] in 0..K-1.
-        steps: number of updates.
-        batch_size: pictures in an update.
+        steps: number of updates, >= 1.
+        batch_size: pictures in an update, >= 1.
         seed: the seed of the initial weights, batches and changes.
         progress: called after every step with its number and the loss.
 
@@ -123,6 +124,7 @@ def fitted(
         change: (key, the first input `[B, ...]`) -> the same, changed at random.
         steps, batch_size, seed, progress: the arguments of `train`.
     """
+    check_training(steps, batch_size)
     classes = {name: int(np.max(column)) + 1 for name, column in labels.items()}
     key = jax.random.key(seed)
     params = init(jax.random.fold_in(key, 0), classes)
@@ -144,6 +146,16 @@ def fitted(
 
     keys = lambda step: jax.random.fold_in(key, step + 1)
     return from_params(minimised(loss, params, keys, batch, steps, WEIGHT_DECAY, progress), classes)
+
+
+def check_training(steps: int, batch_size: int) -> None:
+    """Refuses a training without a step or a picture.
+
+    Raises:
+        ValueError: if one of them is no integer of at least 1.
+    """
+    if not (is_count(steps) and is_count(batch_size)):
+        raise ValueError(f"steps = {steps} and batch_size = {batch_size} must be integers of at least 1")
 
 
 def minimised(

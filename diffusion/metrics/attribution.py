@@ -125,7 +125,7 @@ def trak(queries: ArrayLike, train: ArrayLike, outputs: ArrayLike, damping: floa
         raise ValueError(
             f"trak takes [Q, k], [N, k] and [N, draws, k] with one k, got {g_q.shape}, {g_i.shape} and {o.shape}"
         )
-    if damping < 0:
+    if not damping >= 0:
         raise ValueError(f"trak: damping = {damping} must not be negative")
     rows = o.reshape(-1, o.shape[2])
     curvature = rows.T @ rows / len(rows)

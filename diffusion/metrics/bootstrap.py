@@ -85,14 +85,16 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
     Args:
         successes: the number of trials that succeeded, in 0..trials.
         trials: n, at least 1; for draws that are not independent, the number of independent draws with the same error.
-        z: normal quantile; the default gives 95 %.
+        z: normal quantile, > 0; the default gives 95 %.
 
     Returns:
         (low, high) in [0, 1].
 
     Raises:
-        ValueError: if the counts are impossible.
+        ValueError: if the counts are impossible, or z is not positive.
     """
+    if not z > 0:
+        raise ValueError(f"wilson_interval: z = {z} must be above 0")
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials. Valid: 0 <= successes <= trials and trials >= 1")
     share = successes / trials

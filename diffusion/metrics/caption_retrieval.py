@@ -18,6 +18,7 @@ import optax
 from jax import Array
 
 from diffusion.arrays import chunks
+from diffusion.arrays.arguments import is_count
 from diffusion.metrics import attribute_reader, bootstrap
 
 DIM = 64  # dimension of the space that both towers share
@@ -53,8 +54,8 @@ def train(
     Args:
         images: uint8 [N, H, W, 3], H and W multiples of 8.
         captions: N texts.
-        steps: number of updates.
-        batch_size: pictures in an update.
+        steps: number of updates, >= 1.
+        batch_size: pictures in an update, >= 1.
         seed: the seed of the initial weights, batches and changes.
         progress: called after every step with its number and the loss.
 
@@ -68,6 +69,7 @@ def train(
         )
     counts = Counter(word for text in captions for word in split(text))
     words = {word: i for i, word in enumerate(sorted(counts))}
+    attribute_reader.check_training(steps, batch_size)
     caption_bags = bags(captions, words)
     key = jax.random.key(seed)
     keys = [jax.random.fold_in(key, i) for i in range(3)]
@@ -118,15 +120,17 @@ def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed
     Args:
         scores: the score of each picture with the caption of every picture, [N, N]; from `similarities`.
         captions: N texts; equal ones are never drawn as others.
-        among: number of candidates, the picture's own caption included.
+        among: number of candidates, the picture's own caption included, >= 2.
         seed: the seed of the draws.
 
     Returns:
         {"share", "interval" (Wilson's, 95 %), "count", "among", "chance": 1 / among}.
 
     Raises:
-        ValueError: if there are fewer than `among` different captions.
+        ValueError: if there are fewer than `among` different captions, or among is below 2.
     """
+    if not (is_count(among) and among >= 2):
+        raise ValueError(f"retrieved: among = {among} must be an integer of at least 2")
     number = {text: i for i, text in enumerate(dict.fromkeys(captions))}
     if len(number) < among:
         raise ValueError(f"retrieval among {among} captions needs {among} different ones; there are only {len(number)}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.arrays.arguments import is_count
 from diffusion.data.sources import clip_files
 from diffusion.io import clips, limits, npz, pictures
 from diffusion.metrics.image_sets import ImageSet, ImageSetError, files_digest, npz_array
@@ -26,13 +27,14 @@ def open_set(spec: str, frames: int, every: int = 1, side: int = 0, seed: int = 
     Args:
         spec: a .npz with clips [N, F, H, W, C] named arr_0, images or samples; or a folder of films (GIF, MP4,
             WebM ...) and of folders of numbered pictures, or one of them.
-        frames: the number of frames of a clip.
-        every: the step between the frames of a film that are taken: every `every`-th.
+        frames: the number of frames of a clip, >= 1.
+        every: the step between the frames of a film that are taken: every `every`-th, >= 1.
         side: the side of the squares that frames of any size become, the middle of each; 0 for films of one size.
         seed: the seed of the frame at which a clip begins.
 
     Raises:
-        ImageSetError: if it does not exist, is damaged, or holds clips that are too short or of several sizes.
+        ImageSetError: if it does not exist, is damaged, or holds clips that are too short or of several sizes; if
+            frames or every is below 1.
     """
     path = pathlib.Path(spec)
     how = {"frames": frames, "every": every, "seed": seed, "side": side}
@@ -110,6 +112,10 @@ def _of_array(spec: str, kind: str, read: Callable, shape: tuple, dtype: np.dtyp
 
 def _span(name: str, length: int, how: Mapping) -> int:
     """The frames from the first of a clip to its last."""
+    if not (is_count(how["frames"]) and is_count(how["every"])):
+        raise ImageSetError(
+            f"{name}: frames = {how['frames']} and every = {how['every']} must be integers of at least 1."
+        )
     span = (how["frames"] - 1) * how["every"] + 1
     if length < span:
         raise ImageSetError(

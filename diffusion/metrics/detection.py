@@ -59,8 +59,8 @@ def hits_at(positives: ArrayLike, negatives: ArrayLike, false_positives: float |
     """The share of positives that score above a threshold which at most a share of the negatives exceeds.
 
     Args:
-        positives: scores of the positives, `[P]`.
-        negatives: scores of the negatives, `[N]`.
+        positives: scores of the positives, `[P]`, P >= 1.
+        negatives: scores of the negatives, `[N]`, N >= 1.
         false_positives: one or several shares in [0, 1]; for a share below 1 / N no negative may exceed the threshold,
             and for a share of 1 all may.
 
@@ -68,12 +68,15 @@ def hits_at(positives: ArrayLike, negatives: ArrayLike, false_positives: float |
         The shares of positives, float64, in the shape of `false_positives`.
 
     Raises:
-        ValueError: if a share is out of range, or there are no negatives.
+        ValueError: if a share is out of range, there are no positives or negatives, or a score is NaN.
     """
     share = np.asarray(false_positives, np.float64)
+    p = np.asarray(positives, np.float64)
     n = np.sort(np.asarray(negatives, np.float64))[::-1]
     if not (n.size and np.all((share >= 0) & (share <= 1))):
         raise ValueError(f"hits_at: false_positives = {false_positives} of {n.size} negatives. Valid: shares in [0, 1]")
+    if not p.size or np.isnan(p).any() or np.isnan(n).any():
+        raise ValueError(f"hits_at needs positives, and no score that is NaN; got {p.size} positives")
     allowed = np.floor(share * n.size + 1e-9).astype(int)  # in floating point, 0.29 * 100 is below 29
     threshold = np.append(n, -np.inf)[allowed]
-    return np.mean(np.asarray(positives) > threshold[..., None], axis=-1)
+    return np.mean(p > threshold[..., None], axis=-1)

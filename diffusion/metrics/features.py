@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion.arrays.arguments import is_count
 from diffusion.metrics import classifier, frechet, inception, protocols
 
 
@@ -106,11 +107,12 @@ def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, bat
     Args:
         extract: images -> features [B, D].
         images: uint8 [N, H, W, C], N >= 1.
-        batch_size: images in one call.
+        batch_size: images in one call, >= 1.
 
     Raises:
-        ValueError: if there is no image, or a feature is not finite.
+        ValueError: if there is no image, a feature is not finite, or batch_size is below 1.
     """
+    _check_size(batch_size)
     if len(images) == 0:
         raise ValueError("features need at least one image")
     total = frechet.moments(extract(images[:batch_size]))
@@ -125,9 +127,18 @@ def rows(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_
     Args:
         extract: images -> features [B, D].
         images: uint8 [N, H, W, C], N >= 1.
-        batch_size: images in one call.
+        batch_size: images in one call, >= 1.
 
     Returns:
         Features [N, D], in the dtype of the extractor.
+
+    Raises:
+        ValueError: if batch_size is below 1.
     """
+    _check_size(batch_size)
     return np.concatenate([extract(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+
+
+def _check_size(batch_size: int) -> None:
+    if not is_count(batch_size):
+        raise ValueError(f"batch_size = {batch_size} must be an integer of at least 1")

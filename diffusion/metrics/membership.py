@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 
 from diffusion import samplers, timesteps
+from diffusion.arrays.arguments import is_count
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.inputs import normal, split
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
@@ -38,7 +40,14 @@ def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, 
 
     Returns:
         The scores `[B]`, <= 0.
+
+    Raises:
+        ValueError: if draws is below 1, or t is not in (0, t_max].
     """
+    if not is_count(draws):
+        raise ValueError(f"loss_scores: draws = {draws} must be an integer of at least 1")
+    if not traced(t) and not 0 < t <= float(schedule.t_max):
+        raise ValueError(f"loss_scores: t = {t:g} must lie in (0, {float(schedule.t_max):g}]")
 
     def error(noise_keys: Array) -> Array:
         eps = normal(noise_keys, x)
@@ -70,8 +79,10 @@ def inversion_scores(
         The scores `[B]`, <= 0.
 
     Raises:
-        ValueError: if t is not positive, or s is not below t_max.
+        ValueError: if steps is below 1, t is not positive, or s is not below t_max.
     """
+    if not is_count(steps):
+        raise ValueError(f"inversion_scores: steps = {steps} must be an integer of at least 1")
     s = t + t / steps
     if not (0 < t and s < float(schedule.t_max)):
         raise ValueError(

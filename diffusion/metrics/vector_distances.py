@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diffusion.arrays.arguments import is_count
 from diffusion.metrics import kernel_distance, pairwise
 
 NAMES = ("energy_distance", "mmd", "sliced_wasserstein", "frechet_distance")
@@ -79,7 +80,13 @@ def median_distance(rows: np.ndarray) -> float:
 
 
 def directions(number: int, dim: int, seed: int = 0) -> np.ndarray:
-    """Random directions, uniform on the sphere: float64 [number, dim] of length 1."""
+    """Random directions, uniform on the sphere: float64 [number, dim] of length 1.
+
+    Raises:
+        ValueError: if number or dim is below 1.
+    """
+    if not (is_count(number) and is_count(dim)):
+        raise ValueError(f"directions: number = {number} and dim = {dim} must be integers of at least 1")
     drawn = np.random.default_rng(seed).normal(size=(number, dim))
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
@@ -116,8 +123,13 @@ def sliced_to(reference: np.ndarray, count: int) -> Callable[[np.ndarray], float
 
     Args:
         reference: the reference's rows, projected to P directions and sorted along axis 0, [M, P].
-        count: the number N of rows of the samples.
+        count: the number N of rows of the samples, >= 1.
+
+    Raises:
+        ValueError: if count is below 1.
     """
+    if not is_count(count):
+        raise ValueError(f"sliced_to: count = {count} must be an integer of at least 1")
     if len(reference) != count:
         middle = (np.arange(count) + 0.5) / count
         at = (np.arange(len(reference)) + 0.5) / len(reference)

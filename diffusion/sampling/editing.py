@@ -39,6 +39,7 @@ from jax.typing import ArrayLike
 
 from diffusion import timesteps
 from diffusion.arrays.arguments import described, is_count, require_floats, require_keys, require_mask, require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
@@ -218,9 +219,14 @@ def repaint_quarters(plan: Plan, first: int, resamplings: int) -> Plan:
         resamplings: number of passes over each part of the way, >= 1.
 
     Raises:
-        ValueError: if resamplings > 1 and the plan goes back to noise itself.
+        ValueError: if first or resamplings is out of range, or resamplings > 1 and the plan goes back to noise itself.
     """
     require_plan(plan)
+    steps = len(plan.renoise)
+    if not (is_count(first + 1) and first < steps):
+        raise ValueError(f"repaint_quarters: first = {first}. Valid: 0 .. {steps - 1}, the steps of the plan")
+    if not is_count(resamplings):
+        raise ValueError(f"repaint_quarters: resamplings = {resamplings} must be an integer of at least 1")
     if resamplings == 1:
         return Plan(*(times[first:] for times in plan))
     if np.any(plan.renoise):
@@ -375,7 +381,12 @@ def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, unti
 
     Returns:
         The same type as `make` returns: (x_t, t) -> prediction or predictions.
+
+    Raises:
+        ValueError: if until is NaN.
     """
+    if not traced(until) and until != until:
+        raise ValueError(f"prompt_to_prompt: until = {until} must be a time")
 
     def evaluate(x_t, t):
         early = jnp.asarray(t) >= until

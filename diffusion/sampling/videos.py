@@ -35,7 +35,7 @@ from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule, check_schedule
-from diffusion.schedules.noise_schedule import as_float
+from diffusion.schedules.noise_schedule import as_float, check_times
 from diffusion.timesteps import Plan
 from diffusion.timesteps.plans import require_plan
 
@@ -68,12 +68,13 @@ def completing(
 
     Raises:
         TypeError: if frames are not floating-point numbers.
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not fit, or `at` lies outside of the schedule.
     """
     check_schedule(schedule)
     given = _checked(given, clips)
     missing = np.flatnonzero(~given)
     rest = timesteps.clean_time(schedule) if at is None else at
+    check_times(schedule, rest)
 
     def clocks(x_t, t):
         times = _by_frame(t, x_t)

@@ -216,11 +216,16 @@ def relations(first: Sequence[float], second: Sequence[float], margin: float = 0
     Args:
         first: the box (left, top, right, bottom) of the object, in pixels.
         second: the box of the other object.
-        margin: the share of both sizes by which their sides must be apart.
+        margin: the share of both sizes by which their sides must be apart, >= 0.
 
     Returns:
         Some of "left of", "right of", "above" and "below".
+
+    Raises:
+        ValueError: if margin is negative.
     """
+    if not margin >= 0:
+        raise ValueError(f"relations: margin = {margin} must be at least 0")
     boxes = np.array([first, second], np.float64).reshape(2, 2, 2)
     centres = boxes.mean(axis=1)
     sizes = np.abs(boxes[:, 1] - boxes[:, 0])

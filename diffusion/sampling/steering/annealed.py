@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.arguments import is_count, require_shape
 from diffusion.package import public
 from diffusion.samplers.sample import normal
 from diffusion.samplers.sample_checks import check_start
@@ -140,8 +140,10 @@ def annealing_ladder(
         (numbers b `[N + 1]` from 0 to 1, step sizes `[N + 1]`).
 
     Raises:
-        ValueError: if share or step_size is out of range, or the ladder does not reach 1 within 1,000 rungs.
+        ValueError: if share, step_size or leapfrogs is out of range, or the ladder does not reach 1 within 1,000 rungs.
     """
+    if not is_count(leapfrogs):
+        raise ValueError(f"annealing_ladder: leapfrogs = {leapfrogs} must be an integer of at least 1")
     if not 0 < share < 1 or not step_size > 0:
         raise ValueError(f"annealing_ladder: share = {share} must be in (0, 1), step_size = {step_size} positive")
     look = looker(log_base, log_density)

@@ -19,7 +19,9 @@ def _each(pictures: np.ndarray, change: Callable[[Image.Image], Image.Image]) ->
 
 
 def jpeg(images: np.ndarray, quality: int) -> np.ndarray:
-    """Pictures after JPEG compression with a quality in 1 .. 95."""
+    """Pictures after JPEG compression with a quality in 1 .. 95; others are refused by a ValueError."""
+    if quality not in range(1, 96):
+        raise ValueError(f"jpeg: quality = {quality}. Valid: 1 .. 95")
 
     def change(picture: Image.Image) -> Image.Image:
         file = io.BytesIO()
@@ -30,7 +32,9 @@ def jpeg(images: np.ndarray, quality: int) -> np.ndarray:
 
 
 def resized(pictures: np.ndarray, factor: float) -> np.ndarray:
-    """Pictures after scaling by a factor and back (bicubic)."""
+    """Pictures after scaling by a factor in (0, 16] and back (bicubic); others are refused by a ValueError."""
+    if not 0 < factor <= 16:
+        raise ValueError(f"resized: factor = {factor} must be in (0, 16]")
     height, width = pictures.shape[1:3]
     small = (max(round(width * factor), 1), max(round(height * factor), 1))
     bicubic = Image.Resampling.BICUBIC
@@ -38,7 +42,13 @@ def resized(pictures: np.ndarray, factor: float) -> np.ndarray:
 
 
 def cropped(pictures: np.ndarray, share: float) -> np.ndarray:
-    """The central crop with a share of each side, scaled up to the picture's size (bicubic)."""
+    """The central crop with a share of each side in (0, 1], scaled up to the picture's size (bicubic).
+
+    Raises:
+        ValueError: if the share is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"cropped: share = {share} must be in (0, 1]")
     height, width = pictures.shape[1:3]
     top, left = (round(side * (1 - share) / 2) for side in (height, width))
     box = (left, top, width - left, height - top)
@@ -46,13 +56,17 @@ def cropped(pictures: np.ndarray, share: float) -> np.ndarray:
 
 
 def noisy(pictures: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
-    """Pictures with Gaussian noise, whose standard deviation is a fraction of 255."""
+    """Pictures with Gaussian noise, whose standard deviation is a fraction of 255; a ValueError if it is negative."""
+    if not deviation >= 0:
+        raise ValueError(f"noisy: deviation = {deviation} must be at least 0")
     noise = np.random.default_rng(seed).normal(0, 255 * deviation, pictures.shape)
     return np.clip(np.rint(pictures + noise), 0, 255).astype(np.uint8)
 
 
 def blurred(pictures: np.ndarray, deviation: float) -> np.ndarray:
-    """Pictures after a Gaussian blur, whose standard deviation is in pixels."""
+    """Pictures after a Gaussian blur, whose standard deviation is in pixels; a ValueError if it is negative."""
+    if not deviation >= 0:
+        raise ValueError(f"blurred: deviation = {deviation} must be at least 0")
     blurry = scipy.ndimage.gaussian_filter(pictures.astype(np.float64), (0, deviation, deviation, 0))
     return np.rint(blurry).astype(np.uint8)
 
