@@ -287,6 +287,30 @@ def test_the_cosine_table_is_that_of_its_formula():
     np.testing.assert_allclose(process.schedule.alpha(times) ** 2, bar(times) / bar(0), rtol=1e-4)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("kind, sampler, ratios, times", [
+    ("DPMSolverMultistep", "dpmpp_2m", [829.2452, 104.33446, 5.417022, 0.029167535], [999, 996, 978, 750, 0]),
+    ("EulerDiscrete", "euler", [1027.5206, 183.07112, 18.461006, 0.59475178], [999, 996.78, 986.99, 900.483, 199]),
+])  # fmt: skip
+def test_karras_steps_of_a_process_without_signal_at_its_end_are_diffusers(kind, sampler, ratios, times):
+    """As diffusers 0.42.1 has them: its sigma / alpha there is that of alpha^2 = 2^-24."""
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    config |= {"use_karras_sigmas": True, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config |= {"_class_name": f"{kind}Scheduler"}
+    process = schedulers.read(config)
+    trajectory = schedulers.trajectory(process, sampler, 5)
+    np.testing.assert_allclose(np.exp(-process.schedule.log_snr(trajectory.plan.t[1:]) / 2), ratios, rtol=1e-3)
+    received = trajectory.plan.t if trajectory.network_times is None else trajectory.network_times[:, 1]
+    np.testing.assert_allclose(1000 * received - 1, times, atol=0.1)
+
+
+def test_trailing_steps_are_rounded_as_by_diffusers():
+    """937.5 - 1 is 936 by the errors of its range; diffusers 0.42.1, DDIMScheduler of 48 steps."""
+    process = schedulers.read({"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"})
+    times = schedulers.trajectory(process, "ddim", 48).plan.t[:5]
+    np.testing.assert_allclose(1000 * times - 1, [999, 978, 957, 936, 916], atol=1e-3)
+
+
 def test_later_steps_are_those_of_the_list_of_times_that_is_left():
     """Of PNDM for "plms" the list is t_0, t_1, t_1, t_2, .., so that its part from t_2 on begins with a pair there."""
     grid = timesteps.plan(np.linspace(1, 0, 7))

@@ -13,8 +13,8 @@ own default. What differs from diffusers:
 - Steps end where the next one begins. (DDIM, PLMS and DDPM of diffusers step by T // steps whatever the grid, which is
   the same with spacing "leading".)
 - A step from the first time of the process to itself is left out.
-- Times between two of the process's are where its log alpha is linear; in diffusers sigma / alpha is. The times that
-  the network receives differ by less than 0.01 of a training step.
+- Times between two of the process's are where its log alpha is linear; in diffusers sigma / alpha is, or its logarithm.
+  The times that the network receives differ by less than 0.01 of a training step, and near the data by less than 0.2.
 - With exponential and beta steps the networks of diffusers' DPM-Solver++, DEIS and UniPC receive times that are cut to
   whole ones; ours receive those that belong to their noise. (With Karras' and Lu's steps, and of the flows of these
   classes, such as Wan's, ours receive diffusers' whole times: `Trajectory.clocked`.)

@@ -189,7 +189,7 @@ def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) 
         ValueError: for an offset that leads beyond the steps of the process.
     """
     if spacing == "trailing":
-        return np.round(T - np.arange(steps) * T / steps) - 1
+        return np.round(np.arange(T, 0, -T / steps))[:steps] - 1  # with the rounding errors that diffusers has
     count = steps + beyond
     if spacing == "linspace":
         return np.linspace(0, T - 1, count)[::-1][:steps]

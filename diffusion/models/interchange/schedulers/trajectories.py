@@ -17,6 +17,7 @@ from diffusion.timesteps import Plan
 from diffusion.timesteps.shifts import log_shift_of_tokens
 
 NEAR = 1e-6  # distance from t = 1
+MOST = 2.0**12  # sigma / alpha of a process that ends without signal, where steps are spread by it; as in diffusers
 BASE_TOKENS = 256  # tokens of a picture of 256 x 256 pixels, for which Qwen-Image-Layered's log shift is 1
 
 
@@ -159,7 +160,7 @@ def _of_table(process: Process, name: str, solver: Solver, steps: int, share: fl
     spread = next((level for level in LEVELS if fields[level]), None) if solver.levels and several else None
     if spread:
         ends = _times(process, np.array([process.T - 1, 0])) if solver.beyond else grid[[0, -1]]
-        sigma_max, sigma_min = np.exp(-np.asarray(process.schedule.log_snr(ends), np.float64) / 2)
+        sigma_max, sigma_min = np.exp(_log_ratio(process, ends))
         grid = _spread(process, spread.split("_")[1], steps, sigma_max, sigma_min)
         grid[-1] = ends[1]  # without the rounding of the way there and back
         grid[0] = ends[0]
@@ -229,10 +230,15 @@ def _times(process: Process, indices: np.ndarray) -> np.ndarray:
 
 def _whole_times(process: Process, times: np.ndarray) -> np.ndarray:
     """The times of the whole indices that are nearest; between two of them, log(sigma / alpha) is linear."""
-    log_ratio = lambda t: -np.asarray(process.schedule.log_snr(t), np.float64) / 2
     indices = np.arange(process.T)
-    nearest = np.round(np.interp(log_ratio(times), log_ratio((indices + 1) / process.T), indices))
+    nearest = np.round(np.interp(_log_ratio(process, times), _log_ratio(process, (indices + 1) / process.T), indices))
     return (nearest + 1) / process.T
+
+
+def _log_ratio(process: Process, times: np.ndarray) -> np.ndarray:
+    """The logarithm of sigma / alpha, that of `MOST` where alpha is 0."""
+    ratio = -np.asarray(process.schedule.log_snr(times), np.float64) / 2
+    return np.where(np.isposinf(ratio), math.log(MOST), ratio)
 
 
 def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
