@@ -37,7 +37,8 @@ class Split(NamedTuple):
         """The rows of the part, int64 [n], ascending.
 
         Parts are cut from a fixed permutation, so that a part of a folder of classes has all classes. Neighbouring
-        parts, "train[:90%]" and "train[90%:]", have no record in common and leave none out.
+        parts, "train[:90%]" and "train[90%:]", have no record in common and leave none out. A warning names the number
+        of records of a part that goes beyond the split; runs of earlier versions may have such parts.
 
         Args:
             size: number of records of the split.
@@ -54,6 +55,13 @@ class Split(NamedTuple):
         rows = (together * np.sort(order[first:last])[:, None] + np.arange(together)).reshape(-1)
         if not len(rows):
             raise ValueError(f"the part [{self.first}:{self.last}] of {size} records is empty.")
+        if last > number:
+            units = "records" if together == 1 else f"groups of {together} records"
+            warnings.warn(
+                f"the part [{self.first}:{self.last}] goes beyond the {number:,} {units} of {self.base!r}, and has "
+                f"{len(rows):,} records",
+                stacklevel=2,
+            )
         return rows
 
 

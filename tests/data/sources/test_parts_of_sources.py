@@ -39,6 +39,23 @@ def test_a_part_is_a_fair_sample_and_the_whole_is_in_order():
         splits.parse("train[5:]").rows(5)
 
 
+@pytest.mark.parametrize("text, number", [("train[:5000]", 1000), ("train[400:1001]", 600), ("train[:150%]", 1000)])
+def test_a_part_beyond_its_split_is_named_with_the_number_of_its_records(text, number):
+    with pytest.warns(UserWarning, match=rf"goes beyond the 1,000 records of 'train', and has {number:,} records$"):
+        assert len(splits.parse(text).rows(1000)) == number
+
+
+def test_a_part_that_ends_with_its_split_is_silent(recwarn):
+    for text in ("train[:1000]", "train[10:]", "train[:100%]", "train"):
+        splits.parse(text).rows(1000)
+    assert not recwarn.list
+
+
+def test_a_part_of_groups_beyond_its_split_counts_groups():
+    with pytest.warns(UserWarning, match="beyond the 5 groups of 2 records of 'train', and has 10 records$"):
+        splits.parse("train[:6]").rows(10, together=2)
+
+
 @pytest.mark.parametrize("text", ["train[", "train[5]", "train[5:6", "train[a:]", "", "tr ain", "train[:5%]x"])
 def test_other_forms_are_refused(text):
     with pytest.raises(ValueError, match="is not of the form"):
