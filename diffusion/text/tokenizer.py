@@ -8,7 +8,8 @@ A folder holds one vocabulary:
   words), which the `tokenizers` library reads;
 - `spiece.model` (T5's) or `tokenizer.model` (ChatGLM's), which `sentencepiece` reads;
 - none for ByT5, which reads bytes.
-`tokenizer_config.json` beside it, where it is published, states the length and the padding.
+`tokenizer_config.json` beside it, where it is published, states the length and the padding. It or `added_tokens.json`
+names words that were added to the vocabulary, as textual inversion does.
 CLIP's own vocabulary is padded with the end of the text in SD 1 and in the first encoder of SDXL, and with "!", id 0,
 in SD 2 and in SDXL's second.
 """
@@ -18,6 +19,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +57,17 @@ KINDS = {  # what the fields of tokenizer_config.json and special_tokens_map.jso
     "unk_token": TOKEN,
     "pad_token": TOKEN,
 }
+ADDED = "added_tokens.json"  # {word: its id}
+FLAGS_OF_WORDS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # how a word that was added is recognised
+WORD = schema.Valid(
+    'a table with a text as its "content"',
+    lambda value: (
+        isinstance(value, Mapping)
+        and bool(value.get("content"))
+        and schema.text().holds(value["content"])
+        and all(isinstance(value.get(flag, False), bool) for flag in FLAGS_OF_WORDS)
+    ),
+)
 CLIP_SPECIAL = {
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
@@ -232,16 +245,49 @@ def _special(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str
     return {**defaults, **{name: t["content"] if isinstance(t, Mapping) else t for name, t in stated.items()}}
 
 
+def _added_words(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[int, tokenizers.AddedToken]:
+    """The words that were added to a vocabulary, by their ids, in ascending order.
+
+    Raises:
+        limits.Refused: for entries of another form than those that transformers writes.
+    """
+    path = folder / ADDED
+    table = opener.read_table(path) if path.is_file() else {}
+    schema.check(dict.fromkeys(table, IDS), table, str(path))
+    words = {number: tokenizers.AddedToken(word) for word, number in table.items() if word}
+    entries = config.get("added_tokens_decoder") or {}
+    where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
+    number = schema.Valid("a whole number", lambda text: bool(re.fullmatch("[0-9]{1,9}", text)))
+    schema.check({"it": schema.table(WORD, most=limits.TEXT, names=number)}, {"it": entries}, where)
+    for text, entry in entries.items():
+        flags = {flag: entry[flag] for flag in FLAGS_OF_WORDS if flag in entry}
+        words[int(text)] = tokenizers.AddedToken(entry["content"], **flags)
+    return dict(sorted(words.items()))
+
+
 def _from_library(
-    library: tokenizers.Tokenizer, special: Mapping[str, str], length: int, path: pathlib.Path
+    library: tokenizers.Tokenizer,
+    special: Mapping[str, str],
+    length: int,
+    path: pathlib.Path,
+    added: Mapping[int, tokenizers.AddedToken] = MappingProxyType({}),
 ) -> Tokenizer:
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library.no_truncation()
         library.no_padding()
+        new = {number: word for number, word in added.items() if library.token_to_id(word.content) is None}
+        library.add_tokens(list(new.values()))
+        given = {word.content: library.token_to_id(word.content) for word in new.values()}
         # A special token within a text is one id: "!" too, where it is the padding.
         library.add_special_tokens(sorted(set(special.values())))
         numbers = {name: library.token_to_id(token) for name, token in special.items()}
         largest = max(library.get_vocab().values(), default=0)
+    for number, word in new.items():
+        if given[word.content] != number:
+            raise limits.Refused(
+                f"{path.parent}: the added word {word.content!r} has the id {number}, but the next of the vocabulary "
+                f"is {given[word.content]}."
+            )
     vocabulary = {name: number for name, number in numbers.items() if number is not None}
     if missing := [token for name, token in special.items() if name not in vocabulary]:
         raise limits.Refused(f"{path}: the vocabulary has no {missing[0]!r}, which its config names.")
@@ -383,7 +429,7 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
     )
     frame = _frame(path, vocabulary, (special["eos_token"], special["bos_token"]))
     library.post_processor = tokenizers.processors.RobertaProcessing(*frame, False, False)
-    return _from_library(library, special, length, path)
+    return _from_library(library, special, length, path, _added_words(folder, config))
 
 
 def _sentencepiece(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
@@ -405,7 +451,9 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
     sentinels = config.get("extra_ids", 100)
     special = {f"<extra_id_{i}>": size + sentinels - 1 - i for i in range(sentinels)}
     special |= {library.id_to_piece(i): i for i in (library.pad_id(), library.eos_id(), library.unk_id()) if i >= 0}
-    pattern = re.compile("(" + "|".join(map(re.escape, special)) + ")")
+    special = {word.content: number for number, word in _added_words(folder, config).items()} | special
+    longest_first = sorted(special, key=len, reverse=True)  # a word may begin with another
+    pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:
         with _refusing(f"{path} cannot read the text {text[:40]!r}"):
@@ -464,7 +512,7 @@ def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) ->
     library.decoder = tokenizers.decoders.WordPiece()
     frame = _frame(path, vocabulary, list(BERT_FRAME.values())[::-1])
     library.post_processor = tokenizers.processors.BertProcessing(*frame)
-    return _from_library(library, special, length, path)
+    return _from_library(library, special, length, path, _added_words(folder, config))
 
 
 BUILDS = {

@@ -224,7 +224,7 @@ def chats(folder: pathlib.Path) -> Reader:
         (place / "chat_template.jinja").write_text(template)
         (place / "chat_template.json").write_text(json.dumps({"chat_template": template}))
         markers = {"content": "<|im_start|>", "special": True, "lstrip": False, "rstrip": False, "normalized": False}
-        (place / "added_tokens.json").write_text(json.dumps({"<|im_start|>": 5000}))
+        (place / "added_tokens.json").write_text(json.dumps({"<|im_start|>": 668}))
         (place / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": [markers]}))
     alter = {kind: one_altered(place) for kind, place in places.items()}
 

@@ -29,6 +29,45 @@ def test_ids_are_those_of_transformers(kind, whole, tmp_path):
     compare(kind, whole, tmp_path / "folder")
 
 
+ADDED = {  # ids by transformers 5.23 of texts with two words that were added to the vocabularies of the fixtures
+    ("clip", "a photo of <cat-toy> on a mat"): [666, 320, 609, 83, 334, 607, 668, 530, 320, 537, 667],
+    ("clip", "blorps and BLORP, blorp"): [666, 669, 338, 64, 77, 323, 669, 267, 669, 667],
+    ("bert", "a photo of <cat-toy> on a mat"): [2, 30, 45, 77, 68, 75, 68, 44, 65, 160, 107, 30, 105, 3],
+    ("bert", "a<cat-toy>b <CAT-TOY>"): [2, 30, 160, 31, 160, 3],
+    ("t5", "a photo of <cat-toy> on a mat"): [4, 55, 64, 9, 48, 34, 22, 208, 3, 54, 4, 27, 31, 1],
+    ("t5", "blorps and BLORP, blorp"): [209, 15, 4, 13, 107, 3, 2, 16, 209, 1],
+}
+
+
+@pytest.mark.parametrize("stated", ["added_tokens.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(("kind", "text"), ADDED)
+def test_words_that_were_added_to_a_vocabulary_have_their_ids(kind, text, stated, tmp_path):
+    """As diffusers' training of textual inversion writes them; they were cut into pieces."""
+    folder = folder_of(tmp_path / "folder", kind)
+    first = {"clip": 668, "bert": 160, "t5": 208}[kind]
+    table = {"<cat-toy>": first, "blorp": first + 1}
+    if stated == "tokenizer_config.json":
+        flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "special"), False) | {"normalized": True}
+        table = {"added_tokens_decoder": {str(number): {"content": word, **flags} for word, number in table.items()}}
+        table |= json.loads((folder / stated).read_text())
+    (folder / stated).write_text(json.dumps(table))
+    tokenizer = Tokenizer.open(folder)
+    assert [*tokenizer.start, *tokenizer.ids(text), *tokenizer.end] == ADDED[kind, text]
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("added_tokens.json", {"<cat-toy>": 700}, "'<cat-toy>' has the id 700, but the next of the vocabulary is 668"),
+    ("added_tokens.json", {"<cat-toy>": "668"}, r"added_tokens\.json: <cat-toy> = '668'\. Valid: a whole number"),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"668": {"content": ""}}}, 'a text as its "content"'),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "a"}}}, "added_tokens_decoder: it = .* Valid"),
+])  # fmt: skip
+def test_added_words_of_another_form_are_refused(name, content, message, tmp_path):
+    folder = folder_of(tmp_path / "folder", "clip")
+    (folder / name).write_text(json.dumps(content | {"model_max_length": 77} if "config" in name else content))
+    with pytest.raises(limits.Refused, match=message):
+        Tokenizer.open(folder)
+
+
 @pytest.mark.parametrize(
     ("text", "joined"),  # by transformers 5.23, BertTokenizer.decode(ids, skip_special_tokens=True)
     [
