@@ -51,6 +51,8 @@ KINDS = {  # what the fields of tokenizer_config.json and special_tokens_map.jso
     "model_max_length": schema.optional(schema.number(0, math.inf)),
     "extra_ids": schema.integer(0, 1000),
     "do_lower_case": schema.FLAG,
+    "strip_accents": schema.optional(schema.FLAG),
+    "tokenize_chinese_chars": schema.FLAG,
     "padding_side": schema.optional(schema.Valid("'left' or 'right'", lambda value: value in ("left", "right"))),
     "bos_token": TOKEN,
     "eos_token": TOKEN,
@@ -80,6 +82,7 @@ CLIP_SPECIAL = {
 LEFT_PADDED = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer")
 BYTES, OF_BYTES = "ByT5Tokenizer", 3  # the class that has no vocabulary, and its ids before those of bytes
 BERT_FRAME = {"cls_token": "[CLS]", "sep_token": "[SEP]"}  # start and end
+BERT_MASK = "[MASK]"  # a special token too, where the vocabulary has it
 
 
 class Tokens(NamedTuple):
@@ -505,9 +508,14 @@ def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) ->
     path = folder / "vocab.txt"
     vocabulary = {word: i for i, word in enumerate(opener.read_text(path).removesuffix("\n").split("\n"))}
     special = _special(config, {"unk_token": "[UNK]", "pad_token": "[PAD]"}) | BERT_FRAME
+    special |= {"mask_token": BERT_MASK} if BERT_MASK in vocabulary else {}
     with _refusing(f"{path} is not a vocabulary of pieces of words"):
         library = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token=special["unk_token"]))
-    library.normalizer = normalizers.BertNormalizer(lowercase=config.get("do_lower_case", True))
+    library.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     library.decoder = tokenizers.decoders.WordPiece()
     frame = _frame(path, vocabulary, list(BERT_FRAME.values())[::-1])

@@ -29,6 +29,22 @@ def test_ids_are_those_of_transformers(kind, whole, tmp_path):
     compare(kind, whole, tmp_path / "folder")
 
 
+@pytest.mark.parametrize("changes, ids", [  # by transformers 5.23, BertTokenizer
+    ({}, [[157, 32, 76, 65, 62], [55, 56]]),
+    ({"strip_accents": None}, [[157, 32, 76, 65, 62], [55, 56]]),
+    ({"strip_accents": False}, [[1, 1], [55, 56]]),
+    ({"strip_accents": True, "do_lower_case": False}, [[157, 1], [55, 56]]),
+    ({"tokenize_chinese_chars": False}, [[157, 32, 76, 65, 62], [1]]),
+])  # fmt: skip
+def test_berts_words_are_made_as_its_config_says(changes, ids, tmp_path):
+    folder = folder_of(tmp_path / "folder", "bert")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | changes))
+    tokenizer = Tokenizer.open(folder)
+    assert [tokenizer.ids("naïve Café"), tokenizer.ids("日本")] == ids
+    assert tokenizer.ids("a[MASK]b") == [30, 4, 31]
+
+
 ADDED = {  # ids by transformers 5.23 of texts with two words that were added to the vocabularies of the fixtures
     ("clip", "a photo of <cat-toy> on a mat"): [666, 320, 609, 83, 334, 607, 668, 530, 320, 537, 667],
     ("clip", "blorps and BLORP, blorp"): [666, 669, 338, 64, 77, 323, 669, 267, 669, 667],
