@@ -1,6 +1,6 @@
 """Pairs of noise and a teacher's sample from it, generated when a run starts, by `config.teacher.pairs`.
 
-    WORKDIR/pairs/teacher.json    the teacher's checkpoint, by its step and a hash of its weights
+    WORKDIR/pairs/teacher.json    the teacher's checkpoint, by its step and a hash of its weights; and the shift
     WORKDIR/pairs/00000512.npy    float32 [n, 2, H, W, C], sample and noise of pairs 512 .. 512 + n - 1
 
 Pair i has the condition of example i of the data, a label or a caption; the examples are used again from the beginning
@@ -178,6 +178,13 @@ def _teacher(config: Mapping, folder: pathlib.Path, mesh: Mesh) -> Any:
     params, step = checkpoints.load_ema(path, before and before["step"])
     leaves = json.dumps(checkpoints.read_about(path, step)["leaves"], sort_keys=True)
     now = {"step": step, "sha256": hashlib.sha256(leaves.encode()).hexdigest()}
+    now["shift"] = float(config["sample"]["shift"])
+    before = before and {"shift": now["shift"], **before}  # earlier versions did not write it
+    if before and before["shift"] != now["shift"]:
+        raise ConfigError(
+            f"config.sample.shift = {now['shift']:g}, but the first pairs in {folder} were made with "
+            f"{before['shift']:g}. Valid: {before['shift']:g} until all pairs are made, or a new --workdir."
+        )
     if before not in (None, now):
         raise ConfigError(
             f"config.teacher.path = {str(path)!r} holds another run than the teacher that made the first pairs in "

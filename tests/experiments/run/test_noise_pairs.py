@@ -156,7 +156,7 @@ def test_the_steps_of_the_teacher_are_shifted_as_those_of_its_samples(run, monke
 @pytest.fixture
 def teacher(monkeypatch, tmp_path):
     """A teacher's run, whose latest checkpoint can change."""
-    state = {"step": 7, "leaves": {"a": "1"}}
+    state = {"step": 7, "leaves": {"a": "1"}, "sample": {"shift": 1.0}}
 
     def load_ema(path, step):
         state["asked"] = (path, step)
@@ -167,7 +167,7 @@ def teacher(monkeypatch, tmp_path):
         noise_pairs.checkpoints, "read_about", lambda path, step: {"leaves": state["leaves"], "step": step}
     )
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    config = {"teacher": {"path": str(tmp_path / "teacher")}}
+    config = {"teacher": {"path": str(tmp_path / "teacher")}, "sample": state["sample"]}
     return lambda: noise_pairs._teacher(config, tmp_path / "pairs", mesh), state, tmp_path
 
 
@@ -190,3 +190,18 @@ def test_another_teacher_is_refused(teacher):
     state["leaves"] = {"a": "2"}
     with pytest.raises(ConfigError, match="holds another run than the teacher that made the first pairs"):
         load()
+
+
+def test_an_interrupted_run_does_not_go_on_with_pairs_of_another_shift(teacher):
+    """A run may change config.sample.*, and its later pairs were then made with other times than the first."""
+    load, state, folder = teacher
+    load()
+    state["sample"]["shift"] = 3.0
+    with pytest.raises(
+        ConfigError, match=r"config\.sample\.shift = 3, but the first pairs in .* were made with 1\. Valid"
+    ):
+        load()
+    path = folder / "pairs" / "teacher.json"
+    earlier = json.loads(path.read_text())
+    path.write_text(json.dumps({name: earlier[name] for name in ("step", "sha256")}))  # an earlier version's file
+    load()
