@@ -27,7 +27,7 @@ from diffusion.io import file_systems, limits, opener
 from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError, fields, versions
 from diffusion.recipe.extensions import printed
-from diffusion.recipe.values import differences, require_names
+from diffusion.recipe.values import differences, plain, require_names
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
 
@@ -37,7 +37,7 @@ MAY_CHANGE = {
     "train.log_every": "which steps have a line in metrics.jsonl",
     "checkpoint.*": "which steps are saved, and which of them stay",
     "evaluate.*": "an evaluation reads the moving average and changes nothing of the run",
-    "sample.*": "samples are made from the moving average",
+    "sample.*": "samples are made from the moving average; grid, steps and shift stay if the objective trains on them",
     "mesh.*": "draws depend only on the step and the example; losses agree within 1e-4, and on one mesh bit for bit",
     "data.dir": "where the data lie; the run goes on only with the same examples",
     "data.source.path": "where the data lie; the run goes on only with the same examples",
@@ -50,6 +50,7 @@ MAY_CHANGE = {
     "data.changed": "whether other examples than before are accepted, from here on",
     "base.path": "where the frozen model lies; its weights are compared",
 }
+TIMES = ("sample.grid", "sample.steps", "sample.shift")  # fields of the times of samples
 
 
 SHARED = 60.0  # seconds: as long as NFS may remember that a file was not there
@@ -285,7 +286,8 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
         Whether the folder held a config.json before.
 
     Raises:
-        ConfigError: if the folder holds a run whose config differs in a field that `MAY_CHANGE` does not list.
+        ConfigError: if the folder holds a run whose config differs in a field that `MAY_CHANGE` does not list, or in
+            times of samples that its objective trains on.
         WorkdirError: if config.json cannot be written, or the folder holds checkpoints without one.
     """
     path = pathlib.Path(workdir) / "config.json"
@@ -296,13 +298,18 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
     if exists:
         saved = _saved_config(workdir)
         changed = differences(fields.absolute(saved), config)
-        fixed = [change for change in changed if not _may_change(change.field)]
+        times = [change for change in changed if change.field.startswith(TIMES)]
+        trained = [plain(saved.get(section)) for section in ("objective", "second_player")] if times else []
+        times = times if any(map(_trains_on_times, trained)) else []
+        is_fixed = lambda change: change in times or not _may_change(change.field)
+        fixed = [change for change in changed if is_fixed(change)]
         if fixed:
-            free = [change for change in changed if _may_change(change.field)]
+            free = [change for change in changed if not is_fixed(change)]
             raise ConfigError(
                 f"--workdir={workdir} holds a run of another config. These fields differ and may not change:\n"
                 + "".join(f"  {change}\n" for change in fixed)
                 + ("These differ and may change:\n" + "".join(f"  {change}\n" for change in free) if free else "")
+                + ("This run's objective trains on the times of its samples. " if times else "")
                 + f"A run may change {', '.join(MAY_CHANGE)}. Set the others back to go on with it, or choose another "
                 f"--workdir (with --config.init_from.path={workdir} it starts from this run's weights)."
             )
@@ -335,6 +342,26 @@ def restored_if_refused(workdir: str | pathlib.Path) -> Iterator[None]:
             elif before is None and not (path / "metrics.jsonl").exists():
                 file.unlink(missing_ok=True)
         raise
+
+
+def _trains_on_times(entry: Any) -> bool:
+    """Whether an entry of a config names a function that trains along the grid of samples, as a policy gradient does.
+
+    Args:
+        entry: the entry of an objective or of a second player; entries within it count too.
+    """
+    # imported here: other commands need no names of objectives
+    from diffusion.recipe import kinds
+    from diffusion.recipe.entries import takes
+
+    if isinstance(entry, (list, tuple)):
+        return any(map(_trains_on_times, entry))
+    if not isinstance(entry, Mapping):
+        return False
+    tables = [kinds.KINDS[kind].table for kind in ("objective", "samples of a generator")]
+    named = [table[entry["name"]] for table in tables if entry.get("name") in table]
+    asks = any(takes(function, "grid") for function in named) and "grid" not in entry
+    return asks or any(map(_trains_on_times, entry.values()))
 
 
 def _may_change(field: str) -> bool:

@@ -81,6 +81,30 @@ def test_the_place_of_a_source_is_free_and_its_other_arguments_are_not(tmp_path)
         workdir.settle_config(tmp_path, config(path="/b", side=16))
 
 
+GRADIENT = {"name": "policy_gradient", "reward": {"name": "own"}, "group": 4}
+DMD2 = {"name": "dmd2", "samples": {"name": "backward_simulation"}}
+OF_ITS_OWN = {"name": "dmd2", "samples": {"name": "backward_simulation", "grid": {"name": "uniform", "steps": 4}}}
+
+
+@pytest.mark.parametrize("objective, second, free", [
+    (GRADIENT, {}, False), ({"name": "weighted", "of": (GRADIENT,)}, {}, False), (DMD2, {}, False), ({}, DMD2, False),
+    (OF_ITS_OWN, {}, True), ({"name": "denoising"}, {}, True),
+])  # fmt: skip
+@pytest.mark.parametrize("changes", [{"steps": 9}, {"shift": 3.0}, {"grid": {"name": "uniform", "end": 0.1}}])
+def test_times_of_samples_that_an_objective_trains_on_are_not_free(objective, second, free, changes, tmp_path):
+    """A policy gradient whose run went on with other `sample.steps` trained along other times from there on."""
+    sample = {"steps": 4, "shift": 1.0, "grid": {"name": "uniform", "end": 0.0}, "seed": 0}
+    config = {"objective": objective, "second_player": {"objective": second}, "sample": sample}
+    workdir.settle_config(tmp_path, config)
+    assert workdir.settle_config(tmp_path, {**config, "sample": {**sample, "seed": 1}}) is True
+    changed = {**config, "sample": {**sample, "seed": 1, **changes}}
+    if free:
+        assert workdir.settle_config(tmp_path, changed) is True
+        return
+    with pytest.raises(ConfigError, match=r"(?s)may not change:\n  sample\.\w+.*objective trains on the times of its"):
+        workdir.settle_config(tmp_path, changed)
+
+
 def trained(folder, **changes):
     config = digits.get_config("tiny")
     config.update_from_flattened_dict({**SHORT, **changes})
