@@ -182,6 +182,7 @@ class Bookkeeping:
             self.display.say(f"WARNING: the stream starts over at step {self._start.step}")
         if self._speaks:
             row = {"step": self._start.step, "stream": stream.name, "resume": stream.resume}
+            json_lines.mend(self._folder / "stream.jsonl")
             json_lines.append(self._folder / "stream.jsonl", row | {"read_again": batches.read_again})
 
     # ==== Around each step ====

@@ -26,6 +26,7 @@ def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> li
     """
     now = [described(extension) for extension in extensions]
     path = folder / FILE
+    json_lines.mend(path)
     lines = json_lines.rows(path)
     before = lines[-1] if lines else {"step": 0, "extensions": []}
     if now == before["extensions"]:

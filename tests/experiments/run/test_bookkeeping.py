@@ -43,6 +43,7 @@ def test_how_a_stream_goes_on_is_printed_and_noted_at_each_start(tmp_path):
         _folder=tmp_path,
         display=types.SimpleNamespace(say=lines.append),
     )
+    (tmp_path / "stream.jsonl").write_text('{"step": 0, "str')  # torn by a crash of the machine
     bookkeeping.Bookkeeping.reads(run, batches)
     (row,) = map(json.loads, (tmp_path / "stream.jsonl").read_text().splitlines())
     assert row == {"step": 3, "stream": "numbers", "resume": "skip", "read_again": 12}

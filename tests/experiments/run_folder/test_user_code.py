@@ -52,6 +52,16 @@ def test_a_file_has_the_digest_that_sha256sum_prints_and_its_change_is_told_with
     assert told == "extension mine.py is new: the run did not use it before"
 
 
+def test_a_line_that_a_crash_of_the_machine_tore_takes_no_other_with_it(run, tmp_path):
+    """The next line stuck to it, and the run could not be started any more."""
+    (tmp_path / "mine.py").write_text("")
+    (run / "extensions.jsonl").write_text('{"step": 0, "exten')
+    user_code.note(run, 20, [extension(tmp_path / "mine.py")])
+    assert user_code.note(run, 40, [extension(tmp_path / "mine.py")]) == [] and [row["step"] for row in lines(run)] == [
+        20
+    ]
+
+
 def test_code_that_an_old_run_goes_on_with_is_new(run, tmp_path):
     (tmp_path / "mine.py").write_text("")
     assert user_code.note(run, 20, [extension(tmp_path / "mine.py")]) == [
