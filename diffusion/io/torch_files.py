@@ -121,12 +121,18 @@ def _stream(content: bytes) -> tuple[Any, Callable[[str], bytes]]:
     if not content.startswith(MAGIC):
         raise limits.Refused("it is not a PyTorch file: neither a zip archive nor the older stream format.")
     file = io.BytesIO(content)
-    _, version, facts, tree, keys = (run(file, WEIGHTS) for _ in range(5))
+    sizes: dict[str, int] = {}  # of an element of each storage, also of those whose tensors stand in lists
+
+    def noted(identity: Any) -> _Storage:
+        storage = _storage(identity)
+        sizes[storage.key] = storage.dtype.itemsize
+        return storage
+
+    _, version, facts, tree, keys = (run(file, WEIGHTS._replace(persistent=noted)) for _ in range(5))
     if version != 1001 or not only(dict, facts).get("little_endian", True) or not isinstance(keys, list):
         raise limits.Refused(
             "its layout is not one that this library knows. Save it again with a recent version of PyTorch."
         )
-    sizes = {tensor.key: tensor.dtype.itemsize for _, tensor in _tensors(tree)}
     storages = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))

@@ -28,6 +28,18 @@ def test_every_layout_has_the_same_tensors(layout, tmp_path):
         assert tensors[name].dtype == array.dtype
 
 
+@pytest.mark.parametrize("layout", ["archive", "stream"])
+def test_tensors_in_lists_have_no_names_and_spoil_no_others(layout, tmp_path):
+    """Of the stream, the storages of such tensors come between those of the others."""
+    rows = [np.float32([1, 2]), np.arange(3), np.float32([3])]
+    tensors = [writer.tensor(str(i), row.dtype.type, row.shape) for i, row in enumerate(rows)]
+    pickled = writer.whole(writer.dictionary({"a": tensors[0], "list": b"](" + tensors[1] + b"e", "b": tensors[2]}))
+    write = writer.archive if layout == "archive" else writer.stream
+    write(tmp_path / "a.pt", pickled, [row.tobytes() for row in rows], *([[2, 3, 1]] if layout == "stream" else []))
+    read = torch_files.read(tmp_path / "a.pt")
+    assert {name: array.tolist() for name, array in read.items()} == {"a": [1, 2], "b": [3]}
+
+
 @pytest.mark.parametrize("shape, strides, offset, expected", [
     ((2, 2), (3, 1), 1, [[1, 2], [4, 5]]),
     ((3, 2), (1, 3), 0, [[0, 3], [1, 4], [2, 5]]),  # a transpose
