@@ -18,6 +18,8 @@ USUAL: Mapping[str, Mapping[str, Any]] = {  # those defaults of the configs in w
     UMT5: {"vocab_size": 250112, "num_layers": 8, "num_heads": 6, "d_ff": 1024, "feed_forward_proj": "gated-gelu"},
 }
 
+ACTIVATIONS = {"gated-gelu": "gelu_new", "relu": "relu"}
+
 
 def _layer(module: T5Encoder) -> list[Row]:
     table = [Row("layer.0.layer_norm.weight", "norm_1/scale"), Row("layer.1.layer_norm.weight", "norm_2/scale")]
@@ -80,13 +82,10 @@ def config(name: str) -> FieldTable:
             Field("relative_attention_num_buckets", "buckets", 32),
             Field("relative_attention_max_distance", "farthest", 128),
             Follows("layer_norm_epsilon", 1e-6, silent=True),
+            Follows("dense_act_fn", lambda module: ACTIVATIONS[module.mlp], silent=True),  # which transformers computes
         ),
         unread=unread(
-            "dense_act_fn",
-            "eos_token_id",
-            "is_gated_act",
-            "scalable_attention",
-            model_type="umt5" if name == UMT5 else "t5",
+            "eos_token_id", "is_gated_act", "scalable_attention", model_type="umt5" if name == UMT5 else "t5"
         ),
     )
 

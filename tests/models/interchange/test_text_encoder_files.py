@@ -138,6 +138,8 @@ def test_configs_of_old_versions_are_read():
         ("CLIPVisionModelWithProjection", "num_channels", 4),
         ("T5EncoderModel", "feed_forward_proj", "gated-silu"),
         ("T5EncoderModel", "layer_norm_epsilon", 1e-5),
+        ("T5EncoderModel", "dense_act_fn", "silu"),  # which transformers computes whatever feed_forward_proj says
+        ("UMT5EncoderModel", "dense_act_fn", "gelu"),
     ],
 )
 def test_a_config_that_asks_for_more_is_refused(family, field, value):
