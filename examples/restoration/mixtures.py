@@ -19,6 +19,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_multi_integer(
         "dimension", [8, 80], "dimension of the data, an even number; may be repeated", lower_bound=4
     )
+    flags.register_validator(
+        "dimension",
+        lambda values: all(value % 2 == 0 for value in values),
+        "the means lie on a grid of pairs of coordinates. Valid: even numbers from 4 on.",
+    )
     command_line.begin()
 
 import jax.numpy as jnp

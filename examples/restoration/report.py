@@ -2,11 +2,12 @@
 
     python -m examples.restoration.report --out=runs/restoration
 
-All tables use an equal number of evaluations of the network. The first tables use a mixture of Gaussians, whose
-denoiser and posteriors are exact. There the distance from the samples of a method to the posterior, and the coverage of
-its credible intervals, show the error of the method alone. The other tables use handwritten digits of the test split
-and the model that ships with the package, without classes: PSNR, SSIM, coverage, and LPIPS if its weights are
-available. The command writes samples.png, report.json and report.md.
+All methods use an equal number of evaluations of the network, and the two methods with particles use it for each
+particle. The first tables use a mixture of Gaussians, whose denoiser and posteriors are exact. There the distance from
+the samples of a method to the posterior, and the coverage of its credible intervals, show the error of the method
+alone. The other tables use handwritten digits of the test split and the model that ships with the package, without
+classes: PSNR, SSIM, coverage, and LPIPS if its weights are available. The command writes samples.png, report.json and
+report.md.
 """
 
 from absl import flags

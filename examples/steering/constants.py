@@ -94,7 +94,7 @@ def importance(target: objectives.Target, evaluations: int) -> Estimates:
 
 
 def annealed(target: objectives.Target, evaluations: int, resample: steering.Resampling) -> Estimates:
-    """Annealing from N(0, I) by MALA, with temperatures from a pilot run that takes an eighth of the evaluations."""
+    """Annealing from N(0, I) by MALA, with temperatures from a pilot run, whose evaluations count too."""
     pilot = normal(jax.random.key(1), PARTICLES // 2, target.shape)
     rungs, sizes = steering.annealing_ladder(log_base, target.log_density, pilot, jax.random.key(2), 0.5, share=0.8)
     number = max(evaluations - len(pilot) * len(rungs), evaluations // 2) // PARTICLES  # evaluations of each particle

@@ -15,6 +15,7 @@ from diffusion.models import interchange
 from diffusion.models.lpips import LPIPS
 from diffusion.recipe import ConfigError
 from examples.restoration import exact, methods, mixtures, report, tasks
+from tests import commands
 
 SCHEDULE = schedules.cosine()
 MIXTURE = exact.random_mixture(0, 3, 2, 0.4)
@@ -223,3 +224,9 @@ def test_the_report_has_every_method(tmp_path, monkeypatch):
     assert set(content["pictures"]["inpainting"]) == {*methods.LINEAR, *methods.ANY}
     assert set(content["pictures"]["phase retrieval"]) == set(methods.ANY)
     assert (tmp_path / "samples.png").is_file() and report.TITLE in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.extended
+def test_data_of_an_odd_dimension_are_refused():
+    done = commands.run("-m", "examples.restoration.mixtures", "--dimension=8", "--dimension=5")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("Valid: even numbers from 4 on.")
