@@ -27,6 +27,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 
+import collections
 import functools
 import pathlib
 import textwrap
@@ -73,12 +74,16 @@ def run(
         reader: the judge; by default that of `judge.reader`, which is trained if it is not in the cache.
 
     Raises:
-        ConfigError: if there is no run, or a run was trained by another recipe.
+        ConfigError: if there is no run, two runs learned the same control, or a run was trained by another recipe.
         WorkdirError, CheckpointError: as `tuned_run.load`.
     """
     if not runs and not reference:
         raise ConfigError("--runs and --reference are both empty. Valid: at least one run folder.")
     controls = {run: _arranged(run) for run in runs}
+    if twice := [
+        name for name, count in collections.Counter(name for name, _ in controls.values()).items() if count > 1
+    ]:
+        raise ConfigError(f"two of --runs={','.join(runs)} learned {twice[0]}. Valid: one run of each control.")
     reader = reader or judge.reader()
     out.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {"control": {}}

@@ -125,8 +125,13 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
         protocol: the entries of the protocol that describe the models.
 
     Raises:
-        ConfigError: if the model's pictures have another size than the shapes.
+        ConfigError: if two models have one name, or the model's pictures have another size than the shapes.
     """
+    names = [tuning.name for tuning in taught]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f"two rows have the name {twice[0]!r}, that of the run's folder. Valid: other folders' names."
+        )
     judge.check_side("--model", taught[0].model.side)
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()

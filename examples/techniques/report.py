@@ -18,7 +18,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("runs", [], "runs of the techniques that need training, as NAME=FOLDER, separated by commas")
     flags.DEFINE_list("only", [], "names of the rows to make; by default all that need no training or have a run")
     flags.DEFINE_string("out", None, "folder for the report", required=True)
-    flags.DEFINE_integer("number", 32, "number of pictures per score", lower_bound=8)
+    flags.DEFINE_integer("number", 32, "number of pictures per score, a multiple of 4", lower_bound=8)
+    command_line.require_multiple("number", 4)
+    flags.register_validator(
+        "runs", lambda runs: all("=" in run for run in runs), "Valid: NAME=FOLDER, e.g. slider=runs/concepts/slider."
+    )
     command_line.begin()
 
 import functools

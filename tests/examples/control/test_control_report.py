@@ -167,6 +167,13 @@ def test_a_count_is_compared_where_there_are_several(monkeypatch):
     assert figures["count"]["count"] == 1
 
 
+def test_two_runs_of_one_control_are_refused(tmp_path, monkeypatch):
+    """The second one's figures and pictures would replace those of the first."""
+    monkeypatch.setattr(control_report, "_arranged", lambda run: ("outlines", (16.0,)))
+    with pytest.raises(ConfigError, match="two of --runs=a,b learned outlines"):
+        control_report.run(["a", "b"], "", tmp_path, control_report.Settings())
+
+
 def test_other_runs_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="--runs and --reference are both empty"):
         control_report.run([], "", tmp_path, control_report.Settings())

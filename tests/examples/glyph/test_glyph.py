@@ -273,3 +273,11 @@ def test_three_tunings_and_their_report(base, tmp_path, monkeypatch):
     assert (tmp_path / "report" / "glyph.png").is_file()
     with pytest.raises(ConfigError, match="tunes no model"):
         glyph_report.tuned(base.parent / "denoiser")
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path):
+    """They are rows of one table by the names of their folders; the second one would replace the first."""
+    taught = [glyph_report.Taught(name, None) for name in ("no tuning", "lora", "lora")]
+    with pytest.raises(ConfigError, match="two rows have the name 'lora'"):
+        glyph_report.run(taught, tmp_path / "report", 8, 8, {})
+    assert not (tmp_path / "report").exists()
