@@ -7,7 +7,7 @@ The rows are the base model with its default guidance and with the guidance of t
 pictures of the base model as chosen by the rewarding judge, and each run. A run that trained all weights is also
 measured with the default guidance of the base model. All rows use the same captions and the same noise. The command
 writes pictures.png, report.json and report.md. It keeps the pictures of each row in OUT/pictures, so the same command
-continues after an interruption.
+continues after an interruption. Pictures of other captions or weights are made again.
 """
 
 from absl import flags
@@ -24,6 +24,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("best_of", ["2", "4"], "numbers of candidates for best of N with the base model")
     command_line.begin()
 
+import hashlib
+import json
 import pathlib
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +36,7 @@ import numpy as np
 from diffusion import text_to_image
 from diffusion.data.shapes import scenes
 from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
 from diffusion.io import json_files, npz, opener
@@ -187,7 +190,8 @@ def run(
         out: the folder of the report, made if missing.
         texts: the captions; each has `measures.SEEDS` pictures.
         read: a function (caption of each picture, pictures) -> figures, as `measures.measured` returns them.
-        description: entries of the protocol that describe the model and the judges.
+        description: entries of the protocol that describe the model and the judges; "runs" has the digest of each
+            run's weights by its name.
     """
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     repeated = [text for text in texts for _ in range(measures.SEEDS)]
@@ -196,9 +200,13 @@ def run(
     shown = {}
     for name, (make, training, picture) in rows.items():
         path = out / "pictures" / f"{name}.npz"
-        if not path.is_file():
-            np.savez_compressed(path, pictures=make(repeated, seeds))
-        shown[name] = npz.load(path, ["pictures"])["pictures"]
+        weights = description | {"runs": description.get("runs", {}).get(name.partition(", ")[0])}
+        digest = hashlib.sha256(json.dumps([repeated, picture, weights], sort_keys=True).encode()).digest()
+        stored = npz.load(path, ["pictures", "digest"]) if path.is_file() else {}
+        if "digest" not in stored or stored["digest"].tobytes() != digest:
+            stored = {"pictures": make(repeated, seeds), "digest": np.frombuffer(digest, np.uint8)}
+            np.savez_compressed(path, **stored)
+        shown[name] = stored["pictures"]
         figures = read(repeated, shown[name])
         content["rows"][name] = {"training": training, "picture": picture, **figures}
         print(name, {by: f"{share['share']:.1%}" for by, share in figures["count"].items()}, flush=True)
@@ -285,6 +293,7 @@ def main(argv: list[str]) -> None:
         "checkpoint": model_index.fingerprint(folder),
         "rewarding judge": rewarding.digest,
         "measuring judge": measuring.digest,
+        "runs": {name: model_index.fingerprint(run / tuned_files.FOLDER) for name, run in runs.items()},
     }
     read = lambda asked, pictures: measures.measured(asked, pictures, rewarding, measuring)
     rows = makers(model, runs, rewarding, [int(number) for number in values.best_of])

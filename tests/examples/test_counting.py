@@ -241,6 +241,30 @@ def test_the_pictures_of_a_caption_that_are_chosen():
     assert own_samples.chosen([0.5, 0.7]) == ((0, 1), ()) and own_samples.chosen([0.2, 0.1]) == ((), ())
 
 
+def test_pictures_of_other_captions_or_weights_are_made_again(tmp_path):
+    """OUT/pictures holds those of an earlier command, which may have had another --share, base or run."""
+    made = []
+    make = lambda texts, seeds: made.append(len(texts)) or np.zeros((len(texts), 64, 64, 3), np.uint8)
+    share = {"share": 0.5, "interval": [0.4, 0.6]}
+    read = lambda texts, pictures: {
+        "count": {name: share for name in ("templates", "measuring", "rewarding")},
+        "templates": {}, "gap": 0.0, "variety": float(len(pictures)), "frechet": 1.0,
+    }  # fmt: skip
+    texts = ["two red circles", "three blue stars"]
+    rows = {"base": (make, 0, 10), "nft": (make, 100, 10)}
+    weights = {"checkpoint": "a", "runs": {"nft": "b"}}
+    counted = []
+    for some, description in (
+        (texts, weights), (texts, weights), (texts[:1], weights), (texts[:1], weights | {"runs": {"nft": "c"}}),
+        (texts[:1], {"checkpoint": "d", "runs": {"nft": "c"}}),
+    ):  # fmt: skip
+        made.clear()
+        content = report.run(rows, tmp_path, some, read, description)
+        assert content["rows"]["nft"]["variety"] == measures.SEEDS * len(some)
+        counted.append(list(made))
+    assert counted == [[8, 8], [], [4, 4], [4], [4, 4]]
+
+
 def test_another_objective_has_no_count():
     with pytest.raises(ConfigError, match="'drift' is none of this folder's recipe"):
         report.evaluations(
