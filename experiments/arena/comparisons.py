@@ -84,7 +84,8 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
         if why := schema.objection(f"--{name}", value, SHAPE[name]):
             raise ConfigError(why)
     names = [competitor.name for competitor in competitors]
-    if len(set(names)) < max(2, len(names)):
+    places = {pathlib.Path(name).resolve() if pathlib.Path(name).exists() else name for name in names}
+    if len(places) < max(2, len(names)):
         raise ConfigError(f"--runs={','.join(names)}: an arena needs at least two different runs, e.g. runs/a,runs/b.")
     rng = np.random.default_rng(seed)
     queues = []

@@ -137,6 +137,7 @@ def test_runs_that_cannot_compete_are_refused(tmp_path):
     for chosen, message in (
         (names[:1], "at least two different runs"),
         ([names[0]] * 2, "at least two different runs"),
+        ([names[0], f"{names[0]}/"], "at least two different runs"),
         (names, "request in common: class 0, class 1 in the first, class 2, class 3 in the second"),
         ([*names, str(tmp_path / "c")], "does not exist"),
     ):
