@@ -18,7 +18,7 @@ from diffusion.recipe import ConfigError
 from diffusion.recipe.extensions import extend, extend_by_project
 from diffusion.training.runtime import accelerators, huge_pages
 
-__all__ = ["begin", "require_multiple", "require_value", "run"]
+__all__ = ["begin", "require_counts", "require_multiple", "require_value", "run"]
 
 flags.disclaim_key_flags()  # `--help` then lists --extend as a flag of the command, not of this module
 
@@ -63,6 +63,18 @@ def require_multiple(name: str, divisor: int) -> None:
     """
     words = f"the value is not a multiple of {divisor}. Valid: {divisor}, {2 * divisor} and so on."
     flags.register_validator(name, lambda value: value % divisor == 0, words)
+
+
+def require_counts(name: str) -> None:
+    """Refuses an entry of a list flag that is not a whole number of at least 1.
+
+    Args:
+        name: the name of the flag, which is defined already.
+    """
+    words = "an entry is not a whole number of at least 1. Valid: such numbers, separated by commas, e.g. 8,32."
+    flags.register_validator(
+        name, lambda values: all(value.isascii() and value.isdigit() and int(value) for value in values), words
+    )
 
 
 def require_value(name: str, values: Callable[[int], int], kind: str) -> None:

@@ -18,8 +18,9 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("width", 64, "number of features per pixel, a multiple of 16", lower_bound=16)
     flags.DEFINE_integer("depth", 3, "number of layers", lower_bound=1)
     flags.DEFINE_integer("number", 1000, "number of samples for each number of evaluations", lower_bound=20)
-    flags.DEFINE_integer("pictures", 360, "number of test digits whose likelihood is measured", lower_bound=2)
+    flags.DEFINE_integer("pictures", 359, "number of test digits whose likelihood is measured", lower_bound=2)
     flags.DEFINE_list("evaluations", "16,64", "numbers of network evaluations per sample, separated by commas")
+    command_line.require_counts("evaluations")
     command_line.require_multiple("batch", 32)
     command_line.require_multiple("width", 16)
     command_line.begin()
@@ -113,7 +114,8 @@ def measured(out: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             samples[name][str(steps)] = judge.figures(x, labels)
             shown[name] = x
         print(f"{name}: {samples[name]}", flush=True)
-    protocol = bits_report.protocol("steps", "batch", "width", "depth", "number", "pictures")
+    protocol = bits_report.protocol("steps", "batch", "width", "depth", "number")
+    protocol["pictures"] = len(some["x"])
     sizes = {name: len(split.x) for name, split in data.items()}
     return json_files.plain({"bits": bits, "samples": samples, "protocol": protocol, "sizes": sizes}), shown
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
         "evaluations", "8,16,32,64,128,256", "numbers of network evaluations per sample, separated by commas"
     )
+    command_line.require_counts("evaluations")
     command_line.require_multiple("width", 32)
     command_line.begin()
 

@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     )
     flags.DEFINE_integer("pictures", 100, "number of test drawings whose likelihood is measured", lower_bound=2)
     flags.DEFINE_list("evaluations", "8,32", "numbers of network evaluations per sample, separated by commas")
+    command_line.require_counts("evaluations")
     command_line.require_multiple("batch", 32)
     command_line.require_multiple("width", 16)
     command_line.begin()
@@ -157,9 +158,9 @@ def measured(out: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                     if not seed:
                         shown[kind] = images
                     print(f"{kind} {steps}: {samples[kind][steps]}", flush=True)
-    protocol = bits_report.protocol(
-        "codes", "drawings", "steps", "batch", "width", "depth", "seeds", "number", "pictures"
-    )
+    protocol = bits_report.protocol("codes", "drawings", "steps", "batch", "width", "depth", "seeds", "number") | {
+        "pictures": len(rows["x"])
+    }
     book = drawing_codes.figures(codes, real)
     return json_files.plain({"bits": bits, "samples": samples, "codebook": book, "protocol": protocol}), shown
 

@@ -21,6 +21,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("lora", None, "file of the LoRA")
     flags.DEFINE_list("steps", ["1", "2", "4", "8"], "numbers of sampling steps with the LoRA")
     flags.DEFINE_list("base_steps", ["4", "8", "20", "50"], "numbers of sampling steps of the base model")
+    command_line.require_counts("steps")
+    command_line.require_counts("base_steps")
     flags.DEFINE_integer("number", 400, "number of captions", lower_bound=10)
     flags.DEFINE_string("out", None, "folder for the report")
     flags.mark_flags_as_required(["lora", "out"])

@@ -20,6 +20,21 @@ def test_only_multiples_are_valid(value, valid):
                 values(["command", f"--notes={value}"])
 
 
+@pytest.mark.parametrize("value, valid", [
+    ("8,32", True), ("1", True), ("", True), ("8,x", False), ("0", False), ("-8", False), ("8.5", False), ("²", False),
+])  # fmt: skip
+def test_only_lists_of_counts_are_valid(value, valid):
+    with command_flags.set_aside() as values:
+        flags.DEFINE_list("evaluations", "16,64", "numbers of evaluations")
+        command_line.require_counts("evaluations")
+        if valid:
+            values(["command", f"--evaluations={value}"])
+            assert values.evaluations == [entry for entry in value.split(",") if entry]
+        else:
+            with pytest.raises(flags.IllegalFlagValueError, match="not a whole number of at least 1"):
+                values(["command", f"--evaluations={value}"])
+
+
 @pytest.mark.parametrize(
     "value, nearest", [(-3, 3), (0, 3), (4, 3), (6, 5), (5, None), (3, None), (17, None), (14, 17)]
 )

@@ -1,6 +1,7 @@
 """The models of binary digits: bounds that can be written down, and samples of a law that is known."""
 
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -54,3 +55,14 @@ def test_the_splits_are_bits_and_the_judge_knows_copies():
     data = binary_digits.splits()
     assert sum(len(split.x) for split in data.values()) == 1797 and set(np.unique(data["train"].x)) == {0, 1}
     assert binary_digits.pictures(data["test"].x).max() == 255
+
+
+def test_the_page_names_the_digits_that_were_measured(monkeypatch, tmp_path):
+    """The test split has 359 digits."""
+    flags = {"pictures": 1000, "batch": 32, "width": 16, "depth": 1, "number": 20, "steps": 1}
+    monkeypatch.setattr(binary_digits.flags, "FLAGS", types.SimpleNamespace(**flags))
+    monkeypatch.setattr(binary_digits, "Judge", lambda *splits: types.SimpleNamespace(figures=lambda *pictures: {}))
+    monkeypatch.setattr(binary_digits.digit_models, "all_models", lambda width, depth: {})
+    monkeypatch.setattr(binary_digits.bits_report.report, "software", dict)
+    content, _ = binary_digits.measured(tmp_path)
+    assert content["protocol"]["pictures"] == content["sizes"]["test"] == 359
