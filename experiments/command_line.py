@@ -65,15 +65,22 @@ def require_multiple(name: str, divisor: int) -> None:
     flags.register_validator(name, lambda value: value % divisor == 0, words)
 
 
-def require_counts(name: str) -> None:
-    """Refuses an entry of a list flag that is not a whole number of at least 1.
+def require_counts(name: str, least: int = 1) -> None:
+    """Refuses an entry of a list flag that is not a whole number of at least 1, and too short a list.
 
     Args:
         name: the name of the flag, which is defined already.
+        least: the least number of entries, at least 0.
     """
-    words = "an entry is not a whole number of at least 1. Valid: such numbers, separated by commas, e.g. 8,32."
+    words = (
+        "an entry is missing, or no whole number of at least 1. Valid: such numbers, separated by commas, e.g. 8,32."
+    )
     flags.register_validator(
-        name, lambda values: all(value.isascii() and value.isdigit() and int(value) for value in values), words
+        name,
+        lambda values: (
+            len(values) >= least and all(value.isascii() and value.isdigit() and int(value) for value in values)
+        ),
+        words,
     )
 
 

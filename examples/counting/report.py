@@ -22,7 +22,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", None, "folder for the report", required=True)
     flags.DEFINE_float("share", 1.0, "share of the captions of each kind to use", lower_bound=0.02, upper_bound=1)
     flags.DEFINE_list("best_of", ["2", "4"], "numbers of candidates for best of N with the base model")
-    command_line.require_counts("best_of")
+    command_line.require_counts("best_of", least=0)
     command_line.begin()
 
 import hashlib

@@ -21,7 +21,7 @@ def test_only_multiples_are_valid(value, valid):
 
 
 @pytest.mark.parametrize("value, valid", [
-    ("8,32", True), ("1", True), ("", True), ("8,x", False), ("0", False), ("-8", False), ("8.5", False), ("²", False),
+    ("8,32", True), ("1", True), ("", False), ("8,x", False), ("0", False), ("-8", False), ("8.5", False), ("²", False),
 ])  # fmt: skip
 def test_only_lists_of_counts_are_valid(value, valid):
     with command_flags.set_aside() as values:
@@ -29,10 +29,18 @@ def test_only_lists_of_counts_are_valid(value, valid):
         command_line.require_counts("evaluations")
         if valid:
             values(["command", f"--evaluations={value}"])
-            assert values.evaluations == [entry for entry in value.split(",") if entry]
+            assert values.evaluations == value.split(",")
         else:
-            with pytest.raises(flags.IllegalFlagValueError, match="not a whole number of at least 1"):
+            with pytest.raises(flags.IllegalFlagValueError, match="no whole number of at least 1"):
                 values(["command", f"--evaluations={value}"])
+
+
+def test_a_list_may_be_empty_where_no_entry_is_required():
+    with command_flags.set_aside() as values:
+        flags.DEFINE_list("best_of", "2,4", "numbers of candidates")
+        command_line.require_counts("best_of", least=0)
+        values(["command", "--best_of="])
+        assert values.best_of == []
 
 
 @pytest.mark.parametrize(
