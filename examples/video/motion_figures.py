@@ -130,7 +130,8 @@ def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.n
 
         FD = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),   of the last hidden layer of the judge's network of clips
 
-    FVD uses the features of I3D instead. All sets have the same size, since the distance of small sets is biased.
+    FVD uses the features of I3D instead. The distance of a small set is biased, so as many of `others` are taken as of
+    the clips.
     """
 
     def moments(rows: np.ndarray) -> frechet.Moments:
