@@ -133,7 +133,7 @@ def test_requests_share_programs_only_where_all_that_these_depend_on_is_equal(ru
     first = program()
     assert program() == program(number=3) == first and len(made) == 1
     changes = {"sampler": "euler", "steps": 5, "guidance": 3.0, "resamplings": 2, "length": 3, "noised": True}
-    changes["start"] = 0.9  # of a strength that leaves as many steps, as 1 and 0.9 of 20 with two resamplings do
+    changes["start"] = 0.9  # of a strength that leaves as many steps, as 0.8 and 0.75 of 20 with two resamplings do
     others = [program(**{name: value}) for name, value in changes.items()]
     assert len({first, *others}) == 8
 
