@@ -198,7 +198,7 @@ def counts_of(flag: str) -> list[int]:
     Raises:
         ConfigError: if the list is empty, names a number twice, or has an entry that is not a whole number from 1 on.
     """
-    words = flags.FLAGS[flag].value
+    words = flags.FLAGS[flag].value or []
     counts = [int(word) for word in words if word.isdecimal()]
     if not words or len(set(counts)) < len(words) or 0 in counts:
         raise ConfigError(f"--{flag}={','.join(words)}. Valid: different whole numbers of at least 1, such as 1,2,4.")

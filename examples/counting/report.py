@@ -201,7 +201,7 @@ def run(
     shown = {}
     for name, (make, training, picture) in rows.items():
         path = out / "pictures" / f"{name}.npz"
-        weights = description | {"runs": description.get("runs", {}).get(name.partition(", ")[0])}
+        weights = {**description, "runs": description.get("runs", {}).get(name.partition(", ")[0])}
         digest = hashlib.sha256(json.dumps([repeated, picture, weights], sort_keys=True).encode()).digest()
         stored = npz.load(path, ["pictures", "digest"]) if path.is_file() else {}
         if "digest" not in stored or stored["digest"].tobytes() != digest:
