@@ -187,6 +187,20 @@ def test_a_split_that_is_not_there_lists_those_that_are(made):
         sources.describe("made", "valid", made)
 
 
+@pytest.mark.parametrize("part", ["[2:1]", "[3:1]", "[100%:0%]", "[-1:-3]", "[:2]+train[2:1]"])
+def test_a_part_that_ends_before_it_begins_is_refused(made, part):
+    """TFDS counts -2 records of [3:1], and reads all records after the second for [2:1]."""
+    for open_part in (sources.describe, sources.open_source):
+        with pytest.raises(
+            ValueError, match=r"a part of split 'train.*' ends before it begins \(\[\d:\d\] of 'train'\)"
+        ):
+            open_part("made", f"train{part}", made)
+
+
+def test_parts_that_touch_or_count_from_the_end(made):
+    assert sources.describe("made", "train[-2:-1]+train[2:]+train[:0]", made).size == 2
+
+
 def test_a_dataset_that_is_not_there_says_where_it_looked_and_what_to_do(made):
     with pytest.raises(FileNotFoundError) as caught:
         sources.open_source("mode", "train", made)

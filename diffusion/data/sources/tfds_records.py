@@ -252,6 +252,7 @@ def _spec(
         examples = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
+    _require_forward_parts(info.splits, name, split)
     features = dict(sorted(cast(tensorflow_datasets.features.FeaturesDict, info.features).items()))
     feature = features.get("image")
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
@@ -279,6 +280,19 @@ def _spec(
             raise ValueError(f"{name} declares {label.num_classes:,} classes; at most {CLASSES:,} are read.")
         classes = tuple(label.names)
     return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
+
+
+def _require_forward_parts(splits: "tensorflow_datasets.core.splits.SplitDict", name: str, split: str) -> None:
+    """Refuses parts such as "train[10:5]", of which TFDS counts or reads the wrong records."""
+    import tensorflow_datasets
+
+    for part in tensorflow_datasets.core.splits.AbstractSplit.from_spec(split).to_absolute(splits):
+        first = part.from_ or 0
+        last = splits[part.splitname].num_examples if part.to is None else part.to
+        if last < first:
+            raise ValueError(
+                f"{name}: a part of split {split!r} ends before it begins ([{first}:{last}] of {part.splitname!r})."
+            )
 
 
 @contextlib.contextmanager
