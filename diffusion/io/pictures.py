@@ -111,9 +111,8 @@ def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
     """
     path = name or str(source)
     picture = opened(source, name)
-    is_cut = picture.mode not in DEEP and any(
-        "16" in str(tile[3]) for tile in getattr(picture, "tile", ())
-    )  # how Pillow reads it
+    tiles = getattr(picture, "tile", ())  # how Pillow reads the file
+    is_cut = picture.mode not in DEEP and any("16" in str(tile[3]) for tile in tiles)
     picture = upright(_loaded(picture, path))
     if is_cut:
         warnings.warn(f"{path} has 16 bits a value: the upper 8 are read", stacklevel=2)
