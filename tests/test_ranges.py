@@ -657,6 +657,24 @@ def test_counts_and_shares_of_metrics_and_sampling(name):
     check_ends(*COUNTS_AND_SHARES[name])
 
 
+def has_nan(valid, refused):
+    """Whether all values of a range are floats, so that NaN is a value beyond it."""
+    values = [value for value in (*valid, *refused) if value is not None]
+    return bool(values) and all(isinstance(value, float) for value in values)
+
+
+FLOATS = [name for name, (_, valid, refused, _) in RANGES.items() if has_nan(valid, refused)]
+BEFORE = ("region's weights", "peak", "deviations", "weight decay", "clip")  # took NaN in earlier versions
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in BEFORE else pytest.param(name, marks=pytest.mark.extended) for name in FLOATS]
+)
+def test_nan_lies_in_no_range(name):
+    with pytest.raises(ValueError):
+        RANGES[name][0](NAN)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("name", RANGES)
 def test_the_ends_of_a_range(name):

@@ -112,7 +112,7 @@ def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
 
 def _check(region: Region) -> None:
     if np.ndim(region) == 2:
-        if np.min(region) < 0 or np.max(region) > 1:
+        if not (np.min(region) >= 0 and np.max(region) <= 1):  # NaN too
             raise ValueError(
                 f"regional: a mask has weights from {np.min(region):g} to {np.max(region):g}. Valid: 0 .. 1"
             )

@@ -69,14 +69,14 @@ def gaussian(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> np.ndarray:
         float64 `[...]`.
 
     Raises:
-        ValueError: if std has a negative value.
+        ValueError: if std has a negative value or NaN.
 
     Reference: Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation", 2007.
     """
     from scipy.special import ndtr  # imported here: it takes long
 
     std = np.asarray(std, np.float64)
-    if (std < 0).any():
+    if not (std >= 0).all():
         raise ValueError(f"std has the value {std.min()}. Valid: at least 0")
     some = std > 0
     error = np.asarray(y, np.float64) - mean

@@ -67,7 +67,7 @@ def _check_discrete(schedule: NoiseSchedule, steps: int, T: int) -> None:
     check_schedule(schedule)
     if at_least_one(steps) > T:
         raise ValueError(f"steps = {steps} exceeds T = {T}, the steps of the discrete process")
-    if schedule.t_max < 1:
+    if not schedule.t_max >= 1:
         raise ValueError(f"discrete grids start at t = 1, beyond this schedule's t_max = {schedule.t_max:g}")
 
 

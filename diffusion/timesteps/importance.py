@@ -45,7 +45,7 @@ def loss_second_moment(
         raise ValueError(f"loss_second_moment: bins = {bins} and history = {history} must be at least 1")
     if not traced(uniform_prob) and not 0 < uniform_prob <= 1:
         raise ValueError(f"loss_second_moment: uniform_prob = {uniform_prob} must be in (0, 1] (0.001 in the paper)")
-    if discrete and (schedule.t_max < 1 or schedule.t_min > 1 / bins * (1 + 1e-6)):
+    if discrete and not (schedule.t_max >= 1 and schedule.t_min <= 1 / bins * (1 + 1e-6)):
         raise ValueError(
             f"loss_second_moment: a discrete process of {bins} steps has the times 1 / {bins} .. 1, which "
             f"leave the schedule's [{schedule.t_min:g}, {schedule.t_max:g}]"

@@ -53,7 +53,7 @@ def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | No
     Reference: Haegele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", 2024, for
     the cooldown.
     """
-    if peak <= 0:
+    if not peak > 0:
         raise ValueError(f"learning_rate = {peak}: must be > 0.")
     if warmup < 0:
         raise ValueError(f"warmup = {warmup}: must be a number of steps >= 0.")
@@ -282,9 +282,9 @@ def _check(weight_decay: float, clip: float | None, **decays: float) -> None:
     for name, value in decays.items():
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{name} = {value}: must be in [0, 1).")
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         raise ValueError(f"weight_decay = {weight_decay}: must be >= 0.")
-    if clip is not None and clip <= 0:
+    if clip is not None and not clip > 0:
         raise ValueError(f"clip = {clip}: must be > 0, or None for no clipping.")
 
 
