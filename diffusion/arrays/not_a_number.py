@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 def nan_unless(condition: ArrayLike, x: Array) -> Array:
     """The values x where a condition holds, and NaN elsewhere.
 
-    The derivative is that of `jnp.where(condition, x, jnp.nan)`.
+    It has the derivative of `jnp.where(condition, x, jnp.nan)`.
 
     Args:
         condition: bool, of a shape that broadcasts with x.
