@@ -11,6 +11,7 @@ __all__ = [
     "changed",
     "check",
     "check_labels",
+    "check_training",
     "features",
     "fitted",
     "from_params",
