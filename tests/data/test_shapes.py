@@ -227,10 +227,35 @@ def test_phrases_and_their_scenes(scene, text):
     assert scenes.parsed(text) == scene
 
 
-@pytest.mark.parametrize("text", ["a red dog", "seven red circles", "a red circle, baroque", "", "a big circle"])
+@pytest.mark.parametrize("text", [
+    "a red dog", "seven red circles", "a red circle, baroque", "", "a big circle", 'the word "cat", baroque',
+    'the word "cat", neon',
+])  # fmt: skip
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="is not one of"):
         scenes.parsed(text)
+
+
+@pytest.mark.parametrize("text, two", [
+    ("a red blue circle", "two colours"), ("a small large circle", "two sizes"),
+    ("a red circle left of a pink pink star", "two colours"),
+])  # fmt: skip
+def test_an_object_has_one_colour_and_one_size(text, two):
+    with pytest.raises(ValueError, match=two):
+        scenes.parsed(text)
+
+
+@pytest.mark.parametrize("text", ["a circle and a star", "a shape left of a blue star", "a red shape and a shape"])
+def test_two_objects_of_open_attributes_are_completed_and_drawn(text):
+    for number in range(20):
+        lot = scenes.Lot(0, 0, number)
+        stated = scenes.parsed(text)
+        scene = scenes.completed(stated, lot)
+        assert {scene.colour, scene.second_colour} < set(scenes.COLOURS) and scene.colour != scene.second_colour
+        assert {scene.shape, scene.second_shape} < set(scenes.SHAPES) and scene.shape != scene.second_shape
+        for name, value in stated._asdict().items():
+            assert value in (NONE, getattr(scene, name))
+        assert drawing.draw(scene, lot).shape == (64, 64, 3)
 
 
 def test_the_dataset_holds_the_pictures_the_captions_and_the_attributes(tmp_path, monkeypatch):

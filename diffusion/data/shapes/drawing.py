@@ -43,8 +43,9 @@ Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 def draw(scene: Scene, lot: Lot, more: Mapping[str, Distance] = MappingProxyType({})) -> np.ndarray:
-    """Draws a scene; positions, sizes and tints that it leaves open are random.
+    """Draws a scene; its tints and radii, the cells of several objects and the line of two are random.
 
+    A scene that leaves other attributes open, as `scenes.parsed` may, is completed first by `scenes.completed`.
     Objects stand upright at nine places, so that a small transformer can learn the shapes themselves in half an hour.
 
     Args:

@@ -212,6 +212,11 @@ def completed(scene: Scene, lot: Lot) -> Scene:
         open_to = {"colour": COLOURS}
     elif scene.kind == "pair":
         open_to = {"relation": RELATIONS}
+        for first, second, values in (("colour", "second_colour", COLOURS), ("shape", "second_shape", SHAPES)):
+            for name, other in ((first, second), (second, first)):  # two objects differ in both
+                if getattr(scene, name) == NONE:
+                    options = [value for value in values if value != getattr(scene, other)]
+                    scene = scene._replace(**{name: lot.pick(options)})
     return scene._replace(
         **{name: lot.pick(values) for name, values in open_to.items() if getattr(scene, name) == NONE}
     )
@@ -224,11 +229,12 @@ def parsed(text: str) -> Scene:
     no style means "plain".
 
     Raises:
-        ValueError: for another text; names the word that is not known, or the form.
+        ValueError: for another text; names the word that is not known, or the attribute that an object has twice.
     """
     content, comma, style = text.strip().partition(", ")
     style = style if comma else "plain"
     if content.startswith("the word "):
+        _known(text, style, STYLES[:1])
         word, _, colour = content.removeprefix("the word ").partition(" in ")
         return Scene("word", style, _known(text, colour or NONE, (*COLOURS, NONE)), count=0, word=word.strip('"'))
     _known(text, style, STYLES)
@@ -260,7 +266,10 @@ def _object(text: str, words: list[str], plural: bool) -> dict[str, str]:
     shape = shape.removesuffix("s") if plural else shape
     attributes["shape"] = NONE if shape == "shape" else _known(text, shape, SHAPES)
     for word in words[1:-1]:
-        attributes["size" if word in SIZES else "colour"] = _known(text, word, (*SIZES, *COLOURS))
+        name = "size" if word in SIZES else "colour"
+        if attributes[name] != NONE:
+            raise ValueError(f"{text!r} is not a caption of `shapes`: an object has two {name}s.")
+        attributes[name] = _known(text, word, (*SIZES, *COLOURS))
     return attributes
 
 
