@@ -27,7 +27,7 @@ def edges(low: float = 100.0, high: float = 200.0, blur: float = 1.0) -> Control
 
     Reference: Canny, "A Computational Approach to Edge Detection", 1986.
     """
-    if not 0 <= low <= high or blur < 0:
+    if not (0 <= low <= high and blur >= 0):
         raise ValueError(f"low = {low}, high = {high}, blur = {blur}. Valid: 0 <= low <= high, and blur at least 0.")
 
     def control(picture: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def sketch(blur: float = 3.0) -> Control:
     Raises:
         ValueError: for a blur that is not positive.
     """
-    if blur <= 0:
+    if not blur > 0:
         raise ValueError(f"blur = {blur}. Valid: above 0.")
 
     def control(picture: np.ndarray) -> np.ndarray:

@@ -42,6 +42,8 @@ def test_a_sketch_is_dark_along_the_dark_side_of_an_edge_and_a_downsampled_pictu
 
 @pytest.mark.parametrize("make, message", [
     (lambda: controls.edges(2, 1), "low = 2, high = 1"),
+    (lambda: controls.edges(blur=float("nan")), "blur = nan"),
+    (lambda: controls.sketch(float("nan")), "blur = nan. Valid: above 0"),
     (lambda: controls.sketch(0), "blur = 0. Valid: above 0"),
     (lambda: controls.downsampled(0), "factor = 0. Valid: at least 1"),
     (lambda: controls.downsampled(7)(square()), "factor = 7 does not divide .* 32 x 32"),

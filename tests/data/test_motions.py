@@ -1,6 +1,7 @@
 """Clips of moving shapes: what is said of them is what their pixels do, and what is withheld is withheld."""
 
 import collections
+import re
 
 import numpy as np
 import pytest
@@ -225,8 +226,9 @@ def test_the_source_of_one_shape_has_words_for_its_condition():
         sources.moving_drawings(frames=8, span=9)
     for radii in ((4, 9), (4, 4)):
         assert len(sources.moving_drawings(frames=8, side=32, number=1, radii=radii, alone=True)) == 1
-    with pytest.raises(ValueError, match=r"radii = \(2, 3\)\. Valid: two numbers from 4 to 9"):
-        sources.moving_drawings(radii=(2, 3))
+    for radii in ((2, 3), (4,), (4, 5, 6)):
+        with pytest.raises(ValueError, match=rf"radii = {re.escape(str(radii))}\. Valid: two numbers from 4 to 9"):
+            sources.moving_drawings(radii=radii)
 
 
 def test_smaller_frames_hold_the_mean_of_what_they_cover():
@@ -250,5 +252,6 @@ def test_the_words_of_both_shapes_keep_their_order():
     np.testing.assert_array_equal(both, [*motions.words(first), *motions.words(second)])
     np.testing.assert_array_equal(motions.words_of_both(first), [*motions.words(first), *np.zeros(len(motions.WORDS))])
     assert not motions.words_of_both("").any()
+    np.testing.assert_array_equal(motions.words_of_both(f"{first.title()} And {second.title()}."), both)
     with pytest.raises(ValueError, match="has 3 shapes"):
         motions.words_of_both(f"{first} and {second} and {first}")

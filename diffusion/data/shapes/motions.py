@@ -14,6 +14,7 @@ and a shape that `scenes` withholds, stand in no clip of training; each clip of 
 """
 
 import math
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -333,7 +334,7 @@ def words_of_both(caption: str) -> np.ndarray:
     Raises:
         ValueError: as `words`, and for a caption of more than two shapes.
     """
-    phrases = caption.split(" and ")
+    phrases = re.split(" and ", caption, flags=re.IGNORECASE)
     if len(phrases) > 2:
         raise ValueError(f'{caption!r} has {len(phrases)} shapes. Valid: one, or two joined by " and "')
     return np.concatenate([words(phrase) for phrase in (*phrases, "")[:2]])

@@ -29,7 +29,7 @@ def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | Mixe
         ValueError: if there is no source, a weight is missing or not positive, the sources do not fit each other or
             number their classes differently, or the epoch would be too long.
     """
-    if not of or (weights and len(weights) != len(of)) or any(not weight > 0 for weight in weights):
+    if not of or (weights and len(weights) != len(of)) or any(not 0 < weight < math.inf for weight in weights):
         raise ValueError(
             f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: a weight above 0 for each source."
         )

@@ -248,7 +248,7 @@ def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
     """The setting of clips with these radii and this span, which are checked."""
     from diffusion.data.shapes import motions
 
-    low, high = radii
+    low, high = radii if len(radii) == 2 else (0.0, 0.0)
     if not 4 <= low <= high <= 9:
         raise ValueError(f"radii = {tuple(radii)}. Valid: two numbers from 4 to 9, the smaller one first")
     if span and not motions.LEAST <= span <= frames:

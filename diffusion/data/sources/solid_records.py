@@ -102,6 +102,8 @@ def _maker(
     classes = _classes(kinds)
     if wrong := [kind for kind in classes if kind not in solids.KINDS]:
         raise ValueError(f"kinds holds {wrong[0]!r}. Valid: {', '.join(solids.KINDS)}")
+    if twice := [kind for kind in classes if classes.count(kind) > 1]:
+        raise ValueError(f"kinds names {twice[0]!r} twice. Valid: each kind once, since it is a class")
 
     def draw(row: int) -> tuple[solids.Solid, int, np.random.Generator]:
         rng = np.random.default_rng((SEED, SPLITS.index(split), row))

@@ -13,7 +13,7 @@ class Spirals(Rows):
 
     def __init__(self, split: str = "train", arms: int = 3, number: int = 20_000, noise: float = 0.03):
         check_made("spirals", split, number)
-        if arms < 1 or noise < 0:
+        if arms < 1 or not noise >= 0:
             raise ValueError(f"arms = {arms} must be at least 1, and noise = {noise} at least 0")
         rng = np.random.default_rng(SEEDS[split])
         self.label = rng.integers(arms, size=number)

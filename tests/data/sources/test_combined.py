@@ -65,6 +65,7 @@ def test_sources_of_another_kind_are_not_mixed(field, value):
         ((), (), "mixture of 0 sources"),
         ((numbered(0, 3), numbered(0, 3)), (1, 0), "a weight above 0 for each source"),
         ((numbered(0, 3), numbered(0, 3)), (1,), "a weight above 0 for each source"),
+        ((numbered(0, 3), numbered(0, 3)), (1, float("inf")), "a weight above 0 for each source"),
         (
             (numbered(0, 3), Records([{"x": np.zeros(2, np.float32)}])),
             (),

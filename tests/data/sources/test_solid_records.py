@@ -60,6 +60,7 @@ def test_kinds_are_chosen_and_mistakes_refused():
         ({"points": 0}, "points = 0"),
         ({"number": 0}, "number = 0"),
         ({"kinds": ("ball",)}, "kinds holds 'ball'. Valid: superellipsoid"),
+        ({"kinds": ("box", "torus", "box")}, "kinds names 'box' twice"),
     ):
         with pytest.raises(ValueError, match=words):
             sources.solid_points(**arguments)

@@ -42,6 +42,7 @@ def test_a_point_is_the_same_each_time_and_splits_differ():
         ({"arms": 0}, "arms = 0"),
         ({"number": 0}, "number = 0"),
         ({"number": 10, "noise": -0.1}, "noise = -0.1"),
+        ({"number": 10, "noise": float("nan")}, "noise = nan"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, words):
