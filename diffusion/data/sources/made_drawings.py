@@ -22,24 +22,30 @@ class Drawings(Computed):
     """Records that a function of the row draws."""
 
     def __init__(
-        self, split: str, number: int, make: Callable[[int], dict[str, Any]], splits: tuple[str, ...] = SPLITS
+        self,
+        split: str,
+        number: int,
+        make: Callable[[int], dict[str, Any]],
+        splits: tuple[str, ...] = SPLITS,
+        name: str = "drawings",
     ):
         """Args:
             split: one of `splits`, which share no drawing.
             number: how many records there are, at least 1.
             make: row -> record.
             splits: the names of all splits.
+            name: the name of the set of drawings, which no other set has.
 
         Raises:
             ValueError: another split, or a number below 1.
         """
         check_made("drawings", split, number, splits)
         super().__init__(number, make)
-        self._split, self._splits = split, splits
+        self._split, self._splits, self._name = split, splits, name
 
     def identities(self) -> np.ndarray:
         """The identities of drawings, see `data.identities`; drawings of two rows may look alike."""
-        return identities.numbered(["drawings", self._splits], self._split, range(len(self)))
+        return identities.numbered([self._name, self._splits], self._split, range(len(self)))
 
 
 class Described(Records):
@@ -94,7 +100,7 @@ def arranged_drawings(
         scene = arrangements.example(split, row, kind, places=places)
         return {"image": scene.image, "caption": scene.caption, "condition": {"control": scene.control}}
 
-    return Records(Drawings(split, number, functools.cache(make)), split=split)
+    return Records(Drawings(split, number, functools.cache(make), name="arranged_drawings"), split=split)
 
 
 def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) -> Records:
@@ -149,7 +155,7 @@ def spelled_drawings(split: str = "train", *, share: float = 0.15, number: int =
         caption = shapes.scenes.caption(scene, lot)
         return {"image": shapes.drawing.draw(scene, lot), "caption": caption}
 
-    return Records(Drawings(split, number, functools.cache(make)), split=split)
+    return Records(Drawings(split, number, functools.cache(make), name="spelled_drawings"), split=split)
 
 
 def _random_word(lot: Any) -> Any:
@@ -201,7 +207,7 @@ def moving_drawings(
     setting = _setting(radii, span, frames)
     if alone:
         setting = setting._replace(two=0.0, tilted=True)
-        return _described(split, frames, side, number, setting, motions.words)
+        return _described("one_moving_drawing", split, frames, side, number, setting, motions.words)
     kinds = tuple(motions.MOTIONS)
 
     def make(row: int) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def moving_drawings(
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         return {**record, "label": kinds.index(clip.movers[0].motion)}
 
-    return Records(Drawings(split, number, make, tuple(motions.STREAMS)), len(kinds), split)
+    return Records(Drawings(split, number, make, tuple(motions.STREAMS), "moving_drawings"), len(kinds), split)
 
 
 def moving_pairs(
@@ -241,7 +247,7 @@ def moving_pairs(
     from diffusion.data.shapes import motions
 
     setting = _setting(radii, span, frames)._replace(tilted=True)
-    return _described(split, frames, side, number, setting, motions.words_of_both, kept=True)
+    return _described("moving_pairs", split, frames, side, number, setting, motions.words_of_both, kept=True)
 
 
 def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
@@ -257,6 +263,7 @@ def _setting(radii: tuple[float, float], span: int, frames: int) -> Any:
 
 
 def _described(
+    name: str,
     split: str,
     frames: int,
     side: int,
@@ -275,6 +282,6 @@ def _described(
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         return {**record, "condition": condition_of(clip.caption)}
 
-    drawings = Drawings(split, number, functools.cache(make) if kept else make, tuple(motions.STREAMS))
+    drawings = Drawings(split, number, functools.cache(make) if kept else make, tuple(motions.STREAMS), name)
     caption = lambda row: motions.caption(split, row, frames, setting=setting)
     return Described(drawings, split, condition_of, caption)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.data import shapes, sources
+from diffusion.data import identities, shapes, sources
 from diffusion.data.shapes import arrangements, motions
 from diffusion.data.sources import made_drawings
 from diffusion.data.sources.made_drawings import SILENT, Drawings
@@ -18,6 +18,16 @@ def test_records_follow_from_their_rows_and_splits_share_none():
     both = np.concatenate([made.identities(), Drawings("train", 3, None).identities()])
     assert len(np.unique(both, axis=0)) == 6
     np.testing.assert_array_equal(made.identities()[:2], Drawings("test", 2, None).identities())
+    spelled = sources.spelled_drawings("test", number=3).identities()
+    assert not identities.have_common_set(sources.drawings("test", number=3).identities(), spelled)
+    moving = [
+        sources.moving_drawings("test", frames=8, number=3),
+        sources.moving_drawings("test", frames=8, number=3, alone=True),
+        sources.moving_pairs("test", frames=8, number=3),
+    ]
+    assert len({source.identities()[0, 0] for source in moving}) == 3
+    quiet = sources.drawings("test", silent=0.1, number=3)
+    np.testing.assert_array_equal(quiet.identities(), sources.drawings("test", number=3).identities())
     with pytest.raises(ValueError, match=r"drawings have no split 'val'. Valid: train, test"):
         Drawings("val", 3, None)
     Drawings("train", 1, None)
