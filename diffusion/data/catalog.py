@@ -37,6 +37,18 @@ def bundled(name: str) -> Any:
     return pkgutil.resolve_name(builder) if isinstance(builder, str) else builder
 
 
+def bundled_name(name: str, data_dir: str = "") -> str:
+    """The key in `BUNDLED` of the dataset that a name means, with or without its version; "" for another dataset.
+
+    Args:
+        name, data_dir: name of the dataset and the folder of prepared datasets, as in `find`.
+    """
+    dataset, colon, version = name.partition(":")
+    if data_dir or dataset not in BUNDLED or (colon and version != str(bundled(dataset).VERSION)):
+        return ""
+    return dataset
+
+
 def find(name: str, data_dir: str = "") -> Path:
     """Finds the folder of a prepared dataset, and prepares a bundled one on first use; it never downloads.
 
@@ -59,8 +71,8 @@ def find(name: str, data_dir: str = "") -> Path:
     parts = _NAME.fullmatch(name)
     if not parts:
         raise ValueError(f"dataset name {name!r} is not of the form dataset[/config][:1.2.3], such as 'cifar10'.")
-    if name in BUNDLED and not data_dir:
-        return _prepared(name, cache("tfds"))
+    if dataset := bundled_name(name, data_dir):
+        return _prepared(dataset, cache("tfds"))
     root, origin = _root(data_dir)
     parent = root / parts["dataset"] / (parts["config"] or "")
     versions = [path for path in _folders(parent) if parts["version"] in (None, path.name)]
@@ -213,6 +225,12 @@ def _not_found(name: str, root: Path, origin: str) -> str:
             f"dataset {name!r} is not in {root} ({origin}), and nothing is written there. Leave data_dir empty for the "
             f"bundled dataset, which is kept in {cache('tfds')}; to train on the pictures of this folder, name it as a "
             f"source: --config.data.source={shlex.quote(entry)}, or class_folders where it has one for each class."
+        )
+    dataset, _, version = name.partition(":")
+    if dataset in BUNDLED and version:
+        return (
+            f"dataset {name!r} is not in {root} ({origin}); the bundled {dataset!r} has version "
+            f"{bundled(dataset).VERSION}, and is found without a version where data_dir is empty."
         )
     there = available(root)
     names = sorted({entry.split(":")[0] for entry in there} | set(BUNDLED))

@@ -173,6 +173,13 @@ def test_the_first_of_two_processes_wins(fake, kept):
     assert [path.name for path in kept.iterdir()] == ["fake"]
 
 
+def test_a_bundled_dataset_may_be_named_with_its_version(fake, kept, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(kept / "others"))
+    assert catalog.find("fake:1.0.0") == catalog.find("fake") == kept / "fake" / "1.0.0"
+    with pytest.raises(FileNotFoundError, match=r"'fake:2\.0\.0' is not in .*; the bundled 'fake' has version 1\.0\.0"):
+        catalog.find("fake:2.0.0")
+
+
 def test_a_failure_leaves_nothing_behind(fake, kept):
     fake(error=OSError(28, "No space left on device"))
     with pytest.raises(OSError, match=r"cannot prepare the bundled dataset 'fake' .*No space left on device") as caught:

@@ -52,9 +52,10 @@ def shape(name: str, split: str, data_dir: str = "") -> tuple[int, int, int]:
     Raises:
         FileNotFoundError, ValueError: as in `describe`.
     """
-    if name not in catalog.BUNDLED or data_dir:
+    bundled = catalog.bundled_name(name, data_dir)
+    if not bundled:
         return describe(name, split, data_dir).shape
-    builder = catalog.bundled(name)(data_dir=str(files.cache("tfds")), file_format="array_record")
+    builder = catalog.bundled(bundled)(data_dir=str(files.cache("tfds")), file_format="array_record")
     return cast(tuple[int, int, int], tuple(builder.info.features["image"].shape))
 
 
