@@ -379,7 +379,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
         if reference:
             axes.axhline(1, color="#222222", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", yscale="log")
-        axes.set_title(model, fontsize=10)
+        axes.set_title(model, fontsize=10, parse_math=False)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if decades else MaxNLocator(4))

@@ -201,7 +201,7 @@ def _draw(scores: Sequence[Score], path: pathlib.Path) -> None:
     for row, score in enumerate(reversed(scores)):
         axes.plot([score.low, score.high], [row, row], color="0.6", linewidth=2)
         axes.plot(score.score, row, "o", color="C0")
-    axes.set_yticks(range(len(scores)), [score.name for score in reversed(scores)])
+    axes.set_yticks(range(len(scores)), [score.name for score in reversed(scores)], parse_math=False)
     axes.set_ylim(-0.5, len(scores) - 0.5)
     axes.set_xlabel("score (400 points: preferred ten times out of eleven)")
     plots.style(axes)

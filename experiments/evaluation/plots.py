@@ -2,11 +2,12 @@
 
 import importlib.util
 import itertools
+import math
 import os
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -47,7 +48,7 @@ def sample_grid(
         labels: the classes of the samples, int `[N]`.
         path: the PNG to write.
         columns: the most images in a row; further images of a class, and classes beyond the 20th, are left out.
-        classes: the names of the classes, by their numbers; () for the numbers.
+        classes: the names of the classes, by their numbers; () for the numbers, of which 0 is left out if all have it.
         originals: the pictures from which the images were edited, in the same shape; they are drawn left of the images.
     """
     images = np.asarray(images)
@@ -57,11 +58,12 @@ def sample_grid(
     shown_classes = np.unique(labels)[:SHOWN_CLASSES]
     if len(shown_classes) == 1 and len(images) > columns:  # one class, or none: fill the rows
         rows = [np.arange(start, min(start + columns, len(images))) for start in range(0, len(images), columns)][:10]
-        name = class_name(labels[0], classes) if labels[0] < len(classes) else ""  # 0 may stand for no class
-        names = [name] + [""] * (len(rows) - 1)
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in shown_classes]
-        names = [class_name(label, classes) for label in shown_classes]
+    names = [class_name(label, classes) for label in shown_classes]
+    if len(shown_classes) == 1:
+        name = "" if not classes and labels[0] == 0 else names[0]  # 0 may stand for no class
+        names = [name] + [""] * (len(rows) - 1)
     shown = [coloured(part) for part in ([] if originals is None else [originals]) + [images]]
     blocks = [[[part[i] for i in row] for row in rows] for part in shown]
     mosaic(blocks, names, [[]] * len(blocks), path, () if originals is None else ("original", "edited"))
@@ -73,7 +75,7 @@ def class_name(label: int, classes: Sequence[str]) -> str:
 
 
 def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike, classes: Sequence[str] = ()) -> None:
-    """Draws points in the plane as a PNG, with a colour for each class.
+    """Draws points in the plane as a PNG, with a colour for each of eight classes; further classes repeat them.
 
     Args:
         points: points, float `[N, 2]`.
@@ -93,13 +95,19 @@ def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike, cla
 
 
 def _by_class(axes, points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
-    """Draws points with a colour for each class, and a legend of the first classes if there are several."""
+    """Draws points with the colours of their classes, and a legend of the first classes if there are several."""
     present = np.unique(labels)
     for label in present:
         name, colour = class_name(label, classes), COLOURS[label % len(COLOURS)]
         axes.scatter(*points[labels == label].T, s=3, color=colour, linewidths=0, label=name)
     if len(present) > 1:
-        axes.legend(handles=axes.collections[:SHOWN_CLASSES], markerscale=3, fontsize=8)
+        _legend(axes, axes.collections[:SHOWN_CLASSES], markerscale=3, fontsize=8)
+
+
+def _legend(axes: "Axes", handles: Sequence, **how: Any) -> None:
+    """A legend of these handles, whose names appear as they are written: "$" begins no mathematics in them."""
+    for text in axes.legend(handles=handles, **how).get_texts():
+        text.set_parse_math(False)
 
 
 def beside(
@@ -127,12 +135,13 @@ def beside(
         raise ValueError(f"need real [N, D] and samples [M, D], D >= 2; got {list(real.shape)}, {list(samples.shape)}")
     if real.shape[1] > 2:
         middle = real.mean(0)
-        axes_of = np.linalg.svd(real - middle, full_matrices=False)[2][:2].T
+        rows = np.pad(real - middle, ((0, max(0, 2 - len(real))), (0, 0)))  # one vector has two directions as well
+        axes_of = np.linalg.svd(rows, full_matrices=False)[2][:2].T
         real, samples = (rows @ axes_of - middle @ axes_of for rows in (real, samples))
     low, high = np.quantile(real, (0.001, 0.999), axis=0)
     room = 0.2 * (high - low) + 1e-9  # samples far away lie outside the figure; the metrics count them
     low, high = low - room, high + room
-    outside = int(((samples < low) | (samples > high)).any(axis=1).sum())
+    outside = len(samples) - int(((low <= samples) & (samples <= high)).all(axis=1).sum())  # NaN is outside
     sample_title = f"samples, {outside} of {len(samples)} outside" if outside else "samples"
     figure = blank(9.6, 4.8, layout="compressed")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -207,7 +216,9 @@ def mosaic(
     height = image.shape[0] * factor
     width = image.shape[1] * factor
     longest = max(map(len, names), default=0)
-    beside = 0 if not longest else 26 if longest <= 2 else 14 + 8 * longest
+    small, large = (ImageFont.truetype(_typeface(), points * DPI / 72) for points in (9, 12))
+    wide = math.ceil(max(map((large if longest <= 2 else small).getlength, names), default=0))  # of wide letters
+    beside = 0 if not longest else max(26, wide) if longest <= 2 else 14 + max(8 * longest, wide)
     more = max((text.count("\n") for texts in columns for text in texts), default=0)  # number of lines above a column
     top = max((46 if titles else 28 if any(map(any, columns)) else 0) + 16 * more, MARGIN)
     widest = max(len(row) for block in blocks for row in block)
@@ -224,7 +235,6 @@ def mosaic(
                 canvas[y : y + height, x : x + width] = tile.repeat(factor, 0).repeat(factor, 1)
     picture = Image.fromarray(canvas)
     write = ImageDraw.Draw(picture).text
-    small, large = (ImageFont.truetype(_typeface(), points * DPI / 72) for points in (9, 12))
     for r, name in enumerate(names):
         if longest <= 2:
             write((MARGIN + beside / 2 - 4, upper(r) + height / 2), name, INK, large, "mm")
@@ -252,7 +262,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool]
     """Writes a PNG of the first pictures, with their captions below.
 
     Args:
-        images: pictures, uint8 `[N, H, W, C]`.
+        images: pictures, uint8 `[N, H, W, C]`, C = 1 or 3.
         captions: the N captions.
         right: N values; a caption is orange if its value is False.
         path: the file to write.
@@ -263,10 +273,11 @@ def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool]
     panels = np.ravel(figure.subplots(lines, CAPTIONED, squeeze=False))
     for panel in panels:
         panel.axis("off")
-    for panel, image, caption, well in zip(panels, images[:count], captions, right):
+    for panel, image, caption, well in zip(panels, coloured(images[:count]), captions, right):
         panel.imshow(image, interpolation="nearest")
         text = textwrap.fill(caption, 21)
-        panel.set_title(text, y=-0.05, pad=-2, va="top", fontsize=7, color=INK if well else ORANGE)
+        how = {"va": "top", "fontsize": 7, "color": INK if well else ORANGE, "parse_math": False}
+        panel.set_title(text, y=-0.05, pad=-2, **how)
     save(figure, path)
 
 
@@ -298,13 +309,16 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
     left.set(xlabel="step", ylabel="loss", title="Loss by step")
     right.set(xlabel="t  (0 data, 1 noise)", ylabel="loss", title="Loss by t", xlim=(0, 1))
     if isinstance(runs, Mapping):
+        named = []
         lines = {name: [_losses(pathlib.Path(file)) for file in files] for name, files in runs.items()}
         for colour, (name, curves) in zip(itertools.cycle(COLOURS), lines.items()):
             for number, (steps, loss, by_t) in enumerate(curves):
-                left.plot(steps, _smooth(loss), color=colour, linewidth=1.6, label=None if number else name)
+                (line,) = left.plot(steps, _smooth(loss), color=colour, linewidth=1.6, label=None if number else name)
+                named += [] if number else [line]
                 if len(by_t):
                     _by_t(right, by_t[-max(1, len(by_t) // 10) :], colour, None)
         right.set_title("Loss by t, last tenth of training")
+        _legend(left, named, frameon=False, fontsize=9)
         every = [loss for curves in lines.values() for _, loss, _ in curves]
     else:
         steps, loss, by_t = _losses(pathlib.Path(runs))
@@ -326,13 +340,14 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
             every.append(mean[np.isfinite(mean)])
     _hold(left, np.concatenate(every))
     if right.lines:
-        right.set_ylim(bottom=0)
+        lowest = min(np.nanmin(line.get_ydata(), initial=0) for line in right.lines)
+        right.set_ylim(bottom=None if lowest < 0 else 0)
     else:
         right.text(0.5, 0.5, "not recorded in this run", ha="center", va="center", color=INK, transform=right.transAxes)
     for axes in (left, right):
         axes.title.set_fontsize(11)
         style(axes)
-        if axes.get_legend_handles_labels()[0]:
+        if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     save(figure, path)
 

@@ -66,8 +66,8 @@ def version(name: str) -> str | None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table, without a line break at its end; a bar in a cell is escaped, since it would end the cell."""
-    escaped = lambda cell: str(cell).replace("|", r"\|")
+    """A Markdown table, without a line break at its end; what would end a cell is escaped, a line break by a space."""
+    escaped = lambda cell: " ".join(str(cell).splitlines()).replace("|", r"\|")
     line = lambda cells: f"| {' | '.join(map(escaped, cells))} |"
     return "\n".join(map(line, [header, ["---"] * len(header), *rows]))
 

@@ -111,3 +111,14 @@ def test_the_table_shows_no_interval_that_is_none_and_no_negative_zero():
     drawn = scores.Score("a", -0.3, -9.0, 9.0, 1, 0, 1)
     (_, _, (row,)), *_ = scores.tables(here, votes, [drawn])
     assert row[1] == "+0 (-9 to +9)"
+
+
+def test_the_names_in_the_picture_are_as_they_are_written(tmp_path, monkeypatch):
+    """Text between two dollars would be set as mathematics, or end in an error."""
+    figures = []
+    monkeypatch.setattr(scores.plots, "save", lambda figure, path: figures.append(figure))
+    ranking = [scores.Score("a $x$", 1.0, 0.5, 1.5, 1, 0, 0), scores.Score("$\\b$", -1.0, -1.5, -0.5, 0, 0, 1)]
+    scores._draw(ranking, tmp_path / "scores.png")
+    names = figures[0].axes[0].get_yticklabels()
+    assert [name.get_text() for name in names] == ["$\\b$", "a $x$"]
+    assert not any(name.get_parse_math() for name in names)

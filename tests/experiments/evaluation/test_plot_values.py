@@ -223,3 +223,61 @@ def test_captions_stand_below_the_first_48_pictures_orange_where_they_are_wrong(
         assert axes.get_title() == f"picture {i}" and axes.images[0].get_array()[0, 0, 0] == i
         assert axes.title.get_color() == (plots.ORANGE if i % 2 else plots.INK)
     assert [bool(axes.images) for axes in drawn[1].axes] == [True] * 9 + [False] * 7
+
+
+def test_grey_pictures_with_captions_keep_their_values(drawn):
+    images = np.array([0, 100, 255], np.uint8).reshape(3, 1, 1, 1).repeat(2, 1)
+    plots.captioned(images, ["a", "b", "c"], [True] * 3, "unused.png")
+    shown = [axes.images[0].to_rgba(axes.images[0].get_array())[0, 0] for axes in drawn[0].axes[:3]]
+    np.testing.assert_array_equal(np.round(255 * np.array(shown)[:, :3]), [[0] * 3, [100] * 3, [255] * 3])
+
+
+@pytest.mark.parametrize("text", ["costs $5 or $6", "$\\nope$", "_left"])
+def test_texts_are_shown_as_they_are_written(drawn, tmp_path, text):
+    """Two dollars would set the text between them as mathematics, and a name with "_" first would leave the legend."""
+    plots.captioned(np.zeros((1, 2, 2, 3), np.uint8), [text], [True], "unused.png")
+    plots.scatter(np.eye(2), np.arange(2), "unused.png", ("cat", text))
+    file = log(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
+    plots.curves({"first": [file], text: [file, file]}, "unused.png")
+    captioned, points, curves = (figure.axes[0] for figure in drawn)
+    shown = [captioned.title, *points.get_legend().get_texts(), *curves.get_legend().get_texts()]
+    assert [label.get_text() for label in shown] == [text, "cat", text, "first", text]
+    assert not any(label.get_parse_math() for label in shown)
+
+
+def test_losses_below_zero_are_shown_by_t(drawn, tmp_path):
+    """A negative log-likelihood of densities, for example, which has no lower bound."""
+    plots.curves(log(tmp_path, [{"step": 1, "loss": -2.0, "loss_by_t": [-3.0] * 5 + [-1.0] * 5}]), "unused.png")
+    low, high = drawn[0].axes[1].get_ylim()
+    assert low < -3.0 and -1.0 < high
+
+
+def test_samples_that_are_not_a_number_count_as_outside(drawn):
+    real = np.stack([np.linspace(0, 1, 100), np.linspace(0, 1, 100)[::-1]], 1)
+    samples = real.copy()
+    samples[:7] = np.nan
+    plots.beside(real, samples, (np.zeros(100, int),) * 2, "unused.png")
+    assert drawn[0].axes[1].get_title() == "samples, 7 of 100 outside"
+
+
+def test_a_single_real_vector_is_drawn_at_its_own_middle(drawn):
+    plots.beside(np.ones((1, 3)), np.ones((4, 3)), (np.zeros(1, int), np.zeros(4, int)), "unused.png")
+    np.testing.assert_allclose(np.asarray(drawn[0].axes[0].collections[0].get_offsets()), [[0, 0]], atol=1e-12)
+
+
+def test_a_grid_without_classes_has_no_names_however_many_pictures(mosaics):
+    images = np.zeros((12, 2, 2, 1))
+    plots.sample_grid(images[:5], np.zeros(5, int), "unused.png")
+    plots.sample_grid(images, np.zeros(12, int), "unused.png")
+    plots.sample_grid(images, np.full(12, 3), "unused.png")
+    plots.sample_grid(images[:2], np.zeros(2, int), "unused.png", classes=("cat",))
+    assert [names for _, names, *_ in mosaics] == [[""], ["", ""], ["3", ""], ["cat"]]
+
+
+def test_the_longest_names_of_rows_are_not_cut_off(tmp_path):
+    for name in ("WW", "WWWWWWWWWWWW"):
+        plots.mosaic([np.full((1, 1, 48, 48, 3), (255, 0, 0), np.uint8)], [name], [[]], tmp_path / "wide.png")
+        picture = picture_of(tmp_path / "wide.png")
+        tile = np.argwhere((picture == (255, 0, 0)).all(-1))[0][1]
+        ink = np.argwhere((picture[:, : tile - 1] < 128).all(-1))[:, 1]
+        assert 2 < ink.min() and ink.max() < tile - 3

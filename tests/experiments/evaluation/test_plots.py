@@ -207,6 +207,15 @@ def test_the_label_of_the_distances_of_students_lies_within_the_page(models, mon
     assert models == 1 or len(numbers) > 2
 
 
+def test_the_names_of_students_are_as_they_are_written(monkeypatch, tmp_path):
+    """Text between two dollars would be set as mathematics, or end in an error."""
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    few_steps.draw([{"name": "$\\b$", "nfe": 1, "fd_pixels": 1.0, "spread": {}}], ["pixels"], None, tmp_path / "a.png")
+    title = figures[0].axes[0].title
+    assert title.get_text() == "$\\b$" and not title.get_parse_math()
+
+
 def test_titles_above_points_lie_within_the_page_and_count_those_outside(monkeypatch, tmp_path):
     angle = np.linspace(0, 2 * np.pi, 100)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)

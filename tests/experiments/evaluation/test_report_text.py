@@ -13,6 +13,7 @@ from diffusion.experiments.evaluation.figures import Figure
 
 def test_a_table_of_markdown():
     assert report.table(("a", "b"), [(1, None), ("x", 2.5)]) == "| a | b |\n| --- | --- |\n| 1 | None |\n| x | 2.5 |"
+    assert report.table(("a", "b"), [("two\nlines", "")]) == "| a | b |\n| --- | --- |\n| two lines |  |"
     assert report.table(("of", "E|X|"), []) == "| of | E\\|X\\| |\n| --- | --- |"
 
 
