@@ -283,11 +283,11 @@ def _spec(
     return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
 
 
-def _require_forward_parts(splits: "tensorflow_datasets.core.splits.SplitDict", name: str, split: str) -> None:
+def _require_forward_parts(splits: "tensorflow_datasets.core.SplitDict", name: str, split: str) -> None:
     """Refuses parts such as "train[10:5]", of which TFDS counts or reads the wrong records."""
     import tensorflow_datasets
 
-    for part in tensorflow_datasets.core.splits.AbstractSplit.from_spec(split).to_absolute(splits):
+    for part in tensorflow_datasets.core.ReadInstruction.from_spec(split).to_absolute(splits):
         first = part.from_ or 0
         last = splits[part.splitname].num_examples if part.to is None else part.to
         if last < first:
