@@ -323,7 +323,7 @@ def test_the_backbone_passes_the_suite_of_backbones(ideas, monkeypatch):
     backbone_suite.test_outside_jit_and_with_one_time_it_is_the_same("conv_net", at)
     backbone_suite.test_examples_do_not_see_each_other("conv_net", at)
     backbone_suite.test_time_and_every_entry_of_the_condition_are_heard("conv_net", at)
-    backbone_suite.test_an_objective_has_a_gradient_in_every_parameter("conv_net")
+    backbone_suite.test_an_error_has_a_gradient_in_every_parameter("conv_net")
     backbone_suite.test_guidance_runs_both_branches_in_one_call("conv_net", at)
     backbone_suite.test_a_sampler_runs("conv_net")
 
