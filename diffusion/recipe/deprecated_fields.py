@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion.recipe import kinds, names, wrapper_fields
+from diffusion.recipe import entries, kinds, names, wrapper_fields
 from diffusion.recipe.entries import takes
 from diffusion.recipe.values import plain
 
@@ -15,7 +15,11 @@ def current(config: Any) -> tuple[Any, list[str]]:
 
     Args:
         config: the config; where it has such fields, a changed copy is returned.
+
+    Raises:
+        ConfigError: for an entry whose name is an entry itself, which no table can look up.
     """
+    entries.require_plain_names(plain(config), "config")
     copy = ConfigDict(plain(config)) if not isinstance(config, ConfigDict) else config.copy_and_resolve_references()
     said = []
     for section, kind in (("objective", "objective"), ("second_player.objective", "second player")):

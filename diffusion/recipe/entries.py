@@ -17,6 +17,7 @@ from diffusion.recipe import fields
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import plain
 
+OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *arguments, which an entry cannot name
 HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
 
 
@@ -28,6 +29,22 @@ def table(*functions: Callable) -> dict[Any, Callable]:
 def constants(**values: Any) -> dict[Any, Callable]:
     """Functions that return these values: an entry of a config gives them no arguments."""
     return {name: functools.partial(lambda value: value, value) for name, value in values.items()}
+
+
+def require_plain_names(value: Any, path: str) -> None:
+    """Refuses an entry whose name is a mapping, in a part of a config as `values.plain` returns it.
+
+    Raises:
+        ConfigError: with the path of the name.
+    """
+    if isinstance(value, Mapping):
+        if isinstance(value.get("name"), Mapping):
+            raise ConfigError(f"{path}.name = {value['name']!r} is a mapping. Valid: text, the name of a function.")
+        for field, part in value.items():
+            require_plain_names(part, f"{path}.{field}")
+    elif isinstance(value, tuple):
+        for number, part in enumerate(value):
+            require_plain_names(part, f"{path}[{number}]")
 
 
 def call(
@@ -70,7 +87,7 @@ def call(
     parameters = {
         argument: parameter
         for argument, parameter in inspect.signature(table[name], eval_str=True).parameters.items()
-        if argument not in HIDDEN
+        if argument not in HIDDEN and parameter.kind not in OPEN
     }
     supplied = {argument: value for argument, value in supplied.items() if argument in parameters}
     free = parameters.keys() - (supplied.keys() - nested.keys())

@@ -85,14 +85,16 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
         name: the name that configs have for it; its own if "".
 
     Raises:
-        ConfigError: if `function` is not callable, or the table has another function of that name.
+        ConfigError: if `function` is not callable, has no name, or the table has another function of that name.
     """
     if not callable(function):
         raise ConfigError(
             f"names.add received {function!r}. Valid: a function or a class that returns an entry of the table's "
             "kind, not the entry itself."
         )
-    name = name or function.__name__
+    name = name or getattr(function, "__name__", "<partial>")
+    if name.startswith("<"):
+        raise ConfigError(f"names.add: {function!r} has no name of its own. Valid: a name, set by the argument name.")
     both = ((TERMS, WRAPPERS), (SAMPLERS, SYMBOL_SAMPLERS))  # one field names functions of both tables
     beside = next((other for pair in both for one, other in (pair, pair[::-1]) if one is table), {})
     if name in table or name in beside:

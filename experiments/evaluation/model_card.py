@@ -24,6 +24,12 @@ NAME = "README.md"
 FAILURES = "KNOWN_FAILURES.md"  # a file that a person writes into the run folder, on known failures of the model
 UNKNOWN = "unknown"  # one of Hugging Face's names of licenses
 MARK = re.compile(r"\n<!-- written by diffusion; sha256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
+STATED = re.compile(  # a field of the license, quoted or not, before a comment
+    r"^(license(?:_name|_link)?): *"
+    r"""(?:"([^"\n]*)"|'([^'\n]*)'|([^\s"'#][^\n]*?))"""
+    r"[ \t]*(?:[ \t]#[^\n]*)?\r?$",
+    re.MULTILINE,
+)
 SECTIONS = ("tuning", "objective", "schedule", "parameterization", "model", "optimizer", "ema")
 BASE_SECTIONS = ("schedule", "parameterization", "model")  # sections that a run which tunes takes from its base
 
@@ -200,8 +206,8 @@ def stated_license(folder: pathlib.Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     front = re.match(r"---\r?\n(.*?)\n---", opener.read(path).decode(errors="replace"), re.DOTALL)
-    lines = re.findall(r"^(license(?:_name|_link)?): *[\"']?([^\s\"'#]+)", front[1], re.MULTILINE) if front else []
-    return dict(lines)
+    lines = STATED.findall(front[1]) if front else []
+    return {name: text for name, *forms in lines if (text := "".join(forms))}
 
 
 def _data(data: Mapping[str, Any], name: str) -> str:

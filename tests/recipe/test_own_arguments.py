@@ -1,5 +1,6 @@
 """Arguments of a user's own functions: those that are entries of the config, by name or by type, and plain ones."""
 
+import functools
 import importlib.util
 import inspect
 import pathlib
@@ -288,3 +289,30 @@ def test_settings_of_an_objective_are_no_entry_of_their_argument():
     """The argument `guidance` of improved_mean_flow holds settings, not a function of branches."""
     config = digits_improved_mean_flow.get_config("tiny")
     assert checks.validate(config).objective.condition.strength is not None
+
+
+@pytest.mark.parametrize("field", ["objective", "schedule", "sample.sampler", "sample.driver", "optimizer"])
+def test_an_entry_whose_name_is_an_entry_is_refused(field):
+    config = digits.get_config("tiny")
+    with config.unlocked():
+        values.put(config, field, {"name": {"name": "cosine"}})
+    for build in (Recipe.from_config, checks.validate):
+        with pytest.raises(ConfigError, match=rf"config\.{field}\.name = {{'name': 'cosine'}}.* Valid: text"):
+            build(config)
+
+
+def test_functions_without_a_name_of_their_own_need_one():
+    for function in (functools.partial(samplers.ddim, eta=1.0), lambda: samplers.ddim()):
+        with pytest.raises(ConfigError, match=r"has no name of its own\. Valid: a name, set by the argument name"):
+            names.add({}, function)
+        table = {}
+        names.add(table, function, "mine")
+        assert table == {"mine": function}
+
+
+def test_an_own_function_may_have_arguments_of_any_number(monkeypatch):
+    """A config cannot name them; a function that needs none works, and an argument is refused by its name."""
+    monkeypatch.setitem(names.SAMPLERS, "open", lambda *more, eta=0.0, **others: samplers.ddim(eta))
+    assert sampler_of({"name": "open", "eta": 0.5}).draws == 1 and sampler_of({"name": "open"}).draws == 0
+    with pytest.raises(ConfigError, match=r"unknown argument of open 'step'.* Valid: eta"):
+        sampler_of({"name": "open", "step": 1})

@@ -188,6 +188,15 @@ def test_a_converted_network_has_the_licence_of_its_source(tmp_path):
     )
 
 
+@pytest.mark.parametrize("written, name", [
+    ('"My Own License"', "My Own License"), ("'Its terms'", "Its terms"), ("Open License  # of 2024", "Open License"),
+    ("x#1", "x#1"), ("", None),
+])  # fmt: skip
+def test_the_name_of_a_license_is_read_to_its_end(written, name, tmp_path):
+    (tmp_path / "README.md").write_text(f"---\nlicense: other\nlicense_name: {written}\ntags: [a]\n---\n")
+    assert model_card.stated_license(tmp_path) == {"license": "other"} | ({"license_name": name} if name else {})
+
+
 def test_the_card_of_a_lora_stands_beside_it_with_what_the_file_says(tmp_path):
     said = {"base_model": "sd15", "trigger_words": "<cat>", "config_sha256": "ab" * 32}
     card = model_card.build_lora_card(tmp_path / "kohya.safetensors", said, "mit", tmp_path / "pipe")
