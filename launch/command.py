@@ -1,6 +1,7 @@
 """The common part of the launchers, which read their options and the command after `--`, and pass a text to a tool."""
 
 import argparse
+import os
 import pathlib
 import re
 import shlex
@@ -43,6 +44,11 @@ def natural(text: str) -> int:
 def positive(text: str) -> int:
     """An argument that is a whole number, 1 or more."""
     return int(argument("0*[1-9][0-9]{0,8}", "a whole number, 1 or more")(text))
+
+
+def exit_status(returncode: int) -> int:
+    """The exit status of a process in the form of a shell: 128 + n if signal n ended it."""
+    return 128 - returncode if returncode < 0 else returncode
 
 
 def no_run(parser: argparse.ArgumentParser, command: list[str]) -> None:
@@ -124,7 +130,7 @@ def hand_over(launcher: str, text: str, options: argparse.Namespace, tool: list[
         return 0
     if options.output is not None:
         try:
-            options.output.write_text(text)
+            options.output.write_bytes(os.fsencode(text))
         except OSError as error:
             print(f"diffusion launch {launcher}: cannot write {options.output}: {error.strerror}", file=sys.stderr)
             return 1
@@ -137,4 +143,4 @@ def hand_over(launcher: str, text: str, options: argparse.Namespace, tool: list[
             file=sys.stderr,
         )
         return 127
-    return subprocess.run(tool, input=text, text=True).returncode
+    return exit_status(subprocess.run(tool, input=os.fsencode(text)).returncode)

@@ -24,7 +24,7 @@ import time
 from typing import BinaryIO, NamedTuple, TextIO
 
 from diffusion.launch import command as launcher
-from diffusion.launch.command import positive
+from diffusion.launch.command import exit_status, positive
 from diffusion.launch.guard import Guard
 from diffusion.package import commands
 
@@ -106,7 +106,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     options, command = launcher.parse(parser, argv)
-    if options.grace < 0:
+    if not options.grace >= 0:
         parser.error(f"--grace={options.grace} must be a time in seconds, at least 0")
     return options, command
 
@@ -166,11 +166,6 @@ def signal_all(processes: list[Process], number: int) -> None:
                 os.killpg(process.popen.pid, number)
             except ProcessLookupError:
                 pass  # it ended in between
-
-
-def exit_status(returncode: int) -> int:
-    """The exit status of a process in the form of a shell: 128 + n if signal n ended it."""
-    return 128 - returncode if returncode < 0 else returncode
 
 
 def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, guard: Guard) -> int:

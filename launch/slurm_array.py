@@ -58,6 +58,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
             f"--only={options.only} names run {beyond[0]}, but the runs of --runs={options.runs} are 0 to "
             f"{options.runs - 1}"
         )
+    for first, last in re.findall("([0-9]+)-([0-9]+)", options.only or ""):
+        if int(last) < int(first):
+            parser.error(f"--only={options.only}: {first}-{last} ends before it begins")
     return options, command
 
 

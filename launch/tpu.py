@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 127
-    return subprocess.run(words).returncode
+    return launcher.exit_status(subprocess.run(words).returncode)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ def test_a_run_that_saved_goes_back_into_the_queue_and_no_other(tmp_path, status
     [
         (slurm_array.parse, [*SLURM, "--only=45", "--", "x"], "0 to 44"),
         (slurm_array.parse, [*SLURM, "--only=a", "--", "x"], "ranges"),
+        (slurm_array.parse, [*SLURM, "--only=1,12-10", "--", "x"], "12-10 ends before it begins"),
         (slurm_array.parse, ["--", "x"], "--runs"),
         (slurm_array.parse, [*SLURM, "--", "x", "--run=3"], "--run, which the launcher adds"),
         (slurm_array.parse, [*SLURM, "--", "x", "--token=abc"], "looks like a secret"),

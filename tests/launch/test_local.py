@@ -337,6 +337,7 @@ def test_a_program_is_missing_also_where_a_folder_of_path_may_not_be_entered(tmp
         (["--processes=0", "--", "true"], "--processes: '0'"),
         (["--devices-per-process=0", "--", "true"], "1 or more"),
         (["--grace=-1", "--", "true"], "--grace"),
+        (["--grace=nan", "--", "true"], "--grace=nan"),
         (["--process=2", "--wrong", "--", "true"], "--wrong"),
         (["python", "-m", "experiments.train"], "python"),
     ],

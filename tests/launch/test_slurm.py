@@ -327,6 +327,21 @@ def test_output_writes_and_does_not_submit(monkeypatch, tmp_path, capsys):
     assert "cannot write" in capsys.readouterr().err
 
 
+def test_a_word_that_is_no_text_reaches_the_file_as_it_is(tmp_path):
+    """The name of a file may have any bytes; Python gives such a byte as half of a surrogate pair."""
+    file = tmp_path / "job.sbatch"
+    assert slurm.main([f"--output={file}", "--", "prog", os.fsdecode(b"runs/\xe4\xff"), "ä"]) == 0
+    assert b"prog 'runs/\xe4\xff' '\xc3\xa4'" in file.read_bytes()
+
+
+def test_the_status_of_a_tool_that_a_signal_ended_is_that_of_a_shell(monkeypatch, tmp_path):
+    tool = tmp_path / "sbatch"
+    tool.write_text("#!/bin/sh\nkill -TERM $$\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert slurm.main(["--", "prog"]) == 128 + 15
+
+
 def test_dry_run_only_prints(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slurm.main(["--dry-run", f"--output={tmp_path}/x", "--", "prog", "a b"]) == 0
