@@ -635,7 +635,7 @@ def test_one_command_compares(teacher, tmp_path):
     first = commands.run(*words, timeout=600)
     assert first.returncode == 0, first.stderr
     table = (tmp_path / "out" / "table.md").read_text()
-    rows = [line.split(" | ")[:3] for line in table.splitlines()[2:]]
+    rows = [line.split(" | ")[:3] for line in table.split("\n\n")[0].splitlines()[2:]]
     assert rows == [["| lcm", "1", "1"], ["| lcm", "2", "1"], ["| teacher", "4", "1"]]
     assert table in first.stdout and "| teacher | 4 | " in table and "(1.00)" in table and "coverage" in table
     content = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
