@@ -56,7 +56,8 @@ def content(results: Results) -> dict[str, Any]:
     """The data of the page as plain values, with the paths of its pictures; page/rows.js reads it."""
     runs = [_with_total(run) for run in results.runs]
     groups = over_seeds(results._replace(runs=runs))
-    seeds = naming.labels([*results.fields, *results.seeds])
+    labels = naming.labels([*results.fields, *results.seeds])
+    values = naming.distinct_texts([run.overrides for run in runs], results.fields)
     group_of = {run.name: index for index, group in enumerate(groups) for run in group.runs}
     number = {run.name: index for index, run in enumerate(runs)}
     figures = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
@@ -66,8 +67,8 @@ def content(results: Results) -> dict[str, Any]:
     return {
         "name": results.name,
         "file": results.file,
-        "fields": list(naming.labels(results.fields).values()),
-        "seeds": [seeds[field] for field in results.seeds],
+        "fields": [labels[field] for field in results.fields],
+        "seeds": [labels[field] for field in results.seeds],
         "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
         "command": results.command,
         "page_command": commands.line("sweep_report", f"--workdir={results.directory}"),
@@ -75,13 +76,13 @@ def content(results: Results) -> dict[str, Any]:
         "groups": [
             {
                 "name": group.name,
-                "values": naming.texts(group.overrides, results.fields),
+                "values": values[number[group.runs[0].name]],
                 "runs": [number[run.name] for run in group.runs],
                 "figures": group.figures,
             }
             for group in groups
         ],
-        "runs": [_run(run, group_of[run.name], results) for run in runs],
+        "runs": [_run(run, group_of[run.name], row, results) for run, row in zip(runs, values)],
         "live": any(run.status in (RUNNING, QUEUED) for run in runs),
         "news": NEWS,
         "poll": POLL,
@@ -95,14 +96,14 @@ def _with_total(run: Run) -> Run:
     return run.with_seconds({"seconds/total": math.fsum(seconds)})
 
 
-def _run(run: Run, group: int, results: Results) -> dict[str, Any]:
+def _run(run: Run, group: int, values: list[str], results: Results) -> dict[str, Any]:
     curve = lambda points: [[step for step, _ in points], [float(f"{value:.5g}") for _, value in points]]
     measured = run.measured
     content = run._asdict() | measured._asdict()
     del content["measured"], content["overrides"]
     return content | {
         "group": group,
-        "values": naming.texts(run.overrides, results.fields),
+        "values": values,
         "seeds": naming.texts(run.overrides, results.seeds),
         "sample_seed": run.overrides.get("sample.seed"),
         "seconds": round(run.seconds, 1),

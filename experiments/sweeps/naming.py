@@ -65,6 +65,21 @@ def texts(run: Overrides, fields: Iterable[str]) -> list[str]:
     return [text(run[field]) if field in run else "" for field in fields]
 
 
+def distinct_texts(runs: Sequence[Overrides], fields: Iterable[str]) -> list[list[str]]:
+    """The `texts` of each run; a text that several values of a field have ends with a hash of the value."""
+    fields = list(fields)
+    rows = [texts(run, fields) for run in runs]
+    for column, field in enumerate(fields):
+        values = [identity({field: run[field]}) if field in run else "" for run in runs]
+        alike = collections.defaultdict(set)
+        for row, value in zip(rows, values):
+            alike[row[column]].add(value)
+        for row, value in zip(rows, values):
+            if value and len(alike[row[column]]) > 1:
+                row[column] += f"-{value[:8]}"
+    return rows
+
+
 def text(value: Any) -> str:
     """A value as a part of a name: {"name": "min_snr", "gamma": 5} becomes "min_snr-gamma-5"."""
     if isinstance(value, Mapping):

@@ -43,8 +43,7 @@ def table(results: Results, figures: Sequence[str] = ()) -> Table:
     known = list(dict.fromkeys(name for group in groups for name in group.figures))
     columns = naming.labels(results.fields)
     rows = []
-    for group in groups:
-        values = naming.texts(group.overrides, columns)
+    for group, values in zip(groups, naming.distinct_texts([group.overrides for group in groups], columns)):
         done = sum(run.status == DONE for run in group.runs)
         rows.append((values, f"{done} of {len(group.runs)}", group.figures))
     chosen = _chosen(known, figures, usual(results.runs, known, USUAL))

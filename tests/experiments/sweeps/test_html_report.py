@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.experiments.sweeps import embedded_pictures, html_report, sweep_folder, table
+from diffusion.experiments.sweeps import embedded_pictures, html_report, naming, sweep_folder, table
 from diffusion.experiments.sweeps.html_report import following
 from diffusion.experiments.sweeps.results import collect
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan, Record
@@ -55,6 +55,35 @@ def test_figures_are_those_of_the_runs(small):
     np.testing.assert_allclose(list(zip(steps, values)), small.runs[0].measured.curves["loss"], rtol=1e-4)
     of = small.runs[0].figures
     assert data["runs"][0]["figures"]["seconds/total"][0] == sum(of[f"seconds/{x}"].value for x in ("train", "sample"))
+
+
+def test_settings_whose_values_read_alike_stay_apart(tmp_path):
+    """A text keeps letters of English only: the page and the table would take both prompts for one setting."""
+    prompts = ("a cat!", "a cat?", "a dog")
+    made = [
+        made_sweep.run(tmp_path, {"prompt": prompt, "seed": seed}, 1.0, None, False, 5, seed)
+        for prompt in prompts
+        for seed in (0, 1)
+    ]
+    names = naming.names([run.overrides for run in made])
+    made = [run._replace(name=name) for run, name in zip(made, names)]
+    results = made_sweep.results("prompts", ["prompt"], ["seed"], made, tmp_path)
+    data = html_report.content(results)
+    values = [group["values"] for group in data["groups"]]
+    assert len({tuple(row) for row in values}) == 3 and values[2] == ["a-dog"]
+    assert all(row[0].startswith("a-cat-") for row in values[:2])
+    assert [run["values"] for run in data["runs"]] == [row for row in values for _ in range(2)]
+    assert [row for row, *_ in table.table(results).rows] == values
+
+
+def test_a_field_and_a_seed_of_one_last_word_have_labels_of_their_own(tmp_path):
+    made = [
+        made_sweep.run(tmp_path, {"sample.seed": noise, "seed": seed}, 1.0, None, False, 5, seed)
+        for noise in (7, 8)
+        for seed in (0, 1)
+    ]
+    data = html_report.content(made_sweep.results("noises", ["sample.seed"], ["seed"], made, tmp_path))
+    assert data["fields"] == ["sample.seed"] and data["seeds"] == ["seed"]
 
 
 @pytest.mark.parametrize("version", ["earlier", "now"])
