@@ -299,9 +299,11 @@ def class_numbers(
         what: the name of the labels in messages.
 
     Raises:
-        ValueError: if a label is missing, names no class, or is neither a text nor an integer from 0 to `CLASSES` - 1;
-            the message names its place.
+        ValueError: if a class is named twice; or if a label is missing, names no class, or is neither a text nor an
+            integer from 0 to `CLASSES` - 1; the message then names its place.
     """
+    if twice := [name for name in classes if classes.count(name) > 1]:
+        raise ValueError(f"{what}: classes names {twice[0]!r} twice. Valid: each class once, at its number")
     values = [
         value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
     ]

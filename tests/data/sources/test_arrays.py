@@ -153,3 +153,8 @@ def test_a_column_is_suggested_that_has_more_than_half_of_the_letters(tmp_path):
     for name, hint in (("abxz", r"abxy\. Did you mean 'abxy'\?$"), ("abzz", r"abxy\.$")):
         with pytest.raises(ValueError, match=f"no column {name!r} for x; its columns are {hint}"):
             arrays(str(tmp_path / "a.npz"), x=name)
+
+
+def test_a_class_is_named_once():
+    with pytest.raises(ValueError, match=r"labels: classes names 'c' twice"):
+        class_numbers(["a", "c"], ("c", "a", "c"), str, "labels")
