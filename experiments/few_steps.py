@@ -368,7 +368,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
     heights = [row[key] / (reference[key] if reference else 1) for row in rows for key in keys]
     decades = max(heights) > 3 * min(heights)  # otherwise ticks at 1, 2 and 5 would leave at most one on the axis
     for axes, model in zip(panels, models):
-        mine = [row for row in rows if row["name"] == model]
+        mine = sorted((row for row in rows if row["name"] == model), key=lambda row: row["nfe"])
         for colour, feature in zip(plots.COLOURS, features):
             key = f"fd_{feature}"
             unit = reference[key] if reference else 1.0

@@ -216,6 +216,16 @@ def test_the_names_of_students_are_as_they_are_written(monkeypatch, tmp_path):
     assert title.get_text() == "$\\b$" and not title.get_parse_math()
 
 
+def test_the_line_of_a_student_goes_by_its_numbers_of_evaluations(monkeypatch, tmp_path):
+    """--steps=4,1,2 measures in this order; a line in it would go back and forth."""
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    rows = [{"name": "a", "nfe": nfe, "fd_pixels": 1.0 / nfe, "spread": {}} for nfe in (4, 1, 2)]
+    few_steps.draw(rows, ["pixels"], None, tmp_path / "a.png")
+    line = figures[0].axes[0].get_lines()[0]
+    assert line.get_xdata().tolist() == [1, 2, 4] and line.get_ydata().tolist() == [1.0, 0.5, 0.25]
+
+
 def test_titles_above_points_lie_within_the_page_and_count_those_outside(monkeypatch, tmp_path):
     angle = np.linspace(0, 2 * np.pi, 100)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
