@@ -76,11 +76,7 @@ def require_counts(name: str, least: int = 1) -> None:
         "an entry is missing, or no whole number of at least 1. Valid: such numbers, separated by commas, e.g. 8,32."
     )
     flags.register_validator(
-        name,
-        lambda values: (
-            len(values) >= least and all(value.isascii() and value.isdigit() and int(value) for value in values)
-        ),
-        words,
+        name, lambda values: len(values) >= least and all(value.isdecimal() and int(value) for value in values), words
     )
 
 

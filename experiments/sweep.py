@@ -85,7 +85,7 @@ def chosen(record: Record, run: str) -> list[Plan]:
     if not run:
         return record.runs
     names = [plan.name for plan in record.runs]
-    if run.isdigit() and int(run) < len(names):
+    if run.isdecimal() and int(run) < len(names):
         return [record.runs[int(run)]]
     if run in names:
         return [record.runs[names.index(run)]]

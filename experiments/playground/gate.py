@@ -80,7 +80,7 @@ def _too_large(headers: Mapping[str, str]) -> tuple[int, str] | None:
     if "transfer-encoding" in headers:
         return 411, "Content-Length is missing: send the length of the body"
     length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()):
+    if not length.isdecimal():
         return 400, f"Content-Length is {length[:20]!r}, which is not a number"
     large = len(length) > 20 or int(length) > BODY  # Python refuses to convert thousands of digits
     return (413, f"the body has {length[:20]} bytes; at most {BODY:,} are accepted") if large else None

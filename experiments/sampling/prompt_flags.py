@@ -47,6 +47,8 @@ def request() -> Request:
     if NUMBER.value < 1:
         raise ConfigError(f"-n = {NUMBER.value} must be at least 1.")
     values = {name: flag.value for name, flag in SETTINGS.items()}
-    values["margins"] = [int(text) if text.strip().lstrip("-").isdigit() else text for text in values["margins"]]
+    values["margins"] = [
+        int(text) if text.strip().removeprefix("-").isdecimal() else text for text in values["margins"]
+    ]
     values["controls"] = [Control.parsed(text) for text in values["controls"]]
     return Request.series(PROMPT.value, SEED.value, NUMBER.value, **values)

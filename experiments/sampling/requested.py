@@ -40,12 +40,12 @@ def labels(names: Sequence[str], recipe: Recipe, number: int, words: Mapping[str
         )
     names = [*map(str.strip, names)]
     also = ", or words of the model's id2label" if words else ""
-    if words is None and not all(map(str.isdigit, names)):
-        words = {name: row for row, name in enumerate(data.class_names(recipe)) if not name.isdigit()}
+    if words is None and not all(map(str.isdecimal, names)):
+        words = {name: row for row, name in enumerate(data.class_names(recipe)) if not name.isdecimal()}
         also = f", or {', '.join([*words][:10])}{' ...' if len(words) > 10 else ''}" if words else ""
     rows = []
     for name in names:
-        row = int(name) if name.isdigit() else (words or {}).get(name, -1)
+        row = int(name) if name.isdecimal() else (words or {}).get(name, -1)
         if not 0 <= row < num_classes:
             valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
             raise ConfigError(f"--labels: {name!r} is not a class of this model. Valid: {valid}{also}.")

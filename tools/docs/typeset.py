@@ -148,4 +148,4 @@ def _index(index: str) -> str:
         return _row(TOKEN.findall(index[1:-1]))
     if index in ("max", "min"):
         return f"\\{index}"
-    return index if len(index) == 1 or index.isdigit() else rf"\text{{{index}}}"
+    return index if len(index) == 1 or index.isdecimal() else rf"\text{{{index}}}"

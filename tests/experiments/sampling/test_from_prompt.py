@@ -125,6 +125,7 @@ def test_the_flag_of_quantisation_has_every_kind(flags):
         ({"prompt": "a cat", "steps": 0}, "steps = 0. Valid: a whole number, at least 1 and at most 1000"),
         ({"prompt": "a cat", "margins": ["1", "2"]}, r"margins = \[1, 2\]. Valid: a list of 4"),
         ({"prompt": "a cat", "margins": ["1", "2", "x", "4"]}, r"margins = \[1, 2, .x., 4\]. Valid: a list of 4"),
+        ({"prompt": "a cat", "margins": ["1", "2", "²", "--4"]}, r"margins = .*u00b2., .--4.*Valid: a list of 4"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags, values, message):

@@ -35,7 +35,7 @@ def test_classes_are_named_by_numbers_and_words_and_taken_in_turn():
     assert requested.labels(["3", " 8 "], classes(10), 5).tolist() == [3, 8, 3, 8, 3]
     assert requested.labels(["goldfish", "4", "white shark"], classes(5), 4, words).tolist() == [1, 4, 2, 1]
     assert requested.labels(["0"], classes(1), 1).dtype == np.int32
-    for wrong in ("10", "-1", "goldfish"):
+    for wrong in ("10", "-1", "goldfish", "²"):
         with pytest.raises(
             ConfigError, match=rf"'{wrong}' is not a class of this model\. Valid: integers in 0 \.\. 9\.$"
         ):
@@ -61,6 +61,8 @@ def test_the_names_of_a_runs_classes_are_labels_too(source):
     assert requested.labels(["dog", "0", "cat"], three, 4).tolist() == [1, 0, 0, 1]
     with pytest.raises(ConfigError, match=r"'dgo' is not .*Valid: integers in 0 \.\. 2, or cat, dog\.$"):
         requested.labels(["dgo"], three, 1)
+    source.spec.classes = ("①", "²")
+    assert requested.labels(["²", "①"], recipe(np.zeros((), np.int32), num_classes=2), 2).tolist() == [1, 0]
     source.spec.classes = tuple(f"kind {i}" for i in range(30))
     with pytest.raises(ConfigError, match=r"Valid: integers in 0 \.\. 29, or kind 0, .*, kind 9 \.\.\.\.$"):
         requested.labels(["cat"], recipe(np.zeros((), np.int32), num_classes=30), 1)

@@ -221,6 +221,14 @@ def test_a_sweep_that_goes_on_in_another_folder_says_where_its_file_is(tmp_path,
     assert command.recorded_file(tmp_path / "runs") == "mine.py:tiny"
 
 
+@pytest.mark.parametrize("run", ["2", "²", "-1", "x"])
+def test_a_run_that_the_sweep_does_not_have_is_refused(run):
+    """int() does not take "²", which str.isdigit calls a digit."""
+    two = record(each("seed", (0, 1)))
+    with pytest.raises(ConfigError, match=rf"^--run={run}: the sweep has no such run\. Valid: 0 \.\. 1"):
+        command.chosen(two, run)
+
+
 def test_no_jobs_at_a_time_are_refused():
     ended = commands.run("diffusion", "sweep", "--sweep=digits_steps:tiny", "--jobs=0")
     assert ended.returncode == 2 and "--jobs=0: 0 is not a positive integer" in ended.stderr
