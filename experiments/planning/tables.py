@@ -44,14 +44,20 @@ CALIBRATED = (
 def in_bytes(size: float) -> str:
     """Returns a number of bytes in a decimal unit: "812 MB", "3.41 GB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}"
+        if (number := _rounded(size / scale)) >= 1:
+            return f"{number:.9g} {unit}"
     return f"{size:.0f} B"
 
 
 def in_seconds(seconds: float) -> str:
     """Returns a time in seconds or milliseconds: "12.3 ms", "1.52 s"."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    number = _rounded(seconds)
+    return f"{number:.9g} s" if number >= 1 else f"{_rounded(seconds * 1e3):g} ms"
+
+
+def _rounded(number: float) -> float:
+    """A number with three digits, which is written without an exponent where that is short."""
+    return float(f"{number:.3g}")
 
 
 def show(plan: Mapping[str, Any], console: Console) -> None:

@@ -33,7 +33,7 @@ def test_bytes_have_a_unit_that_fits(size, text):
     assert tables.in_bytes(size) == text
 
 
-@pytest.mark.parametrize("seconds, text", [(1.524, "1.52 s"), (1, "1 s"), (0.9996, "1e+03 ms"), (0.01234, "12.3 ms")])
+@pytest.mark.parametrize("seconds, text", [(1.524, "1.52 s"), (1, "1 s"), (0.01234, "12.3 ms")])
 def test_seconds_have_a_unit_that_fits(seconds, text):
     assert tables.in_seconds(seconds) == text
 
@@ -121,3 +121,15 @@ def test_the_first_line_says_how_large_the_run_is(devices, batches):
     assert "h100: the run does not fit. It needs 59 GB (estimate) of 80 GB, of which a tenth must stay free" in text
     assert "v5p: the run would be refused there: there is no fp8." in text and "h100: the run would" not in text
     assert "MFU counts only the model's FLOPs." in text and "MFU counts all FLOPs of the step." not in text
+
+
+@pytest.mark.parametrize(
+    "size, text", [(999.6e3, "1 MB"), (999.6e6, "1 GB"), (999.4e6, "999 MB"), (1234.5e12, "1230 TB")]
+)
+def test_bytes_that_are_rounded_up_have_the_next_unit(size, text):
+    assert tables.in_bytes(size) == text
+
+
+@pytest.mark.parametrize("seconds, text", [(0.9996, "1 s"), (0.9994, "999 ms"), (1234.5, "1230 s"), (86400, "86400 s")])
+def test_long_times_are_written_in_full(seconds, text):
+    assert tables.in_seconds(seconds) == text
