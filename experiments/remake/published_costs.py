@@ -130,7 +130,7 @@ EDM2 = cost_remake(
     place="tables 2 and 3, model size",
     minutes=1,
     differs=(
-        "All parameter counts are equal. Our Gflops are 0.9 to 2.3 % lower, which is 3.4 to 4.2 operations per "
+        "All parameter counts are equal. Our Gflops are 0.9 to 2.3 % lower, which is 3.4 to 4.3 operations per "
         "parameter for S to XXL. Normalising the weights in each pass would need this number of operations. We do "
         "not count them, and do not know whether the paper does. XLA counts 4 % less than we do, because it omits "
         "the products of a convolution with padding."
