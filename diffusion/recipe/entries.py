@@ -79,6 +79,7 @@ def call(
             f'{path} = {spec!r}. Valid: {{"name": ..., arguments}}, where the name of the {kind} is one of '
             f"{', '.join(sorted(table))}."
         )
+    require_plain_names({"name": spec["name"]}, path)
     name = spec.pop("name")
     if name not in table:
         raise ConfigError(

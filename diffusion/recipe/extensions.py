@@ -9,6 +9,7 @@ of the current folder:
 A config never names code.
 """
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -135,6 +136,8 @@ def prepared(name: str, path: pathlib.Path) -> tuple[types.ModuleType, Loader]:
 
 def _run_file(path: pathlib.Path) -> types.ModuleType:
     called = f"extension_{path.stem}"
+    if called in sys.modules:  # of another folder; its classes still look up their annotations by its name
+        called += f"_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     module, loader = prepared(called, path)
     sys.modules[called] = module  # classes look up their annotations here
     loader.exec_module(module)

@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import typing
 
 import jax.numpy as jnp
 import pytest
@@ -232,3 +233,16 @@ def test_every_command_takes_the_users_code(command, tmp_path):
     (tmp_path / "mine.py").write_text("raise ValueError('the code ran')\n")
     done = commands.run("diffusion", command, "--extend=mine.py", cwd=tmp_path)
     assert done.returncode == 2 and "the code ran" in done.stderr, done.stderr
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(monkeypatch):
+    """A class finds the names in its annotations by its module."""
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    for folder in ("a", "b"):
+        pathlib.Path(folder).mkdir()
+        pathlib.Path(f"{folder}/twins.py").write_text(
+            f"import typing\n\nclass Pair(typing.NamedTuple):\n    value: 'Value_{folder}'\n\nValue_{folder} = int\n"
+        )
+        extensions.extend(f"{folder}/twins.py")
+    twins = [module for name, module in sys.modules.items() if name.startswith("extension_twins")]
+    assert [typing.get_type_hints(module.Pair) for module in twins] == [{"value": int}] * 2

@@ -301,6 +301,11 @@ def test_an_entry_whose_name_is_an_entry_is_refused(field):
             build(config)
 
 
+def test_data_whose_name_is_an_entry_are_refused():
+    with pytest.raises(ConfigError, match=r"config\.data\.source\.name = {'name': 'arrays'} is a mapping"):
+        data.named('{"name": {"name": "arrays"}}@train')
+
+
 def test_functions_without_a_name_of_their_own_need_one():
     for function in (functools.partial(samplers.ddim, eta=1.0), lambda: samplers.ddim()):
         with pytest.raises(ConfigError, match=r"has no name of its own\. Valid: a name, set by the argument name"):
