@@ -171,6 +171,12 @@ def require_comparable(rows: Sequence[Row]) -> None:
                 f"{', '.join(others)}",
                 stacklevel=2,
             )
+    _require_names_apart(rows)
+
+
+def _require_names_apart(rows: Sequence[Row]) -> None:
+    """Refuses runs that share a name by mistake, and warns of seeds of a run that differ in other settings too."""
+    teacher = rows[-1]
     first: dict[str, Row] = {}
     seeds: dict[tuple[str, int], pathlib.Path] = {}
     for row in {(row.name, row.folder): row for row in rows}.values():
@@ -188,20 +194,20 @@ def require_comparable(rows: Sequence[Row]) -> None:
             warnings.warn(
                 f"the means of {row.name!r} are over {shared.folder} and {row.folder}, which differ in more than the "
                 f"seed: {', '.join(changed)}",
-                stacklevel=2,
+                stacklevel=3,
             )
 
 
 def counts_of(flag: str) -> list[int]:
-    """The numbers of sampling steps that a flag lists.
+    """The numbers of sampling steps that a flag of `few_step_flags` lists.
 
     Raises:
-        ConfigError: if the list is empty, names a number twice, or has an entry that is not a whole number from 1 on.
+        ConfigError: if the flag names a number twice.
     """
-    words = flags.FLAGS[flag].value or []
-    counts = [int(word) for word in words if word.isdecimal()]
-    if not words or len(set(counts)) < len(words) or 0 in counts:
-        raise ConfigError(f"--{flag}={','.join(words)}. Valid: different whole numbers of at least 1, such as 1,2,4.")
+    words = flags.FLAGS[flag].value
+    counts = [*map(int, words)]
+    if len(set(counts)) < len(counts):
+        raise ConfigError(f"--{flag}={','.join(words)} names a number twice. Valid: different numbers, such as 1,2,4.")
     return counts
 
 

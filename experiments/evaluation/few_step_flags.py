@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from diffusion.experiments import command_line
+
 
 def define(teacher: str, students: str, out: str) -> None:
     """Defines the flags of a command that calls `few_steps.compare`.
@@ -17,6 +19,8 @@ def define(teacher: str, students: str, out: str) -> None:
     )
     flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
     flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
+    command_line.require_counts("steps")
+    command_line.require_counts("teacher_steps")
     flags.DEFINE_integer("number", 1000, "number of samples for each run", lower_bound=10)
     flags.DEFINE_string("out", out, "folder to write into")
     flags.mark_flags_as_required(["teacher", "students"])

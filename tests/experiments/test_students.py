@@ -418,11 +418,11 @@ def test_runs_that_share_a_row_and_differ_in_more_than_the_seed_are_named():
         few_steps.require_comparable([*seeds, row("t")._replace(name="teacher")])
 
 
-@pytest.mark.parametrize("words", [[], ["0"], ["two"], ["1", "1.5"], ["2", "4", "2"], [""]])
-def test_numbers_of_steps_that_are_none_are_refused(words, monkeypatch):
+@pytest.mark.parametrize("words", [["2", "4", "2"], ["2", "02"]])
+def test_a_number_of_steps_that_is_named_twice_is_refused(words, monkeypatch):
     values = {"steps": types.SimpleNamespace(value=words)}
     monkeypatch.setattr(few_steps, "flags", types.SimpleNamespace(FLAGS=values))
-    with pytest.raises(ConfigError, match=f"^--steps={','.join(words)}\\. Valid: different whole numbers"):
+    with pytest.raises(ConfigError, match=f"^--steps={','.join(words)} names a number twice\\. Valid: different"):
         few_steps.counts_of("steps")
     values["steps"].value = ["1", "4"]
     assert few_steps.counts_of("steps") == [1, 4]

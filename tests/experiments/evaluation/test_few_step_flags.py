@@ -39,3 +39,10 @@ def test_ten_samples_are_the_fewest(values):
 def test_help_says_what_the_names_are(values):
     said = {name: values[name].help for name in ("teacher", "students")}
     assert "runs/teacher" in said["teacher"] and '"runs/students/*"' in said["students"]
+
+
+@pytest.mark.parametrize("name", ["steps", "teacher_steps"])
+@pytest.mark.parametrize("words", ["", "0", "two", "1,1.5", "2,,4"])
+def test_numbers_of_steps_that_are_none_are_refused(values, name, words):
+    with pytest.raises(flags.IllegalFlagValueError, match=f"--{name}.*no whole number of at least 1"):
+        values(["command", "--teacher=a", "--students=b", f"--{name}={words}"])
