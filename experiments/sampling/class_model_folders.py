@@ -155,9 +155,11 @@ def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, 
         "steps_offset": grid.get("offset", 0),
         "rescale_betas_zero_snr": rescaled,
     }
-    ancestral = sampler["name"] == "ddpm" and not by_transformer
+    # A learned variance is read by DDPMScheduler alone; DiTPipeline leaves it out before the scheduler.
+    ancestral = (learned or sampler["name"] == "ddpm") and not by_transformer
     if ancestral:
-        scheduler = {"_class_name": "DDPMScheduler", "variance_type": VARIANCES[sampler.get("variance", "small")]}
+        variance = "learned" if learned else sampler.get("variance", "small")
+        scheduler = {"_class_name": "DDPMScheduler", "variance_type": VARIANCES[variance]}
     else:  # diffusers has few of the samplers; whoever samples may choose another, so any other becomes DDIM
         scheduler = {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}
     name = "DiTPipeline" if by_transformer else "DDPMPipeline" if ancestral else "DDIMPipeline"

@@ -175,6 +175,25 @@ def test_a_run_is_written_with_its_clip_its_offset_and_its_rescaled_table():
     assert expected.items() <= scheduler.items() and scheduler["num_train_timesteps"] == 500
 
 
+@pytest.mark.parametrize("sampler", [{"name": "ddim"}, {"name": "ddpm", "variance": "small"}, {"name": "heun"}])
+def test_a_unet_with_a_learned_variance_is_written_for_the_scheduler_that_reads_it(sampler):
+    """Of diffusers' pipelines of UNet2DModel, one reads 2 C channels: with DDPMScheduler and a learned variance_type.
+
+    DiTPipeline leaves the variance out itself, whatever the scheduler.
+    """
+    epsilon = {"name": "epsilon", "clock": {"name": "steps", "T": 1000}}
+    settings = {
+        "sample": {"sampler": sampler, "grid": {"name": "trailing"}},
+        "parameterization": {"name": "learned_variance", "parameterization": epsilon},
+        "schedule": {"name": "linear_beta"},
+    }
+    pipeline, scheduler = class_model_folders._scheduler(settings, False)
+    assert (pipeline, scheduler["_class_name"]) == ("DDPMPipeline", "DDPMScheduler")
+    assert (scheduler["variance_type"], scheduler["prediction_type"]) == ("learned_range", "epsilon")
+    pipeline, scheduler = class_model_folders._scheduler(settings, True)
+    assert (pipeline, scheduler["_class_name"]) == ("DiTPipeline", "DDIMScheduler")
+
+
 def test_a_consistency_model_is_written_with_the_levels_of_its_grid():
     settings = {
         "sample": {"sampler": {"name": "consistency"}, "grid": {"name": "karras_levels", "levels": 18, "rho": 5.0}},
