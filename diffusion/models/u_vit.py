@@ -67,7 +67,8 @@ class UViTBlock(nn.Module):
         """Args:
             x: tokens [B, T, D].
             skip: tokens [B, T, D] of the skip connection; None for no skip.
-            per_layer: this layer's entries of the condition: "skip" Bool [B], "residual" [B, T, D], or none.
+            per_layer: this layer's entries of the condition: "skip" Bool [B], or "residual" [B, T, D], which is added
+                after the layer, even if it is skipped; or none.
 
         Returns:
             (x, x), for a scan that stacks the tokens after each layer.
@@ -82,10 +83,10 @@ class UViTBlock(nn.Module):
         )
         x = x + mixed(_norm(self.dtype, "norm_1")(x))
         x = x + Gelu(self.mlp_ratio, self.dtype, False, name="mlp")(_norm(self.dtype, "norm_2")(x))
-        if "residual" in per_layer:
-            x = x + per_layer["residual"].astype(x.dtype)
         if "skip" in per_layer:
             x = jnp.where(per_layer["skip"][:, None, None], before, x)
+        if "residual" in per_layer:
+            x = x + per_layer["residual"].astype(x.dtype)
         x = layout.split(x, "batch", "tokens", None)
         return x, x
 

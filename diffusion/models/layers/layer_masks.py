@@ -5,7 +5,7 @@ b, and column l is for layer l:
 
 | mask       | `[B, L]` | effect on the layer where the mask is True, or not 0                                        |
 |------------|----------|---------------------------------------------------------------------------------------------|
-| "skip"     | Bool     | the layer's output is its input (skip-layer guidance)                                       |
+| "skip"     | Bool     | the layer's output is its input (skip-layer guidance), to which a residual is still added   |
 | "identity" | Bool     | every token attends only to itself (perturbed-attention guidance)                           |
 | "borrow"   | int      | example b attends by the attention maps of example b + borrow (prompt-to-prompt editing)    |
 

@@ -87,7 +87,8 @@ class PixArtBlock(nn.Module):
             text: tokens of the text [B, M, E].
             bias: bias of the scores of the text's tokens; None for none.
             per_layer: this layer's entries of the condition: the masks of `Attention`, "skip" Bool [B], "extra" (image
-                prompts, see `CrossAttention`) and "residual" [B, N, D], which is added after the MLP.
+                prompts, see `CrossAttention`) and "residual" [B, N, D], which is added after the layer, even if it is
+                skipped.
             entering: whether to return only the attention's input.
 
         Returns:
@@ -107,8 +108,8 @@ class PixArtBlock(nn.Module):
         )(x, text, bias, per_layer.get("extra"))
         mlp = Gelu(self.mlp_ratio, self.dtype, name="mlp")
         x = x + gate_m * mlp(layer_norm(x) * (1 + scale_m) + shift_m)
-        if "residual" in per_layer:
-            x = x + per_layer["residual"].astype(x.dtype)
         if "skip" in per_layer:
             x = jnp.where(per_layer["skip"][:, None, None], before, x)
+        if "residual" in per_layer:
+            x = x + per_layer["residual"].astype(x.dtype)
         return layout.split(x, "batch", "tokens", None), None
