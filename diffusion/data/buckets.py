@@ -72,8 +72,9 @@ def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) ->
     Reference: NovelAI, "Improvements on Stable Diffusion", 2022, "Aspect Ratio Bucketing", as in kohya's scripts.
     """
     sizes = set()
-    square = int(area**0.5) // multiple * multiple
-    if square:
+    least, most = -(-least // multiple) * multiple, most // multiple * multiple
+    square = min(int(area**0.5) // multiple * multiple, most)
+    if square >= least:
         sizes.add((square, square))
     for side in range(least, most + 1, multiple):
         other = min(most, area // side // multiple * multiple)

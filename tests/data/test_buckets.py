@@ -44,6 +44,19 @@ def test_the_widest_sizes_reach_the_least_side():
     assert found == ((192, 64), (128, 64), (64, 64), (64, 128), (64, 192))
 
 
+@pytest.mark.parametrize(
+    "area, multiple, least, most", [(512 * 768, 64, 250, 1000), (512 * 512, 48, 100, 700), (2048 * 2048, 64, 256, 1024)]
+)
+def test_the_widest_sizes_keep_to_the_multiple_and_to_both_ends(area, multiple, least, most):
+    sizes = buckets.widest(area, multiple, least, most)
+    for h, w in sizes:
+        assert h % multiple == w % multiple == 0 and least <= min(h, w) and max(h, w) <= most and h * w <= area
+    square = max(side for side in range(multiple, most + 1, multiple) if side * side <= area)
+    assert (square, square) in sizes
+    with pytest.raises(ValueError, match="no size fits"):
+        buckets.widest(128 * 128, multiple=64, least=256, most=1024)
+
+
 def test_a_picture_goes_to_the_nearest_ratio():
     sizes = ((1024, 512), (768, 768), (512, 1024), (640, 640))
     pictures = [(2000, 1000), (300, 300), (10, 100), (100, 142), (100, 141), (142, 100)]
