@@ -23,6 +23,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list("figures", None, "names of the figures to compare, e.g. fd_pixels,loss; all by default")
     command_line.begin(takes_words=True)
 
+import collections
 import itertools
 import math
 import os
@@ -102,7 +103,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
     settings = [field for field in fields if field not in SEEDS]
     seeds = [field for field in fields if field in SEEDS]
     groups = over_seeds(Results("comparison", "", settings, seeds, runs, pathlib.Path(), ""))
-    groups = [_named(group, paths, requested or known) for group in groups]
+    groups = _told_apart([_named(group, paths, requested or known) for group in groups])
     notes = [
         f"{path} has no report.json{' of its present samples' if path in earlier else ''}: "
         f"{printed('evaluate', f'--workdir={path}')}"
@@ -246,6 +247,13 @@ def _named(group: Group, paths: Sequence[pathlib.Path], shown: Sequence[str]) ->
     names = [run.workdir.name if name == "." else name for name, run in zip(below, group.runs)]
     values = group.runs[0].figures if len(group.runs) == 1 else group.figures
     return group._replace(name=", ".join(names), figures={name: values[name] for name in shown if name in values})
+
+
+def _told_apart(groups: Sequence[Group]) -> list[Group]:
+    """The groups; those that share a name are named by the full paths of their runs."""
+    number = collections.Counter(group.name for group in groups)
+    paths = lambda group: ", ".join(str(run.workdir.absolute()) for run in group.runs)
+    return [group._replace(name=paths(group)) if number[group.name] > 1 else group for group in groups]
 
 
 def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference]:

@@ -239,6 +239,17 @@ def test_other_samples_of_a_run_have_the_settings_that_made_them(tmp_path):
             compare.compare([run, guided])
 
 
+def test_settings_whose_folders_have_one_name_are_told_apart(tmp_path):
+    """One's tests and curves stood for both."""
+    run = made(tmp_path / "a", 4.0)
+    within = made(run / "a", 6.0, **{"train.batch_size": 32})
+    result = compare.compare([run, within])
+    assert [group.name for group in result.groups] == [str(run), str(within)] and [*result.tests] == [str(within)]
+    seeds = [made(tmp_path / name, 4.0, seed) for seed, name in enumerate("xy")]
+    result = compare.compare([*seeds, made(tmp_path / "x, y", 6.0, **{"train.batch_size": 32})])
+    assert [group.name for group in result.groups] == [f"{seeds[0]}, {seeds[1]}", str(tmp_path / "x, y")]
+
+
 def sampled(folder, **checkpoint):
     """A run folder whose samples a checkpoint of step 9 has made."""
     content = json.loads((folder / "report.json").read_text())
