@@ -277,6 +277,21 @@ def _sizes(known: Published) -> list[Field]:
     ]
 
 
+def _cap(known: Published) -> Field | Follows:
+    """The field of the cap of the scores, which transformers' Gemma 3 has too but does not apply."""
+    name = "attn_logit_softcapping"
+    if name not in known.defaults:
+        return Follows(name, None)
+    return Field(
+        name,
+        "cap",
+        known.defaults[name],
+        MAYBE_NUMBER,
+        read=lambda cap, ours: float(cap or 0),
+        write=lambda module: module.cap or None,
+    )
+
+
 def _activation(known: Published) -> list[Field | Follows]:
     """The fields of the activation, and the fields that Gemma adds."""
     if not known.fixed.get("gemma"):
@@ -284,14 +299,7 @@ def _activation(known: Published) -> list[Field | Follows]:
     return [
         Follows("hidden_activation", "gelu_pytorch_tanh"),
         Follows("hidden_act", "gelu_pytorch_tanh", optional=True, silent=True),
-        Field(
-            "attn_logit_softcapping",
-            "cap",
-            known.defaults.get("attn_logit_softcapping"),
-            MAYBE_NUMBER,
-            read=lambda cap, ours: float(cap or 0),
-            write=lambda module: module.cap or None,
-        ),
+        _cap(known),
         Field("query_pre_attn_scalar", "score_size", 256, write=lambda module: module.score_size or module.head_size),
     ]
 

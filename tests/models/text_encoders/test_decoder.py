@@ -188,6 +188,17 @@ def test_configs_of_all_versions_say_the_same():
         decoder_tables.describe("Qwen3Model", MODEL)
 
 
+def test_a_cap_of_scores_that_transformers_does_not_apply_is_refused():
+    """Its Gemma 3 has the field and reads it nowhere; its Gemma 2 applies it."""
+    build = decoder_tables.build
+    assert build("Gemma2Model", {"attn_logit_softcapping": 3.0}).cap == 3.0
+    assert build("Gemma3TextModel", {"attn_logit_softcapping": None}) == build("Gemma3TextModel", {})
+    with pytest.raises(Refusal, match=r"attn_logit_softcapping = 3\.0"):
+        build("Gemma3TextModel", {"attn_logit_softcapping": 3.0})
+    with pytest.raises(Refusal):
+        decoder_tables.describe("Gemma3TextModel", build("Gemma3TextModel", {}).clone(cap=3.0))
+
+
 def test_wrong_input_is_refused():
     for fields, message in [
         ({"key_heads": 3}, "key_heads=3 does not divide heads=4"),
