@@ -32,7 +32,7 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path, rate: float =
     factor = max(1, SIDE // max(frames.shape[2:4]))
     frames = frames.repeat(factor, 2).repeat(factor, 3)
     some = np.linspace(0, frames.shape[1] - 1, min(COLUMNS, frames.shape[1])).round().astype(int)
-    names = [str(labels[i]) for i in order[:ROWS]]
+    names = plots.class_names(labels[order], ())[:ROWS]
     plots.mosaic([frames[:ROWS, some]], names, [[f"frame {i + 1}" for i in some]], out / "samples.png")
 
     clip_files.write_gif(out / "samples.gif", beside(frames), rate)

@@ -60,10 +60,9 @@ def sample_grid(
         rows = [np.arange(start, min(start + columns, len(images))) for start in range(0, len(images), columns)][:10]
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in shown_classes]
-    names = [class_name(label, classes) for label in shown_classes]
+    names = class_names(shown_classes, classes)
     if len(shown_classes) == 1:
-        name = "" if not classes and labels[0] == 0 else names[0]  # 0 may stand for no class
-        names = [name] + [""] * (len(rows) - 1)
+        names += [""] * (len(rows) - 1)
     shown = [coloured(part) for part in ([] if originals is None else [originals]) + [images]]
     blocks = [[[part[i] for i in row] for row in rows] for part in shown]
     mosaic(blocks, names, [[]] * len(blocks), path, () if originals is None else ("original", "edited"))
@@ -72,6 +71,11 @@ def sample_grid(
 def class_name(label: int, classes: Sequence[str]) -> str:
     """The name of a class; its number if it has none."""
     return classes[int(label)] if label < len(classes) else str(label)
+
+
+def class_names(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """The name of each label, by `class_name`; "" if classes have no names and all labels are 0, for no class."""
+    return [class_name(label, classes) if classes or np.any(labels) else "" for label in labels]
 
 
 def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike, classes: Sequence[str] = ()) -> None:
@@ -189,7 +193,7 @@ def trajectory(
     blocks = [np.swapaxes(coloured(to_uint8(a[:, :rows])), 0, 1) for a in (noisy, predicted[chosen])]
     times = [_time(ts[index], column == 0) for column, index in enumerate(chosen)]
     titles = ("sample x\N{LATIN SUBSCRIPT SMALL LETTER T}", "prediction of x\N{SUBSCRIPT ZERO}")
-    mosaic(blocks, [class_name(label, classes) for label in labels[:rows]], (times, times), path, titles)
+    mosaic(blocks, class_names(labels, classes)[:rows], (times, times), path, titles)
 
 
 def mosaic(

@@ -271,7 +271,9 @@ def test_a_grid_without_classes_has_no_names_however_many_pictures(mosaics):
     plots.sample_grid(images, np.zeros(12, int), "unused.png")
     plots.sample_grid(images, np.full(12, 3), "unused.png")
     plots.sample_grid(images[:2], np.zeros(2, int), "unused.png", classes=("cat",))
-    assert [names for _, names, *_ in mosaics] == [[""], ["", ""], ["3", ""], ["cat"]]
+    x = np.zeros((2, 2, 2, 2, 1))
+    plots.trajectory(x, x[1:], np.array([1.0, 0.0]), np.zeros(2, int), "unused.png")
+    assert [names for _, names, *_ in mosaics] == [[""], ["", ""], ["3", ""], ["cat"], ["", ""]]
 
 
 def test_the_longest_names_of_rows_are_not_cut_off(tmp_path):
