@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.experiments.sampling import sample_files
-from diffusion.io import pictures
+from diffusion.io import limits, opener, pictures
 from diffusion.metrics import image_sets
 from diffusion.recipe import ConfigError
 
@@ -47,10 +47,11 @@ def opened(name: str, data_dir: str = "") -> Competitor:
     """
     path = pathlib.Path(name)
     requests = None
-    if (path / "samples.npz").is_file() or (path / "config.json").is_file():
+    of_run = (path / "samples.npz").is_file() or (path / "config.json").is_file()
+    if of_run:
         samples, labels = sample_files.read_samples(path)
         images = _set(lambda: image_sets.from_array(samples, name))
-        requests = [f"class {label}" for label in labels]
+        requests = [f"class {label}" for label in labels]  # 0 of a run without classes, which `_has_no_classes` tells
     else:
         images = _set(lambda: image_sets.open_set(name, data_dir))
         if path.is_dir():
@@ -58,7 +59,20 @@ def opened(name: str, data_dir: str = "") -> Competitor:
     if images.record["dtype"] != "uint8":
         raise ConfigError(f"--runs={name}: its images have the type {images.record['dtype']}. Valid: uint8.")
     content = "\n".join([images.fingerprint, *(requests or ())])
-    return Competitor(name, images, requests, hashlib.sha256(content.encode()).hexdigest())
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    return Competitor(name, images, None if of_run and _has_no_classes(path) else requests, fingerprint)
+
+
+def _has_no_classes(folder: pathlib.Path) -> bool:
+    """Whether the config of the run in a folder, or in the folder above it, says that its network has no classes."""
+    for place in (folder, folder.resolve().parent):
+        if (place / "config.json").is_file():
+            try:
+                model = opener.read_table(place / "config.json").get("model")
+            except (OSError, limits.Refused):
+                return False
+            return isinstance(model, dict) and model.get("num_classes") == 0
+    return False
 
 
 def _set(open_set: Callable[[], image_sets.ImageSet]) -> image_sets.ImageSet:

@@ -40,6 +40,19 @@ def test_pictures_without_requests_meet_by_their_number(tmp_path):
     assert competitors.matched(run, bare) == [(i, i, "") for i in range(4)]
 
 
+@pytest.mark.parametrize("place", [".", "guided"])
+def test_the_zeros_of_a_run_without_classes_are_no_class(tmp_path, place):
+    """They would be class 0: a voter would read so, and other runs would meet it by their pictures of class 0 alone."""
+    folder = tmp_path / "a" / place
+    run = competitors.opened(made_arena.run(folder, 10, labels=(0, 0, 0)))
+    (tmp_path / "a" / "config.json").write_text(json.dumps({"model": {"num_classes": 0}}))
+    free = competitors.opened(str(folder))
+    other = competitors.opened(made_arena.run(tmp_path / "b", 90, labels=(1, 0, 2)))
+    assert competitors.matched(free, other) == [(i, i, "") for i in range(3)]
+    assert competitors.matched(other, free) == [(i, i, "") for i in range(3)]
+    assert free.fingerprint == run.fingerprint  # an arena of an earlier version goes on
+
+
 def test_each_pair_of_runs_has_its_share(tmp_path):
     opened = [competitors.opened(made_arena.run(tmp_path / name, 10, labels=range(20))) for name in "abcd"]
     arena = drawn(*opened, number=31)
@@ -199,3 +212,9 @@ def test_an_arena_that_lacks_a_field_is_named(tmp_path, field):
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != field}))
     with pytest.raises(WorkdirError, match=r"arena\.json is damaged: "):
         comparisons.read(tmp_path)
+
+
+def test_prompts_of_pictures_inside_a_run_count(tmp_path):
+    folder = made_arena.prompted(tmp_path / "run" / "pictures", 10, ["a cat"])
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"model": {"num_classes": 0}}))
+    assert competitors.opened(folder).requests == ["a cat"]
