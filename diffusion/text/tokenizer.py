@@ -334,7 +334,8 @@ def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> 
         library = tokenizers.Tokenizer.from_str(content)
     name = str(config.get("tokenizer_class")).removesuffix("Fast")
     left = library.padding["direction"] == "left" if library.padding else name in LEFT_PADDED
-    return _from_library(library, _special(config, {}), length, path)._replace(left=left)
+    words = _added_words(folder, config)
+    return _from_library(library, _special(config, {}), length, path, words)._replace(left=left)
 
 
 def _growth(rule: Any) -> float:

@@ -71,6 +71,25 @@ def test_words_that_were_added_to_a_vocabulary_have_their_ids(kind, text, stated
     assert [*tokenizer.start, *tokenizer.ids(text), *tokenizer.end] == ADDED[kind, text]
 
 
+@pytest.mark.parametrize("kind, stated, ids", [  # by transformers 5.23, AutoTokenizer
+    ("gemma", "tokenizer_config.json", [316, 400, 312, 299, 340, 316, 334, 304, 401]),
+    ("gemma", "added_tokens.json", [316, 400, 312, 299, 340, 316, 334, 323, 401]),
+    ("clip", "tokenizer_config.json", [320, 668, 530, 320, 537, 669]),
+    ("clip", "added_tokens.json", [320, 668, 530, 320, 537, 669]),
+])  # fmt: skip
+def test_words_that_tokenizer_json_lacks_are_added_to_it(kind, stated, ids, tmp_path):
+    folder = folder_of(tmp_path / "folder", kind, whole=kind == "clip")
+    first = {"clip": 668, "gemma": 400}[kind]
+    table = {"<cat-toy>": first, "<s1>": first + 1}
+    if stated == "tokenizer_config.json":
+        flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "special"), False) | {"normalized": True}
+        other = {"lstrip": True, "normalized": False, "special": True}
+        words = {first: {"content": "<cat-toy>", **flags}, first + 1: {"content": "<s1>", **flags, **other}}
+        table = json.loads((folder / stated).read_text()) | {"added_tokens_decoder": words}
+    (folder / stated).write_text(json.dumps(table))
+    assert Tokenizer.open(folder).ids("a <cat-toy> on a mat <s1>") == ids
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("added_tokens.json", {"<cat-toy>": 700}, "'<cat-toy>' has the id 700, but the next of the vocabulary is 668"),
     ("added_tokens.json", {"<cat-toy>": "668"}, r"added_tokens\.json: <cat-toy> = '668'\. Valid: a whole number"),
