@@ -28,6 +28,7 @@ import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
 from diffusion.io import limits, opener, schema
+from diffusion.text import stored_words
 
 BOUNDLESS = 10**6  # configs without a length have a larger "model_max_length"
 # How OpenAI's code cuts text into words, whose bytes are then merged.
@@ -37,7 +38,6 @@ REPEATED = 64  # ways to repeat a letter that count for a repetition without an 
 TRIES = 200_000  # ways to match that the expressions of a vocabulary may have at one letter; GPT-4o's have 147,000
 EXPRESSION = 4096  # letters of one
 QUANTIFIER = re.compile(r"(?:(?P<sign>[*+?])|\{(?P<least>\d*)(?P<comma>,?)(?P<most>\d*)\})[?+]?")
-IDS = schema.integer()  # valid ids of tokens
 TOKEN = schema.optional(
     schema.either(
         schema.text(),
@@ -59,17 +59,6 @@ KINDS = {  # what the fields of tokenizer_config.json and special_tokens_map.jso
     "unk_token": TOKEN,
     "pad_token": TOKEN,
 }
-ADDED = "added_tokens.json"  # {word: its id}
-FLAGS_OF_WORDS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # how a word that was added is recognised
-WORD = schema.Valid(
-    'a table with a text as its "content"',
-    lambda value: (
-        isinstance(value, Mapping)
-        and bool(value.get("content"))
-        and schema.text().holds(value["content"])
-        and all(isinstance(value.get(flag, False), bool) for flag in FLAGS_OF_WORDS)
-    ),
-)
 CLIP_SPECIAL = {
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
@@ -248,26 +237,6 @@ def _special(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str
     return {**defaults, **{name: t["content"] if isinstance(t, Mapping) else t for name, t in stated.items()}}
 
 
-def _added_words(folder: pathlib.Path, config: Mapping[str, Any]) -> dict[int, tokenizers.AddedToken]:
-    """The words that were added to a vocabulary, by their ids, in ascending order.
-
-    Raises:
-        limits.Refused: for entries of another form than those that transformers writes.
-    """
-    path = folder / ADDED
-    table = opener.read_table(path) if path.is_file() else {}
-    schema.check(dict.fromkeys(table, IDS), table, str(path))
-    words = {number: tokenizers.AddedToken(word) for word, number in table.items() if word}
-    entries = config.get("added_tokens_decoder") or {}
-    where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
-    number = schema.Valid("a whole number", lambda text: bool(re.fullmatch("[0-9]{1,9}", text)))
-    schema.check({"it": schema.table(WORD, most=limits.TEXT, names=number)}, {"it": entries}, where)
-    for text, entry in entries.items():
-        flags = {flag: entry[flag] for flag in FLAGS_OF_WORDS if flag in entry}
-        words[int(text)] = tokenizers.AddedToken(entry["content"], **flags)
-    return dict(sorted(words.items()))
-
-
 def _from_library(
     library: tokenizers.Tokenizer,
     special: Mapping[str, str],
@@ -294,7 +263,7 @@ def _from_library(
     vocabulary = {name: number for name, number in numbers.items() if number is not None}
     if missing := [token for name, token in special.items() if name not in vocabulary]:
         raise limits.Refused(f"{path}: the vocabulary has no {missing[0]!r}, which its config names.")
-    if why := schema.objection("the largest id of its vocabulary", largest, IDS):
+    if why := schema.objection("the largest id of its vocabulary", largest, stored_words.IDS):
         raise limits.Refused(f"{path}: {why}")
 
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:
@@ -334,7 +303,7 @@ def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> 
         library = tokenizers.Tokenizer.from_str(content)
     name = str(config.get("tokenizer_class")).removesuffix("Fast")
     left = library.padding["direction"] == "left" if library.padding else name in LEFT_PADDED
-    words = _added_words(folder, config)
+    words = stored_words.read(folder, config)
     return _from_library(library, _special(config, {}), length, path, words)._replace(left=left)
 
 
@@ -410,8 +379,8 @@ def _repeated(content: float, times: re.Match[str]) -> float:
 def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "vocab.json"
     vocabulary = opener.read_table(path)
-    if wrong := next((token for token, number in vocabulary.items() if not IDS.holds(number)), None):
-        raise limits.Refused(f"{path}: {schema.objection(limits.short(wrong), vocabulary[wrong], IDS)}")
+    if wrong := next((token for token, number in vocabulary.items() if not stored_words.IDS.holds(number)), None):
+        raise limits.Refused(f"{path}: {schema.objection(limits.short(wrong), vocabulary[wrong], stored_words.IDS)}")
     lines = opener.read_text(folder / "merges.txt").split("\n")
     # The first line is a remark; the published file ends after those that its vocabulary has.
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
@@ -433,7 +402,7 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
     )
     frame = _frame(path, vocabulary, (special["eos_token"], special["bos_token"]))
     library.post_processor = tokenizers.processors.RobertaProcessing(*frame, False, False)
-    return _from_library(library, special, length, path, _added_words(folder, config))
+    return _from_library(library, special, length, path, stored_words.read(folder, config))
 
 
 def _sentencepiece(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
@@ -455,7 +424,7 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
     sentinels = config.get("extra_ids", 100)
     special = {f"<extra_id_{i}>": size + sentinels - 1 - i for i in range(sentinels)}
     special |= {library.id_to_piece(i): i for i in (library.pad_id(), library.eos_id(), library.unk_id()) if i >= 0}
-    special = {word.content: number for number, word in _added_words(folder, config).items()} | special
+    special = {word.content: number for number, word in stored_words.read(folder, config).items()} | special
     longest_first = sorted(special, key=len, reverse=True)  # a word may begin with another
     pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
@@ -521,7 +490,7 @@ def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) ->
     library.decoder = tokenizers.decoders.WordPiece()
     frame = _frame(path, vocabulary, list(BERT_FRAME.values())[::-1])
     library.post_processor = tokenizers.processors.BertProcessing(*frame)
-    return _from_library(library, special, length, path, _added_words(folder, config))
+    return _from_library(library, special, length, path, stored_words.read(folder, config))
 
 
 BUILDS = {
