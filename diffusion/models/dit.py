@@ -80,7 +80,8 @@ class DiT(Layered, Backbone):
         own_embeddings: whether every block has separate embeddings of the time and the class, and the last layers use
             the first block's, as in diffusers; in the paper all layers share one pair.
         shape: (H, W, C) of the images that files of other libraries state for the network, which accepts other H and W
-            too; None for the shape of the images at initialisation.
+            too; None for the shape of the images at initialisation. The positions of patches are whole numbers at every
+            size, as in the paper's networks for 256 and 512 pixels; diffusers scales them to the range of `shape`.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
     """
