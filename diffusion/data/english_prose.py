@@ -64,7 +64,10 @@ def _read(packages: tuple[str, ...]) -> Prose:
                 parts[is_held_out(text)].append(text)
     if not texts:
         raise ValueError(f"the packages {', '.join(packages)} have no prose. Valid: for example {', '.join(PACKAGES)}")
-    versions = {package: importlib.metadata.version(package) for package in packages}
+    try:
+        versions = {package: importlib.metadata.version(package) for package in packages}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise _not_installed(str(error.name)) from error
     return Prose(encode(" ".join(parts[False])), encode(" ".join(parts[True])), versions)
 
 
@@ -74,9 +77,9 @@ def paragraphs(package: str) -> Iterator[str]:
     Raises:
         ValueError: if it is not installed as a package.
     """
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"{package} is not installed as a package. Valid: for example {', '.join(PACKAGES)}")
+        raise _not_installed(package)
     folder = pathlib.Path(spec.submodule_search_locations[0])
     for path in sorted(path for path in folder.rglob("*.py") if "tests" not in path.parts):
         for node in ast.walk(ast.parse(opener.read(path, within=folder))):
@@ -84,6 +87,10 @@ def paragraphs(package: str) -> Iterator[str]:
                 for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
                     if is_prose(paragraph):
                         yield folded(paragraph)
+
+
+def _not_installed(package: str) -> ValueError:
+    return ValueError(f"{package} is not installed as a package. Valid: for example {', '.join(PACKAGES)}")
 
 
 def is_prose(paragraph: str) -> bool:

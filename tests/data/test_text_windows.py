@@ -1,5 +1,7 @@
 """Text as data: what is prose and what is held out, windows of characters and their splits."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -127,3 +129,10 @@ def test_arrays_of_signed_integers_are_symbols(tmp_path):
     assert source.spec.dtype == "int32" and source.spec.vocabulary == ()
     batch = next(pipeline.batches(source, source.spec, seed=0, batch_size=4, threads=0))
     assert batch["x"].dtype == np.int32 and sorted(batch["x"].sum(1).tolist()) == [3, 5, 6, 7]
+
+
+@pytest.mark.parametrize("package", ["PIL", "numpy.linalg", "of_no.uses", ".numpy"])
+def test_a_folder_that_is_no_distribution_of_its_name_is_refused(package):
+    """PIL is the folder of the distribution pillow, which has its version."""
+    with pytest.raises(ValueError, match=rf"{re.escape(package)} is not installed as a package"):
+        prose.read((package,))
