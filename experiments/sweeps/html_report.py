@@ -56,7 +56,6 @@ def content(results: Results) -> dict[str, Any]:
     """The data of the page as plain values, with the paths of its pictures; page/rows.js reads it."""
     runs = [_with_total(run) for run in results.runs]
     groups = over_seeds(results._replace(runs=runs))
-    labels = naming.labels([*results.fields, *results.seeds])
     values = naming.distinct_texts([run.overrides for run in runs], results.fields)
     group_of = {run.name: index for index, group in enumerate(groups) for run in group.runs}
     number = {run.name: index for index, run in enumerate(runs)}
@@ -67,8 +66,8 @@ def content(results: Results) -> dict[str, Any]:
     return {
         "name": results.name,
         "file": results.file,
-        "fields": [labels[field] for field in results.fields],
-        "seeds": [labels[field] for field in results.seeds],
+        "fields": list(naming.labels_beside(results.fields, results.seeds).values()),
+        "seeds": list(naming.labels_beside(results.seeds, results.fields).values()),
         "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
         "command": results.command,
         "page_command": commands.line("sweep_report", f"--workdir={results.directory}"),

@@ -38,6 +38,12 @@ def labels(fields: Sequence[str]) -> dict[str, str]:
     return {field: next((end for end in ends[field] if common[end] == 1), field) for field in fields}
 
 
+def labels_beside(fields: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """The `labels` of some fields, of which none is a label of other fields either."""
+    called = labels([*fields, *others])
+    return {field: called[field] for field in fields}
+
+
 def label(run: Overrides, called: Mapping[str, str]) -> str:
     """The name of a run, such as "parameterization=v,weighting=min_snr"; `called` is {field: label}."""
     return ",".join(f"{called[field]}={text(run[field])}" for field in called if field in run) or SAME

@@ -130,7 +130,7 @@ def over_seeds(results: Results) -> list[Group]:
         setting = {field: run.overrides[field] for field in results.fields if field in run.overrides}
         settings.setdefault(json.dumps(setting, sort_keys=True), []).append(run)
     groups = []
-    labels = naming.labels(results.fields)
+    labels = naming.labels_beside(results.fields, results.seeds)
     for runs in settings.values():
         overrides = {field: value for field, value in runs[0].overrides.items() if field not in results.seeds}
         names = dict.fromkeys(name for run in runs for name in run.figures)

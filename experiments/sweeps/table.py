@@ -41,7 +41,7 @@ def table(results: Results, figures: Sequence[str] = ()) -> Table:
     """
     groups = over_seeds(results)
     known = list(dict.fromkeys(name for group in groups for name in group.figures))
-    columns = naming.labels(results.fields)
+    columns = naming.labels_beside(results.fields, results.seeds)
     rows = []
     for group, values in zip(groups, naming.distinct_texts([group.overrides for group in groups], columns)):
         done = sum(run.status == DONE for run in group.runs)

@@ -82,8 +82,11 @@ def test_a_field_and_a_seed_of_one_last_word_have_labels_of_their_own(tmp_path):
         for noise in (7, 8)
         for seed in (0, 1)
     ]
-    data = html_report.content(made_sweep.results("noises", ["sample.seed"], ["seed"], made, tmp_path))
+    results = made_sweep.results("noises", ["sample.seed"], ["seed"], made, tmp_path)
+    data = html_report.content(results)
     assert data["fields"] == ["sample.seed"] and data["seeds"] == ["seed"]
+    assert [group["name"] for group in data["groups"]] == ["sample.seed=7", "sample.seed=8"]
+    assert table.table(results).columns == ["sample.seed"]
 
 
 @pytest.mark.parametrize("version", ["earlier", "now"])
