@@ -309,7 +309,9 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
     """The comparison as (title, header, rows of cells): the fields that differ, the figures, the differences."""
     names = [group.name for group in compared.groups]
     known = dict.fromkeys(name for group in compared.groups for name in group.figures)
-    fields = [[field, *map(naming.text, values)] for field, values in compared.fields.items()]
+    settings = [dict(zip(compared.fields, values)) for values in zip(*compared.fields.values())]
+    columns = naming.distinct_texts(settings, compared.fields)
+    fields = [[field, *texts] for field, *texts in zip(compared.fields, *columns)]
     runs = [run for group in compared.groups for run in group.runs]
     values = [
         [name, *(report.cell(group.figures.get(name)) for group in compared.groups), records_of(runs, name)]

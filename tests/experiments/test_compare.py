@@ -239,6 +239,17 @@ def test_other_samples_of_a_run_have_the_settings_that_made_them(tmp_path):
             compare.compare([run, guided])
 
 
+def test_values_of_one_text_are_told_apart(tmp_path):
+    """The table said "a-b" of both, as if the field did not differ."""
+    names = {"first": "a b", "second": "a-b", "third": "c"}
+    folders = [made(tmp_path / folder, 4.0, **{"data.name": name}) for folder, name in names.items()]
+    (title, header, rows), *_ = compare.tables(compare.compare(folders))
+    assert title == "Config fields that differ" and header == ["field", "first", "second", "third"]
+    ((field, first, second, third),) = rows
+    assert field == "data.name" and third == "c" and first != second
+    assert first.startswith("a-b-") and second.startswith("a-b-")
+
+
 def test_settings_whose_folders_have_one_name_are_told_apart(tmp_path):
     """One's tests and curves stood for both."""
     run = made(tmp_path / "a", 4.0)
