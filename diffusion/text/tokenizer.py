@@ -247,7 +247,8 @@ def _from_library(
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library.no_truncation()
         library.no_padding()
-        new = {number: word for number, word in added.items() if library.token_to_id(word.content) is None}
+        before = {word.content for word in library.get_added_tokens_decoder().values()}
+        new = {number: word for number, word in added.items() if word.content not in before}
         library.add_tokens(list(new.values()))
         given = {word.content: library.token_to_id(word.content) for word in new.values()}
         # A special token within a text is one id: "!" too, where it is the padding.

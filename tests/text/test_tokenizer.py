@@ -90,6 +90,20 @@ def test_words_that_tokenizer_json_lacks_are_added_to_it(kind, stated, ids, tmp_
     assert Tokenizer.open(folder).ids("a <cat-toy> on a mat <s1>") == ids
 
 
+@pytest.mark.parametrize("kind, number, ids", [  # by transformers 5.23, AutoTokenizer
+    ("gemma", 320, [316, 336, 299, 320, 340, 320, 287, 295]),
+    ("clip", 513, [320, 86, 78, 334, 513, 333, 513, 642]),
+    ("bert", 104, [30, 144, 68, 104, 43, 104, 32, 72]),
+])  # fmt: skip
+def test_a_token_of_the_vocabulary_that_is_an_added_word_too_is_cut_out_first(kind, number, ids, tmp_path):
+    folder = folder_of(tmp_path / "folder", kind)
+    flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "special"), False) | {"normalized": True}
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {number: {"content": "de", **flags}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert Tokenizer.open(folder).ids("a wooden deck") == ids
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("added_tokens.json", {"<cat-toy>": 700}, "'<cat-toy>' has the id 700, but the next of the vocabulary is 668"),
     ("added_tokens.json", {"<cat-toy>": "668"}, r"added_tokens\.json: <cat-toy> = '668'\. Valid: a whole number"),
