@@ -101,6 +101,12 @@ def conditions(text: str, recipe: Recipe) -> Any:
         with as_config_errors():
             series_masks.check(rows)
         rows["given"] = np.where(rows["mask"], rows["given"], 0)  # hidden values may be NaN
+    for leaf, one in zip(jax.tree.leaves(rows), jax.tree.leaves(null)):
+        with np.errstate(over="ignore"):
+            if not np.isfinite(leaf.astype(one.dtype)).all():
+                raise ConfigError(
+                    f"--condition={text} has a number that is not finite in {one.dtype}. Valid: finite numbers."
+                )
     number, length = recipe.config.sample.number, len(arrays[0])
     if number < length:
         print(f"--condition: the first {number} of {length} conditions are sampled (config.sample.number)")
@@ -132,7 +138,7 @@ def _check(text: str, arrays: Sequence[np.ndarray], leaves: Sequence[Any], form:
         shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in arrays)
         raise ConfigError(f"--condition={text} is {shapes}. Valid: {form}.")
     for leaf, one in zip(arrays, leaves):
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             changes = leaf != leaf.astype(one.dtype)
         if one.dtype.kind in "iub" and changes.any():
             raise ConfigError(

@@ -92,6 +92,17 @@ def test_numbers_are_the_vector_of_all_samples():
     assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("number", ["nan", "-inf", "1e39"])
+def test_numbers_that_are_not_finite_are_refused(number, tmp_path):
+    """They were known only once all samples had been drawn; float32 ends at 3.4e38."""
+    message = r"has a number that is not finite in float32\. Valid: finite numbers\.$"
+    with pytest.raises(ConfigError, match=rf"^--condition=0,{number} {message}"):
+        requested.conditions(f"0,{number}", recipe(VECTOR))
+    np.savez(tmp_path / "rows.npz", label=np.array([4]), size=np.array([[1.0, float(number)]]))
+    with pytest.raises(ConfigError, match=message):
+        requested.conditions(str(tmp_path / "rows.npz"), recipe(ENTRIES, num_classes=5))
+
+
 def test_rows_of_an_array_are_taken_in_turn(tmp_path):
     rows = np.array([[1, 2], [3, 4]])
     np.save(tmp_path / "rows.npy", rows)
