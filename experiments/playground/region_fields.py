@@ -16,9 +16,10 @@ def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], st
         encoded: a function from a picture's path to its file in base64.
 
     Raises:
-        ValueError: if a line has another form, or names a file that was not uploaded.
+        ValueError: if a line has another form, or names a file that was not uploaded, or two files.
     """
     files = {pathlib.Path(path).name: path for path in masks}
+    replaced = {name for path in masks if files[name := pathlib.Path(path).name] != path}
     regions = []
     for line in lines:
         region = Region.read(line)
@@ -26,6 +27,10 @@ def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], st
             if region.where not in files:
                 raise ValueError(
                     f"regions: no mask {region.where!r} was uploaded. Valid: {', '.join(files) or 'upload it first'}"
+                )
+            if region.where in replaced:
+                raise ValueError(
+                    f"regions: two masks named {region.where!r} were uploaded. Valid: masks of different names"
                 )
             region = region._asdict() | {"where": encoded(files[region.where])}
         regions.append(line if isinstance(region, Region) else region)

@@ -197,6 +197,19 @@ def test_fields_of_controls_are_those_that_an_attachment_takes():
     assert list(map(back, sent)) == controls
 
 
+def test_two_masks_of_one_name_are_refused_where_a_line_names_them():
+    """The second one stood for both."""
+    masks = ["first/left.png", "second/left.png", "second/right.png"]
+    with pytest.raises(
+        ValueError, match=r"two masks named 'left\.png' were uploaded\. Valid: masks of different names"
+    ):
+        region_fields.sent(["a dog:mask=right.png", "a red ball:mask=left.png"], masks, str)
+    (dog,) = region_fields.sent(["a dog:mask=right.png"], masks, str)
+    assert dog["where"] == "second/right.png"
+    (ball,) = region_fields.sent(["a red ball:mask=left.png"], masks[:1] * 2, str)  # one file, uploaded twice
+    assert ball["where"] == "first/left.png"
+
+
 def test_regions_have_masks_of_their_own(tmp_path, monkeypatch):
     """A line names a file that was uploaded; what is sent is kept, and shown again by its name."""
     mask = np.zeros((8, 4), bool)
