@@ -1,6 +1,7 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
 import contextlib
+import errno
 import io
 import itertools
 import json
@@ -84,12 +85,17 @@ def opened(
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a valid picture in one of these formats: {', '.join(formats)}") from None
     except DAMAGED as error:
-        raise ValueError(f"{name} is not a valid picture: {error!r}") from error
+        raise ValueError(f"{name} is not a valid picture: {error!r}") from _cause(error)
     if picture.width * picture.height > PIXELS:
         picture.close()
         raise ValueError(
             f"{name} declares {picture.width} x {picture.height} pixels. Valid: at most {PIXELS:,} (8192 x 8192); "
             "make it smaller"
+        )
+    if picture.format == "TIFF" and _stored_pixels(picture) < picture.width * picture.height:
+        picture.close()  # Pillow would leave the rest black
+        raise ValueError(
+            f"{name} is not a valid picture: it declares {picture.width} x {picture.height} pixels and stores fewer"
         )
     picture._exclusive_fp = not isinstance(file, bytes)  # type: ignore[attr-defined]  # closed once it is read
     return picture
@@ -332,8 +338,21 @@ def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
     try:
         picture.load()
     except DAMAGED as error:
-        raise ValueError(f"{path} is not a valid picture: {error!r}") from error
+        raise ValueError(f"{path} is not a valid picture: {error!r}") from _cause(error)
+    except MemoryError as error:
+        raise ValueError(f"{path} needs more memory than there is: it is too large, or damaged") from error
     return picture
+
+
+def _stored_pixels(picture: Image.Image) -> int:
+    """The number of pixels in the strips or tiles of a TIFF file; channels that are stored apart count one by one."""
+    boxes = [tile[1] for tile in getattr(picture, "tile", ())]
+    return sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """The error as the cause of a refusal, unless the machine would be blamed for a place that no file can have."""
+    return None if isinstance(error, OSError) and error.errno == errno.EINVAL else error
 
 
 def _eight_bits(path: str | pathlib.Path, deep: np.ndarray) -> np.ndarray:

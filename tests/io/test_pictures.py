@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from diffusion.io import pictures
+from diffusion.io import failures, pictures
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -97,6 +97,38 @@ def test_what_is_no_picture_is_refused(tmp_path):
     saved(tmp_path / "c.tiff", np.full((2, 2), 0.5, np.float32))
     with pytest.raises(ValueError, match=r"c\.tiff has pixel values from 0\.5 to 0\.5"), pytest.warns(UserWarning):
         pictures.read(tmp_path / "c.tiff")
+
+
+def test_a_tiff_file_that_stores_fewer_pixels_than_it_declares_is_refused(tmp_path):
+    """Pillow reads the rows that no strip holds as black ones."""
+    place = saved(tmp_path / "a.tiff", PIXELS)
+    entry = lambda height: struct.pack("<HHII", 257, 4, 1, height)  # ImageLength
+    content = place.read_bytes()
+    assert content.count(entry(5)) == 1 and (pictures.read(place) == PIXELS).all()
+    place.write_bytes(content.replace(entry(5), entry(500)))
+    with pytest.raises(
+        ValueError, match=r"a\.tiff is not a valid picture: it declares 7 x 500 pixels and stores fewer"
+    ):
+        pictures.read(place)
+
+
+def test_a_place_that_no_file_has_shows_a_damaged_file(tmp_path):
+    """The operating system refuses such a place as an argument, which is no failure of the machine."""
+    (tmp_path / "a.tiff").write_bytes(b"II" + struct.pack("<HHHQ", 43, 8, 0, 2**63 - 2))
+    with pytest.raises(ValueError, match=r"a\.tiff is not a valid picture: OSError\(22") as refused:
+        pictures.read(tmp_path / "a.tiff")
+    assert not failures.is_machine_failure(refused.value)
+
+
+def test_a_picture_that_needs_more_memory_than_there_is_is_refused(tmp_path, monkeypatch):
+    def load(picture):
+        raise MemoryError
+
+    place = saved(tmp_path / "a.png", PIXELS)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(ValueError, match=r"a\.png needs more memory than there is") as refused:
+        pictures.read(place)
+    assert failures.is_machine_failure(refused.value)  # the file may be sound
 
 
 def test_a_new_picture_has_the_first_name_that_no_file_has(tmp_path):
