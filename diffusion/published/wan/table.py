@@ -77,8 +77,8 @@ def table(module: Wan, layout: str) -> list[Row]:
         parts = [row for ours, theirs in PICTURES.items() for row in linear(theirs[at], ours)]
         parts += [row for ours, theirs in PICTURE_NORMS.items() for row in norm(theirs[at], ours)]
         rows += within(parts, f"{PICTURE_ENDS[at]}.", "picture_embedding/")
-    if module.picture_tokens:
-        rows.append(Row(PICTURE_POSITIONS[at], "picture_embedding/positions", LEADING))
+        if module.picture_tokens:
+            rows.append(Row(PICTURE_POSITIONS[at], "picture_embedding/positions", LEADING))
     rows += layers(_layer(module, at), module.depth, "blocks.", "blocks/")
     if number := len(module.control_layers):
         rows += linear("vace_patch_embedding", "control_embedding", PATCHES)
