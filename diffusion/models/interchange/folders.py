@@ -182,7 +182,14 @@ def _warn_of_dropped(family: Family, tensors: Tensors) -> None:
 def _varied(network: Found) -> Found:
     """The same network, with the module that the file's values determine if the config leaves a choice."""
     varied = network.family.varied
-    return network if varied is None else network._replace(module=varied(network.module, network.tensors))
+    if varied is None:
+        return network
+    try:
+        return network._replace(module=varied(network.module, network.tensors))
+    except (Refusal, Mismatch, limits.Refused):
+        raise
+    except ValueError as error:
+        raise Mismatch(f"{network.tensors.path}: its numbers do not fit the config: {limits.reason(error)}") from error
 
 
 # The errors that a module, its table or its trace raises for inconsistent sizes.
