@@ -204,7 +204,7 @@ def counts_of(flag: str) -> list[int]:
     Raises:
         ConfigError: if the flag names a number twice.
     """
-    words = flags.FLAGS[flag].value
+    words = flags.FLAGS[flag].value or []
     counts = [*map(int, words)]
     if len(set(counts)) < len(counts):
         raise ConfigError(f"--{flag}={','.join(words)} names a number twice. Valid: different numbers, such as 1,2,4.")
