@@ -289,7 +289,7 @@ RANGES = {
     "spacing of a restart": (
         lambda rho: samplers.restart_plan(schedules.edm(), GRID, [(1, 1, 0.5, 20.0)], rho),
         [0.5],
-        [0.0, -7.0],
+        [0.0, 0.001, -7.0],
         "rho = ",
     ),
     "restart grid": (

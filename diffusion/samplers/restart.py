@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps.plans import Plan, plan, times_of
-from diffusion.timesteps.valid_ranges import check_positive
+from diffusion.timesteps.valid_ranges import check_positive, check_rho
 
 
 class Restart(NamedTuple):
@@ -51,7 +51,8 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
 
     Raises:
         ValueError: if 0 < sigma_min < sigma_max does not hold within the schedule, a restart has no steps or repeats,
-            two restarts fall on the same time, the grid has no time between its ends, or rho is not positive.
+            two restarts fall on the same time, the grid has no time between its ends, or rho is not positive
+            or so near 0 that float64 cannot hold sigma^(1 / rho).
     """
     check_schedule(schedule)
     grid = times_of(grid, "restart_plan")
@@ -86,6 +87,7 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
         if j not in at:
             continue
         steps, repeats, _, sigma_max = at[j]
+        check_rho("restart_plan", rho, sigma_max, float(ratios[j]))
         sigmas = np.linspace(sigma_max ** (1 / rho), ratios[j] ** (1 / rho), steps + 1) ** rho
         with jax.ensure_compile_time_eval():
             way = np.minimum(np.asarray(schedule.inverse_log_snr(-2 * np.log(sigmas))), schedule.t_max)

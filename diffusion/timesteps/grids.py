@@ -7,7 +7,14 @@ import numpy as np
 
 from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.schedules.discrete import MOST_STEPS
-from diffusion.timesteps.valid_ranges import at_least_one, check_known, check_one_schedule, check_positive, check_sigmas
+from diffusion.timesteps.valid_ranges import (
+    at_least_one,
+    check_known,
+    check_one_schedule,
+    check_positive,
+    check_rho,
+    check_sigmas,
+)
 
 
 def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> np.ndarray:
@@ -175,11 +182,12 @@ def karras(
         rho: exponent, > 0; larger values put more steps near the data.
 
     Raises:
-        ValueError: if steps is not an integer of at least 1, rho is not positive, 0 < sigma_min < sigma_max does not
-            hold within the schedule, or the leaves have a schedule each.
+        ValueError: if steps is not an integer of at least 1, rho is not positive or so near 0 that float64 cannot hold
+            sigma^(1 / rho), 0 < sigma_min < sigma_max does not hold within the schedule, or the leaves have a schedule
+            each.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
-    check_positive("karras", "rho", rho)
+    check_rho("karras", rho, sigma_min, sigma_max)
     roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), at_least_one(steps))
     return ending_at_zero(schedule, roots**rho)
 

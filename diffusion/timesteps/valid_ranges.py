@@ -9,6 +9,8 @@ from jax.typing import ArrayLike
 from diffusion.arrays.parameters import traced
 from diffusion.schedules import NoiseSchedule, check_schedule
 
+LOGARITHM = 700  # the largest ln of a number of float64, rounded down
+
 
 def at_least_one(steps: int) -> int:
     """`steps` as an int; refuses a value that is not an integer of at least 1, also True."""
@@ -44,6 +46,14 @@ def check_one_schedule(function: str, schedule: NoiseSchedule) -> None:
             f"{function} chooses times by their log-SNR, but leaves with a schedule each have several. Valid: a "
             "choice by t alone, e.g. timesteps.uniform or timesteps.uniform_density"
         )
+
+
+def check_rho(function: str, rho: float, *sigmas: float) -> None:
+    """Refuses an exponent rho that is not positive, or so near 0 that float64 cannot hold sigma^(1 / rho)."""
+    check_positive(function, "rho", rho)
+    least = max(abs(math.log(sigma)) for sigma in sigmas) / LOGARITHM
+    if rho < least:
+        raise ValueError(f"{function}: rho = {rho}. Valid: at least {least:.3g}, so that float64 holds sigma^(1 / rho)")
 
 
 def check_sigmas(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) -> None:

@@ -167,6 +167,7 @@ def test_align_your_steps_at_other_counts_is_the_authors_interpolation(steps, x6
         (lambda: timesteps.polynomial(schedules.edm(), 10, -1.0), "rho = -1"),
         (lambda: timesteps.exponential(schedules.edm(), 10, 0.1, 10.0, 0.0), "rho = 0"),
         (lambda: timesteps.karras(schedules.edm(), 10, rho=0.0), "rho = 0"),
+        (lambda: timesteps.karras(schedules.edm(), 10, rho=0.005), r"rho = 0\.005\. Valid: at least 0\.00888"),
         (lambda: timesteps.sigmoid(schedules.edm(), 10, 3.0, -3.0), "start = 3"),
         (lambda: timesteps.sigmoid(schedules.edm(), 10, tau=0.0), "tau = 0"),
         (lambda: timesteps.kl_optimal(schedules.edm(), 10, 0.1, 10.0, -1.0), "sigma_data = -1"),
