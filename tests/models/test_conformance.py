@@ -247,7 +247,7 @@ def test_features_are_what_the_blocks_put_out(name, at):
     requested = (number, *range(1, number))  # all, not in order
     with_all = jax.jit(lambda p, *a: backbone.module.apply({"params": p}, *a, features=requested))
     beside, features = with_all(params, *arguments)
-    np.testing.assert_allclose(beside, output, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(beside, output, rtol=1e-4, atol=5e-5)
     assert len(features) == number
     for k, h in zip(requested, features):
         block = blocks[k - 1][:, -h.shape[1] :]  # the picture's tokens, behind those of the condition
