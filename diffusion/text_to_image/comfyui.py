@@ -41,6 +41,7 @@ SAMPLING, SAVING = ("KSampler", "SamplerCustomAdvanced"), ("SaveImage", "Preview
 FOLDERS = {"loras": "models/loras", "controlnet": "models/controlnet", "input": "input"}  # of ComfyUI's own folder
 PERTURBED = "PerturbedAttentionGuidance"
 PASSING = {"LoraLoader", "DifferentialDiffusion", PERTURBED, *comfyui_steps.FLOWS.values()}  # a model passes them
+PICTURES = 4096  # the largest batch_size of ComfyUI
 STRENGTH = 3.5  # of distilled guidance, where no node sets one
 
 
@@ -453,8 +454,9 @@ def _steps(reader: _Reader, sampling: _Sampling, latent: str, masked: bool) -> d
         if denoise < 1:
             raise reader.wrong(sampling.steps, f"has denoise = {denoise:g} with an empty latent. Valid: 1")
         number = reader.value(latent, "batch_size", int)
-        if not 1 <= number <= SEED + 1 - seed:
-            raise reader.wrong(latent, f"has batch_size = {number}. Valid: at least 1")
+        most = min(PICTURES, SEED + 1 - seed)
+        if not 1 <= number <= most:
+            raise reader.wrong(latent, f"has batch_size = {number}. Valid: 1 to {most}")
         sizes = {side: reader.value(latent, side, int) for side in ("height", "width")}
         return fields | sizes | {"seeds": tuple(range(seed, seed + number))}
     total = int(steps / denoise)  # of which the last `steps` are taken

@@ -160,6 +160,7 @@ def test_brackets_weigh_as_in_comfyui(text, prompt, emphasis):
     (changed({("3", "denoise"): 0}), "has denoise = 0. Valid: above 0"),
     (changed(WIRED | {("3", "denoise"): 1}, LORA), "has denoise = 1 with a picture,"),
     (changed({("5", "batch_size"): 0}), "has batch_size = 0"),
+    (changed({("5", "batch_size"): 4097}), "has batch_size = 4097. Valid: 1 to 4096"),
     (changed({("5", "batch_size"): 3, ("3", "seed"): 2**32 - 2}), "has batch_size = 3"),
     (changed({("6", "text"): "((a))"}), "has nested, open or square brackets"),
     (changed({("6", "text"): "(a"}), "has nested, open or square brackets"),
