@@ -47,8 +47,8 @@ def opened(name: str, data_dir: str = "") -> Competitor:
     """
     path = pathlib.Path(name)
     requests = None
-    of_run = (path / "samples.npz").is_file() or (path / "config.json").is_file()
-    if of_run:
+    is_run = (path / "samples.npz").is_file() or (path / "config.json").is_file()
+    if is_run:
         samples, labels = sample_files.read_samples(path)
         images = _set(lambda: image_sets.from_array(samples, name))
         requests = [f"class {label}" for label in labels]  # 0 of a run without classes, which `_has_no_classes` tells
@@ -60,7 +60,7 @@ def opened(name: str, data_dir: str = "") -> Competitor:
         raise ConfigError(f"--runs={name}: its images have the type {images.record['dtype']}. Valid: uint8.")
     content = "\n".join([images.fingerprint, *(requests or ())])
     fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    return Competitor(name, images, None if of_run and _has_no_classes(path) else requests, fingerprint)
+    return Competitor(name, images, None if is_run and _has_no_classes(path) else requests, fingerprint)
 
 
 def _has_no_classes(folder: pathlib.Path) -> bool:
