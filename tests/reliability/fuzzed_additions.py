@@ -214,7 +214,7 @@ def converted(folder: pathlib.Path) -> Reader:
 
 def chats(folder: pathlib.Path) -> Reader:
     """Vocabularies with chat templates beside them, which no reader runs; a prompt in the markers of Qwen's chat."""
-    kinds = ("clip", "gemma")
+    kinds = {"clip": 668, "gemma": 400}  # with the next id of each vocabulary
     template = "{% for message in messages %}{{ message['role'] + message['content'] }}{% endfor %}"
     places = {}
     for kind in kinds:
@@ -224,12 +224,12 @@ def chats(folder: pathlib.Path) -> Reader:
         (place / "chat_template.jinja").write_text(template)
         (place / "chat_template.json").write_text(json.dumps({"chat_template": template}))
         markers = {"content": "<|im_start|>", "special": True, "lstrip": False, "rstrip": False, "normalized": False}
-        (place / "added_tokens.json").write_text(json.dumps({"<|im_start|>": 668}))
+        (place / "added_tokens.json").write_text(json.dumps({"<|im_start|>": kinds[kind]}))
         (place / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": [markers]}))
     alter = {kind: one_altered(place) for kind, place in places.items()}
 
     def read(rng: random.Random | None) -> None:
-        for kind in [rng.choice(kinds)] if rng else kinds:
+        for kind in [rng.choice([*kinds])] if rng else kinds:
             alter[kind](rng)
             with watched(folder):
                 tokenizer = text.Tokenizer.open(places[kind])
