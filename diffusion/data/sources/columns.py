@@ -2,6 +2,7 @@
 
 import pathlib
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -302,8 +303,9 @@ def class_numbers(
         ValueError: if a class is named twice; or if a label is missing, names no class, or is neither a text nor an
             integer from 0 to `CLASSES` - 1; the message then names its place.
     """
-    if twice := [name for name in classes if classes.count(name) > 1]:
-        raise ValueError(f"{what}: classes names {twice[0]!r} twice. Valid: each class once, at its number")
+    if len(set(classes)) < len(classes):  # a stream asks for each record
+        twice = next(name for name, number in Counter(classes).items() if number > 1)
+        raise ValueError(f"{what}: classes names {twice!r} twice. Valid: each class once, at its number")
     values = [
         value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
     ]
