@@ -1,6 +1,7 @@
 """What autoencoders share: a last layer in float32, so that bfloat16 rounds no output, and a clipped log variance."""
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def products(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             yield equation.invars[0].aval.dtype
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
             yield from products(inner)
 
 
