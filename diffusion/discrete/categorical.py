@@ -33,6 +33,8 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
 
     The largest of many numbers decides a symbol, and among 50,000 numbers from 23 bits the largest is often not unique.
 
+        Phi^-1(u),    u as in `exponential`
+
     Args:
         keys: typed random keys, `[B]`.
         shape: shape of one example.

@@ -66,7 +66,6 @@ def test_corrected_steps_draw_the_law_of_step_and_corrections():
     assert np.abs(exact - data.p).sum() < 0.8 * np.abs(alone - data.p).sum()  # what the corrections are for
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("size", [0.5, 2.0])
 def test_a_correction_lasts_for_its_share_of_the_step(size):
     """From 0.75 to 0.5 by a law that stays: a mask goes at the rate 2 of s, for size times 0.25."""

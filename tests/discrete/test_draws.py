@@ -1,12 +1,14 @@
 """Draws of symbols, and what a network says of them."""
 
+import statistics
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusion import discrete, timesteps
-from diffusion.discrete.categorical import draw, exponential, happens
+from diffusion.discrete.categorical import draw, exponential, happens, normal
 from tests.discrete.enumerated import PROCESSES
 
 
@@ -29,6 +31,18 @@ def test_exponential_numbers_are_exact_at_both_ends():
     integers = [int(h) * 2**32 + int(l) for h, l in zip(high, low, strict=True)]
     exact = [-np.log1p(-(n + 0.5) / 2**64) if n < 2**63 else -np.log((2**64 - n - 0.5) / 2**64) for n in integers]
     np.testing.assert_allclose(exponential(jnp.asarray(high), jnp.asarray(low)), exact, rtol=3e-7)
+
+
+def test_normal_numbers_are_quantiles_of_their_64_bits():
+    keys = jax.random.split(jax.random.key(0), 1)
+    high, low = np.asarray(jax.random.bits(keys[0], (2, 500), jnp.uint32), np.float64)
+    quantile = statistics.NormalDist().inv_cdf
+    np.testing.assert_allclose(
+        normal(keys, (500,))[0],
+        [quantile((h + (l + 0.5) / 2**32) / 2**32) for h, l in zip(high, low, strict=True)],
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_symbols_are_drawn_as_often_as_their_probabilities_say():

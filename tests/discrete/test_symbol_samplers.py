@@ -339,11 +339,11 @@ def test_a_prediction_of_another_number_of_symbols_is_refused():
 
 @pytest.mark.parametrize(
     "times, valid",
-    [([1.0, 0.0], True), ([0.5, 0.5], True), ([1.01, 0.0], False), ([1.0, -0.01], False), ([0.5, 0.6], False)],
+    [([1.0, 0.0], True), ([0.5, 0.5], True), ([1.01, 0.0], False), ([1.0, 0.5, -0.01], False), ([0.5, 0.6], False)],
 )
 def test_a_plan_of_symbols_stays_between_data_and_noise(times, valid):
     process = PROCESSES["absorbing"]
-    plan = timesteps.Plan(np.array(times[:1]), np.array(times[1:]), np.zeros(1, bool))
+    plan = timesteps.Plan(np.array(times[:-1]), np.array(times[1:]), np.zeros(len(times) - 1, bool))
     predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
     run = lambda: discrete.sample(
         discrete.ancestral(), predict, process, jnp.full((1, 1), 3), plan, jax.random.split(jax.random.key(0), 1)

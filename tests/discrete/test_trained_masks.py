@@ -67,7 +67,6 @@ def test_a_draw_has_the_probability_of_its_masks_and_of_the_symbols_that_stay():
     np.testing.assert_allclose(np.exp(log_q), [1 / 2 * 3 / 4, 1 / 2 * 1 / 4], rtol=1e-6)
 
 
-@pytest.mark.extended
 def test_each_of_two_draws_is_the_baseline_of_the_other():
     """Example by example: (f_1 + f_2) / 2, whose gradient adds (f_1 - f_2) (grad log q_1 - grad log q_2) / 2."""
     keys, x0 = jax.random.split(jax.random.key(4), 16), jnp.tile(X0, (16, 1))

@@ -37,6 +37,15 @@ def test_a_lapped_spectrum_is_that_of_the_clip_with_its_magnitudes_pressed(along
     signs = np.where(np.outer(np.arange(len(rows)) % 2, np.arange(BINS) % 2) * alternating, -1, 1)
     np.testing.assert_allclose(rows, 3 * signs * np.sign(spectrum) * np.abs(spectrum) ** 0.5, rtol=1e-6)
     np.testing.assert_allclose(form.waveform(x), clip, atol=1e-6)
+    assert x.dtype == form.waveform(x).dtype == np.float64  # of NumPy, and not rounded by JAX
+
+
+def test_two_sounds_are_read_alike_if_their_waveforms_are_equal():
+    form = lambda gain: sound.lapped_spectrum(BINS, gain=gain)
+    first = sound.Sound(8000, 512, form(3.0))
+    assert first.reads_alike(sound.Sound(8000, 512, form(3.0)))
+    assert not first.reads_alike(sound.Sound(8000, 512, form(4.0)))
+    assert not first.reads_alike(sound.Sound(16000, 512, form(3.0)))
 
 
 def test_the_condition_of_a_pitch_has_octaves_hundredths_and_hertz():
