@@ -166,6 +166,15 @@ def test_a_python_record_with_another_condition_is_named(condition, words):
             sequences.Records([{"x": np.zeros(3, np.float32)}, second])[1]
 
 
+def test_a_label_may_stand_in_the_condition_and_a_record_without_any_is_named():
+    inside = {"x": np.zeros(3, np.float32), "condition": {"label": np.int32(1), "depth": np.float32([0.5])}}
+    without = {"x": np.zeros(3, np.float32), "condition": {"depth": np.float32([0.5])}}
+    records = sequences.Records([inside, without], num_classes=2)
+    assert records[0]["condition"]["label"] == 1
+    with pytest.raises(DamagedRecord, match=r'it holds condition, x\. Valid: "x" and a label'):
+        records[1]
+
+
 @pytest.mark.parametrize(
     "name", ["picture_folder", "class_folders", "tar_shards", "parquet", "arrays", "array_records"]
 )
