@@ -3,7 +3,7 @@
 import pathlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -285,6 +285,63 @@ class Columns:
         check_finite(example)
 
 
+class ClassTable:
+    """The numbers of classes by their names."""
+
+    def __init__(self, names: tuple[str, ...], what: str):
+        """Numbers the names from 0 on.
+
+        Args:
+            names: the names of the classes in the order of their numbers.
+            what: the name of the labels in messages.
+
+        Raises:
+            ValueError: if a class is named twice.
+        """
+        if len(set(names)) < len(names):
+            twice = next(name for name, number in Counter(names).items() if number > 1)
+            raise ValueError(f"{what}: classes names {twice!r} twice. Valid: each class once, at its number")
+        self.names = names
+        by_name: dict[Any, int] = {name: k for k, name in enumerate(names)}
+        self._numbers = by_name | {k: k for k in range(len(names))}
+
+    def numbers(self, labels: Sequence[Any], place: Callable[[int], str]) -> np.ndarray:
+        """The class number of each label, int64 [N]; beside a text, an integer is the name of a class too.
+
+        Args:
+            labels: names, or numbers.
+            place: a function from a row to the row's name in messages.
+
+        Raises:
+            ValueError: if a label is missing or names no class; the message names its place.
+        """
+        keys = _labels(labels, place, empty="" in self._numbers)
+        if any(isinstance(key, str) for key in keys):
+            keys = [str(key) for key in keys]
+        for row, key in enumerate(keys):
+            if not isinstance(key, Hashable) or key not in self._numbers:
+                near = nearest(key, self.names, alike=0.6)
+                hint = f" Did you mean {near!r}?" if near else ""
+                raise ValueError(
+                    f"{place(row)}: its label is {key!r}, which is not one of the {len(self.names)} classes "
+                    f"{', '.join(self.names[:10])}{' ...' if len(self.names) > 10 else ''}.{hint}"
+                )
+        return np.array([self._numbers[key] for key in keys], np.int64)
+
+
+def _labels(values: Sequence[Any], place: Callable[[int], str], empty: bool) -> list[Any]:
+    """Labels as plain values; refuses those that are missing, as is an empty text unless a class has this name."""
+    labels = [
+        value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
+    ]
+    for row, label in enumerate(labels):
+        if label is None or (isinstance(label, str) and not label and not empty):
+            raise ValueError(
+                f'{place(row)}: it has no label. Valid: a label in every record, or label = "" for no labels at all'
+            )
+    return labels
+
+
 def class_numbers(
     values: Sequence[Any], classes: tuple[str, ...], place: Callable[[int], str], what: str
 ) -> tuple[tuple[str, ...], np.ndarray]:
@@ -303,21 +360,12 @@ def class_numbers(
         ValueError: if a class is named twice; or if a label is missing, names no class, or is neither a text nor an
             integer from 0 to `CLASSES` - 1; the message then names its place.
     """
-    if len(set(classes)) < len(classes):  # a stream asks for each record
-        twice = next(name for name, number in Counter(classes).items() if number > 1)
-        raise ValueError(f"{what}: classes names {twice!r} twice. Valid: each class once, at its number")
-    values = [
-        value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
-    ]
-    texts = any(isinstance(value, str) for value in values)
-    for row, value in enumerate(values):
-        if value is None or (isinstance(value, str) and not value and "" not in classes):
-            raise ValueError(
-                f'{place(row)}: it has no label. Valid: a label in every record, or label = "" for no labels at all'
-            )
-    if texts or classes:
-        names = classes or tuple(sorted({str(value) for value in values}))
-        by_number = sorted(names, key=int) if not classes and all(map(str.isdecimal, names)) else list(names)
+    if classes:
+        return classes, ClassTable(classes, what).numbers(values, place)
+    values = _labels(values, place, empty=False)
+    if any(isinstance(value, str) for value in values):
+        names = tuple(sorted({str(value) for value in values}))
+        by_number = sorted(names, key=int) if all(map(str.isdecimal, names)) else list(names)
         if by_number != list(names):
             first = next(k for k, name in enumerate(names) if name != by_number[k])
             warnings.warn(
@@ -326,16 +374,7 @@ def class_numbers(
                 "with the same number of digits",
                 stacklevel=2,
             )
-        number = {name: k for k, name in enumerate(names)} | ({} if texts else {k: k for k in range(len(names))})
-        for row, value in enumerate(values):
-            if (str(value) if texts else value) not in number:
-                near = nearest(value, names, alike=0.6)
-                hint = f" Did you mean {near!r}?" if near else ""
-                raise ValueError(
-                    f"{place(row)}: its label is {value!r}, which is not one of the {len(names)} classes "
-                    f"{', '.join(names[:10])}{' ...' if len(names) > 10 else ''}.{hint}"
-                )
-        return names, np.array([number[str(value) if texts else value] for value in values], np.int64)
+        return names, ClassTable(names, what).numbers(values, place)
     try:
         numbers = np.asarray(values)
     except ValueError:  # lists of different lengths

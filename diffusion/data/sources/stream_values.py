@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from diffusion.data.sources import sequences
-from diffusion.data.sources.columns import Columns, class_numbers
+from diffusion.data.sources.columns import ClassTable, Columns
 from diffusion.data.sources.spec import DataSpec
 
 
@@ -80,7 +80,7 @@ class Stored:
             split: the split of the stream.
 
         Raises:
-            ValueError: if there is a column of labels, but no classes.
+            ValueError: if there is a column of labels, but no classes, or a class is named twice.
         """
         if columns.label and not classes:
             raise ValueError(
@@ -88,7 +88,7 @@ class Stored:
                 'advance. Valid: classes = ("cat", "dog", ...), or label = "" for no classes'
             )
         self._columns, self._split = columns, split
-        self._classes = classes if columns.label else ()
+        self._classes = ClassTable(classes if columns.label else (), columns.where)
 
     def record(self, value: Mapping[str, Any]) -> dict[str, Any]:
         columns = self._columns
@@ -105,11 +105,10 @@ class Stored:
             return None
         if columns.label not in value:
             raise ValueError(f"it has no {columns.label}, only {', '.join(value)}")
-        label = value[columns.label]
-        return int(class_numbers([label], self._classes, lambda row: "it", columns.where)[1][0])
+        return int(self._classes.numbers([value[columns.label]], lambda row: "it")[0])
 
     def described(self, record: Mapping[str, Any], name: str) -> DataSpec:
-        return self._columns.described(record, name, self._split, self._classes, -1)
+        return self._columns.described(record, name, self._split, self._classes.names, -1)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
         self._columns.check(record, spec)

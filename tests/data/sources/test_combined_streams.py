@@ -514,3 +514,24 @@ def test_captions_are_stripped_read_and_part_of_what_a_stream_is():
     with pytest.raises(ValueError, match="caption") as raised:
         combined_streams.CaptionedStream(numbers(0, 3), read)
     assert not isinstance(raised.value, DamagedRecord)
+
+
+class Counted(tuple):
+    """Names that count how often they are listed."""
+
+    listed = 0
+
+    def __iter__(self):
+        self.listed += 1
+        return super().__iter__()
+
+
+def test_a_stream_lists_its_classes_once_and_not_for_each_record():
+    names = Counted(("cat", "dog"))
+    values = Stored(Columns("a stream", ["x", "label"], x="x"), names, "train")
+    listed = names.listed
+    records = [values.record({"x": np.zeros(2, np.float32), "label": label}) for label in ("dog", "cat", 1)]
+    assert [record["label"] for record in records] == [1, 0, 1]
+    assert names.listed == listed
+    with pytest.raises(ValueError, match=r"it: its label is \[0, 1\], which is not one of the 2 classes cat, dog"):
+        values.record({"x": np.zeros(2, np.float32), "label": [0, 1]})
