@@ -212,6 +212,13 @@ def test_a_shape_is_known_without_preparing(tmp_path, monkeypatch):
         sources.shape("digits", "train", str(tmp_path))
 
 
+def test_the_shape_of_an_unknown_split_is_refused_once_the_splits_are_known():
+    catalog.find("digits")
+    assert sources.shape("digits", "train[:9]+test") == (8, 8, 1)
+    with pytest.raises(ValueError, match=r"digits has no split 'tran'; its splits are test, train, validation\."):
+        sources.shape("digits", "tran")
+
+
 def test_the_cache_is_the_users_unless_a_variable_names_another(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("DIFFUSION_CACHE", raising=False)

@@ -46,6 +46,8 @@ def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] 
 def shape(name: str, split: str, data_dir: str = "") -> tuple[int, int, int]:
     """Returns the shape (H, W, C) of the images of a split; unlike `describe`, it prepares nothing.
 
+    The splits of a bundled dataset are known once it is prepared; before that, any split has its shape.
+
     Args:
         name, split, data_dir: name of the dataset, its split, and the folder of prepared datasets, as in `describe`.
 
@@ -56,6 +58,8 @@ def shape(name: str, split: str, data_dir: str = "") -> tuple[int, int, int]:
     if not bundled:
         return describe(name, split, data_dir).shape
     builder = catalog.bundled(bundled)(data_dir=str(files.cache("tfds")), file_format="array_record")
+    if builder.info.splits:
+        _examples(builder.info, name, split)
     return cast(tuple[int, int, int], tuple(builder.info.features["image"].shape))
 
 
@@ -249,10 +253,7 @@ def _spec(
     import tensorflow_datasets
 
     info = builder.info
-    try:
-        examples = info.splits[split].num_examples
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
+    examples = _examples(info, name, split)
     _require_forward_parts(info.splits, name, split)
     features = dict(sorted(cast(tensorflow_datasets.features.FeaturesDict, info.features).items()))
     feature = features.get("image")
@@ -281,6 +282,14 @@ def _spec(
             raise ValueError(f"{name} declares {label.num_classes:,} classes; at most {CLASSES:,} are read.")
         classes = tuple(label.names)
     return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
+
+
+def _examples(info: "tensorflow_datasets.core.DatasetInfo", name: str, split: str) -> int:
+    """The number of a split's records; refuses an unknown split."""
+    try:
+        return info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
 
 
 def _require_forward_parts(splits: "tensorflow_datasets.core.SplitDict", name: str, split: str) -> None:
