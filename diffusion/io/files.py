@@ -1,6 +1,6 @@
 """The files that the library keeps: their folder, and how to write them whole."""
 
-__all__ = ["array", "atomic", "cache", "lock", "other_names", "whole_folder", "write_text"]
+__all__ = ["array", "atomic", "cache", "file_name", "lock", "other_names", "whole_folder", "write_text"]
 
 import contextlib
 import fcntl
@@ -20,6 +20,11 @@ from diffusion.package import public
 def cache(name: str) -> pathlib.Path:
     """Returns the folder of that name in DIFFUSION_CACHE, or else in ~/.cache/diffusion."""
     return pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / name
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file, or a part of it: "/" becomes "%2F", since it would begin a folder."""
+    return text.replace("/", "%2F")
 
 
 def other_names(folder: pathlib.Path, belongs: Callable[[str], bool]) -> str:

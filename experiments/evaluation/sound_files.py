@@ -38,7 +38,7 @@ def write(
     with files.whole_folder(folder / "sounds") as out:
         for name, rows in rows_by_name.items():
             for number, row in enumerate(rows):
-                wav.write(out / f"{name}_{number}.wav", waveforms[row], sound.sample_rate)
+                wav.write(out / files.file_name(f"{name}_{number}.wav"), waveforms[row], sound.sample_rate)
     return folder / "sounds"
 
 

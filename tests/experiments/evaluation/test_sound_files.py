@@ -31,6 +31,12 @@ def test_three_clips_of_each_class_are_written(tmp_path):
     assert written(tmp_path) == {"drum_0.wav": (0, RATE)}  # no clip of the samples before
 
 
+def test_a_class_whose_name_has_a_slash_has_its_own_file(tmp_path):
+    sound_files.write(CLIPS, waveforms(3), np.array([0, 1, 2]), ("r/b", "r_b", "../up"), tmp_path)
+    names = {"r%2Fb_0.wav": 0, "r_b_0.wav": 1, "..%2Fup_0.wav": 2}
+    assert written(tmp_path) == {name: (row, RATE) for name, row in names.items()}
+
+
 def test_eight_clips_are_written_where_there_are_no_classes(tmp_path):
     sound_files.write(CLIPS, waveforms(10), np.zeros(10, int), (), tmp_path)
     assert written(tmp_path) == {f"clip_{row}.wav": (row, RATE) for row in range(8)}
