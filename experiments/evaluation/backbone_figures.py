@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,18 +115,31 @@ def figures(frames: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
 def write(frames: np.ndarray, labels: np.ndarray, names: Sequence[str], out: pathlib.Path) -> list[pathlib.Path]:
     """Writes the chains as PDB files in OUT/pdb, and a picture OUT/samples.png; returns both paths.
 
+    Chains that are not finite are left out with a warning; the other files keep their numbers.
+
     Args:
         frames: the frames of the chains, `[N, n, 3, 4]`.
         labels: the classes, int `[N]`.
         names: the names of the classes, for titles and files; () for their numbers.
         out: the folder.
+
+    Raises:
+        ValueError: if no chain is finite.
     """
-    titles = [_title(label, names) for label in labels]
     atoms = np.asarray(backbone.with_oxygen(backbone.atoms_of(frames)))
+    rows = np.flatnonzero(np.isfinite(atoms).all(axis=(1, 2, 3)))
+    if not len(rows):
+        raise ValueError(f"none of the {len(atoms)} chains is finite, so there is nothing to write")
+    if len(rows) < len(atoms):
+        warnings.warn(
+            f"{len(atoms) - len(rows)} of the {len(atoms)} chains are not finite: they have no PDB file and are not in "
+            "the picture",
+            stacklevel=2,
+        )
     with files.whole_folder(out / "pdb") as folder:
-        for row, chain in enumerate(atoms):
-            pdb.save(folder / f"{row:05d}_{titles[row]}.pdb", chain)
-    draw(atoms[:, :, 1], labels, names, out / "samples.png")
+        for row in rows:
+            pdb.save(folder / files.file_name(f"{row:05d}_{_title(labels[row], names)}.pdb"), atoms[row])
+    draw(atoms[rows, :, 1], labels[rows], names, out / "samples.png")
     return [out / "pdb", out / "samples.png"]
 
 
@@ -135,7 +149,7 @@ def draw(ca: np.ndarray, labels: np.ndarray, names: Sequence[str], path: str | o
     Each chain is turned so that its longest axis is vertical.
 
     Args:
-        ca: the positions of CA in Angstrom, `[N, n, 3]`.
+        ca: the positions of CA in Angstrom, `[N, n, 3]`, finite.
         labels: the classes, int `[N]`.
         names: the names of the classes; () for their numbers.
         path: the PNG to write.

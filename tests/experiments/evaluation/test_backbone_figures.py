@@ -217,6 +217,23 @@ def test_each_chain_is_a_file_by_its_class(tmp_path, monkeypatch):
     assert (tmp_path / "pdb" / "00000_class_1.pdb").is_file()
 
 
+def test_a_chain_that_is_not_finite_has_no_file(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(backbone_figures, "draw", lambda ca, labels, names, path: shown.append((ca, labels.tolist())))
+    monkeypatch.setattr(backbone_figures.backbone, "atoms_of", lambda frames: frames)
+    monkeypatch.setattr(backbone_figures.backbone, "with_oxygen", lambda atoms: atoms)
+    atoms = np.arange(4)[:, None, None, None] + np.zeros((4, 2, 4, 3))
+    atoms[1, 1, 2, 0] = np.nan
+    atoms[2, 0, 0, 0] = -np.inf
+    with pytest.warns(UserWarning, match="2 of the 4 chains are not finite: they have no PDB file and are not in the"):
+        backbone_figures.write(atoms, np.array([1, 0, 1, 0]), ("a/b", "c"), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "pdb").iterdir()) == ["00000_c.pdb", "00003_a%2Fb.pdb"]
+    ((ca, labels),) = shown
+    assert ca[:, 0, 0].tolist() == [0, 3] and labels == [1, 0]
+    with pytest.raises(ValueError, match="none of the 2 chains is finite"):
+        backbone_figures.write(atoms[1:3], np.array([0, 1]), (), tmp_path)
+
+
 # ==== The picture ====
 
 
