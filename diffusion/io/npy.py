@@ -31,7 +31,7 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     start: int
-    fortran: bool = False
+    fortran: bool
 
 
 def read_header(file: IO[bytes], size: int, what: str) -> Header:

@@ -1,5 +1,6 @@
 """Films are decoded in a child that can open nothing: no neighbour, no socket; it is one, and starts anew."""
 
+import contextlib
 import io
 import os
 import signal
@@ -305,6 +306,22 @@ def test_what_the_child_answers(film):
 
 
 @pytest.mark.extended
+def test_frames_after_the_last_requested_one_are_not_decoded(monkeypatch):
+    from diffusion.io import film_child
+
+    decoded_frames = []
+
+    class Film(contextlib.nullcontext):
+        def decode(self, stream):
+            for number in range(9):
+                decoded_frames.append(number)
+                yield types.SimpleNamespace(to_ndarray=lambda format: np.zeros((2, 2, 3), np.uint8), rotation=0)
+
+    monkeypatch.setattr(film_child, "_opened", lambda content, head: (Film(), None))
+    assert len(list(film_child._read(None, {"numbers": [1, 4]}))) == 3  # two frames, and the end
+    assert decoded_frames == [0, 1, 2, 3, 4]
+
+
 def test_a_child_is_not_shared_with_a_forked_process(film):
     clips.properties(film)
     before = child().pid

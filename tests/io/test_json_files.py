@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +13,8 @@ from diffusion.io import json_files
 def test_nested_values_become_what_json_holds():
     value = {1: (np.float32(0.5), [np.int64(2)]), "a": {"b": None, "c": True}}
     assert json_files.plain(value) == {"1": [0.5, [2]], "a": {"b": None, "c": True}}
+    numbers = json_files.plain([np.float64(0.5), np.array(2), jnp.float32(0.25)])  # a scalar, and arrays without sides
+    assert numbers == [0.5, 2, 0.25] and [type(number) for number in numbers] == [float, int, float]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("inf")])

@@ -35,6 +35,8 @@ def test_rewind_drops_later_and_torn_lines(tmp_path):
     first = path.read_text()[: len('{"step": 2}\n{"step": 4}\n')]
     json_lines.rewind(path, 5)
     assert path.read_text() == first
+    json_lines.rewind(path, 4)  # the line of the step itself stays
+    assert path.read_text() == first
     path.write_text(first + '{"step": 5, "lo')
     json_lines.rewind(path, 5)
     assert path.read_text() == first

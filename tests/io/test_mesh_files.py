@@ -78,6 +78,11 @@ def test_numbers_behind_the_positions_of_off_files_are_no_positions(tmp_path):
 ONE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 
 
+def test_a_face_without_corners_adds_no_triangle(tmp_path):
+    (tmp_path / "a.off").write_text("OFF\n3 2 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n0\n")
+    assert len(mesh_files.read(tmp_path / "a.off").triangles) == 1
+
+
 def test_a_mesh_of_too_many_triangles_or_points_is_refused_as_soon_as_it_has_them(tmp_path, monkeypatch):
     """What is kept grows no further: a file of faces without end ends there."""
     monkeypatch.setattr(mesh_files, "MOST", 4)

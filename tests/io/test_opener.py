@@ -134,6 +134,8 @@ def test_a_file_over_its_size_is_not_read(folder):
         opener.read_text(folder / "a.txt")
     with pytest.raises(limits.Refused, match="at most 5 B are read"):
         opener.open_file(folder / "a.txt", most=5)
+    with pytest.raises(limits.Refused, match="at most 5 B are read"):
+        opener.check(folder / "a.txt", most=5)
     with pytest.raises(limits.Refused, match="at most"):
         opener.read(folder / "a.txt", most=2**30)
 

@@ -65,6 +65,20 @@ def test_a_view_that_ends_behind_its_storage_is_refused(shape, strides, offset, 
         torch_files.read(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize("most, fits", [(29, True), (28, False)])
+def test_names_have_as_many_characters_as_are_allowed(most, fits, tmp_path, monkeypatch):
+    """One more than its characters for "ab", "c" and "_metadata", and those of "c.d" and "c._metadata"."""
+    monkeypatch.setattr(torch_files, "NAMES", most)
+    tensor = writer.tensor("0", np.float32, (2,))
+    pickled = writer.whole(writer.dictionary({"ab": tensor, "c": writer.dictionary({"d": tensor})}))
+    writer.archive(tmp_path / "a.pt", pickled, [bytes(8)])
+    if fits:
+        assert set(torch_files.read(tmp_path / "a.pt")) == {"ab", "c.d"}
+    else:
+        with pytest.raises(limits.Refused, match="its names have more than 28 characters in total"):
+            torch_files.read(tmp_path / "a.pt")
+
+
 def test_a_parameter_is_its_tensor(tmp_path):
     tensor = writer.tensor("0", np.float32, (2,))
     more = [b"\x88", writer.name("collections", "OrderedDict") + b")R"]
