@@ -225,6 +225,7 @@ def test_what_is_not_a_distribution_is_refused():
         (manifolds.euclidean(2), np.zeros(2), np.array([0.1, 0.2])),
         (manifolds.packed(manifolds.se3()), np.append(np.eye(3), np.zeros(3)), (0.1, 0.2)),
         (manifolds.se3(), (np.eye(3), np.zeros(3)), (0.1, 0.2, 0.3)),
+        (manifolds.product(sphere, manifolds.se3()), (NORTH, (np.eye(3), np.zeros(3))), (0.1, (0.2,))),
     ):
         with pytest.raises(ValueError, match="must be one number, or, for a product, a tuple with one for each factor"):
             manifolds.wrapped_normal(m, mean, scale)

@@ -327,9 +327,10 @@ def test_a_watermark_that_returns_another_array_is_named(carrier, x, embed, word
         (lambda x: 0.5, "read of mine returns a float. Valid: a Reading of arrays .2."),
         (lambda x: watermarks.Reading(np.zeros(1), np.zeros(2)), r"read of mine: score is \[0\.0\]\. Valid"),
         (
-            lambda x: watermarks.Reading(np.zeros(2), np.full(2, np.nan)),
-            r"p_value is \[NaN, NaN\]\. Valid: .*in \[0, 1\]",
+            lambda x: watermarks.Reading(np.array([0.0, np.nan]), np.zeros(2)),
+            r"score is \[0\.0, NaN\]\. Valid: .*in \[0, 1\]",
         ),
+        (lambda x: watermarks.Reading(np.zeros(2), np.full(2, np.nan)), r"p_value is \[NaN, NaN\]\. Valid"),
         (lambda x: watermarks.Reading(np.zeros(2), np.full(2, 1.5)), r"p_value is \[1\.5, 1\.5\]\. Valid"),
     ],
 )
