@@ -84,7 +84,7 @@ def _check_recipe(argv: list[str]) -> None:
     if recipe is None and not help_is_requested(argv):
         raise ConfigError("--config is missing: the recipe to run, e.g. --config=digits.")
     if recipe is not None:
-        recipes.path_of(recipe.partition(":")[0])
+        recipes.path_of(recipes.name_and_preset(recipe)[0])
 
 
 def _with_path(argv: list[str]) -> list[str]:
@@ -92,8 +92,8 @@ def _with_path(argv: list[str]) -> list[str]:
     recipe = named(argv, "config")
     if recipe is None:
         return argv
-    name, colon, preset = recipe.partition(":")
-    file = f"{recipes.path_of(name)}{colon}{preset}"
+    name, _ = recipes.name_and_preset(recipe)
+    file = f"{recipes.path_of(name)}{recipe.removeprefix(name)}"
     flag_words = (f"--config={recipe}", f"-config={recipe}")
     after = lambda i: i > 0 and argv[i - 1] in ("--config", "-config")
     return [

@@ -72,7 +72,7 @@ def missing_field(error: AttributeError | KeyError, argv: Sequence[str]) -> str:
 
 def _failed_recipe(error: Exception, recipe: str) -> ConfigError | None:
     """The sentence for an error of the recipe's own code."""
-    name = recipe.partition(":")[0]
+    name, _ = recipes.name_and_preset(recipe)
     if isinstance(error, AttributeError) and error.name == "get_config":
         return recipes.without_get_config(name)
     file = recipes.path_of(name)

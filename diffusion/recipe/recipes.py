@@ -28,13 +28,30 @@ def load(recipe: str) -> ConfigDict:
         recipe: name or path, with an optional preset after a colon: `cifar10_dit:tiny`, `mine.py`.
 
     Raises:
-        ConfigError: where there is no such recipe or file, or it defines no `get_config`.
+        ConfigError: where there is no such recipe or file, its path has a colon, or it defines no `get_config`.
     """
-    name, _, preset = recipe.partition(":")
+    name, preset = name_and_preset(recipe)
     loaded = module(name)
     if not hasattr(loaded, "get_config"):
         raise without_get_config(name)
     return loaded.get_config(preset)
+
+
+def name_and_preset(recipe: str, folder: pathlib.Path = FOLDER) -> tuple[str, str]:
+    """("cifar10_dit", "tiny") for "cifar10_dit:tiny", and "" as the preset without a colon.
+
+    Raises:
+        ConfigError: if the path of a file has a colon, where its preset would begin.
+    """
+    name, _, preset = recipe.partition(":")
+    path = recipe.rpartition(".py")[0] + ".py"
+    if ":" in path and pathlib.Path(path).is_file():
+        flag = "--sweep" if folder == SWEEPS else "--config"
+        raise ConfigError(
+            f"{flag}={recipe}: the path {path} has a colon, which would begin the preset. Valid: a path without a "
+            "colon, such as a copy or a link elsewhere."
+        )
+    return name, preset
 
 
 def without_get_config(name: str) -> ConfigError:

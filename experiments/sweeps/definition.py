@@ -63,7 +63,7 @@ def load(file: str) -> Sweep:
         ConfigError: if there is no such file, it returns no Sweep, or its code fails; the message then names the line
             and the error.
     """
-    name, _, preset = file.partition(":")
+    name, preset = recipes.name_and_preset(file, recipes.SWEEPS)
     path = recipes.path_of(name, recipes.SWEEPS)
     try:
         module = recipes.module(name, recipes.SWEEPS)

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from diffusion.experiments import config_flag
+from diffusion.experiments import config_flag, flag_errors
 from diffusion.recipe import ConfigError, recipes
 from diffusion.recipe.values import MISSING, config_hash, differences, from_json, plain, to_json
 from tests import commands
@@ -129,6 +129,19 @@ def test_load(tmp_path):
     file.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="get_config"):
         recipes.load(str(file))
+
+
+@pytest.mark.parametrize("preset", ["", ":tiny"])
+def test_a_path_with_a_colon_is_refused_since_a_preset_begins_there(tmp_path, preset):
+    file = tmp_path / "run:1" / "c.py"
+    file.parent.mkdir()
+    file.write_text("def get_config(arg=''):\n    return {'arg': arg}\n")
+    with pytest.raises(ConfigError, match=r"--config=.*run:1/c\.py has a colon, which would begin the preset"):
+        recipes.load(f"{file}{preset}")
+    with pytest.raises(ConfigError, match=r"--sweep=.*run:1/c\.py has a colon, which would begin the preset"):
+        recipes.name_and_preset(f"{file}{preset}", recipes.SWEEPS)
+    with pytest.raises(ConfigError, match=r"--config=.*run:1/c\.py has a colon, which would begin the preset"):
+        flag_errors.as_config_error(ValueError("of a parser"), [], f"{file}{preset}", "diffusion train")
 
 
 PROGRAM = '''
