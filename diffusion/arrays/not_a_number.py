@@ -53,5 +53,19 @@ def table_rows(table: Array, indices: Array) -> Array:
         `[*indices.shape, ...]`, of the table's dtype.
     """
     chosen = jnp.asarray(table).at[indices].get(mode="clip", wrap_negative_indices=False)
-    valid = (indices >= 0) & (indices < len(table))
-    return nan_unless(jnp.expand_dims(valid, tuple(range(valid.ndim, chosen.ndim))), chosen)
+    return nan_outside(indices, len(table), chosen)
+
+
+def nan_outside(indices: Array, size: int, rows: Array) -> Array:
+    """The rows of indices in [0, size), and NaN in place of those of other indices.
+
+    Args:
+        indices: int, any shape.
+        size: the number of valid indices.
+        rows: float `[*indices.shape, ...]`.
+
+    Returns:
+        An array of the rows' dtype and shape.
+    """
+    valid = (indices >= 0) & (indices < size)
+    return nan_unless(jnp.expand_dims(valid, tuple(range(valid.ndim, rows.ndim))), rows)

@@ -25,7 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.arrays.not_a_number import nan_unless
+from diffusion.arrays.not_a_number import nan_outside
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, Modulation, zeros
@@ -128,8 +128,8 @@ class MaskDiT(Layered, Backbone):
         if self.num_classes:  # the null class has no row: its embedding is zero
             small = nn.initializers.normal(0.02)
             table = nn.Dense(self.width, False, self.dtype, kernel_init=small, name="label_embedding")
-            known = (label >= 0) & (label <= self.num_classes)
-            c = c + nan_unless(known[:, None], table(jax.nn.one_hot(label, self.num_classes)))
+            embedded = table(jax.nn.one_hot(label, self.num_classes))
+            c = c + nan_outside(label, self.num_classes + 1, embedded)
         c = nn.silu(c)
 
         def stack(tokens: jax.Array, name: str, depth: int, heads: int, first: int) -> jax.Array:

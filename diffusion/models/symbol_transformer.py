@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from diffusion.arrays.not_a_number import nan_unless, table_rows
+from diffusion.arrays.not_a_number import nan_outside, table_rows
 from diffusion.models.layers import key_value_memory, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Attention, Modulation, normalisation, zeros
@@ -263,7 +263,7 @@ class SymbolTransformer(Layered, Backbone):
 
     def _one_hot(self, x: jax.Array) -> jax.Array:
         """Probabilities [..., K] of symbols, 0 and 1; NaN for symbols out of range."""
-        return nan_unless(((x >= 0) & (x < self.size))[..., None], jax.nn.one_hot(x, self.size))
+        return nan_outside(x, self.size, jax.nn.one_hot(x, self.size))
 
     def _check_symbols(self, x: jax.Array) -> bool:
         """Whether x holds probabilities of symbols; an error where it holds neither these nor symbols."""

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arrays.not_a_number import nan_unless
+from diffusion.arrays.not_a_number import nan_outside
 from diffusion.arrays.promotion import promoted
 
 
@@ -282,8 +282,7 @@ class FiniteScalar:
     def codes(self, indices: Array) -> Array:
         """The codes float32 [..., D] of indices int [...] in 0..size - 1, NaN for others; the inverse of `indices`."""
         digits = indices[..., None] // self._basis % np.asarray(self.levels, np.int32)
-        valid = (indices >= 0) & (indices < self.size)
-        return nan_unless(valid[..., None], (digits - self._half).astype(jnp.float32) / self._half)
+        return nan_outside(indices, self.size, (digits - self._half).astype(jnp.float32) / self._half)
 
     @property
     def _half(self) -> np.ndarray:
