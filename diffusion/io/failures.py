@@ -5,7 +5,7 @@ or server that does not answer, and full memory show nothing about the file: it 
 written again or left out.
 """
 
-__all__ = ["Unreadable", "full_disk", "is_machine_failure", "no_room"]
+__all__ = ["Unreadable", "full_disk", "is_impossible_place", "is_machine_failure", "no_room"]
 
 import errno
 import os
@@ -45,6 +45,14 @@ def is_machine_failure(error: BaseException) -> bool:
         return any(map(is_machine_failure, error.exceptions))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return _is_machine_error(error) or (cause is not None and is_machine_failure(cause))
+
+
+def is_impossible_place(error: BaseException) -> bool:
+    """Whether a reader sought a place that no file has, as one before its beginning, by what a damaged file says.
+
+    `is_machine_failure` cannot know this, for a disk may give the same error: only the reader of a format can.
+    """
+    return isinstance(error, OSError) and error.errno == errno.EINVAL
 
 
 def full_disk(error: OSError) -> str | None:

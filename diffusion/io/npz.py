@@ -1,7 +1,6 @@
 """Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
 
 import contextlib
-import errno
 import io
 import lzma
 import math
@@ -14,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from diffusion.io import budgets, limits, npy, opener
+from diffusion.io import budgets, failures, limits, npy, opener
 from diffusion.io.npy import Header
 
 SKIP = 2**20  # bytes that are read at once on the way to a position
@@ -83,7 +82,7 @@ def _refusing(what: str) -> Iterator[None]:
     except DAMAGED as error:
         raise limits.Refused(f"{what} ({limits.reason(error)}).") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # raised where the table of contents points before the file's beginning
+        if not failures.is_impossible_place(error):  # one to which the table of contents points
             raise
         raise limits.Refused(f"{what} ({limits.reason(error)}).") from error
 

@@ -1,7 +1,6 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
 import contextlib
-import errno
 import io
 import itertools
 import json
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from diffusion.io import files, limits, opener
+from diffusion.io import failures, files, limits, opener
 
 KEY = "diffusion"  # the key of the text in a PNG file that has the settings as JSON
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
@@ -352,7 +351,7 @@ def _stored_pixels(picture: Image.Image) -> int:
 
 def _cause(error: BaseException) -> BaseException | None:
     """The error as the cause of a refusal, unless the machine would be blamed for a place that no file can have."""
-    return None if isinstance(error, OSError) and error.errno == errno.EINVAL else error
+    return None if failures.is_impossible_place(error) else error
 
 
 def _eight_bits(path: str | pathlib.Path, deep: np.ndarray) -> np.ndarray:
