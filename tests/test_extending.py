@@ -14,7 +14,7 @@ import scipy.linalg
 from ml_collections import ConfigDict
 
 from configs import digits
-from diffusion import parameterizations, schedules, timesteps
+from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.data import catalog
 from diffusion.experiments.evaluation import model_metrics
 from diffusion.experiments.run import examples
@@ -33,6 +33,7 @@ PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 KINDS = (
     "schedule",
     "parameterization",
+    "weighting",
     "objective",
     "wrapper of objectives",
     "coupling",
@@ -46,9 +47,9 @@ KINDS = (
     "metric",
 )
 TABLES = (
-    names.SCHEDULES, names.PARAMETERIZATIONS, names.OBJECTIVES, names.WRAPPERS, names.COUPLINGS, names.SAMPLERS,
-    names.MANIFOLDS, names.PROCESSES, names.GUIDANCES, names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED,
-    model_metrics.METRICS,
+    names.SCHEDULES, names.PARAMETERIZATIONS, names.WEIGHTINGS, names.OBJECTIVES, names.WRAPPERS, names.COUPLINGS,
+    names.SAMPLERS, names.MANIFOLDS, names.PROCESSES, names.GUIDANCES, names.AVERAGES, names.MODELS, names.FEATURES,
+    catalog.BUNDLED, model_metrics.METRICS,
 )  # fmt: skip
 
 
@@ -208,6 +209,23 @@ def test_a_run_has_the_parameterization(ideas):
     recipe = checks.validate(config)
     assert recipe.parameterization.name == "difference" and recipe.parameterization.clock(recipe.schedule, 0.5) == 499
     assert recipe.objective.reads.parameterization.name == "difference"
+
+
+@pytest.mark.parametrize("kind", ["v", "velocity"])
+def test_the_weighting_multiplies_the_error_of_x0_whatever_the_network_predicts(ideas, kind):
+    """At alpha = 0.8, sigma = 0.6 the log-SNR is log(16 / 9); a network that returns 0 predicts an x0 by hand."""
+    schedule, x0, eps = schedules.trigonometric(), np.float32([[1.0, -2.0]]), np.float32([[0.5, 3.0]])
+    t = float(np.arccos(0.8) * 2 / np.pi)
+    density = timesteps.Density(tuple, lambda state, keys, i: (jnp.full(len(keys), t), jnp.ones(len(keys))), None)
+    x_t = 0.8 * x0 + 0.6 * eps
+    alpha_dot, sigma_dot = -0.6 * np.pi / 2, 0.8 * np.pi / 2
+    predicted = {"v": 0.8, "velocity": sigma_dot / (0.8 * sigma_dot - 0.6 * alpha_dot)}[kind] * x_t
+    weight = np.exp(-(((np.log(16 / 9) - 0.2) / 1.5) ** 2) / 2)
+    objective = objectives.denoising(getattr(parameterizations, kind)(), ideas.bell(0.2, 1.5), density)
+    batch = {"x": jnp.asarray(x0), "noise": jnp.asarray(eps)}
+    networks, keys = {"model": lambda x, t, condition: 0 * x}, jax.random.split(jax.random.key(0), 1)
+    loss = jax.jit(lambda batch: objective(networks, schedule, keys, batch, 0)[0])(batch)
+    np.testing.assert_allclose(loss, weight * ((predicted - x0) ** 2).mean(), rtol=1e-4)
 
 
 def test_the_objective_is_least_at_the_mean_of_what_has_one_x_t(ideas):
