@@ -100,9 +100,9 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low = (centre - half) / (1 + z * z / trials)
-    high = (centre + half) / (1 + z * z / trials)
-    return float(max(0.0, low)), float(min(1.0, high))
+    low = (centre - half) / (1 + z * z / trials) if successes else 0.0  # exactly, where rounding would leave 1e-19
+    high = (centre + half) / (1 + z * z / trials) if successes < trials else 1.0
+    return float(low), float(high)
 
 
 def share(right: Sequence[bool] | np.ndarray) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_recentring_repairs_the_bias_of_a_frechet_distance():
     assert covered["plain"] <= 10
 
 
-@pytest.mark.parametrize("successes, trials", [(0, 20), (7, 20), (97, 100), (20, 20)])
+@pytest.mark.parametrize("successes, trials", [(0, 20), (0, 1200), (7, 20), (97, 100), (20, 20)])
 @pytest.mark.parametrize("z", [1.959964, 1.0])
 def test_wilson_ends_solve_the_score_equation(successes, trials, z):
     """Its ends are the shares p at which |successes/n - p| = z sqrt(p (1 - p)/n)."""
@@ -82,7 +82,7 @@ def test_wilson_ends_solve_the_score_equation(successes, trials, z):
     score = lambda p: (share - p) ** 2 - z**2 * p * (1 - p) / trials
     for end, inside, edge in ((low, share, 0.0), (high, share, 1.0)):
         if successes in (0, trials) and edge == share:
-            assert end == pytest.approx(edge, abs=1e-12)
+            assert end == edge  # a report shows it, and 2e-19 is no end of a share
         else:
             eps = 1e-9 if edge == 0 else -1e-9
             assert end == pytest.approx(optimize.brentq(score, edge + eps, inside - eps * (share in (0, 1))), abs=1e-6)

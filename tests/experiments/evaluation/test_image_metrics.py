@@ -62,8 +62,24 @@ def test_the_kernel_distance_is_of_all_rows_up_to_a_thousand(monkeypatch, count,
     exact = kernel_distance.mmd2(kernel_distance.cubic, np.eye(3), np.eye(3))
     monkeypatch.setattr(kernel_distance, "mmd2", lambda *rows: seen.append({}) or exact)
     monkeypatch.setattr(kernel_distance, "kid", lambda *rows, **settings: seen.append(settings) or exact)
+    monkeypatch.setattr(image_metrics, "_error_of_draws", lambda *rows: 0.0)
     assert list(image_metrics.kid(sets(count, count + 5, seed=4))) == ["kd"]
     assert seen == [{} if whole else {"size": 1000, "seed": 4}]
+
+
+@pytest.mark.parametrize("most", [5000, 40])
+def test_the_error_of_the_kernel_distance_is_its_scatter_over_new_draws(monkeypatch, most):
+    """Subsets of 50 of 60 rows are nearly equal, so that the scatter over them is about a tenth of that over draws."""
+    monkeypatch.setattr(image_metrics, "SUBSET", 50)
+    monkeypatch.setattr(image_metrics, "ERROR_ROWS", most)
+    draws = np.random.default_rng(1)
+    figures = []
+    for _ in range(24):
+        own, real = {"a": draws.normal(size=(60, 3)) + 0.5}, {"a": draws.normal(size=(80, 3))}
+        figures.append(image_metrics.kid(FeatureSets(gathered(own), gathered(real), space(), 0, "one"))["kd"])
+    scatter = np.std([figure["value"] for figure in figures], ddof=1)
+    error = np.mean([figure["standard_error"] for figure in figures])
+    assert 0.65 < error / scatter < 1.5  # the scatter of 24 values is known to 15 %
 
 
 @pytest.mark.parametrize("most, count", [(0, 40), (30, 30), (45, 40)])
