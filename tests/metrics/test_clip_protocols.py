@@ -78,6 +78,14 @@ def test_networks_see_bytes_in_their_own_range():
         clip_protocols.prepared(clip_protocols.PROTOCOLS["fvd"], clips[:, :15])
 
 
+def test_a_grey_clip_has_three_equal_channels():
+    clips = np.random.default_rng(0).integers(0, 256, (1, 16, 5, 4, 1)).astype(np.uint8)
+    small = clip_protocols.PROTOCOLS["fvd"]._replace(size=6)
+    prepared = clip_protocols.prepared(small, clips)
+    assert prepared.shape == (1, 16, 6, 6, 3)
+    np.testing.assert_array_equal(prepared, clip_protocols.prepared(small, np.concatenate([clips] * 3, axis=4)))
+
+
 def test_frames_stay_in_their_clips():
     clips = np.arange(32, dtype=np.uint8).reshape(2, 16, 1, 1, 1) * np.ones((5, 4, 3), np.uint8)
     found = clip_protocols.prepared(clip_protocols.PROTOCOLS["cd-fvd"]._replace(size=6), clips)

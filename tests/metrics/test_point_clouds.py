@@ -32,7 +32,10 @@ def test_blocks_change_no_distance(monkeypatch):
     whole = point_clouds.distances(a, b, point_clouds.chamfer, done.append)
     own = point_clouds.distances(a, None, point_clouds.earth_movers)
     monkeypatch.setattr(point_clouds, "NUMBERS", 80)  # two clouds of 6 x 6 at once
-    np.testing.assert_array_equal(point_clouds.distances(a, b, point_clouds.chamfer), whole)
+    sizes = []
+    counted = lambda one, several: (sizes.append(len(several)), point_clouds.chamfer(one, several))[1]
+    np.testing.assert_array_equal(point_clouds.distances(a, b, counted), whole)
+    assert sizes == [2, 2, 1] * 4
     np.testing.assert_array_equal(point_clouds.distances(a, None, point_clouds.earth_movers), own)
     np.testing.assert_allclose(own, point_clouds.distances(a, a, point_clouds.earth_movers), atol=1e-12)
     assert done == [1, 2, 3, 4]

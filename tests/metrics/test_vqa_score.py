@@ -22,6 +22,7 @@ def test_it_is_the_probability_of_the_answer():
 
     def answerer(pictures, questions, answers):
         asked.extend(questions)
+        assert answers == ["Yes"] * len(questions)
         return brightness(pictures, questions, answers)
 
     found = vqa_score.vqa_score(answerer, PICTURES, ["a cat", "the sun", 'braces {0} and "quotes"'])

@@ -65,8 +65,8 @@ def test_an_embedder_and_a_grammar_that_return_another_form():
     np.testing.assert_allclose(found, [[0.6, 0.8]], rtol=1e-7)
     right = Parse((("cat", "NOUN"), ("red", "ADJ")), ("a red cat",))
     assert readers.parsed(lambda text: right, "a red cat") is right
-    three, one = Parse((("cat", "NOUN", "cat"),), ()), Parse((("cat",),), ())
-    for value in ("a cat", Parse(("cat",), ()), Parse((("cat", "NOUN"),), (1,)), three, one):
+    words = [(("cat", "NOUN", "cat"),), (("cat",),), (("cat", 1),), ("cat",)]
+    for value in ("a cat", Parse((("cat", "NOUN"),), (1,)), *(Parse(pairs, ()) for pairs in words)):
         with pytest.raises(ReaderError, match=r"the grammar returned .*Valid: a Parse"):
             readers.parsed(lambda text, value=value: value, "a cat")
 

@@ -35,6 +35,15 @@ def train(state, first, last):
     return state
 
 
+@pytest.mark.parametrize("processes, waits", [(1, []), (2, ["a"]), (3, ["a"])])
+def test_several_processes_wait_for_each_other(processes, waits, monkeypatch):
+    passed = []
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(checkpoint_writer.multihost_utils, "sync_global_devices", passed.append)
+    checkpoint_writer._barrier("a")
+    assert passed == waits
+
+
 def save_all(workdir, wanted, **options):
     """Trains to each wanted step in turn and saves; returns the states on the host."""
     state = toys.make_state()
