@@ -45,6 +45,15 @@ def test_a_denoiser_of_another_process_is_not_sampled(name):
     assert sampled(DENOISERS[name](COSINE), COSINE) == X.shape
 
 
+def test_guidances_of_maps_and_of_depths_belong_to_the_process_of_their_network():
+    maps, tokens = (lambda x, t: []), jnp.zeros((2, 1, 1), jnp.int32)
+    moved = guidance.attend_and_excite(DENOISERS["denoiser"](COSINE), maps, tokens)
+    depths = guidance.depth_branches(network, COSINE, V, LABELS, 1, lambda h, shape: h)
+    for denoise in (moved, guidance.internal(depths, 2.0)):
+        with pytest.raises(ValueError, match=OTHER):
+            sampled(denoise, FLOW)
+
+
 def test_a_denoiser_of_another_process_has_no_likelihood_and_no_adaptive_samples():
     denoise = DENOISERS["denoiser"](COSINE)
     with pytest.raises(ValueError, match=OTHER):

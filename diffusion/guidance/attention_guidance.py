@@ -12,7 +12,7 @@ from diffusion.guidance.memory import Unpaired
 from diffusion.guidance.regional import check_box
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.parameterizations.sampled_process import process_of
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 Maps = Callable[[Array, ArrayLike], Sequence[Array]]
@@ -128,4 +128,4 @@ def _moved(
         moved = lambda x: jax.lax.scan(move, x, None, length=repeats)[0]
         return checked(denoise)(jax.lax.cond(jnp.any(step != 0), moved, lambda x: x, x_t), t)
 
-    return Unpaired(guided)
+    return Unpaired(belonging_to(process_of(denoise), guided))

@@ -11,7 +11,8 @@ from diffusion.arrays.arguments import require_shape
 from diffusion.guidance.prediction_changes import slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 LogProbability = Callable[[Array, ArrayLike], Array]
 """(x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`."""
@@ -47,7 +48,7 @@ def classifier(
     Raises:
         ValueError: if the interval is empty.
     """
-    check_schedule(schedule)
+    check_process(denoise, schedule)
     check_interval(interval, schedule)
 
     def guided(x_t, t):
@@ -60,7 +61,7 @@ def classifier(
         weight = strength(scale, 0, interval, t, x_t)
         return shift_score(checked(denoise)(x_t, t), schedule, t, weight * gradient)
 
-    return guided
+    return belonging_to(schedule, guided)
 
 
 def shift_score(prediction, schedule, t, change):

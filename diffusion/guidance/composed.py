@@ -6,6 +6,7 @@ from diffusion.guidance.branches import Branches, class_conditions, evaluate, wi
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Scale, strength
 from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 
 
 @with_conditions(class_conditions)
@@ -39,4 +40,4 @@ def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
         )
         return extrapolate(uncond, conds, [-strength(scale, 0, None, t, x_t) for scale in scales])
 
-    return denoise
+    return belonging_to(process_of(branches), denoise)

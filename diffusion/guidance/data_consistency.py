@@ -12,7 +12,8 @@ from diffusion.guidance.measurements import Measurement, require_measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def proximal(
@@ -51,7 +52,7 @@ def proximal(
         TypeError: if the measurement is no `Measurement`, or y is no array of floating-point numbers.
         ValueError: if noise_std is negative; when called, if y has another shape.
     """
-    check_schedule(schedule)
+    check_process(denoise, schedule)
     if not traced(noise_std) and not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
     require_measurement(measurement)
@@ -66,7 +67,7 @@ def proximal(
         change = measurement.inverse(measurement.residual(y, x0), x0, ratio)
         return replace_x0(prediction, schedule, t, x0 + change)
 
-    return guided
+    return belonging_to(schedule, guided)
 
 
 def manifold_preserving(
@@ -100,7 +101,7 @@ def manifold_preserving(
     Raises:
         ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
-    check_schedule(schedule)
+    check_process(denoise, schedule)
     check_interval(interval, schedule)
 
     def guided(x_t, t):
@@ -109,4 +110,4 @@ def manifold_preserving(
         x0 = prediction.x0 + strength(scale, 0, interval, t, x_t) * gradient
         return replace_x0(prediction, schedule, t, x0)
 
-    return guided
+    return belonging_to(schedule, guided)

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 
 from diffusion.guidance.branches import Branches, evaluate, separately, with_conditions
 from diffusion.parameterizations import Denoiser, Prediction
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.parameterizations.sampled_process import check_process
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 class Product(NamedTuple):
@@ -92,7 +93,7 @@ def product(branches: Branches, schedule: NoiseSchedule, exponents: Sequence[flo
         ValueError: if the sum of the exponents is not positive; when called, if there is not one branch for each
             exponent.
     """
-    check_schedule(schedule)
+    check_process(branches, schedule)
     weighted = Product(branches, tuple(map(float, exponents)), schedule)
     if not weighted.total > 0:
         raise ValueError(
@@ -118,7 +119,8 @@ def multiplied(denoise: Denoiser, other: Denoiser, schedule: NoiseSchedule, expo
     Raises:
         ValueError: under the conditions of `product`.
     """
-    check_schedule(schedule)
+    check_process(denoise, schedule)
+    check_process(other, schedule)
     first = denoise if isinstance(denoise, Product) else product(separately(denoise), schedule, (1.0,))
     both = lambda x, t: (*first.branches(x, t), *separately(other)(x, t))
     return product(both, schedule, (*first.exponents, exponent))

@@ -3,7 +3,7 @@
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
-from diffusion.parameterizations.sampled_process import process_of
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 
 
 def text_and_picture(
@@ -40,4 +40,4 @@ def text_and_picture(
         guided = lambda both, picture, null: both + s_text * (both - picture) + s_picture * (picture - null)
         return both._replace(x0=guided(both.x0, picture.x0, null.x0), eps=guided(both.eps, picture.eps, null.eps))
 
-    return denoise
+    return belonging_to(process_of(branches), denoise)

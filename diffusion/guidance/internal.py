@@ -12,6 +12,7 @@ from diffusion.guidance.classifier_free import classifier_free
 from diffusion.guidance.strength import Interval, Scale
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Parameterization, check_network, predict
+from diffusion.parameterizations.sampled_process import belonging_to
 from diffusion.schedules import NoiseSchedule
 
 
@@ -73,7 +74,7 @@ def depth_branches(
         early = predict(lambda *_: head(features[0], x_t.shape[1:]), schedule, parameterization, x_t, t, condition)
         return final, early
 
-    return branches
+    return belonging_to(schedule, branches)
 
 
 public.declare(__name__, renamed={"of_depths": "depth_branches"})

@@ -15,7 +15,8 @@ from diffusion.guidance.measurements import Measurement, check_measurement, requ
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def posterior_sampling(
@@ -49,7 +50,7 @@ def posterior_sampling(
     Raises:
         ValueError: if the interval is empty; when called, if the log-likelihoods are not one for each sample.
     """
-    check_schedule(schedule)
+    check_process(denoise, schedule)
     check_interval(interval, schedule)
 
     def guided(x_t, t):
@@ -57,7 +58,7 @@ def posterior_sampling(
         (gradient,) = pull(jax.grad(total(log_likelihood))(x0))
         return shift_score(prediction, schedule, t, strength(scale, 0, interval, t, x_t) * gradient)
 
-    return guided
+    return belonging_to(schedule, guided)
 
 
 def total(log_likelihood: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -174,7 +175,7 @@ def pseudoinverse(
         TypeError: if the measurement is no `Measurement`, or y is no array of floating-point numbers.
         ValueError: if a standard deviation is out of range; when called, if y has another shape.
     """
-    check_schedule(schedule)
+    check_process(denoise, schedule)
     if not traced(noise_std, data_std) and not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
     require_measurement(measurement)
@@ -193,7 +194,7 @@ def pseudoinverse(
         factor = jnp.where(some, variance / (jnp.where(some, alpha, 1) * data_std**2), 0)
         return replace_x0(prediction, schedule, t, x0 + strength(scale, 0, None, t, x_t) * factor * gradient)
 
-    return guided
+    return belonging_to(schedule, guided)
 
 
 def _differentiated(denoise, x_t, t):

@@ -8,6 +8,8 @@ from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, Prediction
+from diffusion.parameterizations.sampled_process import process_of
+from diffusion.schedules import NoiseSchedule
 
 
 class Memory(NamedTuple):
@@ -29,6 +31,11 @@ class Memory(NamedTuple):
     later: Callable[[Any, Array, ArrayLike], Prediction] | None = None
     again: Callable[[Any, Array], Any] | None = None
 
+    @property
+    def schedule(self) -> NoiseSchedule | None:
+        """The process that `apply` states; None where it states none."""
+        return process_of(self.apply)
+
     def __call__(self, x_t, t):
         """Raises a TypeError, because a plain call would lose the memory."""
         raise TypeError(
@@ -49,6 +56,11 @@ class Unpaired(NamedTuple):
     """
 
     denoise: Denoiser
+
+    @property
+    def schedule(self) -> NoiseSchedule | None:
+        """The process of the denoiser; None where it states none."""
+        return process_of(self.denoise)
 
     def __call__(self, x_t, t):
         """Raises a TypeError, because callers of a denoiser rely on alpha x0 + sigma eps = x_t."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 
 
 def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> Denoiser:
@@ -45,7 +46,7 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
             "some values of the canvas would lie in no window"
         )
 
-    denoise = checked(denoise)
+    process, denoise = process_of(denoise), checked(denoise)
 
     def guided(x_t, t):
         canvas = x_t.shape[1 : 1 + len(size)]
@@ -79,7 +80,7 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
         sums, _ = jax.lax.scan(add, empty, jnp.asarray(starts))
         return jax.tree.map(lambda total: total / count.reshape((*canvas, *[1] * rest)).astype(total.dtype), sums)
 
-    return guided
+    return belonging_to(process, guided)
 
 
 def _starts(canvas, size, stride):

@@ -7,7 +7,7 @@ from diffusion.guidance.branches import Branches, evaluate, with_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
-from diffusion.parameterizations.sampled_process import process_of
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 
 
 def _impaired(kind: str) -> Callable[..., tuple[Any, ...]]:
@@ -90,4 +90,4 @@ def _away(branches, scale, classifier_free, interval):
         strengths = [] if classifier_free is None else [strength(classifier_free, 1, None, t, x_t) for _ in null]
         return extrapolate(cond, [*null, worse], [*strengths, strength(scale, 0, interval, t, x_t)])
 
-    return denoise
+    return belonging_to(process_of(branches), denoise)

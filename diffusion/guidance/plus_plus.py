@@ -4,7 +4,7 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.memory import Unpaired
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Prediction
-from diffusion.parameterizations.sampled_process import process_of
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 
 
 def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interval = None) -> Unpaired:
@@ -37,4 +37,4 @@ def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interv
         x0 = uncond.x0 + strength(scale, 0, interval, t, x_t) * (cond.x0 - uncond.x0)
         return Prediction(x0, uncond.eps, uncond.variance)
 
-    return Unpaired(denoise)
+    return Unpaired(belonging_to(process_of(branches), denoise))

@@ -9,7 +9,8 @@ from diffusion.guidance.memory import Memory
 from diffusion.guidance.prediction_changes import inner, replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
-from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule
 
 
 def adaptive_projected(
@@ -51,7 +52,7 @@ def adaptive_projected(
         ValueError: if the threshold is not positive, momentum is not in (-1, 1) or the interval is empty; when called,
             if there are not two branches.
     """
-    check_schedule(schedule)
+    check_process(branches, schedule)
     check_interval(interval, schedule)
     if norm_threshold is not None and not traced(norm_threshold) and not norm_threshold > 0:
         raise ValueError(f"adaptive_projected: norm_threshold = {norm_threshold} must be positive, or None")
@@ -69,8 +70,8 @@ def adaptive_projected(
         return replace_x0(cond, schedule, t, x0), average
 
     if is_number(momentum, 0):
-        return lambda x_t, t: apply(0.0, x_t, t)[0]
-    return Memory(jnp.zeros_like, apply)
+        return belonging_to(schedule, lambda x_t, t: apply(0.0, x_t, t)[0])
+    return Memory(jnp.zeros_like, belonging_to(schedule, apply))
 
 
 def _positive(a):

@@ -9,7 +9,7 @@ from diffusion.guidance.branches import Branches, class_conditions, evaluate, wi
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
-from diffusion.parameterizations.sampled_process import process_of
+from diffusion.parameterizations.sampled_process import belonging_to, process_of
 
 Region = Sequence[float] | np.ndarray
 """A box (left, top, right, bottom) in fractions of the sides, or weights `[H, W]` of the pixels, all in [0, 1]."""
@@ -52,7 +52,7 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
         cond, *null = in_all(x_t, t)
         return extrapolate(cond, null, [strength(scale, 1, interval, t, x_t)] * len(null))
 
-    return denoise
+    return belonging_to(process_of(branches), denoise)
 
 
 def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
@@ -84,7 +84,7 @@ def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
         ]
         return conds[0]._make(combined), *predictions[count:]
 
-    return evaluated
+    return belonging_to(process_of(branches), evaluated)
 
 
 def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,8 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, finite_derivatives
-from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule
 
 
 def renormalised(
@@ -45,7 +46,7 @@ def renormalised(
         ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` is below 1; when
             called, if there are not two branches, or `patch` does not divide an axis.
     """
-    check_schedule(schedule)
+    check_process(branches, schedule)
     if patch < 1:
         raise ValueError(f"renormalised: patch = {patch} must be at least 1")
     check_interval(interval, schedule)
@@ -61,7 +62,7 @@ def renormalised(
         ratio = jnp.where(length > 0, lengths(u_c) / jnp.where(length > 0, length, 1), 1)
         return slide(guided, schedule, t, (ratio - 1) * u / w)
 
-    return denoise
+    return belonging_to(schedule, denoise)
 
 
 def _lengths(u: Array, patch: int) -> Array:

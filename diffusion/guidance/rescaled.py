@@ -7,7 +7,8 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import deviation_ratio, extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def rescaled(
@@ -44,7 +45,7 @@ def rescaled(
     Raises:
         ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.
     """
-    check_schedule(schedule)
+    check_process(branches, schedule)
     if not traced(rescale) and not 0 <= rescale <= 1:
         raise ValueError(f"rescaled: rescale = {rescale} must be in [0, 1]; 0 is classifier-free guidance")
     check_interval(interval, schedule)
@@ -59,4 +60,4 @@ def rescaled(
         ratio = deviation_ratio(v(cond), v(guided), some)
         return slide(guided, schedule, t, rescale * (ratio - 1) * v(guided) / (alpha**2 + sigma**2))
 
-    return denoise
+    return belonging_to(schedule, denoise)

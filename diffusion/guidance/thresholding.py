@@ -9,7 +9,8 @@ from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import traced
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def dynamic_threshold(
@@ -44,7 +45,7 @@ def dynamic_threshold(
     Raises:
         ValueError: if percentile is not in (0, 1], or maximum is below 1.
     """
-    check_schedule(schedule)
+    check_process(denoise, schedule)
     if not traced(percentile) and not 0 < percentile <= 1:
         raise ValueError(f"dynamic_threshold: percentile = {percentile} must be in (0, 1] (0.995 in the paper)")
     if not traced(maximum) and not maximum >= 1:
@@ -62,4 +63,4 @@ def dynamic_threshold(
         s = left_broadcast(jnp.clip(largest, 1, maximum), x0)
         return replace_x0(prediction, schedule, t, jnp.clip(x0, -s, s) / s)
 
-    return thresholded
+    return belonging_to(schedule, thresholded)

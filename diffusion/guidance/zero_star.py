@@ -7,7 +7,8 @@ from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import inner, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, finite_derivatives
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def zero_star(
@@ -42,7 +43,7 @@ def zero_star(
         ValueError: if the schedule has no finite velocity at t_max or the interval is empty; when called, if there are
             not two branches.
     """
-    check_schedule(schedule)
+    check_process(branches, schedule)
     check_interval(interval, schedule)
     parameterizations.check(parameterizations.velocity(), schedule)
 
@@ -57,4 +58,4 @@ def zero_star(
             change = jnp.where(left_broadcast(early, x_t), -u_c, change)
         return slide(cond, schedule, t, change / w)
 
-    return denoise
+    return belonging_to(schedule, denoise)

@@ -15,6 +15,7 @@ import pytest
 from diffusion import guidance, parameterizations
 from diffusion.guidance import Memory, Unpaired
 from diffusion.parameterizations import Prediction
+from diffusion.parameterizations.sampled_process import belonging_to, check_process
 from tests import oracles
 from tests.conformance import SCHEDULES, slow_but
 
@@ -166,6 +167,16 @@ def _call(guided, x, t):
 def _assert_equal(a, b):
     for ours, theirs in zip(a, b, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@every_guidance
+def test_a_guidance_belongs_to_the_process_of_its_denoisers(name):
+    """No other process is sampled with it, whether it takes the schedule or not."""
+    case, schedule, other = GUIDANCES[name], SCHEDULES["cosine"], SCHEDULES["rectified_flow"]
+    denoisers = [belonging_to(schedule, denoise) for denoise in _denoisers(schedule)]
+    check_process(case.make(denoisers, schedule, case.strong), schedule)
+    with pytest.raises(ValueError, match="the denoiser belongs to another process: at t = "):
+        check_process(case.make(denoisers, other, case.strong), other)
 
 
 @pytest.mark.extended
