@@ -74,6 +74,13 @@ def test_what_is_seen_of_two_squares_is_what_the_nearer_leaves():
     np.testing.assert_allclose(arrangements.centres(BOTH._replace(things=(OVER, SQUARE)))[0], [36.0, 20.0])
 
 
+@pytest.mark.parametrize("x, fits", [(34.0, True), (30.0, False)])
+def test_enough_is_seen_of_both_shapes(x, fits):
+    """Of a square of ten columns of pixels, a larger one covers about three, or eight."""
+    small = Thing("blue", "square", x, 20.0, 6.0)
+    assert arrangements._fits((SQUARE, small), True, 0.0) == fits
+
+
 def test_controls_show_edges_and_order():
     layers = arrangements.layers(BOTH)[..., 0]
     assert layers[20, 32] == 255 and layers[20, 18] == 255 - arrangements.FARTHER and layers[50, 50] == 0

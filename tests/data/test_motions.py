@@ -27,6 +27,19 @@ def tinted(clip, mover):
     return found
 
 
+def test_a_line_that_would_leave_comes_back():
+    places = 10 + 8 * np.array([-0.25, 0.25, 1.0, 1.25, 2.0, 2.25, 3.5])
+    np.testing.assert_allclose(
+        motions._reflected(places, 10, 18), 10 + 8 * np.array([0.25, 0.25, 1, 0.75, 0, 0.25, 0.5])
+    )
+
+
+def test_a_bar_is_as_wide_as_a_shape_and_its_step():
+    """From 7 to 57 in ten steps of 5 pixels: 6 + 2.5 to both sides of the middle; the right half is from 32 to 64."""
+    assert motions._bar(5.0, 11, None) == (23.5, 40.5, 0.0, 64.0)
+    assert motions._bar(5.0, 11, 1) == (23.5, 40.5, 32.0, 64.0)
+
+
 @pytest.mark.extended
 def test_shapes_are_where_the_truth_says_in_every_frame(clips):
     """The centre of the pixels of a colour moves as the truth does, by one vector a frame where motion is straight."""

@@ -98,6 +98,7 @@ def test_turned_shapes_are_found_where_shapes_may_turn():
     assert templates.fits(mask, upright).overlap[0, index] < 0.85
     assert set(np.unique(turned.turn[turned.shape == index])) == {7.5 * turn for turn in range(12)}
     assert set(turned.turn[turned.shape == SHAPES.index("circle")]) == {0.0}
+    assert set(turned.turn[turned.shape == SHAPES.index("triangle")]) == {7.5 * turn for turn in range(48)}
 
 
 def test_a_turn_is_clockwise():

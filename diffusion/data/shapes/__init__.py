@@ -53,7 +53,6 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
                 "The features beside image and caption are what the picture shows, said or not."
             ),
             features=tfds.features.FeaturesDict({"image": image, "caption": tfds.features.Text(), **classes}),
-            supervised_keys=None,
             disable_shuffling=True,
         )
 
