@@ -76,3 +76,9 @@ def test_an_evaluation_that_failed_is_no_missing_one(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert bookkeeping._evaluations(path, 5) == ({}, None)
     assert bookkeeping._evaluations(path, 10) == (None, {"average": {"loss": 0.4}})
+
+
+def test_a_number_has_three_digits_and_a_prefix():
+    numbers = [1, 999, 1234, 1.23e6, 4.56e9, 7e12, 8.9e15, 1e19]
+    shown = ["1 ", "999 ", "1.23 k", "1.23 M", "4.56 G", "7 T", "8.9 P", "1e+04 P"]
+    assert [bookkeeping._scaled(number) for number in numbers] == shown

@@ -144,7 +144,7 @@ def test_entries_of_a_run_of_before_are_taken_over(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
+def test_the_prompt_may_be_another_picture_of_the_record(tmp_path, capsys):
     folder = pictures(tmp_path / "pictures", number=3)
     pictures(folder / "others", number=3)
     rows = [f"{i}.png,others/{(i + 1) % 3}.png,a cat" for i in range(3)]
@@ -157,6 +157,7 @@ def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
         place = tmp_path / f"seen {column}"
         (sight,) = tuned_examples.seeing(tuning, {"prompt": column}).values()
         encoded_pictures.write(sight, source, place)
+        assert "seeing done=3 total=3" in " ".join(capsys.readouterr().out.split())
         records = encoded_pictures.Seen(source, "mean", sight, place)
         found = [record["condition"]["mean"] for record in records.__getitems__([0, 1, 2])]
         expected = [np.asarray(Image.open(folder / f"{i}.png")).mean((0, 1)) for i in order]

@@ -63,6 +63,21 @@ def test_each_entry_is_read_from_where_it_was_written(prompt, monkeypatch, tmp_p
     assert parts["network"] is parts["tuned"] and parts["tuned"].base.null.keys() == {"text"}
 
 
+def test_only_what_a_tuning_reads_is_stored_beside_latents():
+    """Columns that it does not read are stored where it reads more than latents, and not where it reads those alone."""
+    picture, depth = sources.Leaf((8, 8, 3), "uint8"), sources.Leaf((2,), "float32")
+    spec = types.SimpleNamespace(shape=(8, 8, 3), name="pictures", condition={"edited": picture, "depth": depth})
+    model = types.SimpleNamespace(modules={"vae": types.SimpleNamespace(factor=4)}, channels=5)
+    latents = sources.Leaf((2, 2, 5), "float32")
+    for reads, expected in (
+        (("edited",), {"edited": latents}),
+        (("edited", "depth"), {"edited": latents, "depth": depth}),
+    ):
+        tuning = types.SimpleNamespace(reads=reads, latents=("edited",), sees_of="")
+        network = types.SimpleNamespace(tuning=tuning, base=types.SimpleNamespace(model=model))
+        assert tuned_examples._data_entries(network, spec) == expected
+
+
 def test_prompts_are_read_again_by_other_encoders_and_not_from_another_folder(monkeypatch, tmp_path):
     """A changed file of the tokenizer or of the weights changes the inputs; a moved model does not."""
     folder = tmp_path / "model"
