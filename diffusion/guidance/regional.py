@@ -43,7 +43,7 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
 
     Raises:
         ValueError: if there is no region, or a box or the interval is empty; when called, if a mask does not have the
-            size of x, or the number of branches is wrong.
+            size of x, a region covers no pixel, or the number of branches is wrong.
     """
     check_interval(interval, process_of(branches))
     in_all = mixed(branches, regions)
@@ -64,8 +64,8 @@ def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
         regions: K boxes or masks; a mask has the height and width of x `[B, H, W, C]`.
 
     Raises:
-        ValueError: if there is no region, or a box is empty; when called, if a mask does not have the size of x, or the
-            number of branches is wrong.
+        ValueError: if there is no region, or a box is empty; when called, if a mask does not have the size of x, a
+            region covers no pixel, or the number of branches is wrong.
     """
     for region in regions:
         _check(region)
@@ -91,7 +91,7 @@ def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
     """The weights of the rest and the regions at each pixel, float32 `[1 + K, H, W]`, with sum 1 over the first axis.
 
     Raises:
-        ValueError: if a mask does not have the size `sides`; the message states both sizes.
+        ValueError: if a mask does not have the size `sides`, or a region covers no pixel; the message states the sizes.
     """
     height, width = sides
     masks = np.zeros((len(regions), height, width))
@@ -106,6 +106,12 @@ def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
             )
         else:
             mask[:] = region
+        if not mask.any():
+            what = f"the box {tuple(region)}" if np.ndim(region) == 1 else "a mask of zeros"
+            raise ValueError(
+                f"regional: {what} covers none of the {height} x {width} pixels, so that its condition would have no "
+                "effect. Valid: a larger region, or none"
+            )
     masks /= np.maximum(masks.sum(0), 1)
     return np.concatenate([1 - masks.sum(0, keepdims=True), masks]).astype(np.float32)
 

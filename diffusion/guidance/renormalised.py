@@ -40,11 +40,11 @@ def renormalised(
         scale: guidance scale w: a number, `[B]` or a function of t.
         patch: side of a token along all axes of x except the first and the last, >= 1; it divides these axes.
         interval: (t_low, t_high) outside which w = 1; None for all times.
-        axis: axis of x over which norms are taken instead of tokens; None for tokens.
+        axis: axis of x over which norms are taken instead of tokens, not the batch axis; None for tokens.
 
     Raises:
         ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` is below 1; when
-            called, if there are not two branches, or `patch` does not divide an axis.
+            called, if there are not two branches, `patch` does not divide an axis, or x has no such `axis`.
     """
     check_process(branches, schedule)
     if patch < 1:
@@ -53,6 +53,11 @@ def renormalised(
     parameterizations.check(parameterizations.velocity(), schedule)
 
     def denoise(x_t, t):
+        if axis is not None and abs(axis) not in range(1, x_t.ndim):
+            raise ValueError(
+                f"renormalised: axis = {axis} is not an axis of an example in x of shape {x_t.shape}. Valid: 1 .. "
+                f"{x_t.ndim - 1}, or {1 - x_t.ndim} .. -1"
+            )
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
         alpha_dot, sigma_dot, w, _ = finite_derivatives(schedule, t, x_t)  # a common factor cancels

@@ -200,3 +200,9 @@ def test_a_mask_of_another_size_is_refused():
     branches = guidance.separately(*(_linear(k) for k in range(3)))
     with pytest.raises(ValueError, match=r"a mask has the shape \(3, 4\), but x has \(4, 4\)"):
         guidance.regional(branches, 1.0, (np.ones((3, 4)),))(jnp.zeros((1, 4, 4, 2)), 0.4)
+    for nothing, words in (
+        ((0.5, 0.5, 0.6, 1), r"the box \(0.5, 0.5, 0.6, 1\)"),
+        (np.zeros((4, 4)), "a mask of zeros"),
+    ):
+        with pytest.raises(ValueError, match=f"regional: {words} covers none of the 4 x 4 pixels"):
+            guidance.regional(branches, 1.0, ((0, 0, 1, 1), nothing))(jnp.zeros((1, 4, 4, 2)), 0.4)

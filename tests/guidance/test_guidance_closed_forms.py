@@ -162,6 +162,9 @@ def test_renormalised_velocities_are_as_long_as_the_conditional_ones_in_each_pat
     np.testing.assert_allclose(guided.eps - guided.x0, v, rtol=1e-9)
     with pytest.raises(ValueError, match=r"patch = 4 does not divide the sides \(4, 6\)"):
         _call(guidance.renormalised(branches, flow, 3.0, patch=4), np.ones((3, 4, 6, 5)))
+    for axis in (0, 4, -4):  # the first and the last of these are the batch
+        with pytest.raises(ValueError, match=rf"axis = {axis} is not an axis of an example .* Valid: 1 .. 3, or -3"):
+            _call(guidance.renormalised(branches, flow, 3.0, axis=axis), np.ones((3, 4, 6, 5)))
 
 
 def test_zero_star_is_of_the_velocity_of_any_schedule():
