@@ -32,7 +32,7 @@ def searched_noise(
 
     Args:
         generate: noise `[B, ...]` -> samples, deterministic.
-        log_reward: samples `[B, ...]` -> rewards `[B]`.
+        log_reward: samples `[B, ...]` -> rewards `[B]`. A noise whose reward is NaN is left out.
         noise: initial standard normal noise `[B, ...]`.
         keys: random keys `[B]`.
         rounds: number of rounds, >= 1; each round starts from the best noise so far.
@@ -61,9 +61,10 @@ def searched_noise(
         better = (reward > highest).reshape(-1, *(1,) * (noise.ndim - 1))
         top = jnp.where(better, near, top)
         ends = (number + 1) % trials == 0  # the round ends, and its best noise becomes the pivot
-        return (jnp.where(ends, top, pivot), jnp.maximum(reward, highest), top), None
+        return (jnp.where(ends, top, pivot), jnp.where(reward > highest, reward, highest), top), None
 
-    first = (noise, rewards(log_reward, generate(noise)), noise)
+    begin = rewards(log_reward, generate(noise))
+    first = (noise, jnp.where(jnp.isnan(begin), -jnp.inf, begin), noise)
     (_, reward, best), _ = jax.lax.scan(trial, first, jnp.arange(rounds * trials))
     return best, reward
 

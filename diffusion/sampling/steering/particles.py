@@ -59,12 +59,13 @@ def best(particles: Particles, log_rewards: Array) -> Array:
 
     Args:
         particles: the groups.
-        log_rewards: rewards `[G K]` of the particles.
+        log_rewards: rewards `[G K]` of the particles; a particle whose reward is NaN is left out.
 
     Returns:
         `[G, ...]`.
     """
-    return _chosen(particles, log_rewards.reshape(particles.log_weights.shape).argmax(-1))
+    known = jnp.where(jnp.isnan(log_rewards), -jnp.inf, log_rewards)
+    return _chosen(particles, known.reshape(particles.log_weights.shape).argmax(-1))
 
 
 def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array, number: int):

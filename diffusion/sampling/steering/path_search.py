@@ -11,7 +11,7 @@ from diffusion.parameterizations import Denoiser
 from diffusion.samplers.sample import Sampler
 from diffusion.sampling.steering.particles import best
 from diffusion.sampling.steering.twisted import twisted
-from diffusion.sampling.steering.twists import LogReward, tilt
+from diffusion.sampling.steering.twists import LogReward, rewards, tilt
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 
@@ -67,7 +67,9 @@ def searched_paths(
 
     tilted = tilt(log_reward)
     particles = twisted(sampler, denoise, schedule, x, plan, keys, tilted, number=number, resample=largest)
-    return best(particles, particles.log_weights.ravel()), particles.log_weights.max(-1)
+    # The log-weights are sums over the steps, in which a large early reward rounds the last one away.
+    final = rewards(log_reward, particles.x)
+    return best(particles, final), final.reshape(-1, number).max(-1)
 
 
 public.declare(__name__)

@@ -99,3 +99,16 @@ def test_numbers_out_of_range_are_refused():
     for more in ({"steps": 0}, {"steps": 1, "prior": -1.0}):
         with pytest.raises(ValueError, match="optimised_noise: steps"):
             steering.optimised_noise(lambda z: z, FIRST, NOISE[:2], optax.sgd(0.1), **more)
+
+
+def test_a_noise_whose_reward_is_nan_is_left_out():
+    """As one whose reward is -inf."""
+
+    def searched(bad):
+        reward = lambda x: jnp.where(x[:, 0] > 1, bad, x[:, 0])
+        return steering.searched_noise(lambda z: z, reward, NOISE[:64], KEYS[:64], rounds=9, trials=1, distance=1)
+
+    found, highest = searched(jnp.nan)
+    np.testing.assert_array_equal(highest, found[:, 0])
+    assert highest.max() <= 1
+    np.testing.assert_array_equal(highest, searched(-jnp.inf)[1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import samplers, schedules, steering, timesteps
+from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import keys_of_step
 from tests.conformance import round_denoiser
 
@@ -59,3 +60,17 @@ def test_a_width_that_does_not_divide_the_candidates_is_refused():
     for width in (0, 3):
         with pytest.raises(ValueError, match=rf"width = {width} must be at least 1 and divide number = 4"):
             steering.searched_paths(*arguments, number=4, width=width)
+
+
+def test_the_reward_is_that_of_the_best_candidate_however_bad_the_early_estimates_are():
+    """Early estimates are 10^4 from the centre, so that their rewards are -2 * 10^8, of which float32 holds 16ths."""
+
+    def denoise(x, t):
+        x0 = jnp.where(t > 0.3, 1e4, jnp.tanh(x))
+        return Prediction(x0, (x - SCHEDULE.alpha(t) * x0) / SCHEDULE.sigma(t))
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, steps=4))
+    x = samplers.prior(SCHEDULE, keys, (2,))
+    found, reward = steering.searched_paths(samplers.ddpm(), denoise, SCHEDULE, x, plan, keys, log_reward, number=4)
+    np.testing.assert_allclose(reward, log_reward(found), rtol=1e-5)

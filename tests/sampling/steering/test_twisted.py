@@ -200,6 +200,7 @@ def test_the_largest_and_the_sum_remember_what_was():
 def test_the_best_of_a_group():
     particles = steering.Particles(jnp.arange(6.0)[:, None], jnp.zeros((2, 3)), jnp.ones((1, 2)))
     np.testing.assert_array_equal(steering.best(particles, jnp.array([0, 5, 1, 9, 2, 3])), [[1.0], [3.0]])
+    np.testing.assert_array_equal(steering.best(particles, jnp.array([0, 5, jnp.nan, 9, 2, 3])), [[1.0], [3.0]])
 
 
 def test_a_step_with_a_proposal_is_drawn_from_it_and_weighed_by_the_ratio():
