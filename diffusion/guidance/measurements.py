@@ -47,16 +47,18 @@ class Measurement(NamedTuple):
         """A^T (A A^T + ratio I)^-1 y in the shape of `like`, an array x `[B, ...]`; A^+ y if ratio is 0.
 
         Args:
-            y: a measurement `[B, ...]`, of any floating-point dtype.
+            y: a measurement `[B, ...]`, of any floating-point dtype; `[1, ...]` or `[...]` for one that all share.
             like: an array with the shape and dtype of x.
             ratio: ratio >= 0: a number, an array that broadcasts against x with one value for each example, or an array
                 that broadcasts against y, for a measurement of single numbers.
 
         Raises:
-            ValueError: if an example has several ratios that do not broadcast against y, or a measurement that mixes
-                the numbers of an example, `blurred` or `matrix`, receives several.
+            ValueError: if y has another shape than A x, if an example has several ratios that do not broadcast against
+                y, or if a measurement that mixes the numbers of an example, `blurred` or `matrix`, receives several.
         """
-        y = jnp.asarray(y, jax.eval_shape(self.forward, like).dtype)
+        measured = jax.eval_shape(self.forward, like)
+        check_measurement(y, measured)
+        y = jnp.broadcast_to(jnp.asarray(y, measured.dtype), measured.shape)
         ratio = jnp.asarray(ratio, y.dtype)
         beside = ratio.ndim == y.ndim and all(r in (1, n) for r, n in zip(ratio.shape, y.shape))
         if ratio.ndim and not beside:  # leaves may have one for each number, and clips one for each frame
@@ -88,7 +90,7 @@ def require_measurement(value: Any) -> None:
     require(value, Measurement, "measurement", "a Measurement, such as measurements.masked(mask)")
 
 
-def check_measurement(y: Array, measured: Array) -> None:
+def check_measurement(y: Array, measured: Array | jax.ShapeDtypeStruct) -> None:
     """Refuses a measurement y that has neither the shape of A x nor that of one example of it.
 
     Args:

@@ -87,8 +87,13 @@ def annealed(
     rungs = np.asarray(ladder, np.float64)
     if rungs.ndim != 1 or len(rungs) < 2 or rungs[0] != 0 or rungs[-1] != 1 or (np.diff(rungs) < 0).any():
         raise ValueError(f"annealed: ladder = {ladder} must be numbers from 0 to 1 that do not fall")
-    if not np.all(np.asarray(step_sizes) > 0) or leapfrogs < 1:
-        raise ValueError(f"annealed: step_sizes = {step_sizes} must be positive, leapfrogs = {leapfrogs} at least 1")
+    if not np.all(np.asarray(step_sizes) > 0) or np.shape(step_sizes) not in ((), rungs.shape):
+        raise ValueError(
+            f"annealed: step_sizes = {step_sizes} must be positive, and one number or one for each of the "
+            f"{len(rungs)} rungs"
+        )
+    if not is_count(leapfrogs):
+        raise ValueError(f"annealed: leapfrogs = {leapfrogs} must be an integer of at least 1")
     check_groups(x, number)
     x = as_float(x)
     look = looker(log_base, log_density)

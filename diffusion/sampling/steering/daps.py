@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arrays.arguments import require_floats, require_shape
+from diffusion.arrays.arguments import is_count, require_floats, require_shape
 from diffusion.guidance.measurement_guidance import total
 from diffusion.guidance.measurements import Measurement, check_measurement, require_measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.parameterizations.sampled_process import check_process
 from diffusion.samplers.sample import keys_of_step, normal
 from diffusion.samplers.sample_checks import check_start
-from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 from diffusion.timesteps.plans import require_plan
@@ -67,9 +68,9 @@ def daps(
         ValueError: under the conditions of `samplers.sample`, or if steps or data_std is out of range.
     """
     require_plan(plan)
-    if steps < 1 or not data_std > 0:
-        raise ValueError(f"daps: steps = {steps} must be at least 1, data_std = {data_std} positive")
-    check_schedule(schedule)
+    if not is_count(steps) or not data_std > 0:
+        raise ValueError(f"daps: steps = {steps} must be an integer of at least 1, data_std = {data_std} positive")
+    check_process(denoise, schedule)
     check_start(x, keys)
     x = as_float(x)
     t, s = (jnp.asarray(times, x.dtype) for times in (plan.t, plan.s))
@@ -139,12 +140,12 @@ def langevin_draw(log_likelihood: Callable[[Array], Array], *, steps: int, step_
             negative log-likelihood, |A|^2 / sigma_y^2 for a matrix A. The distribution is exact in the limit h -> 0.
 
     Raises:
-        ValueError: if steps is below 1.
+        ValueError: if steps is no integer of at least 1.
 
     Reference: Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing", eq. 9.
     """
-    if steps < 1:
-        raise ValueError(f"langevin_draw: steps = {steps} must be at least 1")
+    if not is_count(steps):
+        raise ValueError(f"langevin_draw: steps = {steps} must be an integer of at least 1")
 
     def draw(x0, r, keys):
         h = step_size(r)

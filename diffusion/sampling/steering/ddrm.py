@@ -40,7 +40,7 @@ def ddrm(
 
     Args:
         measurement: the operator A with the field `filtered`, such as `measurements.pooled(4)`.
-        y: the measurements `[B, ...]` of the samples, in their order.
+        y: the measurements `[B, ...]` of the samples, in their order; that of one example if all samples share it.
         noise_std: standard deviation sigma_y of the noise, >= 0.
         eta: share of fresh noise in the directions where y is missing or noisier than x_s, in [0, 1].
         eta_b: share of the measured value in the estimate in the other directions, in [0, 1].
@@ -49,7 +49,8 @@ def ddrm(
 
     Raises:
         TypeError: if the measurement is no `Measurement`, or y is no array of floating-point numbers.
-        ValueError: if a number is out of range, or the measurement has no `filtered`.
+        ValueError: if a number is out of range, or the measurement has no `filtered`; when called, if y has another
+            shape than A x.
     """
     require_measurement(measurement)
     require_floats(y, "y")

@@ -67,7 +67,7 @@ def mcgdiff(
         plan: the steps, all towards the data.
         keys: random keys `[G K]`.
         measurement: the operator A with the fields `filtered` and `trace`, such as `measurements.pooled(4)`.
-        y: the measurements `[G K, ...]`, equal for the particles of a group.
+        y: the measurements `[G K, ...]`, equal for the particles of a group; that of one example if all share it.
         noise_std: standard deviation sigma_y of the noise, >= 0.
         number: number K of particles in a group, >= 1.
         smallest: singular value up to which a direction counts as not measured, >= 0; at least 1e-3 for
@@ -81,9 +81,10 @@ def mcgdiff(
     Raises:
         TypeError: under the conditions of `samplers.sample`; if the measurement is no `Measurement`, or y no array of
             floating-point numbers.
-        ValueError: under the conditions of `samplers.sample`; if a number is out of range, the measurement lacks
-            `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, leaves have a
-            schedule each, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
+        ValueError: under the conditions of `samplers.sample`; if a number is out of range, y has another shape than A
+            x, the measurement lacks `filtered` or `trace`, number does not divide the batch, the sampler is of another
+            kind, leaves have a schedule each, or the plan renoises; outside of `jit`, if a log-weight is NaN or
+            infinity.
     """
     check_sampler(sampler)
     require_measurement(measurement)

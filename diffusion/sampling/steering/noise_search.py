@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from diffusion.arrays.arguments import require_keys
+from diffusion.arrays.arguments import is_count, require_keys
 from diffusion.package import public
 from diffusion.sampling.steering.twists import LogReward, rewards
 from diffusion.schedules.noise_schedule import as_float
@@ -45,10 +45,10 @@ def searched_noise(
     Raises:
         ValueError: if a number is out of range, or keys do not match the batch.
     """
-    if rounds < 1 or trials < 1 or not 0 < distance <= 1:
+    if not (is_count(rounds) and is_count(trials) and 0 < distance <= 1):
         raise ValueError(
-            f"searched_noise: rounds = {rounds} and trials = {trials} must be at least 1, and distance = {distance} in "
-            "(0, 1]"
+            f"searched_noise: rounds = {rounds} and trials = {trials} must be integers of at least 1, and distance = "
+            f"{distance} in (0, 1]"
         )
     require_keys(keys, noise.shape[0], "the search needs one key for each sample")
     noise = as_float(noise)
@@ -103,8 +103,10 @@ def optimised_noise(
     Raises:
         ValueError: if a number is out of range.
     """
-    if steps < 1 or not prior >= 0:
-        raise ValueError(f"optimised_noise: steps = {steps} must be at least 1, prior = {prior} at least 0")
+    if not is_count(steps) or not prior >= 0:
+        raise ValueError(
+            f"optimised_noise: steps = {steps} must be an integer of at least 1, prior = {prior} at least 0"
+        )
     noise = as_float(noise)
     axes = tuple(range(1, noise.ndim))
 

@@ -12,9 +12,10 @@ from jax import Array
 from diffusion.guidance.measurement_guidance import total
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.parameterizations.sampled_process import check_process
 from diffusion.samplers.sample import keys_of_step, normal
 from diffusion.samplers.sample_checks import check_start
-from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 from diffusion.timesteps.plans import require_plan
@@ -63,7 +64,7 @@ def red_diff(
     require_plan(plan)
     if not scale >= 0:
         raise ValueError(f"red_diff: scale = {scale} must be at least 0")
-    check_schedule(schedule)
+    check_process(denoise, schedule)
     check_start(x, keys)
     x = as_float(x)
     times = jnp.asarray(plan.t, x.dtype)

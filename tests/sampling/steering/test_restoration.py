@@ -9,6 +9,7 @@ import pytest
 from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.guidance import measurements
 from diffusion.parameterizations import Prediction
+from diffusion.parameterizations.sampled_process import belonging_to
 from diffusion.samplers.sample import State, keys_of_step, normal
 from tests.conformance import round_denoiser
 
@@ -54,6 +55,37 @@ def test_a_measurement_of_bytes_is_refused(user):
     }
     with pytest.raises(TypeError, match=r"y must be an array of floating-point numbers.*uint8"):
         users[user]()
+
+
+@pytest.mark.parametrize("user", ["ddrm", "mcgdiff"])
+def test_a_measurement_is_one_for_each_sample_or_one_for_all(user):
+    known = measurements.masked(np.ones((3, 2), bool))
+    x, keys = jnp.ones((4, 3, 2)), jax.random.split(jax.random.key(0), 4)
+
+    def run(y):
+        if user == "ddrm":
+            return samplers.sample(steering.ddrm(known, y, 0.1), DENOISE, SCHEDULE, x, PLAN, keys)
+        return steering.mcgdiff(samplers.ddpm(), DENOISE, SCHEDULE, x, PLAN, keys, known, y, 0.1, number=2).x
+
+    assert jax.eval_shape(lambda: run(jnp.ones((3, 2)))).shape == x.shape
+    message = r"the measurement y has the shape \(4, 3, 1\), but A x has \(4, 3, 2\)"
+    with pytest.raises(ValueError, match=message):  # it would broadcast
+        jax.eval_shape(lambda: run(jnp.ones((4, 3, 1))))
+    y = jnp.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(known.inverse(y, x), jnp.stack([y] * 4))
+    np.testing.assert_array_equal(known.inverse(y[None], x, 1.0), jnp.stack([y / 2] * 4))
+
+
+@pytest.mark.parametrize("driver", ["daps", "red_diff"])
+def test_a_denoiser_of_another_process_is_refused(driver):
+    other = belonging_to(schedules.rectified_flow(), lambda x, t: DENOISE(x, t))
+    x, keys = jnp.zeros((1, 3)), jax.random.split(jax.random.key(0), 1)
+    runs = {
+        "daps": lambda: steering.daps(other, SCHEDULE, x, PLAN, keys, lambda x0, r, keys: x0),
+        "red_diff": lambda: steering.red_diff(other, SCHEDULE, lambda x: x[:, 0], x, PLAN, keys, optax.sgd(1.0)),
+    }
+    with pytest.raises(ValueError, match="the denoiser belongs to another process"):
+        runs[driver]()
 
 
 @pytest.mark.extended
@@ -275,6 +307,8 @@ def test_numbers_out_of_range_are_refused():
         (lambda: steering.gaussian_draw(matrix, y, -0.1), "noise_std = -0.1"),
         (lambda: steering.langevin_draw(lambda x: x[:, 0], steps=0, step_size=lambda r: r), "steps = 0"),
         (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, None, steps=0), "steps = 0"),
+        (lambda: steering.langevin_draw(lambda x: x[:, 0], steps=1.5, step_size=lambda r: r), r"steps = 1\.5"),
+        (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, None, steps=1.5), r"steps = 1\.5"),
         (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, None, data_std=0.0), r"data_std = 0\.0"),
         (lambda: steering.red_diff(DENOISE, SCHEDULE, None, x, PLAN, keys, optax.sgd(1.0), scale=-1), "scale = -1"),
         (lambda: steering.daps(DENOISE, SCHEDULE, x, PLAN, keys, lambda x0, r, keys: x0[0]), "the draw of the data"),
