@@ -49,8 +49,16 @@ def drawn(particles: Particles, keys: Array) -> Array:
 
     Returns:
         `[G, ...]`.
+
+    Raises:
+        ValueError: if keys are not one for each group; outside of `jit`, if all particles of a group have the weight 0.
     """
     require_keys(keys, particles.log_weights.shape[0], "drawing a particle needs one key for each group")
+    if not isinstance(particles.log_weights, Tracer) and (dead := jnp.isneginf(particles.log_weights).all(-1)).any():
+        raise ValueError(
+            f"all particles of group {int(dead.argmax())} have the weight 0, so that none can be drawn. Valid: more "
+            "particles, or a log-reward above -inf"
+        )
     return _chosen(particles, jax.vmap(jax.random.categorical)(keys, particles.log_weights))
 
 

@@ -197,6 +197,18 @@ def test_the_largest_and_the_sum_remember_what_was():
             np.testing.assert_allclose(log_psi, total)
 
 
+def test_none_is_drawn_from_a_group_without_weight():
+    particles = steering.Particles(
+        jnp.arange(4.0)[:, None], jnp.array([[-jnp.inf, 0], [-jnp.inf] * 2]), jnp.ones((1, 2))
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match="all particles of group 1 have the weight 0"):
+        steering.drawn(particles, keys)
+    alive = particles._replace(x=particles.x[:2], log_weights=particles.log_weights[:1])
+    np.testing.assert_array_equal(steering.drawn(alive, keys[:1]), [[1.0]])
+    assert jax.jit(steering.drawn)(particles, keys).shape == (2, 1)  # a program cannot raise an error
+
+
 def test_the_best_of_a_group():
     particles = steering.Particles(jnp.arange(6.0)[:, None], jnp.zeros((2, 3)), jnp.ones((1, 2)))
     np.testing.assert_array_equal(steering.best(particles, jnp.array([0, 5, 1, 9, 2, 3])), [[1.0], [3.0]])
