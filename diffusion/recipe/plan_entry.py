@@ -67,6 +67,6 @@ def _shifted(parts: Any, times: Any) -> np.ndarray:
 def _planned(parts: Any, times: Any) -> Plan:
     path = "config.sample.plan"
     entry = parts.config["sample"]["plan"]
-    if entry == {"name": "plan"}:  # what can be wrong is the grid
+    if plain(entry) == {"name": "plan"}:  # what can be wrong is the grid
         path = "config.sample (grid, steps, shift)"
     return kinds.build("plan", entry, path, grid=times, schedule=parts.schedule)

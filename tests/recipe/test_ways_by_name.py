@@ -31,6 +31,12 @@ def config_of(**fields):
     return config
 
 
+def test_times_that_no_plan_can_have_are_blamed_on_the_grid(monkeypatch):
+    monkeypatch.setitem(names.GRIDS, "alone", lambda steps: np.ones(1, np.float32))
+    with pytest.raises(ConfigError, match=r"config\.sample \(grid, steps, shift\): "):
+        checks.validate(config_of(grid={"name": "alone"}))
+
+
 class Gaussian(nn.Module):
     """The exact velocity of data N(0.5, 0.1^2), of a time for each example or for each of its frames."""
 
