@@ -146,6 +146,8 @@ def absolute(config: ConfigDict) -> ConfigDict:
     measurement = config.get("sample", {}).get("measurement", {})
     if measurement.get("pictures", "").endswith((".npz", ".npy")):  # another text is a split
         measurement.pictures = _whole(measurement.pictures)
+    if guides := config.get("sample", {}).get("guides"):
+        config.sample.guides = tuple(map(_with_whole_runs, plain(guides)))
     if "source" in config.get("data", {}):
         config.data.source = _with_whole_paths(plain(config.data.source))
     return config
@@ -153,6 +155,16 @@ def absolute(config: ConfigDict) -> ConfigDict:
 
 def _whole(path: str) -> str:
     return str(pathlib.Path(path).expanduser().absolute())
+
+
+def _with_whole_runs(entry: Any) -> Any:
+    """The entry of a guide with absolute paths of the run folders that it names, as FOLDER or {"run": FOLDER}."""
+    if not isinstance(entry, dict):
+        return entry
+    is_run = lambda value: isinstance(value, str) and (pathlib.Path(value).expanduser() / "config.json").is_file()
+    whole = lambda value: _whole(value) if is_run(value) else value
+    named = lambda value: {**value, "run": whole(value["run"])} if isinstance(value, dict) and "run" in value else value
+    return {key: value if key == "name" else whole(named(value)) for key, value in entry.items()}
 
 
 def _with_whole_paths(entry: Any) -> Any:

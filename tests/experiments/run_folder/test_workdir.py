@@ -198,6 +198,14 @@ def test_paths_mean_the_same_from_any_folder(tmp_path, monkeypatch):
     assert whole.sample.measurement.pictures == str(here / "faces.npz")
     assert whole.data.dir == str(here / "data") and whole.data.latents.dir == ""
     assert whole.teacher.path == os.path.expanduser("~/run")
+    (here / "bad").mkdir()
+    (here / "bad" / "config.json").write_text("{}")
+    worse, other = {"name": "autoguidance", "scale": 2.0}, {"name": "mine", "mode": "good"}
+    named.sample.guides = (worse | {"worse": "bad"}, worse | {"worse": {"run": "bad", "step": 5}}, other)
+    whole = fields.absolute(named)
+    first, second, third = map(dict, whole.sample.guides)
+    assert (first["worse"], dict(second["worse"])) == (str(here / "bad"), {"run": str(here / "bad"), "step": 5})
+    assert third == other  # a word that is no run
     assert named.data.dir == "data" and fields.absolute(whole).to_dict() == whole.to_dict()
     (tmp_path / "config.json").write_text(to_json(named))
     assert workdir.settle_config(tmp_path, named) is True
