@@ -15,6 +15,8 @@ def _impaired(kind: str) -> Callable[..., tuple[Any, ...]]:
         condition: Any, null: Any, mask: Callable, layers: Sequence[int], classifier_free: Scale | None = None
     ) -> tuple[Any, ...]:
         """The conditions in a config: the sample's, the null one (with `classifier_free`), and the impaired one."""
+        if not layers:
+            raise ValueError("layers is empty, so that the guidance would have no effect. Valid: e.g. (1,)")
 
         def masked(condition, layers):
             entries = condition if isinstance(condition, Mapping) else {"label": condition}

@@ -133,6 +133,12 @@ def _check_guidance(recipe: Any, guided: Any) -> None:
                 "this guidance changes x0 and eps so that they no longer belong to x_t, which the sampler does not "
                 "support. Valid: ddim"
             )
+    with blamed("sample.guidance.name", "sample.guidance.scale"):
+        if scale == 1 and sampling.conditions is None and isinstance(guided, Unpaired):
+            raise ValueError(
+                "a run samples without guidance at scale 1, where this guidance would still act, since its eps is "
+                "unconditional. Valid: a scale below 1, or classifier_free for no guidance"
+            )
     with blamed("sample.guides", "sample.guidance.name", "sample.sampler"):
         if sampling.guides and scale != 1 and isinstance(guided, (Memory, Unpaired)):
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from diffusion.guidance import Branches, Memory, Unpaired
+from diffusion.guidance.strength import check_interval
 from diffusion.models import facts
 from diffusion.models.layers import layer_masks
 from diffusion.parameterizations import Denoiser
@@ -20,7 +21,8 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
     """The guidance `config.sample.guidance` of its branches: with and without the condition, or of `conditions`.
 
     Raises:
-        ConfigError: for a name or argument that is not known, or a scale below zero.
+        ConfigError: for a name or argument that is not known, a scale below zero, or an interval without a time of the
+            schedule.
     """
     spec, _ = _entry(config)
     path = "config.sample.guidance"
@@ -41,6 +43,10 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
         raise ConfigError(
             f"{path}.interval = {interval!r}. Valid: two times (t_low, t_high) with 0 <= t_low < t_high, or None."
         )
+    try:
+        check_interval(interval, schedule)  # a guidance that takes no schedule cannot until it has its network
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}.") from error
     nested = {"ramp": lambda entry, at: kinds.build("ramp", entry, at)}
     return kinds.build("guidance", spec, path, nested, branches=branches, schedule=schedule)
 

@@ -124,6 +124,7 @@ def red_diff(log_reward: LogReward, learning_rate: float = 0.1, scale: float = 0
         learning_rate: learning rate of Adam, > 0.
         scale: weight of the network's residual, >= 0.
     """
+    _check_rate("red_diff", learning_rate)
     optimizer = optax.adam(learning_rate, b2=0.99)
     return lambda sampler, denoise, schedule, x, plan, keys: steering.red_diff(
         denoise, schedule, log_reward, jnp.zeros_like(x), plan, keys, optimizer, scale=scale
@@ -296,6 +297,7 @@ def optimised_noise(log_reward: LogReward, updates: int = 10, learning_rate: flo
         learning_rate: learning rate of gradient ascent, > 0.
         prior: weight of the log-density of the noise's norm, >= 0.
     """
+    _check_rate("optimised_noise", learning_rate)
 
     def drive(**arguments):
         generate, noise = _from_noise(**arguments)
@@ -310,6 +312,11 @@ def optimised_noise(log_reward: LogReward, updates: int = 10, learning_rate: flo
 def _check_number(driver: str, number: int) -> None:
     if number < 1:
         raise ValueError(f"{driver}: number = {number} must be at least 1")
+
+
+def _check_rate(driver: str, learning_rate: float) -> None:
+    if not learning_rate > 0:
+        raise ValueError(f"{driver}: learning_rate = {learning_rate} must be positive")
 
 
 def _check_plain(driver: str, denoise: Any) -> None:

@@ -455,6 +455,10 @@ def test_guidance_is_the_named_one():
         ({"name": "classifier_free", "scale": -1.0}, "at least 0"),
         ({"name": "classifier_free", "scale": 2.0, "interval": (0.5, 0.2)}, "t_low < t_high"),
         ({"name": "rescaled", "scale": 2.0, "rescalee": 0.1}, "'rescale'"),
+        (
+            {"name": "classifier_free", "scale": 2.0, "interval": (0.5, 5.0)},
+            r"leaves the times of this schedule, \[0, 1",
+        ),
     ):
         with pytest.raises(ConfigError, match=words):
             Resolver(changed(("sample.guidance", wrong))).guidance(branches)

@@ -425,6 +425,28 @@ REFUSED = {
         r"sample\.measurement\.operator.*the operator cannot measure examples of \(8, 8, 1\)",
     ),
     "eta": ({"driver": {"name": "ddrm", "eta": 2.0}, "measurement": MEASURED}, r"eta = 2\.0"),
+    "no layer": (
+        {"guidance": {"name": "skip_layer", "scale": 2.0, "layers": ()}},
+        r"config\.sample\.guidance: layers is empty, so that the guidance would have no effect",
+    ),
+    "CFG++ at the scale of no guidance": (
+        {"guidance": {"name": "classifier_free_plus_plus", "scale": 1.0}, "sampler": {"name": "ddim"}},
+        r"without guidance at scale 1, where this guidance would still act",
+    ),
+    "a rate of red_diff": (
+        {"driver": {"name": "red_diff", "learning_rate": -0.1}, "measurement": MEASURED},
+        r"red_diff: learning_rate = -0\.1 must be positive",
+    ),
+    "a rate of optimised_noise": (
+        {
+            "driver": {
+                "name": "optimised_noise",
+                "learning_rate": 0.0,
+                "log_reward": {"name": "near_value", "value": 0.0},
+            }
+        },
+        r"optimised_noise: learning_rate = 0\.0 must be positive",
+    ),
 }
 
 
