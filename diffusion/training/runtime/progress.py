@@ -20,6 +20,7 @@ SECONDS_BETWEEN_LINES = (5.0, 60.0)  # seconds between two lines of a log: at fi
 GROWTH = 0.02  # least time between two lines, as a share of the time since the start
 ESTIMATED_AFTER = 5.0  # seconds of steps after the first one, until the time of the run is estimated
 FORGET = 0.7  # weight of the earlier rate in the moving average that is shown
+STARTING = "starting (the first step compiles)"
 
 
 class Output(Console):
@@ -88,11 +89,13 @@ class Display:
         if speaks and self.console.is_terminal:
             columns = _columns("{task.description}")
             self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
-            self._task = self._bar.add_task("starting (the first step compiles)", total=total, completed=start)
+            self._task = self._bar.add_task(STARTING, total=total, completed=start)
 
     def __enter__(self) -> "Display":
         if self._bar:
             self._bar.start()
+        else:
+            self.say(STARTING)
         return self
 
     def __exit__(self, *_) -> None:

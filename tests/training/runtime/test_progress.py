@@ -30,7 +30,8 @@ def test_log_lines(monkeypatch):
         shown.report(31, 0.2)  # too soon after the last line
         clock[0] = 30.0
         shown.report(100, 0.1)
-    first, second, last = out.getvalue().splitlines()
+    starting, first, second, last = out.getvalue().splitlines()
+    assert starting == "starting (the first step compiles)"  # minutes of silence would look like a run that hangs
     assert first == "first step after 3.0 s (compilation included)"
     assert second == (
         "step=30 total=100 loss=0.25 steps_per_second=2 images_per_second=16 eta_seconds=35 memory_gb=1.234"
