@@ -275,7 +275,7 @@ def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | 
         if len(rows) > 1:
             return [sound(source, [row])[0] for row in rows]
         # All warnings come from this one line, so that Python prints each text once.
-        warnings.warn(f"left out: {error}", stacklevel=1)
+        warnings.warn(f"left out: {error.where_none_is_left_out()}", stacklevel=1)
         return [None]
 
 

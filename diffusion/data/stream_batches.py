@@ -129,7 +129,7 @@ def sound_record(stream: Stream, batch: Sequence[Any], row: int) -> tuple[Mappin
             return stream.decode(batch[(row + step) % len(batch)]), int(step > 0)
         except DamagedRecord as error:
             # All warnings come from one line of code, so that Python prints each once.
-            warnings.warn(f"left out: {error}", stacklevel=1)
+            warnings.warn(f"left out: {error.where_none_is_left_out()}", stacklevel=1)
     raise DamagedRecord(
         f"all {len(batch)} records of a batch are damaged. Skipping more would hide the loss of a whole file; the "
         f"last damaged record is {stream.place(batch[row])}"

@@ -29,6 +29,7 @@ HELD = "#3a8a4d"  # the colour of held-out data
 COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")  # colours of lines
 FRAME = 225  # grey of the line around an image
 SHOWN_CLASSES = 20
+NAME_WIDTH = 120  # characters of a line in the legend below the curves
 SHOWN_TIMES = 8
 CAPTIONED = 8  # number of captioned pictures in a row
 
@@ -108,9 +109,9 @@ def _by_class(axes, points: np.ndarray, labels: np.ndarray, classes: Sequence[st
         _legend(axes, axes.collections[:SHOWN_CLASSES], markerscale=3, fontsize=8)
 
 
-def _legend(axes: "Axes", handles: Sequence, **how: Any) -> None:
+def _legend(on: "Axes | Figure", handles: Sequence, **how: Any) -> None:
     """A legend of these handles, whose names appear as they are written: "$" begins no mathematics in them."""
-    for text in axes.legend(handles=handles, **how).get_texts():
+    for text in on.legend(handles=handles, **how).get_texts():
         text.set_parse_math(False)
 
 
@@ -308,13 +309,14 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
             under a name share a colour.
         path: the PNG to write.
     """
-    figure = blank(9.0, 3.2, layout="constrained")
+    names = [textwrap.fill(name, NAME_WIDTH) for name in runs] if isinstance(runs, Mapping) else []
+    figure = blank(9.0, 3.2 + 0.2 * sum(1 + name.count("\n") for name in names), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.set(xlabel="step", ylabel="loss", title="Loss by step")
     right.set(xlabel="t  (0 data, 1 noise)", ylabel="loss", title="Loss by t", xlim=(0, 1))
     if isinstance(runs, Mapping):
         named = []
-        lines = {name: [_losses(pathlib.Path(file)) for file in files] for name, files in runs.items()}
+        lines = {name: [_losses(pathlib.Path(file)) for file in files] for name, files in zip(names, runs.values())}
         for colour, (name, curves) in zip(itertools.cycle(COLOURS), lines.items()):
             for number, (steps, loss, by_t) in enumerate(curves):
                 (line,) = left.plot(steps, _smooth(loss), color=colour, linewidth=1.6, label=None if number else name)
@@ -322,7 +324,7 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
                 if len(by_t):
                     _by_t(right, by_t[-max(1, len(by_t) // 10) :], colour, None)
         right.set_title("Loss by t, last tenth of training")
-        _legend(left, named, frameon=False, fontsize=9)
+        _legend(figure, named, frameon=False, fontsize=9, loc="outside lower left")  # names may be longer than a panel
         every = [loss for curves in lines.values() for _, loss, _ in curves]
     else:
         steps, loss, by_t = _losses(pathlib.Path(runs))
@@ -351,7 +353,7 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
     for axes in (left, right):
         axes.title.set_fontsize(11)
         style(axes)
-        if axes.get_legend() is None and axes.get_legend_handles_labels()[0]:
+        if not names and axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     save(figure, path)
 

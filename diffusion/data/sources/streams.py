@@ -147,7 +147,7 @@ class Stream:
             except DamagedRecord as error:
                 if not skip:
                     raise
-                warnings.warn(f"left out: {error}", stacklevel=1)
+                warnings.warn(f"left out: {error.where_none_is_left_out()}", stacklevel=1)
 
     def require_repeatable(self, valid: str) -> None:
         """Refuses a stream that can be read only once.

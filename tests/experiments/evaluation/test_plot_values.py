@@ -87,7 +87,8 @@ def test_several_runs_have_a_colour_a_name_and_the_last_tenth_by_t(drawn, tmp_pa
     plots.curves({"a": files[:2], "b": files[2:]}, "unused.png")
     left, right = drawn[0].axes
     assert [line.get_color() for line in left.lines] == [plots.BLUE, plots.BLUE, plots.ORANGE]
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b"]
+    assert left.get_legend() is None and right.get_legend() is None
     assert [len(line.get_xdata()) for line in left.lines] == [20, 21, 3]
     np.testing.assert_allclose([line.get_ydata()[0] for line in right.lines], [18.5, 19.5, 2])
     assert [line.get_color() for line in right.lines] == [plots.BLUE, plots.BLUE, plots.ORANGE]
@@ -239,8 +240,8 @@ def test_texts_are_shown_as_they_are_written(drawn, tmp_path, text):
     plots.scatter(np.eye(2), np.arange(2), "unused.png", ("cat", text))
     file = log(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
     plots.curves({"first": [file], text: [file, file]}, "unused.png")
-    captioned, points, curves = (figure.axes[0] for figure in drawn)
-    shown = [captioned.title, *points.get_legend().get_texts(), *curves.get_legend().get_texts()]
+    captioned, points, _ = (figure.axes[0] for figure in drawn)
+    shown = [captioned.title, *points.get_legend().get_texts(), *drawn[2].legends[0].get_texts()]
     assert [label.get_text() for label in shown] == [text, "cat", text, "first", text]
     assert not any(label.get_parse_math() for label in shown)
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
@@ -103,6 +104,23 @@ def test_curves_survive_gaps_and_a_torn_line(tmp_path):
     blue = (np.abs(picture.astype(int) - [0x1F, 0x5F, 0xA8]).max(-1) < 30).sum(0)
     left, right = np.split(blue, 2)
     assert left.sum() > 100 and right.sum() > 100  # a line in either panel
+
+
+@pytest.mark.parametrize("seeds", [1, 8])
+def test_the_names_of_settings_lie_in_the_picture_and_beside_the_axes(tmp_path, monkeypatch, seeds):
+    rows = [{"step": 10 * i, "loss": 1 / (i + 1), "loss_by_t": [0.5] * 10} for i in range(30)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    names = [", ".join(f"learning_rate={rate},seed={seed}" for seed in range(seeds)) for rate in (0.0003, 0.003)]
+    figures = charts.kept(monkeypatch)
+    plots.curves({name: [tmp_path / "metrics.jsonl"] for name in names}, tmp_path / "curves.png")
+    FigureCanvasAgg(figures[0]).draw()
+    renderer = figures[0].canvas.get_renderer()
+    (legend,) = [*figures[0].legends, *(axes.get_legend() for axes in figures[0].axes if axes.get_legend())]
+    box = legend.get_window_extent(renderer)
+    assert figures[0].bbox.x0 <= box.x0 < box.x1 <= figures[0].bbox.x1 and box.y0 >= figures[0].bbox.y0
+    for axes in figures[0].axes:
+        assert not box.overlaps(axes.get_tightbbox(renderer)) and axes.bbox.height > 150
+    assert [text.get_text().replace("\n", " ") for text in legend.get_texts()] == names
 
 
 def test_curves_of_one_row_without_times(tmp_path):
