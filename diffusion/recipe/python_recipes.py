@@ -16,13 +16,16 @@ from diffusion.objectives.conditioning import null_like
 from diffusion.objectives.objective import check_objective
 from diffusion.parameterizations import Parameterization
 from diffusion.recipe import fields, sections
+from diffusion.recipe.companions import SecondPlayer, Teacher
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.defaults import defaults
+from diffusion.recipe.guides import Steered
 from diffusion.recipe.part_descriptions import described
 from diffusion.recipe.parts import PARTS, Resolver
 from diffusion.recipe.sections import argument
 from diffusion.recipe.values import differences, put, refused
 from diffusion.samplers import Sampler
+from diffusion.sampling.caching import Cache
 from diffusion.timesteps import Plan
 
 # The fields that an argument in Python stands for: beside it they would be a second answer to one question.
@@ -41,6 +44,9 @@ KINDS: dict[str, tuple[type, str]] = {
     "sampler": (Sampler, "a Sampler, such as samplers.heun()"),
     "plan": (Plan, "a Plan, which timesteps.plan(grid) makes of a grid of times"),
     "parameterization": (Parameterization, "a Parameterization, such as parameterizations.v()"),
+    "teacher": (Teacher, "a Teacher(path, parameterization) of diffusion.recipe.companions"),
+    "second": (SecondPlayer, "a SecondPlayer(objective, optimizer) of diffusion.recipe.companions"),
+    "cache": (Cache, "a Cache, such as caching.taylor_seer(interval=4)"),
 }
 UPDATES = {  # parts with the functions init and update, of any type
     "optimizer": "an optimizer, such as optax.adam(1e-3)",
@@ -64,7 +70,8 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
 
     Raises:
         ConfigError: for a setting that is not known, is out of range, or names what an argument gives already.
-        TypeError: if the objective, the sampler or the plan is none, such as a function that was not called.
+        TypeError: if the objective, the sampler, the plan or another part is none, such as a function that was not
+            called.
         ValueError: if a part that has no default is missing, held-out records are given without data, or the objective
             trains on another null condition than the one that samples use.
     """
@@ -82,6 +89,9 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
     for name, valid in UPDATES.items():
         if name in given and not (hasattr(given[name], "init") and hasattr(given[name], "update")):
             raise TypeError(f"{argument(name)} must be {valid}; got {described_value(given[name])}")
+    if "driver" in given and not (callable(given["driver"]) or isinstance(given["driver"], Steered)):
+        valid = "a function of the arguments of samplers.sample"
+        raise TypeError(f"{argument('driver')} must be {valid}; got {described_value(given['driver'])}")
     config, changed = settings(recipe.config, recipe.objective.reads)
     _refuse_two_answers(changed, [*given, *(["data"] if recipe.data is not None else [])])
     if recipe.data is None and recipe.held_out is not None:
@@ -96,7 +106,13 @@ def completed(recipe: Any) -> tuple[dict[str, Any], DataSpec | None]:
                 "Recipe(parameterization=...) is missing, and the objective does not say what its network predicts. "
                 "Valid: e.g. parameterizations.velocity()"
             )
-    given.setdefault("num_classes", getattr(recipe.network, "num_classes", 0))
+    classes = getattr(recipe.network, "num_classes", 0)
+    given.setdefault("num_classes", classes)
+    if not 0 <= given["num_classes"] <= (classes or given["num_classes"]):
+        raise ValueError(
+            f"{argument('num_classes')} is {given['num_classes']}, but the network has {classes or 'no'} classes. "
+            "Valid: the network's number, or 0 for no classes"
+        )
     if "guidance" in given and "conditions" not in given:  # it acts at any scale
         given["conditions"] = lambda network, condition, null: (condition, null)
     config.model = described(recipe.network)

@@ -84,6 +84,8 @@ class Recipe:
         if spec is not None:
             vars(self).update(vars(self.on(spec)))
         fits.check(self)
+        if self.examples.shape is not None:
+            fits.check_examples(self)
         symbol_runs.check(self)
         settings_checks.check(self)
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.recipe import ConfigError, Examples, Recipe, Sampling, Training
+from diffusion.recipe import Companions, ConfigError, Examples, Recipe, Sampling, Training
 from diffusion.training import optimizers
 
 SCHEDULE = schedules.rectified_flow()
@@ -82,6 +82,16 @@ def test_another_null_is_refused(recipe, words):
         (lambda: _recipe(training=Training(average=0.99)), "a moving average, such as .*of type float"),
         (lambda: _recipe(sampling={"plan": 3}), r"sampling=\.\.\. must be a Sampling\(\.\.\.\) of .*of type dict"),
         (lambda: _recipe(config=[1]), "config=... must be a mapping such as .*of type list"),
+        (lambda: _recipe(sampling=Sampling(cache="x")), r"Sampling\(cache=\.\.\.\) must be a Cache, .*of type str"),
+        (
+            lambda: _recipe(sampling=Sampling(driver=3)),
+            r"Sampling\(driver=\.\.\.\) must be a function of .*of type int",
+        ),
+        (
+            lambda: _recipe(companions=Companions(teacher="runs/a")),
+            r"companions=Companions\(teacher=\.\.\.\) must be a Teacher.*of type str",
+        ),
+        (lambda: _recipe(companions=Companions(second=FLOW)), r"Companions\(second=\.\.\.\) must be a SecondPlayer"),
         (lambda: Sampling(guides=lambda denoise: denoise), r"guides must be a tuple of functions.*the function"),
         (
             lambda: objectives.Objective(FLOW.loss, reads=parameterizations.v()),
@@ -91,6 +101,18 @@ def test_another_null_is_refused(recipe, words):
 )
 def test_a_part_of_another_type_is_named(make, words):
     with pytest.raises(TypeError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: _recipe(sampling=Sampling(merge=0.9)), r"merge = 0\.9 must be in 0 \.\. 0\.75"),
+        (lambda: _recipe(examples=Examples(num_classes=-1)), r"num_classes=\.\.\.\) is -1, but the network has"),
+    ],
+)
+def test_a_number_out_of_range_is_named(make, words):
+    with pytest.raises(ValueError, match=words):
         make()
 
 
