@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import is_count
 from diffusion.guidance import attention_losses
 from diffusion.guidance.memory import Unpaired
 from diffusion.guidance.regional import check_box
@@ -115,8 +116,8 @@ def _moved(
 ) -> Unpaired:
     """The denoiser after `repeats` moves x <- x - size grad loss(x); no gradient is computed if all sizes are 0."""
     check_interval(interval, process_of(denoise))
-    if repeats < 1:
-        raise ValueError(f"repeats = {repeats} must be at least 1")
+    if not is_count(repeats):
+        raise ValueError(f"repeats = {repeats} must be an integer of at least 1")
     gradient = jax.grad(lambda x, t: loss(x, t).sum())
 
     def guided(x_t, t):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from diffusion.package import public
 
@@ -60,15 +61,29 @@ def excited(maps: Sequence[Array], tokens: Array, sides: tuple[int, int], first:
         sides: height and width of x.
         first: number of leading tokens that belong to no word, which receive most of the attention; 1 for CLIP.
 
+    Raises:
+        ValueError: if a map has no such token, where the tokens are not traced.
+
     Reference: Chefer et al. 2023, "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion
     Models", section 4 and their code.
     """
     few = chosen(maps)
+    _check_tokens(tokens, few[0])
     rows, columns = grid(few[0].shape[2], *sides)
     mean = jnp.stack([a.mean(1) for a in few]).mean(0)
     words = jax.nn.softmax(SHARPNESS * mean[..., first:], axis=-1)
     word_maps = token_maps(words, tokens - first).reshape(*tokens.shape, rows, columns)
     return jnp.where(tokens >= first, 1 - _smoothed(word_maps).max((-2, -1)), 0).max((1, 2))
+
+
+def _check_tokens(tokens: Array, layer: Array) -> None:
+    """Refuses positions beyond the prompt, at which the map of the last token would be read."""
+    number = layer.shape[-1]
+    if not isinstance(tokens, Tracer) and np.max(tokens, initial=-1) >= number:
+        raise ValueError(
+            f"a word has a token at position {int(np.max(tokens))}, but the maps have {number} tokens. Valid: 0 .. "
+            f"{number - 1}, or -1 for none"
+        )
 
 
 def _smoothed(maps: Array) -> Array:
@@ -95,13 +110,14 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
         sides: height and width of x.
 
     Raises:
-        ValueError: if a box covers no position of a map.
+        ValueError: if a box covers no position of a map, or a map has no such token, where the tokens are not traced.
 
     Reference: Chen et al. 2023, "Training-Free Layout Control with Cross-Attention Guidance", equation 5; their code.
     """
     present = (tokens >= 0).astype(jnp.float32)
     total = jnp.zeros(tokens.shape[:2])
     few = chosen(maps)
+    _check_tokens(tokens, few[0])
     for layer in few:
         rows, columns = grid(layer.shape[2], *sides)
         inside = np.zeros((len(boxes), rows, columns), np.float32)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from diffusion.arrays.arguments import is_count
 from diffusion.guidance.branches import Branches, evaluate, separately
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Ramp, Scale, check_interval, ramped, strength
@@ -42,8 +43,8 @@ def classifier_free(
             has fewer channels.
     """
     check_interval(interval, process_of(branches))
-    if channels is not None and channels < 1:
-        raise ValueError(f"classifier_free: channels = {channels} must be at least 1, or None for all")
+    if channels is not None and not is_count(channels):
+        raise ValueError(f"classifier_free: channels = {channels} must be an integer of at least 1, or None for all")
 
     scale = ramped(scale, ramp)
 

@@ -167,11 +167,14 @@ def at_random(shape: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
         seed: seed of the choice of pixels.
 
     Raises:
-        ValueError: if share is out of range.
+        ValueError: if share is out of range, or no pixel is known.
     """
     if not 0 < share <= 1:
         raise ValueError(f"at_random: share = {share} must be in (0, 1]")
-    return np.random.default_rng(seed).random((*shape[:2], 1)) < share
+    mask = np.random.default_rng(seed).random((*shape[:2], 1)) < share
+    if not mask.any():
+        raise ValueError(f"at_random: share = {share} leaves no pixel of {tuple(shape)} known. Valid: a larger share")
+    return mask
 
 
 def blurred(std: float) -> Measurement:
@@ -181,10 +184,10 @@ def blurred(std: float) -> Measurement:
         std: standard deviation of the Gaussian, in pixels, > 0.
 
     Raises:
-        ValueError: if std is not positive.
+        ValueError: if std is not positive and finite.
     """
-    if not std > 0:
-        raise ValueError(f"measurements.blurred: std = {std} must be positive")
+    if not 0 < std < math.inf:
+        raise ValueError(f"measurements.blurred: std = {std} must be positive and finite")
 
     def gains(x):
         frequencies = lambda side: jnp.fft.fftfreq(side, dtype=as_float(x).dtype)
@@ -251,11 +254,13 @@ def matrix(A: np.ndarray) -> Measurement:
         A: the matrix `[M, D]`, not traced; y is `[B, M]`.
 
     Raises:
-        ValueError: if A is not a matrix; when called, if examples do not have D numbers.
+        ValueError: if A is not a matrix of finite real numbers; when called, if examples do not have D numbers.
     """
     A = np.asarray(A)
     if A.ndim != 2:
         raise ValueError(f"measurements.matrix: A has the shape {A.shape}. Valid: [M, D]")
+    if A.dtype.kind not in "fiub" or not np.isfinite(A).all():
+        raise ValueError(f"measurements.matrix: A of {A.dtype} must hold finite real numbers")
     A = A if np.issubdtype(A.dtype, np.floating) else A.astype(np.float32)
     values, axes = np.linalg.eigh(A @ A.T)
     rank = values > values.max(initial=0) * len(values) * np.finfo(A.dtype).eps

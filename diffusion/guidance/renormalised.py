@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import parameterizations
+from diffusion.arrays.arguments import is_count
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import extrapolate, slide
@@ -47,8 +48,8 @@ def renormalised(
             called, if there are not two branches, `patch` does not divide an axis, or x has no such `axis`.
     """
     check_process(branches, schedule)
-    if patch < 1:
-        raise ValueError(f"renormalised: patch = {patch} must be at least 1")
+    if not is_count(patch):
+        raise ValueError(f"renormalised: patch = {patch} must be an integer of at least 1")
     check_interval(interval, schedule)
     parameterizations.check(parameterizations.velocity(), schedule)
 

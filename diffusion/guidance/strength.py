@@ -106,10 +106,18 @@ def strength(scale: Scale, neutral: float, interval: Interval, t: ArrayLike, x: 
         interval: (t_low, t_high), both included; None for all times.
         t: times `[]`, `[B]` or `[B, F]`.
         x: noisy samples `[B, ...]`.
+
+    Raises:
+        ValueError: if the scale has another shape.
     """
     t = jnp.asarray(t)
-    value = scale(t) if callable(scale) else scale
-    extra = left_broadcast(jnp.asarray(value, as_float(x).dtype) - neutral, x)
+    value = jnp.asarray(scale(t) if callable(scale) else scale, as_float(x).dtype)
+    if value.shape != x.shape[: value.ndim]:
+        raise ValueError(
+            f"the scale of the guidance has the shape {value.shape}. Valid for x of shape {x.shape}: a number, one for "
+            f"each sample, {x.shape[:1]}, or a function of t whose values have t's shape"
+        )
+    extra = left_broadcast(value - neutral, x)
     if interval is None:
         return extra
     return jnp.where(left_broadcast((interval[0] <= t) & (t <= interval[1]), x), extra, 0)

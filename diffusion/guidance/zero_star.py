@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from diffusion import parameterizations
+from diffusion.arrays.parameters import traced
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import inner, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
@@ -40,11 +41,13 @@ def zero_star(
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Raises:
-        ValueError: if the schedule has no finite velocity at t_max or the interval is empty; when called, if there are
-            not two branches.
+        ValueError: if the schedule has no finite velocity at t_max, zero_above is negative or the interval is empty;
+            when called, if there are not two branches.
     """
     check_process(branches, schedule)
     check_interval(interval, schedule)
+    if zero_above is not None and not traced(zero_above) and not zero_above >= 0:
+        raise ValueError(f"zero_star: zero_above = {zero_above} must be a time, at least 0, or None")
     parameterizations.check(parameterizations.velocity(), schedule)
 
     def denoise(x_t, t):

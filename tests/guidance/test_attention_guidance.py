@@ -196,6 +196,21 @@ def test_bad_regions_are_refused(regions, message):
         guidance.regional(lambda x, t: (), 1.0, regions)
 
 
+@pytest.mark.parametrize("loss", ["excited", "boxed"])
+def test_a_token_beyond_the_prompt_is_refused(loss):
+    maps, boxes = [jnp.full((1, 2, 16, 3), 1 / 3)], ((0, 0, 0.5, 1),)
+
+    def value(token):
+        tokens = np.array([[[token]]])
+        if loss == "excited":
+            return attention_losses.excited(maps, tokens, (4, 4))
+        return attention_losses.boxed(maps, tokens, boxes, (4, 4))
+
+    assert value(2).shape == value(-1).shape == (1,)
+    with pytest.raises(ValueError, match=r"a token at position 3, but the maps have 3 tokens\. Valid: 0 \.\. 2, or -1"):
+        value(3)
+
+
 def test_a_mask_of_another_size_is_refused():
     branches = guidance.separately(*(_linear(k) for k in range(3)))
     with pytest.raises(ValueError, match=r"a mask has the shape \(3, 4\), but x has \(4, 4\)"):

@@ -108,6 +108,12 @@ def test_one_scale_a_sample():
         np.testing.assert_allclose(together.eps[i], alone.eps[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [np.ones(2), np.ones((3, 1)), lambda t: np.ones(2)])
+def test_a_scale_of_another_shape_is_named(scale):
+    with pytest.raises(ValueError, match=r"the scale of the guidance has the shape .*, \(3,\), or a function of t"):
+        _guided(scale)(jnp.ones((3, 2)), jnp.full(3, 0.5))
+
+
 def test_outside_its_interval_guidance_is_neutral_exactly():
     """Kynkaanniemi et al. 2024: both ends belong to the interval, for a time of all and for a time an example."""
     x = jnp.asarray(X)
