@@ -72,8 +72,7 @@ def positive_definite(n: int) -> Manifold:
     def basis(x):
         rows, columns = np.triu_indices(n)
         units = np.zeros((dimension, n, n))
-        units[np.arange(dimension), rows, columns] += np.where(rows == columns, 0.5, math.sqrt(0.5))
-        units += np.swapaxes(units, -1, -2)
+        units[np.arange(dimension), rows, columns] = np.where(rows == columns, 1.0, math.sqrt(2.0))  # not yet symmetric
         return coloured(x[..., None, :, :], jnp.asarray(units, jnp.result_type(x)))
 
     def transport(x, y, v):

@@ -378,3 +378,12 @@ def test_a_layout_that_mixes_inputs_or_outputs_alone_has_no_mapping(swap):
             return ours
 
     assert separation(Layout(), (2, 2), (2, 2)) is None
+
+
+def test_a_number_for_each_input_of_a_convolution_stands_along_its_inputs_alone():
+    """[out, in, 2, 2] is [2, 2, in, out] here; a number for each of three inputs becomes [1, 1, 3]."""
+    values = np.array([1.0, 2.0, 3.0])
+    how = separation(rows.CONV, (4, 3, 2, 2), (2, 2, 3, 4))
+    np.testing.assert_array_equal(how.inputs_to_ours(values, (4, 3, 2, 2)), values[None, None])
+    dense = separation(rows.DENSE, (4, 3), (3, 4))
+    np.testing.assert_array_equal(dense.inputs_to_ours(values, (4, 3)), values)

@@ -136,6 +136,9 @@ def test_a_dropped_image_prompt_is_no_picture_and_one_of_few_features_is_one(mon
         denoiser=denoiser, kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="unet"))
     )
     tuning = image_prompt.ip_adapter(base, "folder", kind="plus")
+    white, black = np.full((9, 12, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    seen = tuning.see([white, black])[image_prompt.ENTRY]
+    np.testing.assert_allclose(seen, np.array([1, -1])[:, None, None] * np.ones((2, 2, 3)), atol=1e-6)
     features = np.zeros((3, 2, 3), np.float32)
     features[1, 1, 2] = 0.5
     features[2] = 1

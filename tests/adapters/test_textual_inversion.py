@@ -109,6 +109,37 @@ def test_files_are_those_of_others_and_are_read_back(models, name, names, tmp_pa
         assert word.text == "my-style" and word.rows["text_encoder"].shape == (1, weights["text_encoder"].shape[1])
 
 
+def test_files_of_two_encoders_name_the_parts_of_sdxl(tmp_path):
+    towers = {"first": CLIPText(9, 8, 1, 2, 16), "second": CLIPText(9, 12, 1, 2, 16)}
+    model = types.SimpleNamespace(readers=tuple(towers), modules=towers)
+    rows = {name: np.full((2, tower.width), 0.5, np.float32) for name, tower in towers.items()}
+    path = word_embeddings.save(tmp_path, Word("<new>", rows), {})
+    assert {name: array.shape for name, array in load_file(path).items()} == {"clip_l": (2, 8), "clip_g": (2, 12)}
+    word = word_embeddings.load(path, model)
+    assert word.text == "<new>"
+    jax.tree.map(np.testing.assert_array_equal, dict(word.rows), rows)
+
+
+def test_a_training_step_reads_the_prompt_with_the_new_rows_and_moves_them_alone(models):
+    """The denoiser in its place multiplies x by its one number and adds the mean of the text."""
+    base, model = models("sd")
+    denoiser = types.SimpleNamespace(
+        apply=lambda variables, x, clock, condition: variables["params"] * x + condition["text"].mean() + condition["y"]
+    )
+    small = dataclasses.replace(base, modules={**base.modules, "unet": denoiser}, _programs={})
+    tuning = textual_inversion(small, "<new>", initial="cat")
+    params = {part: model.params[part] for part in model.readers} | {"unet": jnp.float32(2)}
+    weights = jax.tree.map(lambda rows: rows + 0.5, tuning.init(jax.random.key(0), params))
+    condition = tuning.base.tokens(["a <new>"]) | {"y": jnp.float32(1)}
+    loss = lambda params, weights: tuning.apply(params, weights, jnp.float32(3), jnp.zeros(1), condition)
+    attached = word_embeddings.extended(model, [Word("<new>", weights)])
+    text = attached.encoded({part: attached.params[part] for part in model.readers}, attached.tokens(["a <new>"]))
+    value, (fixed, moved) = jax.value_and_grad(loss, argnums=(0, 1))(params, weights)
+    np.testing.assert_allclose(value, 2 * 3 + text["text"].mean() + 1, rtol=1e-5)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(moved))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(fixed))
+
+
 def test_words_of_several_vectors_stand_behind_each_other():
     """On a model that is only a table of 7 rows and a tokenizer of which every other word is the id 3."""
     table, rows = np.split(np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32), [7])
