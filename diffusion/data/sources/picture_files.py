@@ -109,7 +109,7 @@ class _Files:
 
     def _split_folder(self) -> pathlib.Path:
         """The folder of the split: the folder with the split's name, or `path` itself if no folder names a split."""
-        named = sorted(child.name for child in self._folder.iterdir() if child.is_dir() and child.name in splits.NAMES)
+        named = sorted(name for name in splits.NAMES if (self._folder / name).is_dir())
         if named:
             outside = [name for name in METADATA if (self._folder / name).is_file()]
             outside += [name for name in _listed(self._folder) if name.split("/")[0] not in named]

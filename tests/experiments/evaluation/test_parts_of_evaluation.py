@@ -64,7 +64,7 @@ def test_chains_are_written_by_their_numbers_and_classes_and_drawn_by_their_seco
     np.testing.assert_array_equal(saved[1][1], frames[1] + 1)
     ((ca, to_labels, names, path),) = drawn
     np.testing.assert_array_equal(ca, frames[:, :, 1] + 1)
-    assert to_labels is labels and names == ("strand", "helix") and path == tmp_path / "samples.png"
+    assert to_labels.tolist() == [1, 0] and names == ("strand", "helix") and path == tmp_path / "samples.png"
 
 
 def test_chains_of_one_class_fill_columns_and_have_one_scale(monkeypatch):
