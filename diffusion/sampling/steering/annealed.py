@@ -87,9 +87,10 @@ def annealed(
     rungs = np.asarray(ladder, np.float64)
     if rungs.ndim != 1 or len(rungs) < 2 or rungs[0] != 0 or rungs[-1] != 1 or (np.diff(rungs) < 0).any():
         raise ValueError(f"annealed: ladder = {ladder} must be numbers from 0 to 1 that do not fall")
-    if not np.all(np.asarray(step_sizes) > 0) or np.shape(step_sizes) not in ((), rungs.shape):
+    positive = (np.asarray(step_sizes) > 0) & np.isfinite(step_sizes)
+    if not positive.all() or np.shape(step_sizes) not in ((), rungs.shape):
         raise ValueError(
-            f"annealed: step_sizes = {step_sizes} must be positive, and one number or one for each of the "
+            f"annealed: step_sizes = {step_sizes} must be positive and finite, one number or one for each of the "
             f"{len(rungs)} rungs"
         )
     if not is_count(leapfrogs):

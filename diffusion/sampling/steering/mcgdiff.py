@@ -4,8 +4,11 @@ __all__ = ["mcgdiff"]
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_floats
@@ -81,10 +84,10 @@ def mcgdiff(
     Raises:
         TypeError: under the conditions of `samplers.sample`; if the measurement is no `Measurement`, or y no array of
             floating-point numbers.
-        ValueError: under the conditions of `samplers.sample`; if a number is out of range, y has another shape than A
-            x, the measurement lacks `filtered` or `trace`, number does not divide the batch, the sampler is of another
-            kind, leaves have a schedule each, or the plan renoises; outside of `jit`, if a log-weight is NaN or
-            infinity.
+        ValueError: under the conditions of `samplers.sample`; if a number is out of range, y has another shape than A x
+            or differs within a group, the measurement lacks `filtered` or `trace`, number does not divide the batch,
+            the sampler is of another kind, leaves have a schedule each, or the plan renoises; outside of `jit`, if a
+            log-weight is NaN or infinity.
     """
     check_sampler(sampler)
     require_measurement(measurement)
@@ -105,6 +108,13 @@ def mcgdiff(
     check_one_variance("mcgdiff", schedule)
     x, plan = prepared(sampler, x, plan)
     steps = plan.t.shape[0]
+    if y.shape == jax.eval_shape(measurement.forward, x).shape and not isinstance(y, Tracer):
+        groups = np.asarray(y).reshape(-1, number, *y.shape[1:])
+        if (groups != groups[:, :1]).any():
+            raise ValueError(
+                f"mcgdiff: y differs within a group of {number} particles, which sample one picture. Valid: "
+                "jnp.repeat(y, number, axis=0) for the measurements y of the groups"
+            )
     Y = measurement.inverse(y.astype(x.dtype), x)
 
     def split(measured: Callable[[Array], ArrayLike], other: ArrayLike) -> Callable[[Array], Array]:

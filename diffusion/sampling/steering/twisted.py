@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.arguments import require
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Prediction, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
@@ -68,10 +69,11 @@ def twisted(
         The weighted particles at plan.s[-1].
 
     Raises:
-        TypeError: under the conditions of `samplers.sample`.
+        TypeError: under the conditions of `samplers.sample`, or if `twist` is no `Twist`, such as a reward.
         ValueError: under the conditions of `samplers.sample`; if number does not divide the batch, the sampler is of
             another kind, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
+    require(twist, Twist, "twist", "a Twist, such as steering.tilt(log_reward)")
     check(sampler, denoise, schedule, x, plan, keys, number)
     x, plan = prepared(sampler, x, plan)
 

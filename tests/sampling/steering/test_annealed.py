@@ -198,6 +198,7 @@ REFUSED = {
     "falls": ({"ladder": (0, 0.6, 0.5, 1)}, "do not fall"),
     "ends": ({"ladder": (0, 0.5)}, "from 0 to 1"),
     "size": ({"step_sizes": 0.0}, "step_sizes = 0.0 must be positive"),
+    "an infinite size": ({"step_sizes": np.inf}, "step_sizes = inf must be positive and finite"),
     "sizes": ({"step_sizes": np.ones(3)}, r"step_sizes = .* one number or one for each of the 2 rungs"),
     "leapfrogs": ({"leapfrogs": 0}, "leapfrogs = 0 must be an integer of at least 1"),
     "groups": ({"number": 5}, "number = 5 particles in a group do not divide the 12 samples"),

@@ -202,17 +202,9 @@ def test_each_step_evaluates_the_denoiser_once():
 
 def test_what_it_cannot_use_is_refused():
     keys, plan = jax.random.split(jax.random.key(0), 4), timesteps.plan(timesteps.uniform(SCHEDULE, 4))
-    run = lambda sampler=EXACT, measurement=MATRIX, noise_std=0.1, number=2: steering.mcgdiff(
-        sampler,
-        DENOISE,
-        SCHEDULE,
-        jnp.ones((4, 3)),
-        plan,
-        keys,
-        measurement,
-        jnp.ones((4, 2)),
-        noise_std,
-        number=number,
+    same = np.ones((4, 2))
+    run = lambda sampler=EXACT, measurement=MATRIX, noise_std=0.1, number=2, y=same: steering.mcgdiff(
+        sampler, DENOISE, SCHEDULE, jnp.ones((4, 3)), plan, keys, measurement, y, noise_std, number=number
     )
     with pytest.raises(ValueError, match=r"noise_std = -1\.0"):
         run(noise_std=-1.0)
@@ -220,6 +212,8 @@ def test_what_it_cannot_use_is_refused():
         run(measurement=MATRIX._replace(trace=None))
     with pytest.raises(ValueError, match="number = 3 particles in a group do not divide the 4"):
         run(number=3)
+    with pytest.raises(ValueError, match="y differs within a group of 2 particles"):
+        run(y=np.array([[1.0, 0], [1, 0], [2, 0], [2, 1]]))
     with pytest.raises(ValueError, match="draws 0 noise arrays"):
         run(sampler=samplers.heun())
     with pytest.raises(ValueError, match="variance differs from number to number"):

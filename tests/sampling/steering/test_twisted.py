@@ -197,6 +197,11 @@ def test_the_largest_and_the_sum_remember_what_was():
             np.testing.assert_allclose(log_psi, total)
 
 
+def test_a_reward_in_the_place_of_a_twist_is_refused():
+    with pytest.raises(TypeError, match=r"twist must be a Twist, such as steering\.tilt\(.*got the function"):
+        steering.twisted(None, None, None, None, None, None, lambda x: x[:, 0], number=1)
+
+
 def test_none_is_drawn_from_a_group_without_weight():
     particles = steering.Particles(
         jnp.arange(4.0)[:, None], jnp.array([[-jnp.inf, 0], [-jnp.inf] * 2]), jnp.ones((1, 2))
