@@ -193,7 +193,8 @@ def failing_line(home: pathlib.Path, error: Exception) -> tuple[str, int | None]
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         lines.append((error.filename or "", error.lineno))
-    return next(((file, line) for file, line in lines[::-1] if file.startswith(str(home.absolute()))), None)
+    inside = lambda file: pathlib.Path(file).is_relative_to(home.absolute())
+    return next(((file, line) for file, line in lines[::-1] if inside(file)), None)
 
 
 def failed_extension(error: Exception) -> ConfigError | None:
@@ -202,7 +203,7 @@ def failed_extension(error: Exception) -> ConfigError | None:
         if pathlib.Path(frame.filename).is_relative_to(HOUSE):
             return None
         for extension in loaded.values():
-            if frame.filename.startswith(str(extension.home)):
+            if pathlib.Path(frame.filename).is_relative_to(extension.home):
                 return failed(f"--extend={extension.name}", extension.home, error)
     return None
 

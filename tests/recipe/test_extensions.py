@@ -84,6 +84,19 @@ def test_the_current_folder_is_searched_once(monkeypatch):
     assert sys.path.count(str(pathlib.Path.cwd())) == 1
 
 
+def test_the_failing_line_is_not_that_of_a_folder_with_a_longer_name(tmp_path):
+    """The error passes through paper/a.py, which calls paper_b/helper.py."""
+    for path, code in (("paper/a.py", "def run(other):\n    other()\n"), ("paper_b/helper.py", "\n\n\n\nx = 1 / 0\n")):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text(code)
+    names = {}
+    exec(compile((tmp_path / "paper/a.py").read_text(), tmp_path / "paper/a.py", "exec"), names)
+    helper = compile((tmp_path / "paper_b/helper.py").read_text(), tmp_path / "paper_b/helper.py", "exec")
+    with pytest.raises(ZeroDivisionError) as raised:
+        names["run"](lambda: exec(helper, {}))
+    assert extensions.failing_line(tmp_path / "paper", raised.value) == (str(tmp_path / "paper/a.py"), 2)
+
+
 def test_a_module_that_is_one_file_is_its_own_home():
     pathlib.Path("paper_h.py").write_text("")
     extensions.extend("paper_h")
