@@ -203,6 +203,14 @@ def test_a_folder_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refusal, match=r"drawing: there is no such folder. Did you mean 'drawings'\? Valid: "):
         shipped_models.folder_of_prompts("drawing")
+    assert shipped_models.folder_of_prompts("paintings").name == "paintings"  # no word is near; the reader refuses it
+
+
+def test_a_run_that_trains_a_flow_map_is_no_denoiser_unless_it_is_asked_for():
+    config = recipes.load("digits_mean_flow")
+    with pytest.raises(ConfigError, match="'mean_flow' trains a flow map, but this needs a denoiser"):
+        trained_run.from_config(config, {})
+    assert trained_run.from_config(config, {}, any_kind=True).recipe.config == config
 
 
 @pytest.mark.parametrize(
