@@ -137,6 +137,31 @@ def test_a_fetch_that_is_cut_off_goes_on_where_it_was(bucket, monkeypatch, cut):
     assert here(fetch()) == FILES and len(bucket.fetched()) == len(FILES) - done
 
 
+@pytest.mark.parametrize("seconds, writes", [(-1.0, 5), (1e9, 1)])
+def test_what_is_fetched_is_recorded_from_time_to_time_and_at_the_end(bucket, monkeypatch, seconds, writes):
+    """For a kill that no handler sees: after each of the four files, or only at the end."""
+    monkeypatch.setattr(stored_folders, "RECORDED", seconds)
+    write, recorded = stored_folders._write, []
+    monkeypatch.setattr(stored_folders, "_write", lambda path, have: recorded.append(len(have)) or write(path, have))
+    fetch()
+    assert len(recorded) == writes and recorded[-1] == len(FILES)
+
+
+def test_a_run_whose_files_go_while_they_are_read_is_tried_five_times(bucket, monkeypatch):
+    tried = []
+
+    def gone(copy, snapshot, is_ours, every=False):
+        tried.append(snapshot)
+        raise FileNotFoundError("state.safetensors")
+
+    holder = types.SimpleNamespace(token="another machine's")
+    monkeypatch.setattr(stored_runs, "latest", lambda store: types.SimpleNamespace(number=3, holder=holder))
+    monkeypatch.setattr(stored_runs, "fetch", gone)
+    with pytest.raises(FileNotFoundError, match=r"state\.safetensors"):
+        stored_runs.Reading("s3://bucket/run")
+    assert len(tried) == 5
+
+
 def test_nothing_there_and_a_disk_that_is_too_small_are_said_before_anything_is_fetched(bucket, monkeypatch):
     with pytest.raises(StoreError, match=r"s3://bucket/date holds no objects\. Check its spelling"):
         fetch("s3://bucket/date")

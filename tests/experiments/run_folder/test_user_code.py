@@ -102,6 +102,15 @@ def test_the_commit_of_the_users_repository(tmp_path):
     assert user_code.commit(mine) == git("rev-parse", "HEAD") + "+changes"
 
 
+def test_git_on_a_file_system_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+    def hang(command, timeout=None, **options):
+        assert timeout, "the command would wait for ever"
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(user_code.subprocess, "run", hang)
+    assert user_code.commit(tmp_path / "mine.py") is None
+
+
 def test_an_unknown_name_recalls_the_code_that_the_run_was_trained_with(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("")
     user_code.note(run, 0, [extension(tmp_path / "mine.py")])

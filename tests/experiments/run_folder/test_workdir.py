@@ -67,6 +67,8 @@ def test_a_new_run_that_is_refused_leaves_no_config(tmp_path):
         workdir.settle_config(tmp_path, config())
         raise ConfigError("too large")
     assert not (tmp_path / "config.json").exists()
+    with pytest.raises(ConfigError, match="before any config"), workdir.restored_if_refused(tmp_path):
+        raise ConfigError("before any config")
 
 
 def test_a_refusal_after_a_step_was_saved_leaves_the_config_of_that_step(tmp_path):
