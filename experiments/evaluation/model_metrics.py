@@ -16,7 +16,8 @@ from diffusion.experiments.evaluation import backbone_figures, image_metrics, so
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.figures import BETTER, HIGHER, LOWER
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
-from diffusion.experiments.evaluation.sample_metrics import SEED
+from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.evaluation.sample_metrics import SEED, trained_classifier
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
 from diffusion.experiments.evaluation.subject import Subject as Subject, unguided
@@ -68,6 +69,7 @@ def accuracy(subject: Subject) -> dict:
     }
     metrics = {}
     for name, (images, labels) in sets.items():
+        trained_classifier(Split(images, labels, subject.train.spec), "samples" if name == "cas" else "real images")
         score = classifier_accuracy.classifier_accuracy(images, labels, subject.real.images, subject.real.labels)
         metrics[name] = {
             "value": score.value,
@@ -89,6 +91,7 @@ def copying(subject: Subject) -> dict:
     of held-out images.
     """
     if subject.train.spec.num_classes:
+        trained_classifier(subject.train)
         extractor = features.classifier_features(subject.train.images, subject.train.labels)
     else:
         extractor = features.pixels(subject.train.images, subject.train.labels)

@@ -156,11 +156,16 @@ def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
     return extractor
 
 
-def trained_classifier(train: Split) -> classifier.Classifier:
-    """The classifier of the training images, read from the cache, or trained now with a progress bar."""
+def trained_classifier(train: Split, what: str = "real images") -> classifier.Classifier:
+    """The classifier of the training images, read from the cache, or trained now with a progress bar.
+
+    Args:
+        train: the images and their labels.
+        what: the noun for the images, for the bar.
+    """
 
     def training(images, labels, seed):
-        with progress.bar("training the classifier of real images", classifier.STEPS, "steps") as advance:
+        with progress.bar(f"training the classifier of {what}", classifier.STEPS, "steps") as advance:
             return classifier.train(images, labels, seed, advance=advance)
 
     return classifier.cached(train.images, train.labels, training=training)

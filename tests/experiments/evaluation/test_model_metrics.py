@@ -86,10 +86,15 @@ def test_samples_and_as_many_training_images_teach_a_classifier(monkeypatch):
             value=0.25 * len(taught), interval=(0.1, 0.9), samples=len(images), test=2, by_class=[1.0], digest="0f"
         )
 
+    shown = []
     monkeypatch.setattr(model_metrics.classifier_accuracy, "classifier_accuracy", accuracy)
+    monkeypatch.setattr(
+        model_metrics, "trained_classifier", lambda split, what: shown.append((split.images.ravel().tolist(), what))
+    )
     train = (range(50, 60), np.arange(10) % 2)
     found = model_metrics.accuracy(made(range(4), [0, 1, 0, 1], train, ([7, 8], [0, 1]), 2))
     (samples, real) = taught
+    assert shown == [(samples[0], "samples"), (real[0], "real images")]  # both trainings have a bar
     assert samples == ([0, 1, 2, 3], [0, 1, 0, 1])
     assert len(set(real[0])) == 4 and set(real[0]) <= set(range(50, 60)) and real[1] == [i % 2 for i in real[0]]
     about = {"interval": [0.1, 0.9], "samples": 4, "reference": 2, "by_class": [1.0], "sha256": "0f"}
@@ -114,11 +119,12 @@ def test_samples_on_training_images_are_copies_and_held_out_ones_are_not(monkeyp
     )
     monkeypatch.setattr(model_metrics.features, "classifier_features", extractor("a classifier"))
     monkeypatch.setattr(model_metrics.features, "pixels", extractor("pixels"))
+    monkeypatch.setattr(model_metrics, "trained_classifier", lambda split: used.append(("a bar", len(split.images))))
     train, held_out = 4 * np.arange(40), 4 * np.arange(30) + 2
     subject = made(train[:25], np.zeros(25), (train, np.zeros(40)), (held_out, np.zeros(30)), classes)
     found = model_metrics.copying(subject)
     name = "a classifier" if classes else "pixels"
-    assert used == [(name, 40)]
+    assert used == [("a bar", 40)] * bool(classes) + [(name, 40)]  # 600 steps in silence look like a command that hangs
     score = (0 - 25 * 30 / 2) / np.sqrt(25 * 30 * (25 + 30 + 1) / 12)  # each sample is nearer than each held-out row
     assert found["data_copying"] == {
         "value": pytest.approx(score), "samples": 25, "reference": 40, "features": f"of {name}",
