@@ -8,6 +8,7 @@ import functools
 import json
 import pathlib
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from diffusion.io import files, json_files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import checksum, leaves_of
 from diffusion.models import quantised as storage
+from diffusion.objectives import Denoises
 from diffusion.recipe import ConfigError, as_config_errors, data, guides, steering_drivers
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash, plain
@@ -86,6 +88,7 @@ def sample(
     else:
         load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
         params, step = load(folder, step)
+    _warn_of_stage(recipe, step)
     if infill:
         recipe = symbol_samples.infilled(recipe, infill, data.open_recipe(recipe).spec.vocabulary)
         description = {**description, "infill": infill}
@@ -94,6 +97,22 @@ def sample(
     made_by = Weights(params, name, f"step {step}", {"step": step, **description}, leaves)
     names = data.class_names(recipe)
     return sample_weights(recipe, made_by, out or folder, labels, watermark, signer, quantised, names)
+
+
+def _warn_of_stage(recipe: Recipe, step: int) -> None:
+    """Warns of fewer sampling steps than those of the student at `step`, in a training that halves them in stages."""
+    objective, asked = recipe.objective, recipe.config.sample.steps
+    stages = objective.teacher and objective.teacher.stages
+    if not stages or not isinstance(objective.reads, Denoises):
+        return
+    trained = stages.sampling_steps[min(max(step - 1, 0) // stages.length, len(stages.sampling_steps) - 1)]
+    if asked < trained:
+        end = stages.length * len(stages.sampling_steps)
+        warnings.warn(
+            f"the student of step {step} was trained for {trained} sampling steps, not for config.sample.steps = "
+            f"{asked}. Use --config.sample.steps={trained}; the student of one step is that of step {end}.",
+            stacklevel=3,
+        )
 
 
 class Weights(NamedTuple):

@@ -7,13 +7,14 @@ import json
 import os
 import struct
 import types
+import warnings
 
 import jax
 import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import watermarks
+from diffusion import objectives, parameterizations, watermarks
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import run_samples
 from diffusion.recipe import ConfigError, checks
@@ -35,8 +36,9 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(run_samples.averages, "post_hoc", post_hoc)
     monkeypatch.setattr(run_samples.data, "class_names", lambda recipe: ("cat", "dog"))
     monkeypatch.setattr(run_samples, "sample_weights", lambda *arguments: arguments)
-    config = types.SimpleNamespace(ema={"sigma_rel": 0.05})
-    recipe = types.SimpleNamespace(**sectioned({"shape": (2,), "config": config}))
+    config = types.SimpleNamespace(ema={"sigma_rel": 0.05}, sample=types.SimpleNamespace(steps=1))
+    objective = types.SimpleNamespace(teacher=None, reads=objectives.Denoises())
+    recipe = types.SimpleNamespace(**sectioned({"shape": (2,), "config": config}), objective=objective)
     return recipe, tmp_path / "run"
 
 
@@ -54,6 +56,25 @@ def test_the_samples_are_of_the_chosen_weights(run, how, params, step, about):
     assert weights == (params, "run", f"step {step}", {"step": step, **about}, f"leaves of {step}")
     assert (out, labels, mark, signer, quantised, classes) == (folder, None, None, None, "", ("cat", "dog"))
     assert run_samples.sample(recipe, folder, "out", [1], quantised="int8", **how)[2:4] == ("out", [1])
+
+
+@pytest.mark.parametrize("step, trained", [(1, 16), (200, 16), (201, 8), (600, 4), (800, 2), (801, 1), (1000, 1)])
+def test_fewer_steps_than_those_of_the_stage_are_warned_of(run, step, trained):
+    """Of 16, 8, 4, 2 and 1 steps, 200 training steps each: the student of step 600 has ended the third stage."""
+    recipe, folder = run
+    v = parameterizations.v()
+    recipe.objective = objectives.progressive_distillation(v, v, N=16, stage=200)
+    for steps in (1, 2, 4, 8, 16, 32):
+        recipe.config.sample.steps = steps
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            run_samples.sample(recipe, folder, step=step)
+        assert len(said) == (steps < trained)
+        for warning in said:
+            assert f"trained for {trained} sampling steps, not for config.sample.steps = {steps}" in str(
+                warning.message
+            )
+            assert "of one step is that of step 1000" in str(warning.message)
 
 
 def test_samples_do_not_go_into_the_folder_of_another_run(run, tmp_path):
