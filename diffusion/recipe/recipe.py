@@ -200,7 +200,10 @@ class Recipe:
         teacher = self.companions.teacher
         with blamed_on(self.config, "model.num_classes", "sample.guidance.scale"):
             if guided or self.objective.condition.strength or (teacher and teacher.scale != 1):
-                raise ValueError("guidance needs a null class, but the network has no classes. Valid: a scale of 1")
+                raise ValueError(
+                    "guidance needs a null class, but the network has no classes. Valid: a scale of 1, or num_classes "
+                    "above 0"
+                )
         with blamed_on(self.config, "objective.wrappers"):
             if self.objective.condition.dropout:
                 raise ValueError(

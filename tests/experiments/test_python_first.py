@@ -175,7 +175,7 @@ def test_a_run_does_not_go_on_with_other_parts(tmp_path, parts, field):
         ({"settings": {"train.stpes": 3}}, ConfigError, "stpes"),
         ({"settings": {"train.steps": 0}}, ConfigError, r"config\.train\.steps = 0"),
         ({"settings": {"schedule": {"name": "cosine"}}}, ConfigError, "names a part that Recipe takes as an argument"),
-        ({"settings": {"sample.guidance.scale": 2.0}}, ValueError, "the network has no classes"),
+        ({"settings": {"sample.guidance.scale": 2.0}}, ValueError, "has no classes.*or num_classes above 0"),
         ({"settings": {"sample.guidance.scale": 2.0}, "null": 1}, ValueError, "never sees the null condition in"),
         ({"sampler": samplers.flow_map()}, ValueError, "takes a flow map, which this objective does not train"),
         ({"objective": objectives.mean_flow(DENSITY), "sampler": samplers.heun()}, ValueError, "trains a flow map"),
