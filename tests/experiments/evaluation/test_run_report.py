@@ -84,6 +84,12 @@ def test_a_distance_stands_beside_its_floor_and_noise(digest, text):
     }  # fmt: skip
 
 
+def test_the_distance_of_all_samples_has_no_spread_over_subsets(monkeypatch):
+    """The subsets of N of N samples are equal, and "± 0.00" would look like a precise figure."""
+    monkeypatch.setitem(PROTOCOL, "samples", PROTOCOL["samples"] | {"number": 300})
+    assert rows(frechet={"pixels": DISTANCE})["… times the floor"][2] == "of all samples"
+
+
 def test_distances_of_other_data_have_rows_of_the_same_form():
     part = {
         "value": 6.0,
