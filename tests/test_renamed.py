@@ -47,6 +47,55 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
             assert getattr(module, deprecated) is getattr(module, present)
 
 
+MOVED = {
+    "metrics": {"arrays": ("chunks",)},
+    "models": {
+        "published.cogvideox": ("CogVideoX",),
+        "published.flux": ("Flux",),
+        "published.flux2": ("Flux2",),
+        "published.hunyuan_video": ("HunyuanVideo",),
+        "published.ltx_video": ("LTXVideo",),
+        "published.lumina2": ("Lumina2",),
+        "published.qwen_image": ("QwenImage",),
+        "published.sana": ("Sana",),
+        "published.stable_diffusion": ("ConditionalUNet",),
+        "published.stable_diffusion_3": ("MMDiT",),
+        "published.z_image": ("ZImage",),
+    },
+    "models.frame_memory": {"models.layers.key_value_memory": ("causal_bias", "reading")},
+    "models.interchange.folders": {"models.interchange.folder_writing": ("save", "write")},
+    "objectives.autoencoding": {
+        "objectives.autoencoder_terms": ("Perceived", "gaussian_kl", "hinge", "perceptual_distance", "vanilla"),
+        "objectives.representation_autoencoder": ("rae_critic", "rae_decoder"),
+    },
+    "text": {
+        "published.chroma.pipeline": ("chroma",),
+        "published.cogvideox.pipeline": ("cogvideox",),
+        "published.flux.pipeline": ("flux",),
+        "published.flux2.pipeline": ("flux2", "flux2_klein"),
+        "published.hunyuan_video.pipeline": ("hunyuan_video",),
+        "published.ltx_video.pipeline": ("ltx_video",),
+        "published.lumina2.pipeline": ("lumina2",),
+        "published.pixart.pipeline": ("pixart",),
+        "published.qwen_image.pipeline": ("qwen_image",),
+        "published.sana.pipeline": ("sana",),
+        "published.stable_diffusion.pipeline": ("stable_diffusion", "stable_diffusion_xl"),
+        "published.stable_diffusion_3.pipeline": ("stable_diffusion_3",),
+        "published.wan.pipeline": ("wan",),
+        "published.z_image.pipeline": ("z_image",),
+    },
+    "training.checkpointing.checkpoints": {"training.checkpointing.checkpoint_writer": ("Checkpoints",)},
+}
+MOVES = [(name, there, moved) for name, places in MOVED.items() for there, names in places.items() for moved in names]
+
+
+@pytest.mark.parametrize(("name", "there", "moved"), MOVES)
+def test_a_name_that_moved_to_another_module_of_the_library_warns_and_is_that_one(name, there, moved):
+    module, present = (importlib.import_module(f"diffusion.{each}") for each in (name, there))
+    with pytest.warns(DeprecationWarning, match=rf"diffusion\.{name}\.{moved} is now diffusion\.{there}\.{moved}"):
+        assert getattr(module, moved) is getattr(present, moved)
+
+
 def test_a_name_that_moved_to_another_module_warns_and_gives_the_present_one():
     from diffusion.experiments.sampling import generate, run_denoiser
 
