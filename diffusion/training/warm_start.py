@@ -88,5 +88,9 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
     result = jax.tree_util.tree_map_with_path(leaf, params)
     skipped += [f"{name}: only in the source" for name in source if name not in ours]
     if not taken:
-        raise ValueError(f"init_from found no leaf that fits; the first reasons: {'; '.join(skipped[:3])}.")
+        raise ValueError(
+            f"init_from found no leaf that fits; the first reasons: {'; '.join(skipped[:3])}. The first names of the "
+            f"source: {', '.join([*source][:3])}. For a file with the names of another library, diffusion convert "
+            "--layout=ours writes one with ours."
+        )
     return result, taken, skipped

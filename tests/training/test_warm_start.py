@@ -83,6 +83,11 @@ def test_reads_a_safetensors_file(tmp_path):
     np.testing.assert_array_equal(params["out"]["kernel"], 7.0)
 
 
+def test_the_names_of_another_library_are_shown_with_the_way_to_ours():
+    with pytest.raises(ValueError, match=r"no leaf.* The first names of the source: .*\bproj/weight\..*--layout=ours"):
+        warm_start(toys.make_state().params, {"proj/weight": np.zeros((8, 2))})
+
+
 def test_nothing_taken_is_an_error():
     with pytest.raises(ValueError, match=r"no leaf.*pattern 'nothing'"):
         warm_start(toys.make_state().params, {"out/kernel": np.zeros((8, 2))}, "nothing")
