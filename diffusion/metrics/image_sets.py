@@ -110,6 +110,23 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
     )
 
 
+def from_records(spec: str, shape: Sequence[int], read: Callable[[int, int], np.ndarray], fingerprint: str) -> ImageSet:
+    """The set of the pictures of a data source, uint8.
+
+    Args:
+        spec: the source's name, for reports.
+        shape: the shape of the source, [N, H, W, C].
+        read: (start, stop) -> [stop - start, H, W, C].
+        fingerprint: a text that changes with the pictures; if it covers only some, also give the set a `stamp`.
+
+    Raises:
+        ImageSetError: for another shape.
+    """
+    _check(spec, tuple(shape), np.dtype(np.uint8))
+    digest = hashlib.sha256(fingerprint.encode()).hexdigest()
+    return ImageSet(shape[0], tuple(shape[1:]), read, digest, _record(spec, "source", np.uint8))
+
+
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     """The files of pictures in a folder, at all depths, in the order in which a set of them is read.
 

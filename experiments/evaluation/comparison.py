@@ -289,24 +289,26 @@ def find_protocol(name: str | None) -> EncoderProtocol | ClipProtocol | None:
 def opened(spec: str, request: Request) -> ImageSet:
     """Opens the pictures that a request names, or the clips under a protocol of clips."""
     protocol = clip_protocols.PROTOCOLS.get(request.protocol)
-    if protocol is None:
-        return image_sets.open_set(spec, request.data_dir, request.size)
     if not spec.startswith("{"):
+        if protocol is None:
+            return image_sets.open_set(spec, request.data_dir, request.size)
         return clip_sets.open_set(spec, protocol.frames, protocol.every, request.size, request.seed)
     source = data.named(spec)
     examples = source.spec
-    if request.size or not isinstance(examples.shape, tuple) or examples.dtype != "uint8":
-        raise ImageSetError(
-            f"{spec} has {examples.dtype} {examples.shape}. Valid: clips of bytes [F, H, W, C], without --size."
-        )
+    valid = "clips of bytes [F, H, W, C]" if protocol else "pictures of bytes [H, W, C]"
+    if request.size or not isinstance(examples.shape, tuple) or examples.dtype != "uint8" or examples.size < 0:
+        raise ImageSetError(f"{spec} has {examples.dtype} {examples.shape}. Valid: {valid}, without --size.")
     read = lambda start, stop: np.stack(
         [record[examples.entry] for record in pipeline.fetch(source, np.arange(start, stop))]
     )
     shape = (examples.size, *examples.shape)
     mark = json.dumps([spec, source.fingerprint()], sort_keys=True, default=str)
-    clips = clip_sets.from_records(spec, shape, read, mark, protocol.frames, protocol.every, request.seed)
+    if protocol:
+        records = clip_sets.from_records(spec, shape, read, mark, protocol.frames, protocol.every, request.seed)
+    else:
+        records = image_sets.from_records(spec, shape, read, mark)
     stamp = getattr(source, "stamp", None)
-    return clips._replace(stamp=stamp()) if stamp else clips
+    return records._replace(stamp=stamp()) if stamp else records
 
 
 def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -> tuple[Space, dict]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 import diffusion
 from configs import digits
@@ -328,6 +329,26 @@ def test_records_of_clips_are_read_row_by_row(files, monkeypatch):
     monkeypatch.setattr(comparison.clip_sets, "open_set", lambda *arguments: arguments)
     of_files = comparison.opened("clips", request(folder, protocol=name, size=16, seed=7))
     assert of_files == ("clips", protocol.frames, protocol.every, 16, 7)
+
+
+def test_the_entry_of_a_source_is_a_set_of_its_pictures(tmp_path):
+    """The reference of a run on one's own folder is such an entry. The pictures are those that were written."""
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    for number, picture in enumerate(pictures):
+        (tmp_path / "photos" / "ab"[number // 3]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "photos" / "ab"[number // 3] / f"{number}.png")
+    spec = json.dumps({"name": "class_folders", "path": str(tmp_path / "photos")}) + "@train"
+    opened = comparison.opened(spec, comparison.Request(protocol="edm"))
+    assert (opened.count, opened.shape) == (6, (4, 4, 3)) and opened.record["images"] == spec
+    np.testing.assert_array_equal(opened.read(1, 5), pictures[1:5])
+    Image.fromarray(pictures[::-1][0]).save(tmp_path / "photos" / "a" / "0.png")
+    assert comparison.opened(spec, comparison.Request(protocol="edm")).fingerprint != opened.fingerprint
+    with pytest.raises(ImageSetError, match=r"Valid: pictures of bytes .*without --size"):
+        comparison.opened(spec, comparison.Request(protocol="edm", size=8))
+    points = tmp_path / "points.npz"
+    np.savez(points, x=np.zeros((5, 2), np.float32))
+    with pytest.raises(ImageSetError, match="Valid: pictures of bytes"):
+        comparison.opened(json.dumps({"name": "arrays", "path": str(points)}) + "@train", comparison.Request())
 
 
 def test_features_of_clips_that_have_changed_are_not_those_on_disk(tmp_path):
