@@ -73,4 +73,4 @@ def per_frame(sampler: Sampler) -> Sampler:
             prediction = denoise(state.x, clocks)
         return jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)(state, prediction, *way)
 
-    return sampler._replace(init=init, step=step, nfe=lambda steps: steps, frames=True)
+    return sampler._replace(init=init, step=step, frames=True)

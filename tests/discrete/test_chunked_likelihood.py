@@ -79,6 +79,7 @@ def test_what_does_not_fit_is_refused():
     table, head, x0, t, keys = setting()
     with pytest.raises(ValueError, match=r"in_chunks: chunk = 0\. Valid: at least 1 position"):
         discrete.in_chunks(states(table), head, 4, 0)
+    assert callable(discrete.in_chunks(states(table), head, 4, 1))
     with pytest.raises(ValueError, match="masked_bound: the process has no mask"):
         uniform = discrete.uniform(discrete.linear(), 9)
         discrete.masked_bound_of(discrete.in_chunks(states(table), head, 4, 2), uniform, keys, x0, t)

@@ -187,6 +187,12 @@ def test_the_loop_takes_it_and_refuses_infinite_rates():
         discrete.sample(discrete.euler(), predict, process, start, timesteps.plan(np.linspace(1, 0, 4)), keys)
 
 
+def test_deviations_from_the_prior_decay_by_the_eigenvalues_of_the_rates():
+    """Of three symbols in a row, with a rate of 1 to each neighbour, they are 1 and 3; the middle one jumps by 2."""
+    process = discrete.rate_process(discrete.linear(), [[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    np.testing.assert_allclose([process.fastest, process.slowest, process.quickest], [2, 1, 3], rtol=1e-12)
+
+
 def test_what_is_no_matrix_of_rates_is_refused():
     linear = discrete.linear()
     with pytest.raises(ValueError, match=r"rates have the shape \(2, 3\). Valid: \[K, K\]"):

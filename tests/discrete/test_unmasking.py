@@ -216,6 +216,8 @@ def test_what_does_not_fit_is_refused():
         discrete.confident(0)
     with pytest.raises(ValueError, match=r"low_entropy: bound = -0\.1\. Valid"):
         discrete.low_entropy(-0.1)
+    with pytest.raises(ValueError, match=r"low_entropy: bound = inf\. Valid"):
+        discrete.low_entropy(np.inf)
     with pytest.raises(ValueError, match=r"capped: limit = 1.5. Valid: a number in \[0, 1\]"):
         discrete.capped(1.5)
     with pytest.raises(ValueError, match=r"rescaled: factor = -1. Valid"):

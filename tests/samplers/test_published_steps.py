@@ -180,7 +180,6 @@ def test_a_middle_of_any_place_takes_its_share_of_the_noise():
     np.testing.assert_allclose(ours, x0 + down / r_t * (y - x0) + 1.1 * up * noise, rtol=1e-8)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but([(name, "cosine") for name in LOOPS], [(name, at) for name in LOOPS for at in ("cosine", "edm")]),
@@ -198,7 +197,6 @@ def test_sampling_equals_the_published_loop(name, schedule_name):
     np.testing.assert_allclose(ours, loop(y, r, z), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.extended
 def test_edm_never_leaves_the_schedule():
     """Noise is added up to the largest sigma, from where it starts with none."""
     schedule = SCHEDULES["edm"]
@@ -231,7 +229,6 @@ RELATIVES = [
 ]
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("sampler, relative, only", RELATIVES)
 def test_a_sampler_is_its_relative_at_the_end_of_its_range(sampler, relative, only):
     """From alpha = 0, where there is such an end, to sigma = 0."""
@@ -244,7 +241,6 @@ def test_a_sampler_is_its_relative_at_the_end_of_its_range(sampler, relative, on
         np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.extended
 def test_without_noise_they_invert():
     """Up from the data, sigma = 0, where E[eps | x] = 0; and above it as their relatives do."""
     schedule = SCHEDULES["edm"]
@@ -268,7 +264,6 @@ def _score(schedule, t, x):
     return np.asarray(oracles.score(DATA["mixture"], *level(schedule, t), x))
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("schedule", [SCHEDULES["rectified_flow"], SCHEDULES["edm"], schedules.sub_vp()])
 def test_euler_maruyama_step_is_the_reverse_equation(schedule):
     """x - dt (f x - g^2 score) + g sqrt(dt) z."""
@@ -343,7 +338,6 @@ def test_reverse_diffusion_is_that_of_both_processes():
     np.testing.assert_allclose(ours, expected, rtol=1e-7)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", ["variance_exploding", "cosine"])
 def test_corrector_is_algorithm_4_sample_by_sample(schedule_name):
     """After DDPM's step, two Langevin steps; the norms of one sample, as in the authors' code for a batch of one."""

@@ -288,7 +288,6 @@ REFERENCES = {
 SLOW = ("dpm_2", "unipc(1, bh2)", "unipc(2, bh2)", "unipc(3, bh1)", "deis(1)", "deis(4)", "lms(1)", "lms(2)")
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", slow_but([(name,) for name in REFERENCES if name not in SLOW], [(name,) for name in REFERENCES])
 )

@@ -133,7 +133,6 @@ every_affine = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.extended
 @every_affine
 def test_mean_and_covariance_converge_to_the_marginals(name, schedule_name):
     """From the prior to the data, t_max to 0, both singular ends included."""
@@ -144,7 +143,6 @@ def test_mean_and_covariance_converge_to_the_marginals(name, schedule_name):
     assert fine < coarse / (2 if name in SLOWLY else 4)
 
 
-@pytest.mark.extended
 @every_affine
 def test_weak_order_is_the_published_one(name, schedule_name):
     """On an interior interval, sigma / alpha from 4 to 1/4 uniform in log-SNR, with the sampler's own low-order start.
@@ -178,7 +176,6 @@ EXACT_FOR_A_POINT = [
 ]
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but(
@@ -205,7 +202,6 @@ def test_one_point_of_data_gives_exact_marginals_in_any_step(name, schedule_name
         np.testing.assert_allclose(covariance, sigma_s**2 * np.eye(2), rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.extended
 @every_schedule
 def test_analytic_variance_is_exact_for_round_gaussians_in_any_step(schedule_name):
     """The best variance leaves nothing to improve where one number can say it; for N(0, I) it is `large`."""
@@ -222,7 +218,6 @@ def test_analytic_variance_is_exact_for_round_gaussians_in_any_step(schedule_nam
         np.testing.assert_allclose(covariance, exact_covariance, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", ["cosine", "edm"])
 def test_analytic_variance_keeps_the_power_and_is_the_paper_s(schedule_name):
     """The trace of the covariance is right for any Gaussian. Bao et al. 2022, theorem 1, Gamma = E |score|^2 / D."""
@@ -256,7 +251,6 @@ def test_a_denoising_error_has_a_noise_for_each_sample():
         samplers.denoising_error(denoise, schedule, jnp.zeros((1, 2), int), [0.5], keys)
 
 
-@pytest.mark.extended
 def test_denoising_error_is_that_of_the_exact_denoiser():
     """The mean of the posterior variances, at alpha = 0 too, and constant beyond the last times."""
     schedule = SCHEDULES["cosine"]
@@ -278,7 +272,6 @@ def test_denoising_error_is_that_of_the_exact_denoiser():
     np.testing.assert_allclose([before, beyond], [at_1, at_0_3], rtol=1e-12)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("schedule", [schedules.cosine(), schedules.sub_vp()])
 def test_langevin_correction_of_a_gaussian(schedule):
     """From the exact marginal, three times: C <- (I - e C^-1) C (I - e C^-1) + 2 e I with e = 2 (snr sigma_s)^2."""
@@ -338,7 +331,6 @@ def test_noises_of_dpmpp_sde_are_increments_of_one_motion():
     np.testing.assert_allclose((x_m[:, 0] * x_s).sum(), a * variance, rtol=1e-9)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", ["linear_beta", "cosine"])
 def test_large_variance_is_exact_for_standard_normal_data(schedule_name):
     """Of the two extreme choices of Ho et al. 2020, section 3.2, beta is right for x_0 ~ N(0, I)."""
