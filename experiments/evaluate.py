@@ -466,6 +466,8 @@ def evaluate_run() -> None:
     if flags.FLAGS.protocol == protocol_table.ALL:
         protocol_table.requests(requested(metrics=None))  # a missing network is refused before anything is measured
     require_pictures(config, flags.FLAGS.metrics or (), flags.FLAGS.protocol or "", networks)
+    if flags.FLAGS.protocol not in (None, "", protocol_table.ALL) and not networks:
+        comparison.space_of(requested(metrics=None))  # likewise: the error names the network
     held_out.require_trained_split(config, workdir.read_config(run_folder))
     held_out.require_trained_data(config, run_folder)
     before = figures.read_report(folder)

@@ -114,8 +114,17 @@ def test_the_command_refuses_what_the_table_does_not_take(tmp_path):
 
 
 @pytest.mark.extended
-def test_a_run_is_not_measured_before_its_networks_are_named(tmp_path):
+@pytest.mark.parametrize(
+    "protocol, message",
+    [
+        ("all", "--protocol=all measures only with the networks that you name"),
+        ("edm", "--inception is missing"),
+        ("cmmd", "--encoder is missing"),
+        ("edn", "unknown protocol 'edn'. Did you mean 'edm'?"),
+    ],
+)
+def test_a_run_is_not_measured_before_its_networks_are_named(tmp_path, protocol, message):
     """The folder lacks samples.npz, which the evaluation would look for first."""
     (tmp_path / "config.json").write_text(digits.get_config("tiny").to_json())
-    done = commands.run("diffusion", "evaluate", "--workdir=.", "--protocol=all", cwd=tmp_path)
-    assert done.returncode == 2 and "--protocol=all measures only with the networks that you name" in done.stderr
+    done = commands.run("diffusion", "evaluate", "--workdir=.", f"--protocol={protocol}", cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr
