@@ -74,12 +74,12 @@ def test_the_error_of_the_kernel_distance_is_its_scatter_over_new_draws(monkeypa
     monkeypatch.setattr(image_metrics, "ERROR_ROWS", most)
     draws = np.random.default_rng(1)
     figures = []
-    for _ in range(24):
+    for _ in range(16):
         own, real = {"a": draws.normal(size=(60, 3)) + 0.5}, {"a": draws.normal(size=(80, 3))}
         figures.append(image_metrics.kid(FeatureSets(gathered(own), gathered(real), space(), 0, "one"))["kd"])
     scatter = np.std([figure["value"] for figure in figures], ddof=1)
     error = np.mean([figure["standard_error"] for figure in figures])
-    assert 0.65 < error / scatter < 1.5  # the scatter of 24 values is known to 15 %
+    assert 0.65 < error / scatter < 1.5  # the scatter of 16 values is known to 18 %
 
 
 @pytest.mark.parametrize("most, count", [(0, 40), (30, 30), (45, 40)])

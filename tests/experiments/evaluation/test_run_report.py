@@ -38,6 +38,7 @@ PROTOCOL = {
 def alone(monkeypatch):
     """No extension that another test has loaded, which the commands would name."""
     monkeypatch.setattr(extensions, "loaded", {})
+    monkeypatch.setattr(extensions, "extended", [])
 
 
 def content(**figures):
