@@ -237,3 +237,8 @@ def test_one_branch_cannot_be_guided():
 def test_an_empty_interval_is_refused(interval):
     with pytest.raises(ValueError, match="interval"):
         _guided(2.0, interval=interval)
+
+
+def test_a_stepwise_scale_is_that_of_the_nearest_step():
+    scale = guidance.Stepwise(np.array([0.9, 0.5, 0.1]), np.array([3.0, 2.0, 1.0]))
+    np.testing.assert_array_equal(scale(np.array([1.0, 0.72, 0.68, 0.31, 0.0])), [3, 3, 2, 2, 1])

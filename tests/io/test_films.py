@@ -426,6 +426,15 @@ def test_a_film_states_how_its_colours_are_coded(tmp_path):
     assert np.abs(luma - expected).max() < 3
 
 
+@pytest.mark.parametrize("times, expected, length", [((0.0, 0.1, 0.5), (0, 0.1, 0.5), 0.6), ((), (0, 0.1, 0.2), 0.3)])
+def test_a_clip_has_the_times_of_its_film_or_even_ones(times, expected, length, monkeypatch):
+    """At 10 frames a second; the last frame is shown for a tenth of a second."""
+    film = types.SimpleNamespace(count=3, height=2, width=4, rate=10.0, times=times)
+    monkeypatch.setattr(clips.films, "properties", lambda *source: film)
+    about = clips.properties(b"film")
+    np.testing.assert_allclose([*about.times, about.length], [*expected, length], rtol=1e-9)
+
+
 def test_the_times_of_frames_begin_at_the_earliest_in_whichever_order_they_are_stored(monkeypatch):
     """Frames that are predicted from both sides are stored after later ones; a tick is 1 / 50 s."""
     said = {"rate": 25.0, "count": 4, "declared": 4, "stamps": [14, 18, 12, 16], "base": (1, 50)}

@@ -55,6 +55,8 @@ def test_points_are_uniform_by_area_and_come_back_from_ply(tmp_path):
     lines = (tmp_path / "points.ply").read_text().splitlines()
     assert lines[2] == "element vertex 5"
     np.testing.assert_allclose(np.array([line.split() for line in lines[-5:]], float), points[:5], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"points must have the shape \[N, 3\]; got \[5, 2\]"):
+        mesh_files.write_points(tmp_path / "flat.ply", points[:5, :2])
     with pytest.raises(ValueError, match="5 points without faces form no surface"):
         mesh_files.read(tmp_path / "points.ply")
 

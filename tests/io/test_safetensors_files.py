@@ -27,6 +27,16 @@ def test_tensors_are_read_in_any_order_of_their_names(tmp_path):
     np.testing.assert_array_equal(header.tensors["v"].read(), [[2, 3]])
 
 
+@pytest.mark.parametrize("size, fits", [(8 * 2**20, True), (8 * 2**20 + 1, False)])
+def test_a_header_has_at_most_eight_mebibytes(size, fits, tmp_path):
+    path = file(tmp_path / "a.safetensors", b"{}" + b" " * (size - 2))
+    if fits:
+        assert safetensors_files.header(path).tensors == {}
+    else:
+        with pytest.raises(limits.Refused, match=r"declares a header of 8 MiB\. Valid: at most 8 MiB"):
+            safetensors_files.header(path)
+
+
 @pytest.mark.parametrize(
     "table, data, message",
     [

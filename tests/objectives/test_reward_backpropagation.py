@@ -45,7 +45,8 @@ def test_the_gradient_goes_back_through_the_last_steps_alone(last):
 
 
 def test_the_sample_is_that_of_all_steps_however_many_have_a_gradient():
-    losses = [_total(0.8, last, lambda x, condition: x.sum(-1))[1][0] for last in (1, 2, 3)]
+    losses, metrics = zip(*(_total(0.8, last, lambda x, condition: x.sum(-1))[1] for last in (1, 2, 3)))
+    np.testing.assert_allclose([row["t"][0] for row in metrics], GRID[2::-1], rtol=1e-6)  # where the gradient begins
     np.testing.assert_allclose(losses[:2], [losses[2]] * 2, rtol=1e-5)
 
 

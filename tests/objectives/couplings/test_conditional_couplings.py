@@ -133,8 +133,9 @@ def test_the_weight_gives_the_ratio_and_the_pairs_are_the_assignment_under_it(di
 def test_the_weight_of_a_pair_of_examples():
     """By hand: M_00 - M_01 = 3 and C = 2, M_11 - M_10 = -1: at w <= 1.5 three of four cost no more, else two."""
     costs, apart = jnp.array([[5.0, 2.0], [3.0, 2.0]]), jnp.array([[0.0, 2.0], [2.0, 0.0]])
-    assert condition_weight(costs, apart, 0.75) == 1.5
+    assert condition_weight(costs, apart, 0.75) == jax.jit(condition_weight)(costs, apart, 0.75) == 1.5
     assert condition_weight(costs, apart, 1.0) == 0  # not even without the condition's cost
+    assert callable(conditional_optimal_transport(1.0, 2))
     assert condition_weight(costs, apart, 0.5) == jnp.inf  # the pairs that were drawn alone
     eps = jnp.array([[1.0], [2.0]])
     unlike = jax.jit(conditional_optimal_transport(0.51, 2))(KEYS[:2], eps[::-1], eps, jnp.array([[0.0], [1e9]]))
