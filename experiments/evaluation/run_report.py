@@ -174,7 +174,8 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
             f"mean over {effort['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
             f"{every['std'] / distance['floor']['mean']:.2f}"
         )
-        if content["protocol"]["distance"]["N"] == content["protocol"]["samples"]["number"]:
+        number = content["protocol"].get("samples", {}).get("number")  # reports of earlier versions may lack it
+        if content["protocol"]["distance"]["N"] == number:
             how_of_ratio = "of all samples"  # each subset is all of them, so that the subsets show no spread
         yield from _beside_floor(f"Frechet distance ({name})", distance["distance"], distance, how, how_of_ratio)
     for name, distance in measured.get("distances", {}).items():

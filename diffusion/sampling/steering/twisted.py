@@ -73,8 +73,8 @@ def twisted(
         ValueError: under the conditions of `samplers.sample`; if number does not divide the batch, the sampler is of
             another kind, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
-    require(twist, Twist, "twist", "a Twist, such as steering.tilt(log_reward)")
     check(sampler, denoise, schedule, x, plan, keys, number)
+    require(twist, Twist, "twist", "a Twist, such as steering.tilt(log_reward)")
     x, plan = prepared(sampler, x, plan)
 
     read = lambda denoise: reading_real(checked(denoise), sampler.real)
