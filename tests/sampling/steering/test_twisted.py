@@ -198,8 +198,9 @@ def test_the_largest_and_the_sum_remember_what_was():
 
 
 def test_a_reward_in_the_place_of_a_twist_is_refused():
+    keys, plan = jax.random.split(jax.random.key(0), 2), timesteps.plan(np.array([0.9, END]))
     with pytest.raises(TypeError, match=r"twist must be a Twist, such as steering\.tilt\(.*got the function"):
-        steering.twisted(None, None, None, None, None, None, lambda x: x[:, 0], number=1)
+        steering.twisted(EXACT, DENOISE, SCHEDULE, jnp.zeros((2, 2)), plan, keys, linear, number=2)
 
 
 def test_none_is_drawn_from_a_group_without_weight():
