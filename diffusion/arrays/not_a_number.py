@@ -57,7 +57,7 @@ def table_rows(table: Array, indices: Array) -> Array:
 
 
 def nan_outside(indices: Array, size: int, rows: Array) -> Array:
-    """The rows of indices in [0, size), and NaN in place of those of other indices.
+    """Replaces rows by NaN where their index lies outside [0, size).
 
     Args:
         indices: int, any shape.

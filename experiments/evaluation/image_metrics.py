@@ -134,12 +134,12 @@ def kid(sets: FeatureSets) -> dict:
         distance = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
     else:
         distance = kernel_distance.kid(samples, reference, size=SUBSET, seed=sets.seed)
-        of_draws = _error_of_draws(*_equal(sets, sets.space.main, ERROR_ROWS), min(len(samples), len(reference)))
-        distance = distance._replace(standard_error=float(np.hypot(distance.standard_error, of_draws)))
+        over_draws = _error_over_draws(*_equal(sets, sets.space.main, ERROR_ROWS), min(len(samples), len(reference)))
+        distance = distance._replace(standard_error=float(np.hypot(distance.standard_error, over_draws)))
     return {called(sets.space, "kid"): {**distance._asdict(), "better": LOWER}}
 
 
-def _error_of_draws(samples: np.ndarray, reference: np.ndarray, count: int) -> float:
+def _error_over_draws(samples: np.ndarray, reference: np.ndarray, count: int) -> float:
     """The standard error of the kernel distance of all rows, from a draw of them: its square falls as 1 / rows."""
     error = kernel_distance.mmd2(kernel_distance.cubic, samples, reference).standard_error
     return error * (len(samples) / count) ** 0.5

@@ -62,7 +62,7 @@ def test_the_kernel_distance_is_of_all_rows_up_to_a_thousand(monkeypatch, count,
     exact = kernel_distance.mmd2(kernel_distance.cubic, np.eye(3), np.eye(3))
     monkeypatch.setattr(kernel_distance, "mmd2", lambda *rows: seen.append({}) or exact)
     monkeypatch.setattr(kernel_distance, "kid", lambda *rows, **settings: seen.append(settings) or exact)
-    monkeypatch.setattr(image_metrics, "_error_of_draws", lambda *rows: 0.0)
+    monkeypatch.setattr(image_metrics, "_error_over_draws", lambda *rows: 0.0)
     assert list(image_metrics.kid(sets(count, count + 5, seed=4))) == ["kd"]
     assert seen == [{} if whole else {"size": 1000, "seed": 4}]
 
