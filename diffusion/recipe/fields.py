@@ -162,9 +162,10 @@ def _with_whole_runs(entry: Any) -> Any:
     if not isinstance(entry, dict):
         return entry
     is_run = lambda value: isinstance(value, str) and (pathlib.Path(value).expanduser() / "config.json").is_file()
-    whole = lambda value: _whole(value) if is_run(value) else value
-    named = lambda value: {**value, "run": whole(value["run"])} if isinstance(value, dict) and "run" in value else value
-    return {key: value if key == "name" else whole(named(value)) for key, value in entry.items()}
+    resolved = lambda value: _whole(value) if is_run(value) else value
+    given_run = lambda value: isinstance(value, dict) and "run" in value
+    inside = lambda value: {**value, "run": resolved(value["run"])} if given_run(value) else resolved(value)
+    return {key: value if key == "name" else inside(value) for key, value in entry.items()}
 
 
 def _with_whole_paths(entry: Any) -> Any:
