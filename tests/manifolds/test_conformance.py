@@ -186,6 +186,13 @@ def test_where_points_meet_and_on_the_cut_locus(name):
         assert np.all(np.isinf(left["itself"]))
 
 
+def test_angles_beyond_half_a_turn_either_way_are_refused():
+    for angle in (3.5, -3.5):
+        with pytest.raises(ValueError, match=r"angles are radians in \[-pi, pi\]"):
+            manifolds.circle().check(np.float32(angle))
+    manifolds.circle().check(np.float32([-3.1, 3.1]))
+
+
 @pytest.mark.extended
 @members
 def test_points_off_the_manifold_are_refused(name):

@@ -83,6 +83,15 @@ def test_the_sphere_is_the_great_circle():
     assert sphere.volume == pytest.approx(2 * math.pi**2)
 
 
+def test_the_logarithm_of_the_ball_points_to_its_point():
+    """From the origin it is artanh |y| y / |y|; from (1/2, 0) to -(1/2, 0), by Moebius subtraction, to 4/5 from 0."""
+    ball, y = manifolds.poincare(2), jnp.array([0.3, -0.4])
+    np.testing.assert_allclose(ball.log(jnp.zeros(2), y), np.arctanh(0.5) * y / 0.5, rtol=1e-5)
+    x = jnp.array([0.5, 0.0])
+    np.testing.assert_allclose(ball.log(x, -x), [-np.arctanh(0.8) * (1 - 0.25), 0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(ball.exp(x, ball.log(x, y)), y, rtol=1e-5)
+
+
 @pytest.mark.extended
 def test_the_two_models_of_hyperbolic_space_are_isometric():
     ball, sheet = manifolds.poincare(3), manifolds.lorentz(3)
