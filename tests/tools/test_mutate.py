@@ -134,6 +134,12 @@ def test_the_words_of_a_comment_do_not_change_a_mutant():
     assert first.applied(source.encode()).decode() == source.replace("[1,", "[0,")
 
 
+@pytest.mark.parametrize("name", ["experiments/run", "tests", "/tmp"])
+def test_a_folder_outside_the_library_is_refused(name):
+    with pytest.raises(SystemExit, match=f"^{name}: not a path below diffusion/"):
+        mutate._chosen(mutate._arguments([name]), ROOT)
+
+
 @pytest.mark.extended
 def test_tests_that_import_a_module_by_its_public_name_are_run():
     """`from diffusion import flow_maps` imports diffusion.flows.flow_maps."""

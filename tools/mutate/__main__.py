@@ -163,6 +163,9 @@ def _chosen(arguments: argparse.Namespace, root: pathlib.Path) -> list[Mutant]:
         every = (mutant for path in paths for mutant in mutants(path, (root / path).read_bytes()))
         return [mutant for mutant in every if mutant.name in names]
     folders: dict[pathlib.Path, list[Mutant]] = {}
+    for name in arguments.sources:
+        if pathlib.PurePath(name).parts[:1] != (LIBRARY,):
+            raise SystemExit(f"{name}: not a path below {LIBRARY}/, such as {LIBRARY}/schedules or {LIBRARY}/experiments")
     for path in _files(root, arguments.sources, "*.py"):
         source = path.read_bytes()
         every = mutants(str(path.relative_to(root)), source)
