@@ -93,7 +93,7 @@ def test_a_model_of_other_pictures_is_refused(tmp_path):
 def test_mistakes_of_the_command_line_are_sentences(tmp_path):
     flags = ["-m", "examples.text.report", f"--model={tmp_path}", f"--out={tmp_path / 'out'}"]
     for more, message in (
-        ([], "model_index.json: there is no such file"),
+        ([], "model_index.json does not exist. A text-to-image model is a folder"),
         (["--parts=swep"], "sweep"),
         (["--scales=1,two"], "Valid: numbers separated by commas, such as 1,2,4"),
     ):
