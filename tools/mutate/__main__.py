@@ -165,7 +165,7 @@ def _chosen(arguments: argparse.Namespace, root: pathlib.Path) -> list[Mutant]:
     folders: dict[pathlib.Path, list[Mutant]] = {}
     for name in arguments.sources:
         if pathlib.PurePath(name).parts[:1] != (LIBRARY,):
-            raise SystemExit(f"{name}: not a path below {LIBRARY}/, such as {LIBRARY}/schedules or {LIBRARY}/experiments")
+            raise SystemExit(f"{name}: not a path below {LIBRARY}/, such as {LIBRARY}/schedules")
     for path in _files(root, arguments.sources, "*.py"):
         source = path.read_bytes()
         every = mutants(str(path.relative_to(root)), source)
