@@ -113,6 +113,14 @@ def test_a_text_that_does_not_fit_is_refused(tmp_path):
         sources.text_file(str(tmp_path / "none.txt"))
 
 
+def test_a_text_of_more_than_a_gibibyte_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "large.txt"
+    with open(path, "wb") as file:
+        file.truncate(2**30 + 1)  # takes no space on the disk
+    with pytest.raises(ValueError, match=r"large\.txt has 1 GiB; at most 1 GiB are read"):
+        sources.text_file(str(path))
+
+
 def test_records_of_symbols_are_arrays_of_integers():
     source = sources.sequences.Records([{"x": [1, 2, 3]}] * 2)
     assert source.spec.dtype == "int32" and source.spec.entry == "x" and source.spec.vocabulary == ()

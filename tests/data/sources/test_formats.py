@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import pipeline, sources
-from diffusion.data.sources import picture_files
+from diffusion.data.sources import columns, picture_files
 from tests.data.made import png
 from tests.data.sources import stored
 
@@ -376,6 +376,18 @@ def test_a_picture_of_a_condition_has_its_own_channels(tmp_path):
     for name, channels in (("a", 4), ("b", 1)):
         source = sources.picture_folder(str(tmp_path), condition=name)
         assert source[0]["image"].shape == (4, 4, 3) and source[0]["condition"].shape == (4, 4, channels)
+
+
+@pytest.mark.parametrize(
+    "mode, channels",
+    [("1", 1), ("L", 1), ("LA", 4), ("P", 3), ("RGB", 3), ("RGBA", 4), ("CMYK", 3), ("YCbCr", 3), ("F", 3)],
+)
+def test_an_encoded_picture_has_the_channels_of_its_mode(mode, channels):
+    file = io.BytesIO()
+    Image.new(mode, (4, 4)).save(file, "TIFF" if mode in ("CMYK", "YCbCr", "F") else "PNG")
+    of = columns.Columns("a file", ["image"], x="image")
+    assert of.channels_of(file.getvalue()) == channels
+    assert of.channels_of(np.zeros([4, 4, 2])) == 0  # it is not encoded
 
 
 def test_channels_of_stored_pixels_are_those_of_the_first_picture(tmp_path):

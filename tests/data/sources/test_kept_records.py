@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from diffusion.data import fingerprints
 from diffusion.data.sources import array_files, parquet_files, picture_files, spec
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, RandomAccess
 from tests.data.made import png
@@ -102,6 +103,14 @@ def test_rows_that_there_are_not_are_refused(row):
 def test_the_sample_of_a_fingerprint_is_of_content_and_survives_damage():
     same, other = Made(5)._sampled(), Made(6)._sampled()
     assert same == Made(5)._sampled() != other and Made(5, damaged=[1])._sampled() != same
+
+
+def test_the_sample_of_a_fingerprint_reads_each_of_its_records_once_and_few_together():
+    source = Made(100)
+    digest = source._sampled()
+    assert [row for rows in source.reads for row in rows] == fingerprints.rows(100)
+    assert max(map(len, source.reads)) <= 16
+    assert digest == fingerprints.digest(str(row).encode() for row in fingerprints.rows(100))
 
 
 def test_what_a_description_says():

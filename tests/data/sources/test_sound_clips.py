@@ -85,6 +85,7 @@ def test_levels_are_the_condition():
     source = sources.instruments(number=4, length=LENGTH, mels=16, window=128, hop=64)
     assert source.spec.num_classes == 0
     record = source[1]
+    assert record.keys() == {"x", "condition"}  # the class of the instrument is no condition beside the levels
     levels = sound.log_mel(record["x"][:, 0] / 2, RATE, 16, 128, 64)
     np.testing.assert_allclose(record["condition"]["spectrogram"], levels, atol=1e-5)
     assert source.spec.condition["spectrogram"].shape == levels.shape == (8, 16)

@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image, ImageOps
 
 from diffusion.data import fingerprints, image_folder, sources
+from diffusion.data.sources import clip_files
 from diffusion.data.sources.spec import DamagedRecord
 from diffusion.experiments.run import examples
 from diffusion.io import pictures
@@ -123,6 +124,14 @@ def test_every_orientation_is_pillows_and_known_from_the_header(kind, orientatio
     np.testing.assert_array_equal(upright, shown(content))
     assert size == upright.shape[1::-1]
     np.testing.assert_array_equal(pictures.read(content, "it"), shown(content))
+
+
+def test_a_frame_in_a_picture_file_is_read_as_a_viewer_shows_it_unless_asked_otherwise(tmp_path):
+    content = photograph(6)
+    (tmp_path / "0.jpg").write_bytes(content)
+    np.testing.assert_array_equal(clip_files.frame_of(tmp_path / "0.jpg"), shown(content))
+    stored = np.asarray(Image.open(io.BytesIO(content)))
+    np.testing.assert_array_equal(clip_files.frame_of(tmp_path / "0.jpg", viewed=False), stored)
 
 
 @pytest.mark.parametrize("kind", [b"eXIf", b"tEXt"])
