@@ -178,7 +178,7 @@ def packed(manifold: Manifold) -> Manifold:
     def parts(x):
         """The point, or tangent vector, that a vector `[..., D]` encodes."""
         leaves = [
-            x[..., end - math.prod(shape) : end].reshape(*x.shape[:-1], *shape) for end, shape in zip(ends, shapes)
+            x[..., end - math.prod(shape) : end].reshape((*x.shape[:-1], *shape)) for end, shape in zip(ends, shapes)
         ]
         return _nested(manifold.shape, iter(leaves))
 

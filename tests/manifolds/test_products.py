@@ -154,3 +154,23 @@ def test_points_of_another_form_are_refused():
         manifolds.product(SPHERE)
     with pytest.raises(ValueError, match=r"n = 0 of sphere\(2\) must be positive"):
         manifolds.power(SPHERE, 0)
+
+
+def test_a_packed_product_of_three_factors_has_the_numbers_of_all():
+    together = manifolds.product(manifolds.euclidean(1), manifolds.circle(), manifolds.euclidean(2))
+    packed = manifolds.packed(together)
+    assert packed.shape == (4,) and packed.name == f"packed({together.name})" and packed.dimension == 4
+    x, v = np.array([1.0, 3.0, -2.0, 0.5], np.float32), np.array([0.25, 1.0, 4.0, -1.0], np.float32)
+    np.testing.assert_allclose(packed.exp(jnp.asarray(x), v), [1.25, 4 - 2 * np.pi, 2.0, -0.5], rtol=1e-6)
+    packed.check(jnp.asarray(x))
+    with pytest.raises(ValueError, match=r"shape \[\.\.\., 4\], got \[3\]"):
+        packed.check(x[:3])
+
+
+def test_a_packed_point_with_an_angle_may_be_an_array_of_numpy():
+    packed = manifolds.packed(manifolds.product(manifolds.euclidean(1), manifolds.circle()))
+    point = np.array([1.0, 3.0])
+    packed.check(point)
+    np.testing.assert_allclose(packed.exp(point, np.array([0.5, 1.0])), [1.5, 4 - 2 * np.pi], rtol=1e-5)
+    with pytest.raises(ValueError, match="angles are radians"):
+        packed.check(np.array([1.0, 3.2]))
