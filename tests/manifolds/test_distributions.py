@@ -240,3 +240,10 @@ def test_a_mean_of_integers_is_a_point():
         manifolds.wrapped_normal(sphere, np.array([0, 0, 1], dtype), 0.4).sample(keys) for dtype in (int, float)
     )
     np.testing.assert_array_equal(by_integers, by_floats)
+
+
+def test_a_wrapped_normal_of_flat_space_is_a_normal_of_that_mean_and_scale():
+    draws = manifolds.wrapped_normal(manifolds.euclidean(2), np.array([3.0, -1.0]), 0.5).sample
+    x = np.asarray(draws(jax.random.split(jax.random.key(0), N)), np.float64)
+    np.testing.assert_allclose(x.mean(0), [3, -1], atol=5 * 0.5 / math.sqrt(N))
+    np.testing.assert_allclose(np.cov(x.T), 0.25 * np.eye(2), atol=5 * 0.25 * math.sqrt(2 / N))

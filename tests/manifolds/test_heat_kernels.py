@@ -234,3 +234,35 @@ def test_after_a_long_time_draws_are_uniform_over_the_area():
     heights = draws[:, 2]
     assert abs(heights.mean()) < 4 * math.sqrt(1 / 3 / 4000)
     assert abs((heights**2).mean() - 1 / 3) < 4 * math.sqrt(4 / 45 / 4000)
+
+
+def radial(monkeypatch, make):
+    """The arguments that a kernel has which depends on the distance alone: (manifold, reach, density, area, ...)."""
+    monkeypatch.setattr(heat_kernels, "_isotropic", lambda *arguments: arguments)
+    return make()
+
+
+def test_both_forms_of_the_kernel_of_rotations_hold_by_their_angle(monkeypatch):
+    """Density and slope on both sides of v = 1, by 200 characters; the area of a sphere grows as sin(omega / 2)^2."""
+    manifold, reach, log_density, log_area = radial(monkeypatch, heat_kernels.so3)
+    assert manifold.name == "so3" and reach == math.pi
+    angles = np.array([0.03, 0.3, 1.2, 2.2, 3.0])
+    with jax.enable_x64(True):
+        for v in (0.3, 0.99, 1.01, 3.0):
+            variance = jnp.full(angles.shape, v)
+            both = jax.jit(lambda a, v: jax.jvp(lambda a: log_density(a, v), (a,), (jnp.ones_like(a),)))
+            density, slope = both(jnp.asarray(angles), variance)
+            np.testing.assert_allclose(density, np.log(rotation_series(angles, v)), rtol=0, atol=3e-12)
+            low, high = (np.log(rotation_series(angles + shift, v)) for shift in (-1e-4, 1e-4))
+            np.testing.assert_allclose(slope, (high - low) / 2e-4, rtol=0, atol=2e-6)
+        areas = log_area(jnp.asarray(angles))
+        np.testing.assert_allclose(areas - areas[0], 2 * np.log(np.sin(angles / 2) / np.sin(0.015)), rtol=1e-9)
+
+
+def test_the_area_of_a_sphere_of_a_sphere_grows_as_a_power_of_the_sine(monkeypatch):
+    angles = np.array([0.5, 1.0, 3.0])
+    for n in (2, 5):
+        manifold, reach, _, log_area, entries = radial(monkeypatch, lambda n=n: heat_kernels.sphere(n))
+        assert (manifold.name, reach, entries) == (f"sphere({n})", math.pi, 512)
+        areas = np.asarray(log_area(jnp.asarray(angles, jnp.float32)))
+        np.testing.assert_allclose(areas - areas[0], (n - 1) * np.log(np.sin(angles) / np.sin(0.5)), rtol=1e-5)

@@ -336,3 +336,28 @@ def test_the_condition_reaches_the_network_and_the_coupling(kind):
     np.testing.assert_array_equal(seen["network"], left)
     if kind == "flow":
         np.testing.assert_array_equal(seen["coupling"], labels)
+
+
+def test_brownian_noise_has_the_variance_of_the_schedule_at_each_time():
+    """Of positive numbers and noise that multiplies them by exp(v^(1/2)): the score of v is one over its root."""
+    manifold, schedule = positive_definite(1), schedules.variance_exploding(0.1, 2.0)
+    moved = lambda key, x, v: x * jnp.exp(jnp.sqrt(v))
+    kernel = heat_kernels.varadhan(manifold, 2)._replace(sample=moved)
+    density, prior = timesteps.uniform_density(schedule), wrapped_normal(manifold, jnp.ones((1, 1)), 1.0)
+    objective = riemannian_score_matching(kernel, density, prior)
+    still = {"model": lambda x_t, t, condition: jnp.zeros_like(x_t)}
+    loss, _ = objective(still, schedule, KEYS, {"x": jnp.ones((NUMBER, 1, 1))}, 0)
+    np.testing.assert_allclose(loss, np.ones(NUMBER), rtol=1e-4)
+    assert objective.density is density
+    assert riemannian_flow_matching(manifold, DENSITY, prior, premetric_steps=1).density is DENSITY
+
+
+def test_a_field_that_stands_loses_the_squared_speed_of_the_premetrics_path():
+    """In flat space, where the path of the length is straight."""
+    flat = euclidean(2)
+    x, noise = (jnp.asarray(np.random.default_rng(seed).normal(size=(NUMBER, 2)), jnp.float32) for seed in (0, 1))
+    length = lambda x, y: jnp.sqrt(jnp.sum((x - y) ** 2, -1))
+    objective = riemannian_flow_matching(flat, DENSITY, prior_of(flat), premetric=length, premetric_steps=1)
+    still = {"model": lambda x_t, t, condition: jnp.zeros_like(x_t)}
+    loss, _ = objective(still, FLOW, KEYS, {"x": x, "noise": noise}, 0)
+    np.testing.assert_allclose(loss, np.sum(np.square(x - noise), -1), rtol=1e-4)

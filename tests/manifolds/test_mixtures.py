@@ -161,3 +161,20 @@ def test_varadhans_kernel_is_the_normal_distribution_where_space_is_flat():
     moved = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)), np.float64) - x[0]
     np.testing.assert_allclose(moved.mean(0), 0, atol=5 * np.sqrt(0.7 / 4000))
     np.testing.assert_allclose(np.cov(moved.T), 0.7 * np.eye(3), atol=5 * 0.7 * np.sqrt(2 / 4000))
+
+
+def test_the_exact_field_of_a_mixture_of_normals_is_that_of_their_mixture():
+    """In flat space: normals of the variances v_k + sigma(t)^2, weighed by their densities at each point."""
+    flat, schedule = manifolds.euclidean(2), schedules.variance_exploding(0.05, 2.0)
+    means, variances, weights = np.array([[0.0, 1.0], [2.0, -0.5], [-1.0, 0.5]]), (0.3, 0.1, 0.8), (1.0, 2.0, 5.0)
+    field = mixtures.exact_field(heat_kernels.varadhan(flat), means, variances, weights, schedule)
+    x, t = np.array([[0.5, 0.2], [1.0, -1.0]]), 0.4
+    sigma, g = float(schedule.sigma(t)), float(schedule.diffusion(t))
+    spread = np.array(variances) + sigma**2
+    density = np.array(weights) * np.exp(-((x[:, None] - means) ** 2).sum(-1) / (2 * spread)) / spread
+    shares = density / density.sum(1, keepdims=True)
+    score = (shares[..., None] * (means - x[:, None]) / spread[:, None]).sum(1)
+    x = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(field.score(x, t), score, rtol=1e-4)
+    np.testing.assert_allclose(field(x, t), -(g**2) / 2 * score, rtol=1e-4)
+    assert field.manifold is flat

@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.spatial.transform import Rotation
 
 from diffusion import manifolds, samplers, schedules, timesteps
+from diffusion.manifolds import rigid_frames
 
 N = 4
 
@@ -153,3 +154,43 @@ def test_a_step_turns_its_noise_to_the_guess_and_keeps_the_guess():
     turn, _ = Rotation.align_vectors(np.asarray(chain[0, ..., 3]), positions)
     np.testing.assert_allclose(state.x[0, ..., 3], turn.apply(positions), atol=2e-5)
     np.testing.assert_allclose(state.x0, chain, atol=1e-4)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_step_goes_from_the_guess_towards_the_frames_of_its_noise(aligned, monkeypatch):
+    """In flat space, to the fraction s: SciPy's rotations of the first four numbers, and centred positions.
+
+    What is turned to the guess comes from `rigid_frames.aligned`, here marked by a shift of the guess.
+    """
+    monkeypatch.setattr(rigid_frames, "aligned", lambda guess, fresh: fresh + 10 * guess)
+    noise = np.random.default_rng(8).standard_normal((1, 2, N, 3, 4)).astype(np.float32)
+    numbers = noise[0, ..., :3].reshape(-1, 9)[:, :4]
+    rotations = Rotation.from_quat(numbers, scalar_first=True).as_matrix().reshape(2, N, 3, 3)
+    positions = 1.5 * (noise[0, ..., 3] - noise[0, ..., 3].mean(-2, keepdims=True))
+    fresh = np.concatenate([rotations, positions[..., None]], -1)
+    x = np.random.default_rng(9).standard_normal((2, N, 3, 4)).astype(np.float32)
+    field = manifolds.TangentField(manifolds.euclidean(N, 3, 4), lambda x, t: t + 2 * x)
+    schedule, sampler = schedules.rectified_flow(), manifolds.frame_ancestral(1.5, aligned)
+    plan = timesteps.plan(np.array([1.0, 0.8, 0.25]))
+    begun = sampler.init(x, schedule, plan)
+    np.testing.assert_array_equal(begun.x0, x)
+    state = sampler.step(begun, field, schedule, plan, 1, noise)
+    guess = x - 0.8 * (0.8 + 2 * x)
+    np.testing.assert_allclose(state.x0, guess, atol=1e-5)
+    fresh = fresh + 10 * guess if aligned else fresh
+    np.testing.assert_allclose(state.x, guess + 0.25 * (fresh - guess), atol=1e-4)
+    assert sampler.nfe(7) == 7 and sampler.draws == 1 and sampler.takes == (manifolds.TangentField,)
+
+
+def test_the_scale_of_fresh_frames_may_be_traced_and_is_positive():
+    jax.eval_shape(lambda scale: manifolds.frame_ancestral(scale) and scale, 1.0)
+    for scale in (0.0, -1.0):
+        with pytest.raises(ValueError, match=rf"frame_ancestral: scale = {scale} must be positive"):
+            manifolds.frame_ancestral(scale)
+
+
+def test_aligned_noise_is_turned_as_scipy_turns_its_positions():
+    x, e = np.random.default_rng(2).standard_normal((2, 1, N, 3, 4)).astype(np.float32)
+    near = manifolds.aligned_frames()(None, x, e)
+    turn, _ = Rotation.align_vectors(x[0, ..., 3], e[0, ..., 3])
+    np.testing.assert_allclose(near[0], turn.as_matrix() @ e[0], atol=1e-5)

@@ -129,3 +129,15 @@ def test_the_divergence_on_the_sphere_is_that_of_laplaces_eigenfunction():
     np.testing.assert_allclose(estimate, -2 * points[:, 2], atol=1e-5)  # its derivative is a multiple of the identity
     with pytest.raises(ValueError, match=r"probes must have shape \[K, B, 2\], got \[3, 2, 3\]"):
         hutchinson_divergence(jnp.ones((3, 2, 3)))(sphere, gradient, points)
+
+
+def test_the_estimate_of_a_divergence_is_the_mean_of_the_probes_products():
+    """Of a linear field A x of the plane: the mean of z^T A z over the probes of each example."""
+    flat, a = manifolds.euclidean(2), np.array([[1.0, 2.0], [-0.5, 3.0]])
+    probes = np.random.default_rng(0).normal(size=(3, 2, 2))
+    x = jnp.array([[1.0, 2.0], [-1.0, 0.5]])
+    values, estimate = hutchinson_divergence(jnp.asarray(probes, jnp.float32))(
+        flat, lambda x: x @ jnp.asarray(a.T, jnp.float32), x
+    )
+    np.testing.assert_allclose(values, np.asarray(x) @ a.T, rtol=1e-5)
+    np.testing.assert_allclose(estimate, np.einsum("kbi,ij,kbj->kb", probes, a, probes).mean(0), rtol=1e-4)

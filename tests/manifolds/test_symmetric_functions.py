@@ -27,3 +27,21 @@ def test_derivatives_of_matrix_functions(eigenvalues):
     value, slope = derivative(symmetric_functions.square_root)
     np.testing.assert_allclose(value @ value, a, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(value @ slope + slope @ value, DIRECTION, atol=2e-5)
+
+
+def test_second_derivatives_of_matrix_functions_are_second_divided_differences():
+    """Of diag(1, b) along what is beside the diagonal: 2 f[1, 1, b], for b near to 1 and far from it."""
+    e = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    cases = {"exp": (np.exp, np.e), "log": (np.log, 1.0), "square_root": (np.sqrt, 0.5)}
+    names = list(cases)
+
+    @jax.jit
+    def second(a):
+        along = lambda f: lambda a: jax.jvp(f, (a,), (e,))[1]
+        return [along(along(getattr(symmetric_functions, name)))(a)[0, 0] for name in names]
+
+    for b in (1.3, 3.0):
+        for name, value in zip(names, second(jnp.diag(jnp.array([1.0, b])))):
+            f, slope = cases[name]
+            expected = 2 * ((f(b) - f(1.0)) / (b - 1) - slope) / (b - 1)
+            assert float(value) == pytest.approx(expected, rel=2e-4), (name, b)
