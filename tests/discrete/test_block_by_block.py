@@ -121,3 +121,45 @@ def test_the_objective_is_the_bound_of_a_symbol():
     losses = np.asarray(losses, np.float64)
     error = losses.std() / np.sqrt(NUMBER)
     assert abs(losses.mean() - DATA.entropy / 3) < 4 * error and error < 0.03
+
+
+def test_a_step_of_a_block_is_at_its_own_time_and_changes_that_block_alone():
+    """Four steps of two blocks are at 1, 1/2, 1, 1/2; after its second one no position of a block is masked."""
+    times = []
+
+    def predict(x, t):
+        times.append(np.asarray(t))
+        return jnp.where(jnp.arange(4) == 1, 0.0, -jnp.inf) * jnp.ones((*x.shape, 1))
+
+    sampler, plan = discrete.semi_autoregressive(2), timesteps.plan(np.linspace(1, 0, 5))
+    keys = jax.random.split(jax.random.key(0), 64)
+    state = sampler.init(jnp.full((64, 3), 3), DATA.process, plan)
+    shown = []
+    for i in range(4):
+        state = sampler.step(state, predict, DATA.process, plan, i, keys)
+        shown.append(np.mean(np.asarray(state[0]) == 1, 0))
+    np.testing.assert_allclose(np.stack(times)[:, 0], [1, 0.5, 1, 0.5])
+    half = 1 - float(DATA.process.keeping.replaced(0.5))
+    for row, expected in zip(shown, ([half, half, 0], [1, 1, 0], [1, 1, half], [1, 1, 1])):
+        np.testing.assert_allclose(row, expected, atol=4 * np.sqrt(0.25 / 64))
+        assert [value in (0, 1) for value in row] == [value in (0, 1) for value in expected]
+    assert sampler.nfe(4) == 4 and sampler.masked
+
+
+def test_blocks_are_sampled_one_after_the_other_with_the_memory_of_the_earlier_ones():
+    """By a loop over the blocks, whose keys have the number of the block; the memory counts the symbols."""
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(9, 4)), jnp.float32).at[:, 3].set(-jnp.inf)
+    predict = lambda memory: lambda x, t: jax.nn.log_softmax(jnp.broadcast_to(table[memory][:, None], (*x.shape, 4)))
+    remember = lambda x, memory: memory + x.sum(1)
+    keys, masks = jax.random.split(jax.random.key(2), 5), jnp.full((5, 2), 3)
+    sampler, plan = discrete.ancestral(), timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    memory, blocks = jnp.arange(5) % 2, []
+    for i in range(2):
+        own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
+        blocks.append(discrete.sample(sampler, predict(memory), DATA.process, masks, plan, own))
+        memory = remember(blocks[-1], memory)
+    arguments = (sampler, predict, remember, DATA.process, jnp.full((5, 4), 3), plan, keys, jnp.arange(5) % 2)
+    np.testing.assert_array_equal(discrete.sample_blocks(*arguments, block=2), jnp.concatenate(blocks, 1))
+    for block in (0, 3):
+        with pytest.raises(ValueError, match=rf"block = {block} does not divide 4 positions"):
+            discrete.sample_blocks(*arguments, block=block)

@@ -190,3 +190,40 @@ def test_what_these_objectives_do_not_take_is_refused():
         discrete.discrete_consistency(PROCESS, DENSITY, 8, 10)
     with pytest.raises(ValueError, match="discrete_consistency: only uniform processes have Gaussian latents"):
         discrete.discrete_consistency(masks, DENSITY, 8, 10, 2)
+
+
+def test_until_the_end_of_the_curriculum_the_network_sees_softened_symbols():
+    """Of a temperature of 1/2, which squares the probabilities of temperature 1; then symbols, the likeliest ones."""
+    seen = []
+
+    def network(x, t, condition):
+        seen.append(np.asarray(x, np.float64))
+        assert condition is not None
+        return jnp.log(x + 1e-3)
+
+    keys, x0 = KEYS[:6], X0[:6]
+
+    def loss(temperature, step, until=5):
+        objective = discrete.duo(PROCESS, timesteps.uniform_density(LINE, 6), until, temperature)
+        batch = {"x": x0, "condition": jnp.zeros(6)}
+        return np.asarray(objective({"model": network}, LINE, keys, batch, step)[0])
+
+    losses = [loss(1.0, 0), loss(0.5, 4), loss(0.5, 5), loss(0.5, 0, 0)]
+    one, half, hard, none = seen
+    squares = one**2 / (one**2).sum(-1, keepdims=True)
+    np.testing.assert_allclose(half, squares, rtol=1e-4, atol=1e-7)
+    assert (half.max(-1) < 0.999).any()
+    np.testing.assert_array_equal(hard, one == one.max(-1, keepdims=True))
+    np.testing.assert_array_equal(none, hard)
+    np.testing.assert_array_equal(losses[3], losses[2])
+    assert np.isfinite(losses).all() and np.abs(losses[1] - losses[2]).max() > 1e-3
+
+
+def test_the_longest_gap_of_a_distillation_is_one():
+    """Four rounds from a gap of 1 / 8 end with 1; a fifth is refused, and no step or round less than one."""
+    make = lambda steps, stage, rounds: discrete.discrete_consistency(PROCESS, DENSITY, steps, stage, rounds)
+    assert make(8, 1, 4).teacher.stages.sampling_steps == (8, 4, 2, 1)
+    assert make(1, 1, 1).teacher.stages.sampling_steps == (1,)
+    for steps, stage, rounds in ((8, 1, 5), (8, 0, 4), (8, 1, 0), (0, 1, 1)):
+        with pytest.raises(ValueError, match=rf"{rounds} rounds of {stage} steps from a gap of 1 / {steps}"):
+            make(steps, stage, rounds)

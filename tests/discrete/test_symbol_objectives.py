@@ -249,3 +249,39 @@ def test_every_network_of_symbols_receives_the_condition(name):
     assert seen
     for condition in seen:
         np.testing.assert_array_equal(condition, labels)
+
+
+def test_where_all_is_masked_the_losses_are_the_nats_of_the_data():
+    """All is masked, and the network gives every symbol of the data the chance 1/4: log 4 nats a symbol.
+
+    So are the bound of one step and each cross-entropy; the hybrid bound adds its share of the latter. In chunks of
+    positions the states are logits here, and the last layer is the identity.
+    """
+    process, x, keys = discrete.absorbing(discrete.linear(), 3), jnp.array([[0, 1, 0]]), KEYS[:1]
+    logits = jnp.log(jnp.array([[0.25, 0.75, 1.0], [0.75, 0.25, 1.0]]))
+    table = logits[x]
+    end = DENSITY._replace(sample=lambda state, keys, index: (jnp.ones(1), jnp.ones(1)))
+    network = lambda x_t, t, condition: table
+    loss = lambda objective, network=network: float(objective({"model": network}, LINE, keys, {"x": x}, 0)[0][0])
+    assert loss(discrete.hybrid_bound(process, end, 1, 0.0)) == pytest.approx(np.log(4), rel=1e-5)
+    assert loss(discrete.hybrid_bound(process, end, 1, 0.5)) == pytest.approx(1.5 * np.log(4), rel=1e-5)
+    assert loss(discrete.discrete_flow_matching(process, end)) == pytest.approx(np.log(4), rel=1e-5)
+    assert loss(discrete.masked_diffusion(process, end)) == pytest.approx(np.log(4), rel=1e-5)
+
+    def states(x_t, t, condition, states):
+        assert states and condition is None
+        return table, jnp.eye(3), None
+
+    assert loss(discrete.masked_diffusion(process, end, chunk=2), states) == pytest.approx(np.log(4), rel=1e-5)
+
+
+def test_the_hybrid_bound_is_at_the_step_of_its_time():
+    """u in [i, i + 1) / T is the step from (i + 1) / T; the network receives that time, for both parts."""
+    process, times = discrete.uniform(discrete.linear(), 3), []
+    network = lambda x_t, t, condition: times.append(np.asarray(t)) or jnp.zeros((*x_t.shape, 3))
+    u = jnp.array([0.0, 0.2499, 0.25, 0.7501, 0.9999, 1.0])
+    at = DENSITY._replace(sample=lambda state, keys, index: (u, jnp.ones(6)))
+    discrete.hybrid_bound(process, at, 4, 0.5)({"model": network}, LINE, KEYS, {"x": jnp.zeros((6, 2), int)}, 0)
+    assert len(times) == 2
+    for t in times:
+        np.testing.assert_allclose(t, [0.25, 0.25, 0.5, 1.0, 1.0, 1.0])
