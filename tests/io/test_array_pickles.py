@@ -96,6 +96,19 @@ def test_anything_else_is_refused_and_nothing_runs(tmp_path, capsys, value, mess
     assert "executed" not in capsys.readouterr().out
 
 
+def test_tables_are_read_up_to_sixteen_deep(tmp_path):
+    table = {"a": 1.0}
+    for _ in range(15):
+        table = {"a": table}
+    for value, fits in ((table, True), ({"a": table}, False)):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(value, 4))
+        if fits:
+            assert array_pickles.read(tmp_path / "a.pkl") == value
+        else:
+            with pytest.raises(limits.Refused, match="nested more than 16 deep"):
+                array_pickles.read(tmp_path / "a.pkl")
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     whole = pickle.dumps(TABLE, 4)
     for content in (b"", b"\x80", whole[:-1], whole[: len(whole) // 2], b"\x00" * 100, b"not a pickle"):

@@ -26,6 +26,20 @@ def test_members_are_counted():
         budget.spend(members=1)
 
 
+def test_a_budget_without_figures_has_a_million_members_and_a_minute(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(budgets.time, "thread_time", lambda: clock[0])
+    many, slow = budgets.Budget("a.tar", 0), budgets.Budget("b.tar", 0)
+    many.spend(members=1_000_000)
+    with pytest.raises(limits.Refused, match=r"a\.tar holds more than 1,000,000 members"):
+        many.spend(members=1)
+    clock[0] = 60.0
+    slow.spend()
+    clock[0] = 60.1
+    with pytest.raises(limits.Refused, match=r"b\.tar takes longer than 60 s"):
+        slow.spend()
+
+
 def test_computing_is_counted_and_waiting_is_not(monkeypatch):
     clock = [10.0]
     monkeypatch.setattr(budgets.time, "thread_time", lambda: clock[0])

@@ -1,5 +1,6 @@
 """Content credentials: signed and verified by c2pa-python, where it is installed; a changed picture is refused."""
 
+import datetime
 import http.server
 import json
 import threading
@@ -66,6 +67,16 @@ def test_an_unsigned_picture_is_refused_in_one_sentence(signed, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"text\.png cannot be verified"):
         content_credentials.read(tmp_path / "text.png")
+
+
+def test_a_new_certificate_holds_from_a_day_ago_so_that_a_slow_clock_accepts_it(signer):
+    from cryptography import x509
+
+    now = datetime.datetime.now(datetime.UTC)
+    for name in ("root.pem", "chain.pem"):
+        certificate = x509.load_pem_x509_certificate((signer / name).read_bytes())
+        begun = (now - certificate.not_valid_before_utc).total_seconds() / 3600
+        assert 24 <= begun < 25 and certificate.not_valid_after_utc > now
 
 
 def test_a_folder_that_signs_nothing_is_refused(signer, tmp_path, monkeypatch):

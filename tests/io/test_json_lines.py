@@ -1,6 +1,8 @@
 """Lines of JSON: whole when several write, and cut back to a step."""
 
 import json
+import os
+import stat
 import threading
 
 import pytest
@@ -24,6 +26,15 @@ def test_values_that_are_not_json_are_refused(tmp_path):
     with pytest.raises(ValueError):
         json_lines.append(tmp_path / "metrics.jsonl", {"loss": float("nan")})
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_new_file_may_be_read_by_all_and_written_by_its_owner(tmp_path):
+    before = os.umask(0)
+    try:
+        json_lines.append(tmp_path / "metrics.jsonl", {"step": 1})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "metrics.jsonl").stat().st_mode) == 0o644
 
 
 def test_rewind_drops_later_and_torn_lines(tmp_path):

@@ -280,6 +280,14 @@ def test_a_step_that_is_made_again_takes_the_whole_place_of_the_altered_one(plac
     assert places.stored() == here(mirror.folder)
 
 
+def test_a_run_falls_back_to_the_checkpoint_before_its_first_step(places, capsys):
+    first = places.killed("first", saves(0, 20))
+    first._store.write(snapshots.latest(first._store).files["checkpoints/20/ema/d/data"].object, b"altered")
+    with (mirror := places.mirror("second")).held():
+        assert stored_runs.steps(here(mirror.folder)) == [0]
+    assert "FALLING BACK to an earlier checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_a_store_without_a_sound_checkpoint_says_so(places, is_gone):
     first = places.killed("first", saves(20))

@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import stat
 import subprocess
 import sys
 import time
@@ -29,6 +30,15 @@ def test_new_folder_gets_the_config(tmp_path):
         assert workdir.settle_config(folder, config()) is True
     assert json.loads((folder / "config.json").read_text())["train"] == {"batch_size": 4, "steps": 10}
     assert workdir.read_config(folder).to_dict() == config().to_dict()
+
+
+def test_the_lock_may_be_read_by_all_and_written_by_its_owner(tmp_path):
+    before = os.umask(0)
+    try:
+        with workdir.lock(tmp_path / "run"):
+            assert stat.S_IMODE((tmp_path / "run/.lock").stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
 
 
 def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
