@@ -12,7 +12,6 @@ from diffusion.parameterizations import Prediction
 WORD = np.array([[[1]]])  # one word of one token, number 1
 
 
-@pytest.mark.extended
 def test_the_loss_of_a_layout_is_the_share_outside_of_the_box():
     """Of two heads one has a quarter of its map inside the box, the other all: ((3/4)^2 + 0) / 2. -1 is no token."""
     spread = np.ones((4, 4))

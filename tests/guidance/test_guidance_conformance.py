@@ -190,7 +190,6 @@ def test_neutral_is_the_unguided_denoiser_exactly(name, schedule_name):
     _assert_equal(_call(case.make(denoisers, schedule, case.neutral), x, t), denoisers[case.base](x, t))
 
 
-@pytest.mark.extended
 @every_guidance_and_schedule()
 def test_the_prediction_still_adds_up_to_x(name, schedule_name):
     """alpha x0 + sigma eps = x_t, but for CFG++, which is marked. And the guidance does something."""
@@ -242,7 +241,6 @@ def test_what_scales_velocities_is_finite_at_the_data(x64):
         np.testing.assert_array_equal(prediction.x0, X)
 
 
-@pytest.mark.extended
 @every_guidance
 def test_calls_are_counted(name):
     """Counted while it runs: one call of each branch that it needs, no call twice."""
@@ -338,7 +336,6 @@ def test_a_scale_may_be_a_schedule_of_t_or_one_a_sample(name):
         np.testing.assert_allclose(a[1], b[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])
 def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
     """Two channels of four: guidance acts on both of x0 and eps, and never on the variance (a fault of DiT's code)."""

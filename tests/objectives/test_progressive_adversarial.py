@@ -12,10 +12,11 @@ from tests.objectives.few_step_cases import DATA, FLOW, V, as_v, exact_denoiser,
 
 N, STAGE = 4, 10  # steps 0 .. 9 by the squared error, 10 .. 14 with x_t beside, 15 .. 19 without
 KEYS, BATCH = keys_and_data()
+BATCH = {"x": np.float64(BATCH["x"])}  # JAX keeps float64 only within the tests
 GENERATOR = objectives.progressive_adversarial(V, V, N, STAGE)
 JUDGE = objectives.transition_judge(V, V, N, STAGE)
 MAKERS = objectives.progressive_adversarial, objectives.transition_judge
-A = jnp.array([[0.4, 0.2], [-0.3, 0.5]])
+A = np.array([[0.4, 0.2], [-0.3, 0.5]])
 
 
 def teacher_step(t, s, x):
