@@ -130,3 +130,22 @@ def test_a_predictor_that_returns_logits_is_refused_for_token_masks():
         discrete.token_masked_bound(
             logits, process, jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 3), int), jnp.array([0.3])
         )
+
+
+@pytest.mark.parametrize("i", [0, 2])
+def test_the_bound_of_discrete_time_is_the_divergence_of_the_steps(i):
+    """Of three symbols that are replaced by any: T KL(q(x_s | x_t, x_0) || q(x_s | x_t)), each by Bayes' rule."""
+    process, steps, p = discrete.uniform(discrete.linear(), 3), 4, np.array([0.6, 0.3, 0.1])
+    x0, seen = jnp.array([[0, 1], [2, 2], [1, 0]]), []
+    predict = lambda x, t: seen.append(np.asarray(x)) or jnp.log(jnp.broadcast_to(jnp.asarray(p), (*x.shape, 3)))
+    keys = jax.random.split(jax.random.key(3), 3)
+    found = discrete.discrete_time_bound(predict, process, keys, x0, jnp.full(3, i), steps)
+    kept = lambda t: 1 - t  # the linear alpha
+    jump = lambda share: share * np.eye(3) + (1 - share) / 3  # [from, to]
+    t, s = (i + 1) / steps, i / steps
+    step = jump(kept(t) / kept(s))
+    q = jump(kept(s))[:, :, None] * step[None] / jump(kept(t))[:, None]  # [x_0, x_s, x_t]
+    model = np.einsum("a,ast->st", p, q)
+    terms = np.where(q > 0, q * np.log(np.where(q > 0, q, 1) / model), 0).sum(1)  # [x_0, x_t]
+    expected = steps * terms[np.asarray(x0), seen[0]].sum(1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -383,3 +383,21 @@ def test_a_step_too_long_for_its_rates_has_a_law_that_sums_to_one():
         law[0, 0], np.append(np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum(), 0), rtol=1e-5
     )
     np.testing.assert_array_equal(law[0, 1], [0, 1, 0, 0])
+
+
+def test_an_example_whose_network_once_returned_nan_has_no_symbols_at_the_end():
+    """Also if the later steps draw all of its symbols again; the example beside it is as it would be alone."""
+    process, plan = discrete.absorbing(discrete.linear(), 4), timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    keys, masks = jax.random.split(jax.random.key(0), 2), jnp.full((2, 3), 3)
+
+    def predict(x, t, broken=True):
+        log_p = jnp.log(jnp.array([0.5, 0.3, 0.2, 0.0])) * jnp.ones((*x.shape, 1))
+        lost = broken & (t[:, None, None] == 1) & (jnp.arange(2) == 1)[:, None, None]
+        return jnp.where(lost, jnp.nan, log_p)
+
+    step = lambda state, predict, process, plan, i, keys: (
+        jnp.where(jnp.isnan(predict(state[0], jnp.full(2, plan.t[i]))).any(-1), -1, 2),
+    )
+    sampler = discrete.ancestral()._replace(step=step)
+    found = discrete.sample(sampler, predict, process, masks, plan, keys)
+    np.testing.assert_array_equal(found, [[2, 2, 2], [-1, -1, -1]])

@@ -27,3 +27,16 @@ def test_logits_are_means_over_positions_and_channels_and_the_loss_is_their_cros
     np.testing.assert_allclose(losses, -0.5 * log_p[np.arange(4), labels], rtol=1e-5)
     np.testing.assert_array_equal(metrics["accuracy"], logits.argmax(1) == labels)
     np.testing.assert_array_equal(seen[0], [3] * 4)  # the null class
+
+
+def test_a_classifier_judges_noised_examples_by_the_probability_of_their_labels():
+    outputs = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    network = lambda x, t, condition: jnp.asarray(outputs) + x[:, :1] + t[:, None] * jnp.arange(3)
+    objective = noisy_classification(at(0.3), parameterizations.velocity(), 3)
+    labels = np.array([1, 0, 2, 2])
+    judge = objective.network.judges(network, FLOW, jnp.asarray(labels))
+    x_t, t = np.random.default_rng(2).normal(size=(4, 1)).astype(np.float32), np.float32([0.1, 0.5, 0.9, 0.2])
+    logits = outputs + x_t + t[:, None] * np.arange(3)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(judge(jnp.asarray(x_t), jnp.asarray(t)), log_p[np.arange(4), labels], rtol=1e-5)
+    assert objective.network.channels == 3

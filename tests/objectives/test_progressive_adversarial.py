@@ -1,6 +1,7 @@
 """Lightning: its first stage is progressive distillation; later the game rests where student and teacher agree."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, weightings
+from diffusion.objectives.progressive import Taught
 from tests.objectives.few_step_cases import DATA, FLOW, V, as_v, exact_denoiser, exact_x0, keys_and_data
 
 N, STAGE = 4, 10  # steps 0 .. 9 by the squared error, 10 .. 14 with x_t beside, 15 .. 19 without
 KEYS, BATCH = keys_and_data()
 BATCH = {"x": np.float64(BATCH["x"])}  # JAX keeps float64 only within the tests
+BATCH["noise"] = np.random.default_rng(6).standard_normal(BATCH["x"].shape)
 GENERATOR = objectives.progressive_adversarial(V, V, N, STAGE)
 JUDGE = objectives.transition_judge(V, V, N, STAGE)
 MAKERS = objectives.progressive_adversarial, objectives.transition_judge
@@ -80,23 +83,24 @@ def test_the_game_rests_where_the_student_takes_the_teachers_steps(step, x64):
     assert abs(slope(0.0, 0.0)) < 1e-9 < 1e-3 < abs(slope(0.0, 1.0))
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("step, beside", [(10, True), (14, True), (15, False), (19, False), (20, True)])
+@functools.cache
+def both_players():
+    """step -> (losses, metrics) of the student and of the judge, compiled once."""
+    student = exact_denoiser(FLOW, DATA)
+    return jax.jit(lambda step: [run(objective, step, student, offset=0.3) for objective in (GENERATOR, JUDGE)])
+
+
+@pytest.mark.parametrize("step, beside", [(9, False), (10, True), (14, True), (15, False), (19, False), (20, True)])
 def test_losses_are_those_of_gans_on_where_the_steps_end(step, beside, x64):
     """-log sigmoid(D) of the student's end; the judge's adds -log(1 - sigmoid(D)) there, and -log sigmoid(D) of x_s."""
     student = exact_denoiser(FLOW, DATA)
-    (fooled, metrics), (of_judge, logits) = (
-        jax.jit(lambda step, objective=objective: run(objective, step, student, offset=0.3))(step)
-        for objective in (GENERATOR, JUDGE)
-    )
+    (losses, metrics), (of_judge, logits) = both_players()(step)
+    fooled = metrics["adversarial"]
+    np.testing.assert_array_equal(losses, metrics["squared_error"] if step < STAGE else fooled)
+    np.testing.assert_array_equal(logits["t"], metrics["t"])
     t = metrics["t"]
     s = t - 1 / (N >> step // STAGE)
-    seen = []
-    spy = lambda x, t, condition: seen.append(x) or 0 * x
-    with jax.disable_jit():
-        players = {"model": lambda *inputs: student(*inputs) + 0.3, "teacher": exact_denoiser(FLOW), "judge": spy}
-        JUDGE(players, FLOW, KEYS, BATCH, step)
-    x_t = seen[0]  # as drawn; the judge reads it before x_s and x_hat_s
+    x_t = (1 - t[:, None]) * BATCH["x"] + t[:, None] * BATCH["noise"]
     middle = (t + s) / 2
     x_s = teacher_step(middle, s, teacher_step(t, middle, x_t))
     v = student(x_t, t, None) + 0.3
@@ -174,12 +178,9 @@ def test_heads_see_the_teachers_features_of_both_ends_of_a_step(step, beside, x6
         players = {"model": lambda *inputs: exact(*inputs) + offset, "teacher": taught, "judge": heads}
         return objective(players, FLOW, KEYS, BATCH, step)
 
-    starts = []
-    with jax.disable_jit():  # x_t as drawn: the judge's objective without features evaluates the judge there first
-        players = {"model": exact, "teacher": exact, "judge": lambda x, t, condition: starts.append(x) or 0 * x}
-        JUDGE(players, FLOW, KEYS, BATCH, step)
     (fooled, metrics), (of_judge, _) = (losses(make(V, V, N, STAGE, blocks=(1, 2))) for make in MAKERS)
-    t, x_t = metrics["t"], starts[0]
+    t = metrics["t"]
+    x_t = (1 - t[:, None]) * BATCH["x"] + t[:, None] * BATCH["noise"]
     s = t - 1 / (N >> step // STAGE)
     middle, alpha, sigma = (t + s) / 2, 1 - t[:, None], t[:, None]
     end = jnp.maximum(s, 2.0**-24)
@@ -216,3 +217,26 @@ def test_both_players_share_their_stages():
             make(V, V, 3, STAGE)
         with pytest.raises(ValueError, match=rf"{make.__name__}: blocks = \(0, 1\)\. Valid: indices of at least 1"):
             make(V, V, N, STAGE, blocks=(0, 1))
+
+
+def test_heads_receive_the_joined_features_of_both_ends(x64):
+    """By a judge that notes them: those of x_s, those of x_t beside or zeros, and the time of the end."""
+    exact = exact_denoiser(FLOW, DATA)
+    logits_of = importlib.import_module("diffusion.objectives.progressive_adversarial")._logits
+
+    def teacher(x, t, condition, features=None):
+        return exact(x, t, condition) if features is None else (exact(x, t, condition), features_of(x, t)[:1])
+
+    def losses(x_t, x_s, t, s, step):
+        taught = Taught(x_t, t, s, x_s)
+        heads = lambda joined, t, condition: (joined[0].sum(-1, keepdims=True) + t[:, None]) * jnp.ones(2)
+        players = {"teacher": teacher, "judge": heads}
+        return logits_of(players, FLOW, V, taught, None, step, STAGE, (1,))(x_s)
+
+    x_t, x_s = np.random.default_rng(0).standard_normal((2, 3, 2))
+    t, s = np.array([1.0, 0.5, 0.25]), np.array([0.75, 0.25, 0.0])
+    both = jax.jit(losses)
+    for step, beside in ((14, 1), (15, 0), (20, 1)):
+        end = np.maximum(s, 2.0**-24)
+        expected = np.sin(x_s + end[:, None]).sum(1) + beside * np.sin(x_t + t[:, None]).sum(1) + end
+        np.testing.assert_allclose(both(x_t, x_s, t, s, step), np.stack([expected] * 2, 1), rtol=1e-6)

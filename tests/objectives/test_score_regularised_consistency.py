@@ -1,6 +1,8 @@
 """rCM is sCD and DMD, each exactly as it is alone."""
 
 import functools
+import importlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from diffusion import objectives, parameterizations
 from diffusion.objectives.backward_simulation import generate
 from diffusion.objectives.inputs import split
+from diffusion.objectives.objective import Denoises, Second, Teacher
 from tests.objectives.few_step_cases import FLOW, UNIFORM, V, keys_and_data, network
 from tests.objectives.test_players import FIRST, SECOND
 
@@ -74,3 +77,52 @@ def test_a_student_with_the_weights_of_its_teacher_begins_at_the_teachers_flow(s
 def test_a_negative_weight_is_refused():
     with pytest.raises(ValueError, match="weight = -1"):
         objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, -1)
+
+
+def test_both_losses_have_keys_of_their_own_and_the_second_its_own_density(monkeypatch):
+    """By stand-ins that note their arguments: the first loss is 1, the second 3, of which the weight takes the double.
+
+    The batch has the state of the first density; the second begins anew. The second counts from the warmup on.
+    """
+    module = importlib.import_module("diffusion.objectives.score_regularised_consistency")
+    seen, made = [], {}
+    second = Second("fake", by=objectives.fake_score)
+    parts = {
+        "consistency": {"reads": Denoises(V)},
+        "matching": {"teacher": Teacher(scale=2.0), "second": second, "shares": ("matching",)},
+    }
+
+    def stand_in(name, value):
+        def loss(networks, schedule, keys, batch, step):
+            seen.append((name, np.asarray(jax.random.key_data(keys)), batch))
+            return jnp.full(len(keys), value), {"t": keys.shape[0]}
+
+        def make(*arguments, **more):
+            made[name] = (arguments, more)
+            return types.SimpleNamespace(loss=loss, **parts[name])
+
+        return make
+
+    monkeypatch.setattr(module, "continuous_consistency", stand_in("consistency", 1.0))
+    monkeypatch.setattr(module, "distribution_matching", stand_in("matching", 3.0))
+    v = parameterizations.velocity()
+    objective = objectives.score_regularised_consistency(V, v, FIRST, SECOND, 0.3, 0.7, 7, c=0.4, clock=CLOCK)
+    batch = BATCH | {"density": jnp.float32(3.0)}
+    for step, score in ((6, 0.0), (7, 2 * 0.3 * 3)):
+        losses, metrics = objective.loss({}, FLOW, KEYS, batch, step)
+        np.testing.assert_allclose(losses, 1 + score, rtol=1e-6)
+        np.testing.assert_allclose(metrics["consistency"], 1)
+        np.testing.assert_allclose(metrics["score"], score, rtol=1e-6)
+        assert metrics["t"] == len(KEYS)
+    (_, first, own), (_, last, other) = seen[:2]
+    assert not (first == last).all(1).any() and own["density"] == 3
+    np.testing.assert_array_equal(other["density"], SECOND.init())
+    assert made["consistency"][0][:5] == (FIRST, 0.7, 7, 0.4, CLOCK) and made["consistency"][0][5] is V
+    assert made["matching"][0][1:] == (V, v, SECOND) and made["matching"][0][0].name == "edm"
+    assert objective.reads is parts["consistency"]["reads"]
+    assert objective.teacher is parts["matching"]["teacher"] and objective.second is second
+    assert objective.shares == ("matching",) and objective.network.forward_mode and objective.density is FIRST
+    for weight in (-1e-3, float("nan")):
+        with pytest.raises(ValueError, match="must not be negative"):
+            objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, weight)
+    objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, 0.0)

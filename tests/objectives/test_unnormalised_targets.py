@@ -68,3 +68,18 @@ def test_the_constant_of_many_well_is_the_published_one():
 def test_a_number_out_of_range_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_draws_of_the_mixture_lie_around_all_of_its_modes():
+    """Each of the 40 modes in a square of 80 is as likely, and the standard deviation about each is log(1 + e)."""
+    target = objectives.gaussian_mixture()
+    means = np.float64(80) * (np.random.default_rng(0).random((40, 2)).astype(np.float32) - 0.5)
+    x = _draws(target, 8000)
+    apart = np.linalg.norm(x[:, None] - means, axis=-1)
+    share = np.bincount(apart.argmin(1), minlength=40) / 8000
+    expected = np.linalg.norm(means[:, None] - means + 100 * np.eye(40)[..., None], axis=-1).min(1) > 12
+    assert expected.any() and np.abs(share[expected] - 1 / 40).max() < 5 * np.sqrt(1 / 40 / 8000)
+    near = apart[:, expected].min(1)
+    near = near[near < 6]
+    std = np.log1p(np.e)
+    assert np.mean(near**2) == pytest.approx(2 * std**2, rel=0.1)

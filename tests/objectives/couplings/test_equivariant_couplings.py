@@ -114,3 +114,13 @@ def test_both_are_found_in_three_rounds_of_one_after_the_other():
         rounds.append(BY_TURN(KEYS, sets, BY_ORDER(KEYS, sets, rounds[-1])))
     np.testing.assert_allclose(ALIGNED(KEYS, sets, noise), rounds[3], atol=1e-5)
     assert np.abs(rounds[3] - rounds[1]).max() > 0.1
+
+
+def test_transport_of_pairs_of_points_finds_their_partners_in_any_order():
+    """On the line: two sets of two points each, which come in the other order, and their points too."""
+    sets = np.array([[[0.0], [1.0]], [[5.0], [9.0]]], np.float32)
+    pair = couplings.equivariant_optimal_transport(2, rotation=False)
+    np.testing.assert_array_equal(pair(KEYS[:2], sets, sets[::-1, ::-1], None), sets)
+    kept = pair(KEYS[:2], sets, sets[::-1, ::-1], np.array([0, 1]))  # only within a condition
+    np.testing.assert_array_equal(kept, sets[::-1])
+    assert pair.condition == "seen" and pair.block == 2
