@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import guidance, objectives, parameterizations, schedules, timesteps
+from diffusion import guidance, objectives, parameterizations, schedules, timesteps, weightings
 from diffusion.objectives import projectors
 
 SCHEDULE = schedules.rectified_flow()
@@ -89,3 +89,21 @@ def test_tokens_become_pictures_again_and_others_are_refused():
         ):
             objectives.early_prediction(unbounded)
     assert objectives.early_prediction(parameterizations.edm()).predicts
+
+
+def test_a_network_of_scaled_inputs_is_read_at_what_was_noised():
+    """EDM's network receives x_t over its size; features that are its exact target predict the velocity exactly."""
+    p = parameterizations.edm(clock=parameterizations.time())
+    noise = np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
+    targets = lambda t: p.target(SCHEDULE, t, X, noise)
+    half = lambda state, keys, index: (jnp.full(3, 0.5), jnp.ones(3))
+    base = objectives.denoising(p, weightings.constant(p), BASE.density._replace(sample=half))
+    objective = objectives.added(base, objectives.early_prediction(p, layer=1))
+
+    def model(x, t, condition, features=()):
+        output = targets(jnp.full(3, 0.5))
+        return (output, (patches(output),)) if features else output
+
+    networks = {"model": model, "term": lambda h, shape: h}
+    _, metrics = jax.jit(lambda: objective(networks, SCHEDULE, KEYS, {"x": X, "noise": noise}, 0))()
+    assert np.max(metrics["term"]) < 1e-8

@@ -57,7 +57,7 @@ def test_first_step_is_the_likelihood_of_the_256_levels():
     np.testing.assert_allclose(found[0], expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("mean", [-1.2, -1.0, 0.013, 0.8, 1.5])
+@pytest.mark.parametrize("mean", [-1.2, -1.0, -0.996, 0.013, 0.8, 0.996, 1.5])
 @pytest.mark.parametrize("log_std", [-6.0, -3.0, 0.0])
 def test_levels_share_all_of_the_probability(mean, log_std):
     levels = jnp.linspace(-1, 1, 256)
@@ -154,3 +154,18 @@ def test_a_weighting_is_of_the_first_term_and_relative_to_the_outputs():
     assert snr > 50
     np.testing.assert_allclose(seen["mse"], 5 / snr * metrics["mse"], rtol=1e-4)
     np.testing.assert_allclose(weighted - seen["mse"], plain - metrics["mse"], rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradient_of_the_bound_goes_through_the_mean():
+    """So that the loss with the bound has the gradient of the squared error, and in the variance that of the bound."""
+    objective = objectives.hybrid(parameterizations.epsilon(), at(8 / T), T, 100.0)
+    batch, keys = {"x": jnp.full((1, 2), 0.1), "noise": jnp.full((1, 2), 0.7)}, jax.random.split(jax.random.key(0), 1)
+
+    def parts(shift, fraction):
+        network = lambda x_t, t, c: jnp.concatenate([0.3 * x_t + shift, 0 * x_t + fraction], axis=-1)
+        losses, metrics = objective({"model": network}, schedules.from_betas(BETAS), keys, batch, 0)
+        return jnp.stack([losses[0], metrics["mse"][0], 100 * metrics["vlb"][0]])
+
+    in_mean, in_variance = jax.jit(jax.jacfwd(parts, (0, 1)))(0.3, 0.2)
+    assert in_mean[2] == in_variance[1] == 0 != in_mean[1] and in_variance[2] != 0
+    np.testing.assert_allclose([in_mean[0], in_variance[0]], [in_mean[1], in_variance[2]], rtol=1e-5)

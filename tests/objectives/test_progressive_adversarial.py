@@ -210,6 +210,13 @@ def test_heads_see_the_teachers_features_of_both_ends_of_a_step(step, beside, x6
 
 
 def test_both_players_share_their_stages():
+    assert GENERATOR.teacher.stages.sampling_steps == (4, 2, 1) and GENERATOR.teacher.stages.length == STAGE
+    assert GENERATOR.teacher.scale == 1 and MAKERS[0](V, V, N, STAGE, teacher_scale=2.0).teacher.scale == 2
+    assert GENERATOR.reads.parameterization is V and JUDGE.reads is None and JUDGE.network.name == "judge"
+    for blocks, joined in (((), 1), ((2, 5), 2)):
+        second = MAKERS[0](V, V, N, STAGE, blocks=blocks).second
+        assert (second.network, second.by) == ("judge", objectives.transition_judge)
+        assert (second.separate, second.features, second.joined) == (bool(blocks), blocks, joined)
     assert GENERATOR.shares == JUDGE.shares != objectives.transition_judge(V, V, N, STAGE + 1).shares
     assert GENERATOR.shares != objectives.transition_judge(V, V, N, STAGE, blocks=(2,)).shares
     for make in MAKERS:
@@ -225,11 +232,19 @@ def test_heads_receive_the_joined_features_of_both_ends(x64):
     logits_of = importlib.import_module("diffusion.objectives.progressive_adversarial")._logits
 
     def teacher(x, t, condition, features=None):
-        return exact(x, t, condition) if features is None else (exact(x, t, condition), features_of(x, t)[:1])
+        return (
+            exact(x, t, condition)
+            if features is None
+            else (exact(x, t, condition), (jnp.sin(x + t[:, None])[:, None],))
+        )
 
     def losses(x_t, x_s, t, s, step):
         taught = Taught(x_t, t, s, x_s)
-        heads = lambda joined, t, condition: (joined[0].sum(-1, keepdims=True) + t[:, None]) * jnp.ones(2)
+
+        def heads(joined, t, condition):
+            assert [h.shape for h in joined] == [(3, 1, 4)]  # a position with the channels of both
+            return (joined[0].sum(-1) + t[:, None]) * jnp.ones(2)
+
         players = {"teacher": teacher, "judge": heads}
         return logits_of(players, FLOW, V, taught, None, step, STAGE, (1,))(x_s)
 

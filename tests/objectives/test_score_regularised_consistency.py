@@ -94,6 +94,7 @@ def test_both_losses_have_keys_of_their_own_and_the_second_its_own_density(monke
 
     def stand_in(name, value):
         def loss(networks, schedule, keys, batch, step):
+            assert networks == {"model": "a network"} and schedule is FLOW
             seen.append((name, np.asarray(jax.random.key_data(keys)), batch))
             return jnp.full(len(keys), value), {"t": keys.shape[0]}
 
@@ -109,7 +110,7 @@ def test_both_losses_have_keys_of_their_own_and_the_second_its_own_density(monke
     objective = objectives.score_regularised_consistency(V, v, FIRST, SECOND, 0.3, 0.7, 7, c=0.4, clock=CLOCK)
     batch = BATCH | {"density": jnp.float32(3.0)}
     for step, score in ((6, 0.0), (7, 2 * 0.3 * 3)):
-        losses, metrics = objective.loss({}, FLOW, KEYS, batch, step)
+        losses, metrics = objective.loss({"model": "a network"}, FLOW, KEYS, batch, step)
         np.testing.assert_allclose(losses, 1 + score, rtol=1e-6)
         np.testing.assert_allclose(metrics["consistency"], 1)
         np.testing.assert_allclose(metrics["score"], score, rtol=1e-6)
@@ -118,6 +119,10 @@ def test_both_losses_have_keys_of_their_own_and_the_second_its_own_density(monke
     assert not (first == last).all(1).any() and own["density"] == 3
     np.testing.assert_array_equal(other["density"], SECOND.init())
     assert made["consistency"][0][:5] == (FIRST, 0.7, 7, 0.4, CLOCK) and made["consistency"][0][5] is V
+    assert made["matching"][1]["samples"].one_step
+    samples = objectives.Simulation(lambda *arguments: None, ("none",))
+    objectives.score_regularised_consistency(V, v, FIRST, SECOND, samples=samples)
+    assert made["matching"][1]["samples"] is samples
     assert made["matching"][0][1:] == (V, v, SECOND) and made["matching"][0][0].name == "edm"
     assert objective.reads is parts["consistency"]["reads"]
     assert objective.teacher is parts["matching"]["teacher"] and objective.second is second
