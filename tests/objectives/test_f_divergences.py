@@ -265,3 +265,29 @@ def test_data_and_samples_are_noised_at_the_same_times_by_their_own_noise(x64):
     for noise in noises:
         np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.4)
     assert abs(np.corrcoef(*(noise.ravel() for noise in noises))[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_weight_of_a_divergence_multiplies_the_difference_of_the_scores(normalise, monkeypatch):
+    """By a stand-in for the discriminator: h at the clipped mean logit, times x0_fake - x0_teacher, and DMD2's loss."""
+    module = importlib.import_module("diffusion.objectives.distribution_matching")
+    rng = np.random.default_rng(0)
+    x, real, fake = rng.normal(size=(3, 4, 2)).astype(np.float32)
+    logits = np.float32([[0.3, -0.5], [4.0, 5.0], [-3.0, -4.0], [0.0, 0.0]])
+    monkeypatch.setattr(module, "judged", lambda *arguments: (jnp.asarray(fake), jnp.asarray(logits)))
+    samples = objectives.Simulation(lambda *arguments: jnp.asarray(x), ("known",))
+    objective = objectives.distribution_matching(
+        V, V, V, UNIFORM, normalise, samples, f_divergences.forward_kl, (0.1, 20.0), block=2, adversarial=0.25
+    )
+    teacher = as_v(FLOW, lambda t, x_t: jnp.asarray(real))
+    players = {"model": teacher, "teacher": teacher, "fake": teacher}
+    losses, metrics = objective(players, FLOW, jax.random.split(jax.random.key(0), 4), {"x": jnp.zeros((4, 2))}, 0)
+    ratio = np.clip(np.exp(logits.mean(1)), 0.1, 20)
+    weight = np.asarray(f_divergences.forward_kl(jnp.log(jnp.asarray(ratio))))
+    assert len(np.unique(weight.round(4))) == 4
+    scale = np.abs(x - real).mean(1, keepdims=True) if normalise else 1
+    expected = np.mean((weight[:, None] * (fake - real) / scale) ** 2, 1) / 2
+    fooled = np.log1p(np.exp(-logits)).mean(1)
+    np.testing.assert_allclose(metrics["ratio_weight"], weight, rtol=1e-5)
+    np.testing.assert_allclose(metrics["adversarial"], fooled, rtol=1e-5)
+    np.testing.assert_allclose(losses, expected + 0.25 * fooled, rtol=1e-3)

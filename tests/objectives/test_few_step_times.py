@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from diffusion import objectives, parameterizations, schedules, timesteps
+from diffusion.objectives.consistency import inverse_gap
 from tests.objectives import few_step_cases
 from tests.objectives.few_step_cases import EDM, FLOW, V, as_v, keys_and_data, near
 from tests.objectives.objective_cases import at
@@ -288,3 +289,11 @@ def test_every_step_of_the_grid_is_trained_and_the_first_as_often(name):
     times, shares = np.unique(0.8 * np.array(starts), return_counts=True)
     np.testing.assert_allclose(found, times, rtol=1e-6)
     assert scipy.stats.chisquare(counts, 2000 * shares / len(starts)).pvalue > 1e-3
+
+
+def test_the_weight_of_improved_training_is_the_inverse_of_the_gap_of_noise_levels():
+    """r = sigma / alpha is t / (1 - t) on the rectified flow."""
+    t, s = np.float32([0.5, 0.8]), np.float32([0.2, 0.75])
+    r = lambda t: t / (1 - t)
+    found = inverse_gap(schedules.rectified_flow(), jnp.asarray(t), jnp.asarray(s))
+    np.testing.assert_allclose(found, 1 / (r(t) - r(s)), rtol=1e-4)

@@ -37,8 +37,7 @@ def v_hat(parameters, x, clocks, condition):
     return HEAD.apply(parameters, h, None).reshape(x.shape)
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("layer", [None, 2])
+@pytest.mark.parametrize("layer", [pytest.param(None, marks=pytest.mark.extended), 2])
 def test_the_loss_is_its_definition(layer):
     """Without a head the velocity is u at s = t. The gradient goes through u and the head's output alone."""
     p, c = 0.6, 0.2

@@ -13,7 +13,7 @@ from diffusion import objectives, parameterizations
 from diffusion.objectives.backward_simulation import generate
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Denoises, Second, Teacher
-from tests.objectives.few_step_cases import FLOW, UNIFORM, V, keys_and_data, network
+from tests.objectives.few_step_cases import FLOW, UNIFORM, V, as_v, keys_and_data, network
 from tests.objectives.test_players import FIRST, SECOND
 
 CLOCK = parameterizations.time()
@@ -131,3 +131,19 @@ def test_both_losses_have_keys_of_their_own_and_the_second_its_own_density(monke
         with pytest.raises(ValueError, match="must not be negative"):
             objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, weight)
     objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, 0.0)
+
+
+def test_a_teacher_of_one_datum_is_that_datum():
+    """Its x0 is the datum and its eps the noise: continuous consistency with it is that on data."""
+    datum = jnp.array([0.7, -0.4])
+    noise = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    batch = {"x": jnp.broadcast_to(datum, (3, 2)), "noise": noise}
+    density = UNIFORM._replace(sample=lambda state, keys, index: (jnp.array([0.2, 0.5, 0.8]), jnp.ones(3)))
+    make = lambda read: objectives.continuous_consistency(density, 0.7, 0, c=0.4, clock=CLOCK, teacher=read)
+    teacher = as_v(FLOW, lambda t, x: datum + 0 * x)
+    players = {"model": functools.partial(network, PARAMETERS["model"]), "teacher": teacher}
+    call = lambda read: make(read)(players, FLOW, KEYS[:3], batch, 0)
+    (taught, seen), (plain, metrics) = jax.jit(lambda: [call(V), call(None)])()
+    np.testing.assert_allclose(taught, plain, rtol=1e-4)
+    np.testing.assert_allclose(seen["tangent"], metrics["tangent"], rtol=1e-4)
+    assert np.min(plain) > 1e-3
