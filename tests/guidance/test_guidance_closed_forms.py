@@ -316,31 +316,38 @@ def test_a_step_on_the_estimate_is_the_proximal_one_to_first_order():
     np.testing.assert_allclose((near.x0 - plain)[:2], (best.x0 - plain)[:2], rtol=2e-3)
 
 
-@pytest.mark.extended
-def test_filters_act_along_the_singular_directions():
+FILTERED = {
+    "masked": (measurements.masked(np.random.default_rng(0).random((4, 4, 1)) < 0.5), (4, 4, 1)),
+    "pooled": (measurements.pooled(2), (4, 4, 1)),
+    "blurred": (measurements.blurred(0.6), (4, 6, 2)),
+    "matrix": (measurements.matrix(np.array([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 1.0, 1.0]])), (3,)),
+    "flat matrix": (measurements.matrix(A), (2,)),
+}
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_filters_act_along_the_singular_directions(name):
     """V f(s) V^T and its trace by NumPy, with A written as a matrix by probing forward; A^+ y too."""
-    mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)
-    for measurement, shape in (
-        (measurements.masked(mask), (4, 4, 1)),
-        (measurements.pooled(2), (4, 4, 1)),
-        (measurements.blurred(0.6), (4, 6, 1)),
-        (measurements.matrix(np.array([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 1.0, 1.0]])), (3,)),
-        (measurements.matrix(A), (2,)),
-    ):
-        size = np.prod(shape)
-        matrix = np.asarray(measurement.forward(jnp.eye(size).reshape(size, *shape))).reshape(size, -1).T
-        _, few, basis = np.linalg.svd(matrix)
-        values = np.zeros(size)
-        values[: len(few)] = np.where(few > 1e-10, few, 0)
-        x = np.random.default_rng(1).standard_normal((2, size))
-        expected = x @ basis.T * np.exp(-values) @ basis
-        filtered = measurement.filtered(jnp.asarray(x.reshape(2, *shape)), lambda s: jnp.exp(-s))
-        np.testing.assert_allclose(filtered.reshape(2, size), expected, atol=1e-12)
-        trace = measurement.trace(lambda s: jnp.exp(-s), filtered)
-        np.testing.assert_allclose(trace, np.broadcast_to(np.exp(-values).sum(), jnp.shape(trace)), rtol=1e-12)
-        y = measurement.forward(jnp.asarray(x.reshape(2, *shape)))
-        back = measurement.inverse(y, filtered).reshape(2, size)
-        np.testing.assert_allclose(back, np.asarray(y).reshape(2, -1) @ np.linalg.pinv(matrix, 1e-10).T, atol=1e-10)
+    measurement, shape = FILTERED[name]
+    size = np.prod(shape)
+    matrix = np.asarray(jax.jit(measurement.forward)(jnp.eye(size).reshape(size, *shape))).reshape(size, -1).T
+    _, few, basis = np.linalg.svd(matrix)
+    values = np.zeros(size)
+    values[: len(few)] = np.where(few > 1e-10, few, 0)
+    x = np.random.default_rng(1).standard_normal((2, size))
+    expected = x @ basis.T * np.exp(-values) @ basis
+    decay = lambda s: jnp.exp(-s)
+
+    @jax.jit
+    def ours(x):
+        filtered = measurement.filtered(x, decay)
+        return filtered, measurement.trace(decay, filtered), measurement.inverse(measurement.forward(x), filtered)
+
+    filtered, trace, back = ours(jnp.asarray(x.reshape(2, *shape)))
+    np.testing.assert_allclose(filtered.reshape(2, size), expected, atol=1e-12)
+    np.testing.assert_allclose(trace, np.broadcast_to(np.exp(-values).sum(), jnp.shape(trace)), rtol=1e-12)
+    y = x @ matrix.T
+    np.testing.assert_allclose(back.reshape(2, size), y @ np.linalg.pinv(matrix, 1e-10).T, atol=1e-10)
 
 
 @pytest.mark.parametrize("ratio", [1e-5, 1e-3])
