@@ -220,3 +220,28 @@ def test_a_mask_of_another_size_is_refused():
     ):
         with pytest.raises(ValueError, match=f"regional: {words} covers none of the 4 x 4 pixels"):
             guidance.regional(branches, 1.0, ((0, 0, 1, 1), nothing))(jnp.zeros((1, 4, 4, 2)), 0.4)
+
+
+def test_attend_and_excite_moves_x_down_the_gradient_of_its_loss(monkeypatch):
+    """By a stand-in for the loss, the sum of squares: each move takes x to (1 - 2 w) x, in the interval alone."""
+    seen = []
+
+    def squares(maps, tokens, sides, first):
+        seen.append((tokens, sides, first))
+        return sum(jnp.sum(a**2, (1, 2, 3)) for a in maps)
+
+    monkeypatch.setattr(attention_losses, "excited", squares)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3, 1)), jnp.float32)
+    move = lambda t=0.5, **more: guidance.attend_and_excite(_itself, _first_channel, WORD, **more).denoise(x, t).x0
+    np.testing.assert_allclose(move(scale=0.1), 0.8 * x, rtol=1e-5)
+    np.testing.assert_allclose(move(scale=0.1, repeats=3), 0.8**3 * x, rtol=1e-5)
+    np.testing.assert_array_equal(move(scale=0.0), x)
+    found = move(jnp.array([0.4, 0.7]), scale=0.1, interval=(0.4, 0.6))
+    np.testing.assert_allclose(found, x * np.float32([0.8, 1])[:, None, None, None], rtol=1e-5)
+    assert all(tokens is WORD and sides == (2, 3) and first == 1 for tokens, sides, first in seen)
+    seen.clear()
+    move(scale=0.1, first=0)
+    assert {first for _, _, first in seen} == {0}
+    for repeats in (0, 1.5):
+        with pytest.raises(ValueError, match=f"repeats = {repeats} must be an integer"):
+            move(repeats=repeats)
