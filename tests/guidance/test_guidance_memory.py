@@ -136,3 +136,17 @@ def test_guidance_that_breaks_the_pair_needs_a_sampler_that_takes_it():
 def test_plain_calls_of_either_are_refused_in_words(guided):
     with pytest.raises(TypeError, match=r"samplers\.sample"):
         guided(jnp.asarray(X), 0.5)
+
+
+def test_later_evaluations_of_a_step_read_the_same_memory_and_write_none():
+    """The first evaluation is `apply`, and the others `later` if there is one, of the memory from before the step."""
+    apply = lambda memory, x_t, t: (("apply", memory, x_t, t), memory + 1)
+    later = lambda memory, x_t, t: ("later", memory, x_t, t)
+    for more, second in (((later,), "later"), ((), "apply")):
+        read, after = guidance.memory.within_step(guidance.Memory(lambda x: 0, apply, *more), 7)
+        assert after() == 7
+        assert read("x", 0.5) == ("apply", 7, "x", 0.5) and after() == 8
+        assert read("y", 0.3) == (second, 7, "y", 0.3) and after() == 8
+    plain = lambda x_t, t: x_t
+    read, after = guidance.memory.within_step(plain, 7)
+    assert read is plain and after() == 7

@@ -37,8 +37,9 @@ def test_second_derivatives_of_matrix_functions_are_second_divided_differences()
 
     @jax.jit
     def second(a):
-        along = lambda f: lambda a: jax.jvp(f, (a,), (e,))[1]
-        return [along(along(getattr(symmetric_functions, name)))(a)[0, 0] for name in names]
+        """By reverse mode, in which a form that is not used must be finite too."""
+        first = lambda f: lambda a: jax.jvp(f, (a,), (e,))[1][0, 0]
+        return [jnp.sum(e * jax.grad(first(getattr(symmetric_functions, name)))(a)) for name in names]
 
     for b in (1.3, 3.0):
         for name, value in zip(names, second(jnp.diag(jnp.array([1.0, b])))):
