@@ -139,29 +139,35 @@ def test_running_statistics_follow_the_batch_as_batch_norm_does():
     np.testing.assert_array_equal(begun["mean"], MEAN)
 
 
-@pytest.mark.extended
 def test_a_critic_judges_what_the_head_makes():
     judge = {**networks(PARAMS), "critic": lambda x, *_: x[..., :1]}
+    seeing = {**judge, "features": lambda x, *_: [x]}
     critic = objectives.end_to_end_critic()
-    losses, _ = critic(judge, SCHEDULE, KEYS, {"x": X}, 0)
+    aligned = objectives.added(PLAIN, objectives.alignment(layer=1))
+    made = objectives.end_to_end(aligned, LATENTS, adversarial=0.5)
+    later = objectives.end_to_end(aligned, LATENTS, perceptual=2.5, start=4)
+
+    @jax.jit
+    def called():
+        call = lambda objective, networks, step=0: objective(networks, SCHEDULE, KEYS, {"x": X}, step)
+        return (
+            call(critic, judge)[0],
+            call(made, judge),
+            call(made, networks(PARAMS))[0],
+            call(later, seeing, 3),
+            call(later, seeing, 4),
+        )
+
+    losses, (with_it, seen), without, (before, parts), (after, parts_after) = called()
     y = np.asarray(X @ PARAMS["first"] @ PARAMS["last"])[..., 0].reshape(B, -1)
     real = np.asarray(X)[..., 0].reshape(B, -1)
     hinge = 0.5 * np.maximum(0, 1 - real).mean(1) + 0.5 * np.maximum(0, 1 + y).mean(1)
     np.testing.assert_allclose(losses, hinge, rtol=1e-5, atol=1e-6)
-    made = objectives.end_to_end(objectives.added(PLAIN, objectives.alignment(layer=1)), LATENTS, adversarial=0.5)
-    with_it, seen = made(judge, SCHEDULE, KEYS, {"x": X}, 0)
-    without, _ = made(networks(PARAMS), SCHEDULE, KEYS, {"x": X}, 0)
     np.testing.assert_allclose(seen["adversarial"], -y.mean(1), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(with_it - without, -0.5 * y.mean(1), rtol=1e-3, atol=1e-5)
     assert critic.shares == made.shares
-    later = objectives.end_to_end(
-        objectives.added(PLAIN, objectives.alignment(layer=1)), LATENTS, perceptual=2.5, start=4
-    )
-    seeing = {**judge, "features": lambda x, *_: [x]}
-    before, parts = later(seeing, SCHEDULE, KEYS, {"x": X}, 3)
     np.testing.assert_allclose(before - without, 2.5 * parts["perceptual"], rtol=1e-3, atol=1e-5)
-    after, parts = later(seeing, SCHEDULE, KEYS, {"x": X}, 4)
-    np.testing.assert_allclose(after - before, 0.1 * parts["adversarial"], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(after - before, 0.1 * parts_after["adversarial"], rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_be_trained_end_to_end_is_refused():
