@@ -95,7 +95,6 @@ def losses_of(name, seen, **batch):
     return MAKE[name](*THREE)(players(seen), FLOW, keys, batch, 3)[0]
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", MAKE)
 def test_each_network_is_read_by_its_parameterization_under_the_condition(name):
     """A network with another's clock would be asked about other times; without the condition, about any class."""
@@ -107,7 +106,6 @@ def test_each_network_is_read_by_its_parameterization_under_the_condition(name):
         assert condition is not None, player
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize(
     "make",
     [
@@ -124,7 +122,6 @@ def test_each_network_of_clips_receives_the_condition(make):
     assert all(condition is not None for _, _, condition in seen)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", MEMBERS)
 def test_each_network_of_few_steps_receives_the_condition(name):
     seen = []
@@ -137,7 +134,6 @@ def test_each_network_of_few_steps_receives_the_condition(name):
     assert seen and all(jax.tree.leaves(condition) for condition in seen)
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_network_of_an_objective_receives_the_condition(name):
     seen, case = [], OBJECTIVES[name]
@@ -151,8 +147,11 @@ def test_the_network_of_an_objective_receives_the_condition(name):
     assert seen and all(condition is LABELS for condition in seen)
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("name", WEIGHTED)
+LONG = ("diffusion_nft", "distribution_matching(f)", "adversarial_generator(features)",
+        "adversarial_discriminator(features)")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.extended) if n in LONG else n for n in WEIGHTED])
 def test_importance_multiplies_and_each_density_has_its_state(name):
     with jax.disable_jit():
         once, thrice = losses_of(name, []), losses_of(name, [], density=jnp.float32(3.0))
@@ -160,7 +159,6 @@ def test_importance_multiplies_and_each_density_has_its_state(name):
     assert (np.abs(once) > 0).all()
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("make", [objectives.mean_flow, objectives.improved_mean_flow, objectives.alpha_flow])
 def test_the_importance_of_two_drawn_times_is_the_product_of_theirs(make):
     objective = make(FIRST, 6) if make is objectives.alpha_flow else make(FIRST)
