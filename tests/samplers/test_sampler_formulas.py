@@ -315,6 +315,23 @@ def test_third_order_multistep_needs_the_factor_that_its_authors_code_lacks(fact
     assert abs(-np.polyfit(np.log(counts), np.log(errors), 1)[0] - order) < 0.1
 
 
+@pytest.mark.parametrize("keeps_eps", [True, False])
+def test_a_clipped_step_takes_the_estimate_within_the_bounds(keeps_eps, x64):
+    """DDIM from 0.8 to 0.5; the noise is the predicted one, or what the clipped estimate leaves of x."""
+    x0, eps = np.array([[-3.0], [-0.4], [0.7], [5.0]]), np.array([[0.5], [-0.2], [1.5], [-1.0]])
+    x = 0.2 * x0 + 0.8 * eps
+    denoise = lambda x, t: Prediction(jnp.asarray(x0), jnp.asarray(eps))
+    sampler = samplers.clipped(samplers.ddim(), 0.6, keeps_eps)
+    keys = jax.random.split(jax.random.key(0), 4)
+    with jax.disable_jit():
+        out = samplers.sample(
+            sampler, denoise, SCHEDULES["rectified_flow"], jnp.asarray(x), timesteps.plan([0.8, 0.5]), keys
+        )
+    within = np.clip(x0, -0.6, 0.6)
+    noise = eps if keeps_eps else (x - 0.2 * within) / 0.8
+    np.testing.assert_allclose(out, 0.5 * within + 0.5 * noise, rtol=1e-12)
+
+
 def test_gains_and_times_between_in_the_ends_too(x64):
     """On the rectified flow, alpha = 1 - t and sigma = t, where e^lambda = (1 - t) / t, by their docstrings."""
     flow = SCHEDULES["rectified_flow"]
