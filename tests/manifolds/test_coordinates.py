@@ -350,3 +350,19 @@ def test_rotations_turn_by_tangents_in_their_own_frame():
     end, tangent = both(f32(r), f32(r @ hat), f32(r @ a))
     np.testing.assert_allclose(end, (rotations * Rotation.from_rotvec(w)).as_matrix(), atol=2e-6)
     np.testing.assert_allclose(tangent, r @ (a - a.swapaxes(-1, -2)) / 2, atol=2e-6)
+
+
+def test_matrices_that_are_not_symmetric_and_positive_are_refused():
+    space = manifolds.positive_definite(2)
+    space.check(np.array([[2.0, 1.0], [1.0 + 0.9e-4, 1.0]]))
+    good = np.eye(2)
+    for wrong, violation in (
+        ([[2.0, 1.0], [1.01, 1.0]], r"0\.01"),
+        ([[1.0, 2.0], [2.0, 1.0]], "1"),
+        ([[1.0, 1.0], [1.0, 1.0]], r"0\.001"),  # an eigenvalue of zero
+        ([[1.0, np.nan], [np.nan, 1.0]], "nan"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"point \[1\].*violates the condition by {violation}\. Valid: points are sym"
+        ):
+            space.check(np.stack([good, np.array(wrong), good]))
