@@ -122,6 +122,7 @@ def test_each_network_of_clips_receives_the_condition(make):
     assert all(condition is not None for _, _, condition in seen)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", MEMBERS)
 def test_each_network_of_few_steps_receives_the_condition(name):
     seen = []
