@@ -378,3 +378,23 @@ def test_a_scale_for_each_example_is_that_of_its_example(process):
         np.testing.assert_allclose(change(jnp.array(scales)), alone, rtol=1e-6)
     with pytest.raises(ValueError, match="is not a prefix of the shape"):
         guided(jnp.array([0.25, 1.0, 3.0, 2.0]))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_sampler_of_guided_rates_steps_with_the_rates_of_the_class(exact):
+    """A class whose logarithm is a sum over positions of a number for each symbol: exp(scale times its differences)."""
+    process, number = discrete.uniform(discrete.linear(), 3), np.array([0.0, 1.5, -0.5])
+    of_symbols = lambda x, t: jnp.sum(jnp.asarray(number)[x], 1) - t
+    of_one_hot = lambda x, t: jnp.sum(x @ jnp.asarray(number, jnp.float32), 1)
+    log_probability = of_symbols if exact else of_one_hot
+    seen = []
+    sampler = discrete.euler()._replace(step=lambda *arguments: seen.append(arguments))
+    guided = discrete.guided_rates(sampler, log_probability, 0.5, exact)
+    guided.step("state", "predict", process, "plan", 3, "keys")
+    ((state, predict, with_rates, plan, i, keys),) = seen
+    assert (state, predict, plan, i, keys) == ("state", "predict", "plan", 3, "keys") and with_rates.size == 3
+    x, p, t = jnp.array([[0, 2], [1, 1]]), jnp.full((2, 2, 3), 1 / 3), jnp.array([0.4, 0.7])
+    change = number - number[np.asarray(x)][..., None]
+    expected = process.reverse_rates(x, p, t) * np.exp(0.5 * change)
+    np.testing.assert_allclose(with_rates.reverse_rates(x, p, t), expected, rtol=1e-5)
+    assert guided.init is sampler.init and discrete.guided_rates(sampler, log_probability, 0.0, exact) is sampler

@@ -59,7 +59,6 @@ READ = {  # objectives whose network is read in training as in sampling
 }
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", READ)
 def test_a_network_of_symbols_has_its_reading_and_its_condition(name):
     read, conditions = [], []
@@ -233,7 +232,6 @@ CONDITIONED = {
 }
 
 
-@pytest.mark.extended
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_every_network_of_symbols_receives_the_condition(name):
     seen = []
