@@ -227,3 +227,18 @@ def test_the_longest_gap_of_a_distillation_is_one():
     for steps, stage, rounds in ((8, 1, 5), (8, 0, 4), (8, 1, 0), (0, 1, 1)):
         with pytest.raises(ValueError, match=rf"{rounds} rounds of {stage} steps from a gap of 1 / {steps}"):
             make(steps, stage, rounds)
+
+
+def test_the_gap_of_a_distillation_doubles_until_the_last_round():
+    """From 1 / 8 in two rounds of ten steps: 1 / 8 up to step 9, and 1 / 4 from then on; s is not below 0."""
+    objective = discrete.discrete_consistency(
+        discrete.uniform(discrete.cosine(), 2), timesteps.uniform_density(LINE, 6), 8, 10, rounds=2
+    )
+    seen = []
+    networks = {
+        "model": lambda x, t, condition: jnp.zeros((*x.shape, 2)),
+        "teacher": lambda x, s, condition: seen.append(np.asarray(s)) or jnp.zeros((*x.shape, 2)),
+    }
+    for step, gap in ((0, 1 / 8), (9, 1 / 8), (10, 1 / 4), (19, 1 / 4), (20, 1 / 4), (95, 1 / 4)):
+        _, metrics = objective(networks, LINE, KEYS[:6], {"x": jnp.zeros((6, 3), int)}, step)
+        np.testing.assert_allclose(seen.pop(), np.maximum(np.asarray(metrics["t"]) - gap, 0), atol=1e-6)

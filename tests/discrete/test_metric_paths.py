@@ -197,3 +197,28 @@ def test_distances_of_vectors_far_from_zero_have_their_digits():
     exact = np.linalg.norm(near[:, None] - near, axis=-1)
     exact /= exact[~np.eye(6, dtype=bool)].mean()
     np.testing.assert_allclose(discrete.embedded_distances(far, power=1.0), exact, rtol=1e-9)
+
+
+def test_distances_of_two_symbols_are_made_and_of_fewer_refused():
+    np.testing.assert_allclose(discrete.line_distances(2, 0.5), [[0, 1], [1, 0]])
+    np.testing.assert_allclose(discrete.embedded_distances([[0.0, 1.0], [3.0, 5.0]], 1.0), [[0, 1], [1, 0]])
+    assert discrete.metric_path([[0, 1.0], [2.0, 0]]).size == 2
+    for size, power in ((1, 1.0), (2, 0.0), (2, -1.0), (2, float("nan"))):
+        with pytest.raises(ValueError, match=rf"line_distances: {size} symbols, power = {power}"):
+            discrete.line_distances(size, power)
+    for vectors, power in ((np.ones(3), 1.0), (np.ones((1, 3)), 1.0), (np.eye(3), 0.0), (np.eye(3), float("nan"))):
+        with pytest.raises(
+            ValueError, match=r"embedded_distances: vectors of shape .*Valid: \[K, D\] with K at least 2"
+        ):
+            discrete.embedded_distances(vectors, power)
+    for table in ([[0.0]], [0.0, 1.0], [[0, 1.0, 1.0], [1.0, 0, 1.0]]):
+        with pytest.raises(ValueError, match=r"metric_path: distances have the shape .*with K at least 2"):
+            discrete.metric_path(table)
+    for wrong in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=r"beside a diagonal of up to 0\. Valid: finite, above 0"):
+            discrete.metric_path([[0, wrong], [1.0, 0]])
+        for name in ("scale", "power"):
+            with pytest.raises(ValueError, match=rf"metric_path: {name} = .*a finite number above 0"):
+                discrete.metric_path([[0, 1.0], [1.0, 0]], **{name: wrong})
+    with pytest.raises(ValueError, match=r"beside a diagonal of up to 0\.5"):
+        discrete.metric_path([[0.5, 1.0], [1.0, 0]])

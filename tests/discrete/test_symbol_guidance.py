@@ -171,3 +171,16 @@ def test_nothing_known_is_the_sampler_itself_and_what_does_not_fit_is_refused():
         outside = discrete.infilling(discrete.ancestral(), np.full((4, 3), wrong), ~nothing)
         with pytest.raises(ValueError, match=rf"infilling: values has symbols {wrong} \.\. {wrong}\. Valid: 0 \.\. 3"):
             discrete.sample(outside, predict, process, jnp.zeros((4, 3), int), plan, KEYS)
+
+
+def test_known_values_may_be_traced_alone_or_with_what_is_known():
+    """Symbols that are not known at compile time are not checked; the others are."""
+    plan, start = timesteps.plan(np.array([1.0, 0.0])), jnp.full((2, 3), MASKED.mask)
+    init = lambda values, known: discrete.infilling(discrete.ancestral(), values, known).init(start, MASKED, plan)[0]
+    values, known = np.array([2, 0, 1]), np.array([True, False, True])
+    expected = np.broadcast_to(np.where(known, values, MASKED.mask), (2, 3))
+    np.testing.assert_array_equal(jax.jit(lambda values: init(values, known))(values), expected)
+    np.testing.assert_array_equal(jax.jit(lambda known: init(values, known))(known), expected)
+    np.testing.assert_array_equal(jax.jit(init)(values, known), expected)
+    with pytest.raises(ValueError, match="a known value is the mask symbol"):
+        init(np.array([MASKED.mask, 0, 1]), known)

@@ -263,3 +263,14 @@ def test_any_symbol_may_be_the_mask():
     np.testing.assert_allclose(np.exp(law[0]), [[1 / 3, 0, 1 / 3, 1 / 3], [0, 0, 0, 1]], atol=1e-6)
     with pytest.raises(ValueError, match=r"absorbing: mask = 4. Valid: a symbol, 0 \.\. 3"):
         discrete.absorbing(discrete.linear(), 4, mask=4)
+
+
+def test_the_first_block_with_masks_is_that_of_each_example():
+    """Three examples of four positions in blocks of two, whose first masks are in other blocks."""
+    masked = jnp.array([[True, False, True, True], [False, False, True, False], [False, True, False, True]])
+    everything = lambda log_x0, masked: masked
+    found = discrete.blockwise(everything, 2)(jnp.zeros((3, 4, 2)), masked)
+    np.testing.assert_array_equal(found, [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]])
+    discrete.blockwise(everything, 1)
+    with pytest.raises(ValueError, match=r"blockwise: block = 0\. Valid: at least 1"):
+        discrete.blockwise(everything, 0)
