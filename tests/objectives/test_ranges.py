@@ -4,7 +4,6 @@ import importlib
 import re
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from diffusion import couplings, objectives, weightings
@@ -44,23 +43,35 @@ RANGES = {  # name: (the call with a number, numbers at the ends of the range, n
     "optimal_transport block": (lambda v: couplings.optimal_transport(v), [2], [1]),
     "levels": (lambda v: objectives.decoders.levels(v), [2], [1]),
     "density_gradient": (
-        lambda v: objectives.with_density_gradient(lambda *a: None, lambda x: x, limit=v), [LEAST], [0.0, NAN]
+        lambda v: objectives.with_density_gradient(lambda *a: None, lambda x: x, limit=v),
+        [LEAST],
+        [0.0, NAN],
     ),
     "diffusion_dpo beta": (lambda v: objectives.diffusion_dpo(V, V, RATE, UNIFORM, beta=v), [LEAST], [0.0, NAN]),
     "diffusion_nft divergence": (
-        lambda v: objectives.diffusion_nft(V, RATE, UNIFORM, GRID, REWARD, 2, V, divergence=v), [0.0, 1.0], [-LEAST, NAN]
+        lambda v: objectives.diffusion_nft(V, RATE, UNIFORM, GRID, REWARD, 2, V, divergence=v),
+        [0.0, 1.0],
+        [-LEAST, NAN],
     ),
     "diffusion_nft beta": (
-        lambda v: objectives.diffusion_nft(V, RATE, UNIFORM, GRID, REWARD, 2, beta=v), [LEAST], [0.0, NAN]
+        lambda v: objectives.diffusion_nft(V, RATE, UNIFORM, GRID, REWARD, 2, beta=v),
+        [LEAST],
+        [0.0, NAN],
     ),
     "diffusion_nft limit": (
-        lambda v: objectives.diffusion_nft(V, RATE, UNIFORM, GRID, REWARD, 2, limit=v), [LEAST], [0.0, NAN]
+        lambda v: objectives.diffusion_nft(V, RATE, UNIFORM, GRID, REWARD, 2, limit=v),
+        [LEAST],
+        [0.0, NAN],
     ),
     "discriminator's weight": (
-        lambda v: objectives.distribution_matching(V, V, V, UNIFORM, block=2, adversarial=v), [LEAST], [-LEAST, NAN]
+        lambda v: objectives.distribution_matching(V, V, V, UNIFORM, block=2, adversarial=v),
+        [LEAST],
+        [-LEAST, NAN],
     ),
     "discriminator's block": (
-        lambda v: objectives.distribution_matching(V, V, V, UNIFORM, block=v, adversarial=0.1), [1], [0]
+        lambda v: objectives.distribution_matching(V, V, V, UNIFORM, block=v, adversarial=0.1),
+        [1],
+        [0],
     ),
     "ratios": (
         lambda v: objectives.distribution_matching(V, V, V, UNIFORM, ratios=v),
@@ -79,30 +90,44 @@ RANGES = {  # name: (the call with a number, numbers at the ends of the range, n
     "dispersive layer": (lambda v: objectives.dispersive(v, 2), [1], [0]),
     "pseudo_huber c": (lambda v: part("few_step", "pseudo_huber")(v), [0.0], [-LEAST, NAN]),
     "guidance_distillation scales": (
-        lambda v: objectives.guidance_distillation(V, V, RATE, UNIFORM, v, 3), [(1.0, 1.0), (0.0, 2.0)], [(1.0, 0.999)]
+        lambda v: objectives.guidance_distillation(V, V, RATE, UNIFORM, v, 3),
+        [(1.0, 1.0), (0.0, 2.0)],
+        [(1.0, 0.999)],
     ),
     "guidance_inputs largest": (
         lambda v: objectives.improved_mean_flow(UNIFORM, guidance=objectives.GuidanceInputs(3, largest=v)),
-        [1.0], [0.999, NAN],
+        [1.0],
+        [0.999, NAN],
     ),
     "guidance_inputs dropout": (
         lambda v: objectives.improved_mean_flow(UNIFORM, guidance=objectives.GuidanceInputs(3, dropout=v)),
-        [0.0, 1.0], [-LEAST, 1.001],
+        [0.0, 1.0],
+        [-LEAST, 1.001],
     ),
     "latent_consistency guidance": (
-        lambda v: objectives.latent_consistency_distillation(V, V, 3, v), [(2.0, 2.0)], [(2.0, 1.999)]
+        lambda v: objectives.latent_consistency_distillation(V, V, 3, v),
+        [(2.0, 2.0)],
+        [(2.0, 1.999)],
     ),
     "latent_consistency solver_steps": (
-        lambda v: objectives.latent_consistency_distillation(V, V, 3, solver_steps=v, T=10), [1, 10], [0, 11]
+        lambda v: objectives.latent_consistency_distillation(V, V, 3, solver_steps=v, T=10),
+        [1, 10],
+        [0, 11],
     ),
     "log_variance group": (lambda v: objectives.log_variance(V, GRID, objectives.funnel(), v), [2], [1]),
     "log_variance data_std": (
-        lambda v: objectives.log_variance(V, GRID, objectives.funnel(), 2, v), [LEAST], [0.0, NAN]
+        lambda v: objectives.log_variance(V, GRID, objectives.funnel(), 2, v),
+        [LEAST],
+        [0.0, NAN],
     ),
     "mean_flow equal": (lambda v: objectives.mean_flow(UNIFORM, v), [0.0, 1.0], [-LEAST, 1.001, NAN]),
     "mean_flow p": (lambda v: objectives.mean_flow(UNIFORM, p=v), [0.0], [-LEAST, NAN]),
     "policy_gradient clip": (lambda v: objectives.policy_gradient(V, GRID, REWARD, 2, clip=v), [LEAST], [0.0, NAN]),
-    "policy_gradient beta": (lambda v: objectives.policy_gradient(V, GRID, REWARD, 2, V, beta=v), [LEAST], [-LEAST, NAN]),
+    "policy_gradient beta": (
+        lambda v: objectives.policy_gradient(V, GRID, REWARD, 2, V, beta=v),
+        [LEAST],
+        [-LEAST, NAN],
+    ),
     "policy_gradient group": (lambda v: objectives.policy_gradient(V, GRID, REWARD, v), [2], [1]),
     "prior_preservation weight": (lambda v: objectives.with_prior_preservation(PLAIN, v, "a"), [0.0], [-LEAST, NAN]),
     "prior_preservation number": (lambda v: objectives.with_prior_preservation(PLAIN, 1.0, "a", v), [1], [0]),
@@ -118,12 +143,20 @@ RANGES = {  # name: (the call with a number, numbers at the ends of the range, n
     "shortcut share": (lambda v: objectives.shortcut(8, v), [0.0, 1.0], [-LEAST, 1.001, NAN]),
     "trajectory solver_steps": (lambda v: objectives.trajectory_regression(V, V, GRID, 1, v), [1, 4], [0]),
     "trajectory chunk": (lambda v: objectives.trajectory_regression(V, V, GRID, v), [1], [0]),
-    "truncated boundary": (lambda v: objectives.truncated_consistency(V, V, UNIFORM, near(0.1), v), [LEAST], [0.0, NAN]),
+    "truncated boundary": (
+        lambda v: objectives.truncated_consistency(V, V, UNIFORM, near(0.1), v),
+        [LEAST],
+        [0.0, NAN],
+    ),
     "truncated share": (
-        lambda v: objectives.truncated_consistency(V, V, UNIFORM, near(0.1), 1.0, v), [0.001, 0.999], [0.0, 1.0]
+        lambda v: objectives.truncated_consistency(V, V, UNIFORM, near(0.1), 1.0, v),
+        [0.001, 0.999],
+        [0.0, 1.0],
     ),
     "truncated weight": (
-        lambda v: objectives.truncated_consistency(V, V, UNIFORM, near(0.1), 1.0, 0.5, v), [0.0], [-LEAST, NAN]
+        lambda v: objectives.truncated_consistency(V, V, UNIFORM, near(0.1), 1.0, 0.5, v),
+        [0.0],
+        [-LEAST, NAN],
     ),
     "gaussian_mixture number": (lambda v: objectives.gaussian_mixture(v), [1], [0]),
     "gaussian_mixture dimension": (lambda v: objectives.gaussian_mixture(2, v), [1], [0]),
@@ -139,7 +172,7 @@ RANGES = {  # name: (the call with a number, numbers at the ends of the range, n
     "p2 k": (lambda v: weightings.p2(k=v), [LEAST], [0.0, NAN]),
     "p2 gamma": (lambda v: weightings.p2(gamma=v), [0.0], [-LEAST, NAN]),
     "edm sigma_data": (weightings.edm, [LEAST], [0.0, NAN]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RANGES)
