@@ -4,6 +4,8 @@ import collections
 import json
 import types
 
+import pytest
+
 from configs import digits
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.run import bookkeeping
@@ -67,6 +69,17 @@ def test_the_least_held_out_loss_is_of_one_split_and_number_of_draws():
     assert figure == protocol("fd_pixels", **{"evaluate.every": 7, "evaluate.loss.number": 50})
     others = protocol("fd_pixels", **{"sample.steps": 3}), protocol("fd_pixels", **{"evaluate.number": 9})
     assert len({figure, *others}) == 3
+
+
+@pytest.mark.parametrize("processes, saves", [(1, [("save", 7, "state"), ("wait",)]), (2, [])])
+def test_a_run_of_one_process_is_saved_before_its_data_fail(monkeypatch, processes, saves):
+    """Of several processes one alone may have failed, and a save needs all of them."""
+    calls = []
+    monkeypatch.setattr(bookkeeping.jax, "process_count", lambda: processes)
+    saver = types.SimpleNamespace(wait=lambda: calls.append(("wait",)))
+    run = types.SimpleNamespace(save=lambda step, state: calls.append(("save", step, state)), _saver=saver)
+    bookkeeping.Bookkeeping.save_before_data_fails(run, 7, "state")
+    assert calls == saves
 
 
 def test_an_evaluation_that_failed_is_no_missing_one(tmp_path):

@@ -301,6 +301,15 @@ def test_the_least_loss_is_the_least_of_one_measurement(tmp_path, capsys, change
     assert ("has changed since step 4 had the least held_out_loss" in capsys.readouterr().out) == (least == 6)
 
 
+def test_numbers_of_a_tracker_leave_out_the_bins_without_records():
+    bins = [0.1, None, *[0.2] * 8]
+    row = {"trained": {"loss": 0.3, "by_t": bins}, "average": {"loss": 0.4, "by_t": [None] * 10}}
+    tags = held_out_loss.numbers(row)
+    later = {f"held_out_loss/trained/{i / 10:.1f}-{(i + 1) / 10:.1f}": 0.2 for i in range(2, 10)}
+    first = {"held_out_loss/trained": 0.3, "held_out_loss/average": 0.4, "held_out_loss/trained/0.0-0.1": 0.1}
+    assert tags == first | later
+
+
 @pytest.mark.extended
 def test_trackers_tables_and_curves_have_it(tmp_path):
     assert train.train(recipe(), tmp_path) == 0

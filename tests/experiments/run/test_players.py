@@ -170,6 +170,15 @@ def test_fp8_is_refused_where_nothing_is_computed_in_it():
         apply(1.0, X, 0, 0)
 
 
+def test_a_guided_teacher_goes_beyond_the_conditional_output_by_scale_minus_one():
+    guided = players.guided_teacher(PLAIN.apply, 2.5, jnp.full((), -4.0))
+    condition = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(
+        guided(3.0, jnp.array([0.5, -1.0]), jnp.zeros(2), condition),
+        3 * np.array([0.5, -1.0]) + np.array([1.0, 2.0]) + 1.5 * (np.array([1.0, 2.0]) + 4),
+    )
+
+
 def test_a_teacher_of_scale_one_is_evaluated_once_for_an_example():
     assert players.guided_teacher(PLAIN.apply, 1.0, jnp.zeros(())) == PLAIN.apply
     rows = []

@@ -60,6 +60,7 @@ def test_events_hold_numbers_and_pictures(tmp_path, picture, monkeypatch):
     assert numbers.step == 50 and {value.tag: value.simple_value for value in numbers.summary.value} == NUMBERS
     (shown,) = pictures.summary.value
     assert shown.tag == "samples" and (shown.image.width, shown.image.height) == (4, 4)
+    assert shown.image.colorspace == 3  # RGB, in TensorFlow's summary.proto
     assert shown.image.encoded_image_string == picture.read_bytes()
 
 

@@ -2,8 +2,10 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion.experiments.run import tuned_base
 from diffusion.experiments.run.players import BASE
@@ -30,6 +32,22 @@ def program(monkeypatch):
 
 
 STATE = TrainState(**dict.fromkeys(TrainState._fields))
+
+
+def test_networks_that_the_state_keeps_have_its_shardings_and_the_others_are_replicated():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    split, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
+    shape = jax.ShapeDtypeStruct((2,), np.float32, sharding=split)
+
+    def load(parts, shardings):
+        return {part: shardings(part, {"w": shape}) for part in parts}
+
+    base = types.SimpleNamespace(load=load, null={"text": np.ones(1)})
+    target = types.SimpleNamespace(unsaved={BASE: {"transformer": {"w": shape}}})
+    program = types.SimpleNamespace(tuned=types.SimpleNamespace(base=base), target=target)
+    parts = tuned_base._loaded(program, ("transformer", "vae"))
+    assert parts["transformer"] == {"w": split} and parts["vae"] == {"w": everywhere}
+    assert parts[NULL]["text"].sharding == everywhere
 
 
 def test_a_restored_run_has_its_base_and_says_where_it_lies(program):
