@@ -11,6 +11,12 @@ from diffusion.data.transforms import to_model
 from diffusion.recipe import data
 
 
+def test_the_condition_is_a_rate_and_a_motion_beside_the_class():
+    of = sources.moving_drawings("train", frames=8, side=8, number=1)
+    condition = sources.paced(of, 4, (2,)).spec.condition
+    assert condition["vector"].shape == (2,) and condition["vector"].dtype == "float32"
+
+
 @pytest.mark.extended
 def test_clips_are_cut_at_the_rate_that_they_say():
     long = {"name": "moving_drawings", "frames": 16, "side": 8, "number": 12}

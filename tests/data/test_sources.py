@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from diffusion.data import catalog, pipeline, sources
-from diffusion.data.sources import spec as records_spec
+from diffusion.data.sources import spec as records_spec, tfds_records
 from tests.data.made import image_feature, png, write
 
 TFDS_NAMES = "tensorflow_datasets.core.features"
@@ -147,6 +147,16 @@ def test_a_number_of_classes_that_would_fill_the_memory_is_refused(copy):
         name.unlink()
     with pytest.raises(ValueError, match=r"declares 1,000,001 classes; at most 1,000,000 are read"):
         sources.open_source("made", "train", root)
+
+
+@pytest.mark.parametrize("most, valid", [(2, True), (1, False)])
+def test_as_many_classes_as_are_read_are_valid(made, monkeypatch, most, valid):
+    monkeypatch.setattr(tfds_records, "CLASSES", most)
+    if valid:
+        assert sources.describe("made", "train", made).num_classes == 2
+    else:
+        with pytest.raises(ValueError, match="declares 2 classes; at most 1 are read"):
+            sources.describe("made", "train", made)
 
 
 def test_a_label_out_of_range_is_named(tmp_path):

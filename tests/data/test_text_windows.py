@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import english_prose as prose, pipeline, shared_records, sources
+from diffusion.data.sources import text_windows
 
 SENTENCE = "Returns the sum of the elements, which it adds one after the other.\n    The array stays as it is."
 
@@ -113,12 +114,12 @@ def test_a_text_that_does_not_fit_is_refused(tmp_path):
         sources.text_file(str(tmp_path / "none.txt"))
 
 
-def test_a_text_of_more_than_a_gibibyte_is_refused_before_it_is_read(tmp_path):
-    path = tmp_path / "large.txt"
-    with open(path, "wb") as file:
-        file.truncate(2**30 + 1)  # takes no space on the disk
-    with pytest.raises(ValueError, match=r"large\.txt has 1 GiB; at most 1 GiB are read"):
-        sources.text_file(str(path))
+def test_a_text_may_have_a_gibibyte(tmp_path, monkeypatch):
+    limits = []
+    read = lambda path, most: limits.append(most) or "abab"
+    monkeypatch.setattr(text_windows.opener, "read_text", read)
+    sources.text_file("a.txt", length=2, alphabet="ab")
+    assert limits == [2**30]
 
 
 def test_records_of_symbols_are_arrays_of_integers():

@@ -29,6 +29,11 @@ def test_the_example_is_no_label_and_an_array_without_numbers_is_an_array(tmp_pa
     np.testing.assert_array_equal(source[3]["x"], X[3])
 
 
+def test_the_first_label_that_is_too_large_is_named_by_its_row():
+    with pytest.raises(ValueError, match=r"^1: its label is 1000005\. Valid: integers from 0 to 999,999"):
+        class_numbers([3, CLASSES + 5, 2], (), str, "labels")
+
+
 @pytest.mark.extended
 def test_labels_are_below_a_million():
     for label, valid in ((CLASSES - 1, True), (CLASSES, False)):

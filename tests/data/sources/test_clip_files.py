@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import sources
+from diffusion.data.sources import clip_files
 from diffusion.io import clips, limits
 
 
@@ -125,6 +126,13 @@ def test_captions_of_folders_with_dots_are_beside_them(tmp_path):
     assert sources.clip_folder(str(tmp_path), frames=2, side=8).captions() == ["0", "1"]
 
 
+def test_a_clip_takes_four_bytes_for_each_of_three_channels(monkeypatch):
+    asked = []
+    monkeypatch.setattr(clip_files.limits, "fits", lambda what, size: asked.append((what, size)))
+    clip_files._check(5, 7, 8.0, 0.0)
+    assert asked == [("a clip of 5 frames of 7 x 7 pixels", 5 * 7 * 7 * 3 * 4)]
+
+
 def test_what_cannot_be_used_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         sources.clip_folder(str(tmp_path / "none"), frames=4, side=8)
@@ -139,6 +147,9 @@ def test_what_cannot_be_used_is_named(tmp_path):
             "has 9 frames at 10 a second; .* these are 9 frames, fewer than frames = 10",
         ),
         ({"frames": 0, "side": 8}, "must be at least 1"),
+        ({"frames": 4, "side": 0}, "side = 0 must be at least 1"),
+        ({"frames": 4, "side": 8, "rate": 0.0}, r"rate = 0\.0 positive"),
+        ({"frames": 4, "side": 8, "stored_rate": -1.0}, r"stored_rate = -1\.0 0 or positive"),
         ({"frames": 4, "side": 8, "split": "test"}, "no split 'test'"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import sources
+from diffusion.data.sources import mesh_records, spiral_points, table_records
 from diffusion.data.sources.iterated import Iterated
 
 NUMBER = {"split": "train", "number": 20_000}
@@ -42,6 +43,13 @@ DEFAULTS = {
 def test_the_defaults_of_made_data_stay(name):
     parameters = inspect.signature(getattr(sources, name)).parameters.values()
     assert {one.name: one.default for one in parameters if one.default is not one.empty} == DEFAULTS[name]
+
+
+def test_tables_and_spirals_have_the_defaults_of_their_documentation():
+    parameters = inspect.signature(table_records.Records).parameters
+    assert parameters["viewed"].default is False and parameters["together"].default == 1
+    assert inspect.signature(spiral_points.Spirals).parameters["number"].default == 20_000
+    assert mesh_records.CloudRecords.draws == 1
 
 
 @pytest.mark.extended

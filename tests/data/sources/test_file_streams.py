@@ -63,6 +63,16 @@ def order_of(counts, window):
     return order
 
 
+def test_a_state_counts_windows_and_the_records_of_its_window():
+    """Checkpoints hold it: with other numbers a resumed run would read the records of a window in another order."""
+    one_pass = file_streams._Pass(order_of({"a": 5}, 2), 0)
+    states = [one_pass.get_state()]
+    for _ in one_pass:
+        states.append(one_pass.get_state())
+    at = [(state["window"], state["record"], state["at"]) for state in states]
+    assert at == [(0, 0, 0), (0, 0, 1), (0, 0, 2), (1, 2, 1), (1, 2, 2), (2, 4, 1)]
+
+
 def test_each_window_of_each_pass_has_an_order_of_its_own():
     counts = {"a": 25, "b": 31, "c": 24}
     order, orders = order_of(counts, 10), []

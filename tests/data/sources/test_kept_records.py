@@ -1,12 +1,14 @@
 """Which records a source keeps in memory, which it blames, and what its description says."""
 
+import pathlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from diffusion.data import fingerprints
-from diffusion.data.sources import array_files, parquet_files, picture_files, spec
+from diffusion.data.sources import array_files, parquet_files, picture_files, spec, table_records
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, RandomAccess
 from tests.data.made import png
 from tests.data.sources import stored
@@ -98,6 +100,29 @@ def test_rows_that_there_are_not_are_refused(row):
     with pytest.raises(IndexError, match=rf"row {row} is not in 0\.\.4"):
         Made(5)[row]
     assert Made(5)[0]["x"][0] == 0 and Made(5)[4]["x"][0] == 4
+
+
+def test_the_stamp_of_a_table_may_hold_paths_and_numbers_of_numpy():
+    class Own:
+        name, where, columns, date = "own", "memory", ("x",), 1
+
+        def __len__(self):
+            return 2
+
+        def read(self, rows, columns):
+            return [{"x": np.float32([row])} for row in rows]
+
+        def place(self, row):
+            return f"row {row}"
+
+        def stamp(self):
+            return [pathlib.Path("a"), np.int64(self.date)]
+
+    table = Own()
+    before = table_records.Records(table).stamp()
+    assert before == table_records.Records(table).stamp()
+    table.date = 2
+    assert before != table_records.Records(table).stamp()
 
 
 def test_the_sample_of_a_fingerprint_is_of_content_and_survives_damage():

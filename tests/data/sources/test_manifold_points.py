@@ -1,6 +1,7 @@
 """Points of exact mixtures: on their manifold, repeatable, and of the density that the source states."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -104,6 +105,21 @@ def test_the_density_of_rotations_is_that_of_the_stated_mixture(undrawn):
         density = density + weight * series.sum(0) / (8 * np.pi**2)
     found = sources.rotation_mixture().log_density(np.float32(x.as_matrix()))
     np.testing.assert_allclose(found, np.log(density), rtol=1e-4, atol=1e-3)
+
+
+def test_withheld_variants_are_the_last_of_each_fold_and_those_of_the_test(monkeypatch):
+    """With the class and the range of its variants in place of a chain, which takes long to compile."""
+    drawn = lambda key, label, first, last: jnp.stack([label, first[label], last[label]])
+    monkeypatch.setattr(protein_chains.folds, "drawn", drawn)
+    numbers = protein_chains.folds.NUMBERS
+    classes = np.arange(70) % len(numbers)
+    for split, withheld, first, last in (
+        ("train", 0, 0 * numbers, numbers), ("train", 1, 0 * numbers, numbers - 1),
+        ("test", 0, 0 * numbers, numbers), ("test", 1, numbers - 1, numbers),
+    ):  # fmt: skip
+        chains = protein_chains.ProteinChains(split, 70, withheld)
+        np.testing.assert_array_equal(chains.x, np.stack([classes, first[classes], last[classes]], 1))
+        np.testing.assert_array_equal(chains.label, classes)
 
 
 def test_what_a_config_leaves_out_keeps_its_number(monkeypatch):

@@ -189,6 +189,19 @@ def test_pictures_that_a_table_does_not_name_are_counted_and_named(tmp_path):
         sources.picture_folder(str(tmp_path))
 
 
+@pytest.mark.parametrize("number, listed", [(10, r"09\.png\. Add"), (11, r"09\.png \.\.\.\. Add")])
+def test_ten_pictures_are_listed_and_more_are_dots(tmp_path, number, listed):
+    with pytest.warns(UserWarning, match=rf"does not name {number} of the {number} pictures .*{listed}"):
+        picture_files.warn_of_unnamed(tmp_path / "metadata.csv", [], [f"{i:02}.png" for i in range(number)])
+
+
+def test_a_table_with_a_letter_after_a_closing_quote_is_refused(tmp_path):
+    write(tmp_path, "1.png")
+    (tmp_path / "metadata.csv").write_text('file_name,text\n1.png,"a"b\n')
+    with pytest.raises(ValueError, match=r"metadata\.csv is not a CSV file: .* expected after"):
+        sources.picture_folder(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["metadata.json", "captions.csv", "labels.TSV", "1.caption"])
 def test_a_table_of_another_name_is_named(name, tmp_path):
     write(tmp_path, "1.png")

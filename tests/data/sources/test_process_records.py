@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -45,6 +46,22 @@ class Rows:
 @pytest.fixture(scope="module")
 def read():
     return process_records.ProcessRecords(Rows(), Rows, NUMBER)
+
+
+def test_a_row_is_read_by_the_worker_of_its_remainder_and_other_names_are_the_sources(monkeypatch):
+    """With threads in place of processes, which take seconds to begin."""
+    workers = [ThreadPoolExecutor(1, f"worker {number}") for number in range(3)]
+    reader = lambda rows: [(row, threading.current_thread().name) for row in rows]
+    monkeypatch.setattr(process_records, "_records", reader)
+    source = process_records.ProcessRecords(Rows(), Rows, 3)
+    source.__dict__["_workers"] = workers
+    rows = [5, 2, 19, 2, 0]
+    assert source.__getitems__(rows) == [(row, f"worker {row % 3}_0") for row in rows]
+    assert source.times == dict.fromkeys(range(20), 0)
+    with pytest.raises(AttributeError, match="_no_name"):
+        source._no_name  # noqa: B018
+    for worker in workers:
+        worker.shutdown()
 
 
 @pytest.mark.extended

@@ -52,6 +52,11 @@ def test_distances_are_of_the_same_solids_as_the_points():
         assert np.median(away) < 0.15, row  # 128 points of either, and cells of 1/8
 
 
+def test_the_least_sizes_are_valid():
+    assert sources.solid_distances(number=1, side=1)[0]["x"].shape == (1, 1, 1, 1)
+    assert sources.solid_points(number=1, points=1)[0]["x"].shape == (1, 3)
+
+
 def test_kinds_are_chosen_and_mistakes_refused():
     tori = sources.solid_points(number=3, points=8, kinds=("torus",))
     assert tori.spec.classes == ("torus",) and tori[2]["label"] == 0
