@@ -239,3 +239,20 @@ def test_what_no_generator_makes_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_the_teacher_of_a_regression_steps_at_equal_parts_of_the_grid():
+    """Two steps between each two of 1, 1/2 and 0: at 1, 3/4, 1/2 and 1/4."""
+    times = []
+
+    def teacher(x, t, condition):
+        jax.debug.callback(lambda t: times.append(float(t)), t[0], ordered=True)
+        return 0 * x
+
+    network = lambda x, t, condition: 0 * x
+    v, flow = parameterizations.v(), schedules.rectified_flow()
+    objective = objectives.trajectory_regression(v, v, (1.0, 0.5, 0.0), 1, solver_steps=2)
+    keys, batch = jax.random.split(jax.random.key(0), 1), {"x": jnp.zeros((1, 2, 1))}
+    jax.jit(lambda: objective({"model": network, "teacher": teacher}, flow, keys, batch, 0)[0])()
+    jax.effects_barrier()
+    np.testing.assert_allclose(times, [1, 0.75, 0.5, 0.25])

@@ -97,3 +97,12 @@ def test_settings_that_move_nothing_are_refused():
         objectives.drifting(read, 0, 2)
     with pytest.raises(ValueError, match=r"similarity = 'box'\. Valid: laplace, gaussian"):
         objectives.drifting(read, 0.5, 2, "box")
+
+
+def test_points_of_which_one_entry_of_the_condition_differs_do_not_act():
+    x, data = np.float32([[0.0], [1.0], [3.0]]), np.float32([[1.0], [2.0], [5.0]])
+    condition = np.array([[0, 1], [0, 1], [0, 2]])
+    both = jax.jit(lambda: (drift(x, data, 1.0, condition=jnp.asarray(condition)), drift(x[:2], data[:2], 1.0)))
+    found, two = both()
+    np.testing.assert_allclose(found[:2], two, rtol=1e-5)
+    np.testing.assert_array_equal(found[2], 0)

@@ -297,3 +297,13 @@ def test_the_weight_of_improved_training_is_the_inverse_of_the_gap_of_noise_leve
     r = lambda t: t / (1 - t)
     found = inverse_gap(schedules.rectified_flow(), jnp.asarray(t), jnp.asarray(s))
     np.testing.assert_allclose(found, 1 / (r(t) - r(s)), rtol=1e-4)
+
+
+def test_a_curriculum_begins_with_its_first_number_and_ends_with_its_last():
+    """ceil(sqrt(k / K ((last + 1)^2 - first^2) + first^2) - 1) + 1 steps, with other ends than the published ones."""
+    curriculum = objectives.consistency_times.square_root_curriculum(20, 5, 12)
+    steps = np.array([0, 1, 7, 13, 19, 20, 50])
+    done = np.minimum(steps / 20, 1)
+    expected = np.ceil(np.sqrt(done * (13**2 - 5**2) + 5**2) - 1) + 1
+    np.testing.assert_array_equal([int(curriculum(int(step))) for step in steps], expected)
+    assert expected[0] == 5 and expected[-1] == 13

@@ -63,3 +63,14 @@ def test_strata_are_a_positive_integer(strata):
 def test_a_quantile_is_a_function():
     with pytest.raises(TypeError, match=r"quantile must be a function of u.*got a value of type float"):
         timesteps.from_quantile(0.5)
+
+
+def test_an_encoder_is_needed_where_a_term_reads_it_and_nowhere_else():
+    plain = objectives.flow_matching(timesteps.uniform_density(schedules.rectified_flow()))
+    aligned = objectives.added(plain, objectives.alignment(layer=1))
+    plain.check_encoder(False)
+    aligned.check_encoder(True)
+    with pytest.raises(ValueError, match="the objective uses no encoder"):
+        plain.check_encoder(True)
+    with pytest.raises(ValueError, match="but the run has no encoder"):
+        aligned.check_encoder(False)

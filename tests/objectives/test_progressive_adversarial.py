@@ -255,3 +255,18 @@ def test_heads_receive_the_joined_features_of_both_ends(x64):
         end = np.maximum(s, 2.0**-24)
         expected = np.sin(x_s + end[:, None]).sum(1) + beside * np.sin(x_t + t[:, None]).sum(1) + end
         np.testing.assert_allclose(both(x_t, x_s, t, s, step), np.stack([expected] * 2, 1), rtol=1e-6)
+
+
+def test_the_logits_of_the_judge_are_means_over_its_heads(x64):
+    exact = exact_denoiser(FLOW, DATA)
+    teacher = lambda x, t, condition, features=None: exact(x, t, condition) if features is None else (
+        exact(x, t, condition), (x,)
+    )  # fmt: skip
+    heads = lambda joined, t, condition: jnp.ones((len(t), 2)) * jnp.array([1.0, 4.0])
+    players = {"model": exact, "teacher": teacher, "judge": heads}
+    objective = objectives.transition_judge(V, V, N, STAGE, blocks=(1,))
+    losses, metrics = jax.jit(lambda: objective(players, FLOW, KEYS, BATCH, 10))()
+    np.testing.assert_allclose(metrics["real"], 2.5)
+    np.testing.assert_allclose(metrics["fake"], 2.5)
+    expected = np.mean([np.log1p(np.exp(-1.0)) + np.log1p(np.exp(1.0)), np.log1p(np.exp(-4.0)) + np.log1p(np.exp(4.0))])
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)

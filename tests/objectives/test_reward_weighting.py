@@ -76,3 +76,9 @@ def test_what_cannot_be_weighed_is_refused():
     keys = jax.random.split(jax.random.key(0), 4)
     with pytest.raises(ValueError, match=r"the reward of example 3 is inf\. Valid: finite rewards"):
         weighted({"model": lambda x, t, c: x}, FLOW, keys, {"x": jnp.zeros((4, 1))}, 0)
+
+
+def test_a_weighted_objective_needs_pictures_and_what_the_reward_reads_beside_them():
+    plain = objectives.flow_matching(timesteps.uniform_density(schedules.rectified_flow()))
+    assert not plain.beside.pictures
+    assert objectives.with_reward_weights(plain, objectives.near_value(0.3), 1.0).beside.pictures
