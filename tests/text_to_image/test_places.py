@@ -43,6 +43,7 @@ def test_a_lora_acts_always_or_between_two_times_of_the_path():
         ((0.8, (0.3, 1.5)), "times of a LoRA"),
         ((0.8, (-0.1, 1)), "times of a LoRA"),
         ((0.8, (0.3, 0.5, 0.7)), "times of a LoRA"),
+        ((0.8, 0.5), r"times of a LoRA = 0\.5"),
         ((0.8, (0.7, 0.3)), r"0\.7, 0\.3\)\. Valid: the smaller t first, \(0\.3, 0\.7"),
         ((0.8, (0.3, 1), 2), r"a weight, or a weight and two times, \(0\.8, \(0\.3, 1\)\)"),
         ((), "a weight, or a weight"),

@@ -610,6 +610,15 @@ def test_the_peak_is_near_what_xla_allocates():
     assert 0.5 * held < peak_memory.peak(jax.make_jaxpr(attend)(*shapes).jaxpr) < 2.5 * held
 
 
+def test_an_attachment_is_loaded_in_the_type_of_its_model(monkeypatch):
+    asked = []
+    load = lambda path, denoiser, base, **how: asked.append((path, how)) or Attachment(jnp.float32(1.0), None)
+    monkeypatch.setattr(additions.attached, "load", load)
+    model = dataclasses.replace(made_model(), dtype="bfloat16")
+    assert list(additions.with_attachments(model, {"edges": "folder"}, quantised=True).attachments) == ["edges"]
+    assert asked == [("folder", {"dtype": "bfloat16", "quantised": True})]
+
+
 def test_a_model_with_something_more_has_no_programs_of_the_model_without_it():
     model = made_model()
     model._programs["pictures"] = "compiled before"

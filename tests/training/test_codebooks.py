@@ -48,6 +48,12 @@ def begun(failed_at=HEALTHY, moves=0.0, **how):
     return init({"model": model, "critic": "other"}), step
 
 
+def test_the_sums_share_no_memory_with_the_codes_so_that_a_step_may_overwrite_both():
+    state, _ = begun()
+    codes = state.training.networks["model"]["autoencoder"]["codebook"]
+    assert state.sums.unsafe_buffer_pointer() != codes.unsafe_buffer_pointer()
+
+
 @pytest.mark.parametrize("moves", [0.0, 5.0])
 def test_codes_move_to_the_mean_of_their_vectors_under_the_new_encoder(moves):
     """Whatever the player's optimizer does with the codes."""

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from diffusion.training import ema as ema_lib, state
 from diffusion.training.stages import staged
@@ -32,6 +33,15 @@ def test_a_stage_begins_with_the_student_as_its_teacher():
         seen, [[3, 2, 2, 1], [5, 3.5, 2, 2], [7, 5.25, 3.5, 1], [10.5, 7.875, 3.5, 2], [15.75, 11.8125, 7.875, 1]]
     )
     assert int(now.step) == 5
+
+
+@pytest.mark.parametrize("step, teacher", [(0, 2.0), (1, 3.0), (2, 3.0)])
+def test_a_stage_of_one_step_begins_anew_at_every_step_but_the_first(step, teacher):
+    optimizer, ema = optax.sgd(0.1), ema_lib.exponential_moving_average(0.5, warmup=False)
+    now = state.create(jnp.float32(1.0), optimizer, ema, frozen={"teacher": jnp.float32(2.0)})
+    now = now._replace(step=jnp.int32(step), ema=jnp.float32(3.0))
+    after, _ = staged(lambda now, batch, key: (now, {}), 1, optimizer, ema)(now, "batch", "key")
+    assert float(after.frozen["teacher"]) == teacher
 
 
 def test_an_average_starts_from_the_rounded_student():

@@ -31,6 +31,12 @@ def test_the_sum_of_constant_amplitudes_is_the_tone():
     assert not sound.harmonic_amplitudes(tone(3000.0, [1, 1]), 3000.0, RATE, 3, HOP)[:, 2].any()
 
 
+def test_a_pitch_of_less_than_one_hertz_is_one():
+    """A quarter of a turn in a second."""
+    tones = sound.harmonic_sum(np.ones((16, 1)), 0.25, sample_rate=64, hop=4)
+    np.testing.assert_allclose(tones, np.cos(2 * np.pi * 0.25 * np.arange(64) / 64), atol=1e-12)
+
+
 def test_a_decay_is_that_of_the_amplitudes():
     """exp(-t / 0.2 s) in a window of 64 ms: its mean over the window, by the integral of Hann's window."""
     time = np.arange(8192) / RATE

@@ -44,6 +44,18 @@ def test_several_processes_wait_for_each_other(processes, waits, monkeypatch):
     assert passed == waits
 
 
+@pytest.mark.parametrize("process, prunes", [(0, 1), (1, 0), (2, 0)])
+def test_the_first_process_alone_removes_checkpoints(process, prunes, tmp_path, monkeypatch):
+    saver = Checkpoints(tmp_path)
+    saver.close()
+    pruned = []
+    monkeypatch.setattr(saver, "_prune", lambda: pruned.append(1))
+    monkeypatch.setattr(saver, "_writing", 3)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    saver.wait()
+    assert len(pruned) == prunes
+
+
 def save_all(workdir, wanted, **options):
     """Trains to each wanted step in turn and saves; returns the states on the host."""
     state = toys.make_state()

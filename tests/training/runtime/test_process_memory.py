@@ -35,6 +35,8 @@ def test_the_fullest_accelerator_counts(monkeypatch):
     assert process_memory.used() == (7, None)
     devices.append(device({"bytes_in_use": 3, "peak_bytes_in_use": 8, "bytes_limit": 90}))  # between two steps
     assert process_memory.used() == (8, 90)
+    devices.append(device({"bytes_in_use": 8}))  # as full, with an unknown limit
+    assert process_memory.used() == (8, 90)
 
 
 def test_the_resident_pages_of_this_process(monkeypatch):
