@@ -1,5 +1,7 @@
 """Generators trained on samples that they make as they will be sampled: in a few steps, and chunk after chunk."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -256,3 +258,30 @@ def test_the_teacher_of_a_regression_steps_at_equal_parts_of_the_grid():
     jax.jit(lambda: objective({"model": network, "teacher": teacher}, flow, keys, batch, 0)[0])()
     jax.effects_barrier()
     np.testing.assert_allclose(times, [1, 0.75, 0.5, 0.25])
+
+
+def test_a_regression_is_from_the_states_of_the_teachers_trajectory_to_its_end(monkeypatch):
+    """Of networks that predict v = 0, by DDIM's steps in NumPy; frames that are drawn at the end count nothing."""
+    module = importlib.import_module("diffusion.objectives.trajectory_regression")
+    z = np.random.default_rng(0).normal(size=(2, 3, 1)).astype(np.float32)
+    drawn = np.array([[0, 1, 2], [1, 1, 0]])
+    grid = np.float32([1.0, 0.5, 0.0])
+    monkeypatch.setattr(module, "prior", lambda *arguments: jnp.asarray(z))
+    monkeypatch.setattr(module, "drawn_times", lambda *arguments: (jnp.asarray(drawn), jnp.asarray(grid[drawn])))
+    still = lambda x, t, condition: 0 * x
+    v, flow = parameterizations.v(), schedules.rectified_flow()
+    objective = objectives.trajectory_regression(v, v, (1.0, 0.5, 0.0), 1, solver_steps=2)
+    keys, batch = jax.random.split(jax.random.key(0), 2), {"x": jnp.zeros((2, 3, 1))}
+    losses, metrics = jax.jit(lambda: objective({"model": still, "teacher": still}, flow, keys, batch, 0))()
+    clean = lambda x, t: (1 - t) / ((1 - t) ** 2 + t**2) * x
+    noise = lambda x, t: t / ((1 - t) ** 2 + t**2) * x
+    states = {1.0: np.float64(z)}
+    for t in (1.0, 0.75, 0.5, 0.25):
+        s = t - 0.25
+        states[s] = (1 - s) * clean(states[t], t) + s * noise(states[t], t)
+    every = np.stack([states[t] for t in (1.0, 0.5, 0.0)])
+    rows, frames = np.arange(2)[:, None], np.arange(3)
+    at = grid[drawn][..., None]
+    error = clean(every[drawn, rows, frames], at) - states[0.0]
+    np.testing.assert_allclose(losses, np.mean((drawn < 2)[..., None] * error**2, (1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(metrics["t"], grid[drawn].mean(1), rtol=1e-6)

@@ -17,6 +17,7 @@ PLAIN = objectives.flow_matching(UNIFORM)
 LEAST, NAN = 1e-9, float("nan")
 part = lambda module, name: getattr(importlib.import_module(f"diffusion.objectives.{module}"), name)
 buffer = part("replay_buffer", "replay_buffer")
+adjoint_sampling = lambda **more: objectives.adjoint_sampling(V, RATE, UNIFORM, GRID, objectives.funnel(), **more)
 ROW = {"x": jnp.zeros(2)}
 
 RANGES = {  # name: (the call with a number, numbers at the ends of the range, numbers beyond)
@@ -114,6 +115,12 @@ RANGES = {  # name: (the call with a number, numbers at the ends of the range, n
         [1, 10],
         [0, 11],
     ),
+    "latent_consistency c": (lambda v: objectives.latent_consistency_distillation(V, V, 3, c=v), [LEAST], [0.0, NAN]),
+    "adjoint_sampling noises": (lambda v: adjoint_sampling(noises=v), [1], [0]),
+    "adjoint_sampling data_std": (lambda v: adjoint_sampling(data_std=v), [LEAST], [0.0, NAN]),
+    "adjoint_sampling max_norm": (lambda v: adjoint_sampling(max_norm=v), [LEAST], [0.0, NAN]),
+    "adjoint_sampling buffer": (lambda v: adjoint_sampling(buffer=v, every=2), [1], [0, -1]),
+    "adjoint_sampling every": (lambda v: adjoint_sampling(buffer=4, every=v), [2], [1, 0]),
     "log_variance group": (lambda v: objectives.log_variance(V, GRID, objectives.funnel(), v), [2], [1]),
     "log_variance data_std": (
         lambda v: objectives.log_variance(V, GRID, objectives.funnel(), 2, v),
