@@ -75,7 +75,6 @@ def test_points_act_on_each_other_if_every_entry_of_every_condition_is_equal(x64
     assert np.abs(found - drift(X, DATA, 0.4, condition=text)).max() > 0.01
 
 
-@pytest.mark.extended
 def test_loss_moves_each_sample_along_its_drift_in_its_block(x64):
     """The loss is mean |V|^2, and its gradient in x is -2 V / D: the target and the drift have none."""
     objective = objectives.drifting(V, 0.7, 3, "gaussian")

@@ -149,16 +149,18 @@ def test_a_critic_judges_what_the_head_makes():
 
     @jax.jit
     def called():
-        call = lambda objective, networks, step=0: objective(networks, SCHEDULE, KEYS, {"x": X}, step)
+        call = lambda objective, networks, step=0, **more: objective(networks, SCHEDULE, KEYS, {"x": X, **more}, step)
         return (
             call(critic, judge)[0],
             call(made, judge),
             call(made, networks(PARAMS))[0],
             call(later, seeing, 3),
             call(later, seeing, 4),
+            call(made, {**networks(PARAMS), "encoder": None}, features=Y)[0],
         )
 
-    losses, (with_it, seen), without, (before, parts), (after, parts_after) = called()
+    losses, (with_it, seen), without, (before, parts), (after, parts_after), stored = called()
+    np.testing.assert_allclose(stored, without, rtol=1e-6)  # of features that the batch has, and no encoder
     y = np.asarray(X @ PARAMS["first"] @ PARAMS["last"])[..., 0].reshape(B, -1)
     real = np.asarray(X)[..., 0].reshape(B, -1)
     hinge = 0.5 * np.maximum(0, 1 - real).mean(1) + 0.5 * np.maximum(0, 1 + y).mean(1)
