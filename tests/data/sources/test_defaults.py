@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import sources
-from diffusion.data.sources import mesh_records, spiral_points, table_records
+from diffusion.data.sources import mesh_records, solid_records, spiral_points, table_records
 from diffusion.data.sources.iterated import Iterated
 
 NUMBER = {"split": "train", "number": 20_000}
@@ -50,6 +50,7 @@ def test_tables_and_spirals_have_the_defaults_of_their_documentation():
     assert parameters["viewed"].default is False and parameters["together"].default == 1
     assert inspect.signature(spiral_points.Spirals).parameters["number"].default == 20_000
     assert mesh_records.CloudRecords.draws == 1
+    assert solid_records.SEED == 2029  # run folders go on with the solids of this seed
 
 
 @pytest.mark.extended

@@ -105,13 +105,13 @@ def test_a_process_that_has_ended_is_a_failure_of_this_machine(read):
 
 def test_a_process_waits_for_the_one_that_began_it_without_being_held_by_it(monkeypatch):
     """It ignores three signals; a thread that does not keep it alive ends it with the status 1."""
-    ended, ignored, statuses = threading.Event(), [], []
+    ended, ignored, statuses, settings = threading.Event(), [], [], []
     parent = types.SimpleNamespace(join=ended.wait)
     monkeypatch.setattr(process_records.multiprocessing, "parent_process", lambda: parent)
     monkeypatch.setattr(process_records.signal, "signal", lambda *arguments: ignored.append(arguments))
     monkeypatch.setattr(process_records.os, "_exit", statuses.append)
     monkeypatch.setattr(process_records, "_reopen", None, raising=False)
-    monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
+    monkeypatch.setattr(jax.config, "update", lambda *arguments: settings.append(arguments))
     before = set(threading.enumerate())
     process_records._begin(Rows)
     (waiting,) = set(threading.enumerate()) - before
@@ -120,6 +120,18 @@ def test_a_process_waits_for_the_one_that_began_it_without_being_held_by_it(monk
     waiting.join(10)
     assert waiting.daemon and not early and statuses == [1]
     assert ignored == [(name, signal.SIG_IGN) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    assert settings == [("jax_platforms", "cpu")]
+
+
+def test_each_worker_is_one_process_that_opens_the_source_anew(monkeypatch):
+    begun = []
+    pool = types.SimpleNamespace(submit=lambda task: None)
+    monkeypatch.setattr(process_records, "ProcessPoolExecutor", lambda *arguments: begun.append(arguments) or pool)
+    assert process_records.ProcessRecords(Rows(), Rows, 3)._workers == [pool] * 3
+    for processes, context, begin, arguments in begun:
+        assert (processes, begin, arguments) == (1, process_records._begin, (Rows,))
+        assert context.get_start_method() == "spawn"
+    assert len(begun) == 3
 
 
 @pytest.mark.slow

@@ -139,6 +139,8 @@ def test_a_picture_of_one_row_or_column_can_be_resized(sides):
 
 def test_noise_is_of_each_picture_and_a_blur_of_each_channel():
     grey = np.full((2, 32, 32, 3), 128, np.uint8)
+    bright, dark = (degradations.noisy(np.full((1, 16, 16, 3), value, np.uint8), 0.05) for value in (255, 0))
+    assert bright.min() > 128 > dark.max()  # what leaves the range stays at its end
     noisy = degradations.noisy(grey, 0.1).astype(float) - 128
     assert abs(np.corrcoef(noisy.reshape(2, -1))[0, 1]) < 0.1
     np.testing.assert_allclose(noisy.std(axis=(1, 2, 3)), 25.5, rtol=0.05)
