@@ -55,7 +55,6 @@ def test_one_step_is_the_simplest_of_all():
     assert np.abs(several[0] - one).max() > 0.1
 
 
-@pytest.mark.extended
 def test_the_gradient_is_that_of_one_evaluation():
     """Of x = w x_t + a x[f - 1] it is x_t by w and x[f - 1] by a, although both depend on w and a themselves."""
     w, a = 0.7, 0.4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffusion import objectives
+from diffusion import objectives, schedules
 from diffusion.objectives.recipes import RECIPES
 from tests.conformance import slow_but
 
@@ -145,3 +145,12 @@ def test_strata_reach_the_density():
         keys = jax.random.split(jax.random.key(0), 64)
         t, _ = density.sample(density.init(), keys, jnp.arange(64))
         assert np.all(np.diff(np.asarray(t)) >= 0)  # one in each stratum, in their order
+
+
+def test_recipes_of_discrete_processes_have_the_chosen_number_of_steps():
+    """Ten steps have another alpha at t = 1 than a thousand."""
+    one = np.float32(1)
+    for name, make in (("ddpm", schedules.linear_beta), ("latent_diffusion", schedules.scaled_linear)):
+        for T in (10, 50):
+            recipe = RECIPES[name](T=T)
+            assert float(recipe.schedule.alpha(one)) == float(make(T=T).alpha(one)) != float(make().alpha(one))
