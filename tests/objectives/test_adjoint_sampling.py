@@ -199,3 +199,12 @@ def test_what_does_not_fit_is_refused():
     made = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET)
     with pytest.raises(ValueError, match="the examples, like the target's samples,"):
         made({"model": lambda x, t, c: x}, FLOW, jax.random.split(jax.random.key(0), 2), {"x": jnp.zeros((2, 3))}, 0)
+
+
+def test_a_batch_without_a_buffer_is_sampled_anew_and_without_replay_a_buffer_is_not_read():
+    keys, network = jax.random.split(jax.random.key(0), 4), {"model": lambda x, t, c: 0.5 * x}
+    batch = {"x": jnp.zeros((4, SIZE))}
+    for more, beside in (({"buffer": 8, "every": 3}, {}), ({}, {"buffer": "anything"})):
+        made = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.5, 0.0), TARGET, 1.0, 1, **more)
+        losses = jax.eval_shape(lambda made=made, beside=beside: made(network, FLOW, keys, batch | beside, 1)[0])
+        assert losses.shape == (4,)

@@ -311,3 +311,10 @@ def test_perceived_features_have_their_own_weights():
     y = decoding(F, KEYS, None, size=(4, 4)).x
     expected = autoencoder_terms.perceptual_distance([y], [X], weights)
     np.testing.assert_allclose(metrics["perceptual"], expected, rtol=1e-5)
+
+
+def test_features_near_zero_are_scaled_by_a_constant_beside_their_square():
+    """1e-10 has the square 1e-20, as large as the constant: half of a unit vector's square remains."""
+    tiny = jnp.zeros((1, 1, 1, 2)).at[..., 0].set(1e-10)
+    found = autoencoder_terms.perceptual_distance([tiny], [jnp.zeros((1, 1, 1, 2))])
+    np.testing.assert_allclose(found, [0.5], rtol=1e-4)

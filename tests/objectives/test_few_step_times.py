@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from diffusion import objectives, parameterizations, schedules, timesteps
-from diffusion.objectives.consistency import inverse_gap
+from diffusion.objectives.consistency import _in_range, inverse_gap
 from tests.objectives import few_step_cases
 from tests.objectives.few_step_cases import EDM, FLOW, V, as_v, keys_and_data, near
 from tests.objectives.objective_cases import at
@@ -307,3 +307,18 @@ def test_a_curriculum_begins_with_its_first_number_and_ends_with_its_last():
     expected = np.ceil(np.sqrt(done * (13**2 - 5**2) + 5**2) - 1) + 1
     np.testing.assert_array_equal([int(curriculum(int(step))) for step in steps], expected)
     assert expected[0] == 5 and expected[-1] == 13
+
+
+def test_times_of_noise_levels_out_of_range_are_left_out():
+    """On the rectified flow sigma / alpha = t / (1 - t); a range that the schedule has within it changes nothing."""
+    flow = FLOW._replace(t_min=1e-3, t_max=0.99)
+    within = _in_range(flow, 0.02, 3.0)
+    np.testing.assert_allclose([within.t_min, within.t_max], [0.02 / 1.02, 3 / 4], rtol=1e-4)
+    same = _in_range(flow, 1e-4, 1e4)
+    assert (same.t_min, same.t_max) == (flow.t_min, flow.t_max)
+
+    def traced(end):
+        within = _in_range(flow._replace(t_max=end), 0.02, 3.0)
+        return within.t_max
+
+    np.testing.assert_allclose([jax.jit(traced)(0.99), jax.jit(traced)(0.5)], [3 / 4, 0.5], rtol=1e-4)
