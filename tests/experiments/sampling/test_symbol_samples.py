@@ -14,6 +14,7 @@ from diffusion.recipe.sections import sectioned
 from diffusion.training.step import HEADS
 
 MASKS = discrete.absorbing(discrete.linear(), 4)
+KEYS = jax.random.split(jax.random.key(0), 3)
 
 
 def run(length=6, causal=0, process=MASKS):
@@ -56,6 +57,15 @@ def test_the_prior_and_the_steps_have_keys_of_their_own(monkeypatch):
     symbol_samples.sampled(recipe, recipe.objective.reads)({}, {}, None, (first, rest))
     for name, keys in (("prior", first), ("steps", rest)):
         np.testing.assert_array_equal(jax.random.key_data(seen[name]), jax.random.key_data(keys))
+
+
+def test_the_network_receives_the_labels_and_the_guides_their_weights(monkeypatch):
+    asked = []
+    monkeypatch.setattr(symbol_samples, "predictor", lambda recipe, reads: lambda *parts: asked.append(parts))
+    monkeypatch.setattr(discrete, "sample", lambda *parts: None)
+    recipe = run()
+    symbol_samples.sampled(recipe, recipe.objective.reads)("params", "weights", "labels", (KEYS, KEYS))
+    assert asked == [("params", "labels", "weights")]
 
 
 def test_trained_masks_have_the_powers_that_the_run_has_learned():
