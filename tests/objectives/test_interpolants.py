@@ -192,6 +192,8 @@ def test_reflow_needs_pairs_and_pairs_need_a_deterministic_sampler():
     with pytest.raises(ValueError, match="deterministic"):
         plan = timesteps.plan(timesteps.uniform(SCHEDULE, 2))
         objectives.reflow_pairs(_denoise, SCHEDULE, plan, KEYS, (2,), samplers.ddpm())
+    with pytest.raises(ValueError, match="reflow needs one key for each pair"):
+        objectives.reflow_pairs(_denoise, SCHEDULE, plan, KEYS[:0], (2,))
 
 
 def test_an_interpolant_is_sampled_under_a_schedule_that_trains():

@@ -1,5 +1,8 @@
 """One loss, whatever the network predicts: every weighting under every parameterization, on actual errors."""
 
+import importlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -305,3 +308,11 @@ def test_loss_is_finite_where_the_snr_is_zero(weighting):
 def test_bad_arguments_are_refused_by_name(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_the_derivative_of_a_sigmoid_keeps_its_digits_on_both_sides():
+    """e^-x / (1 + e^-x)^2, which is e^-|x| far from 0."""
+    slope = jax.vmap(jax.grad(importlib.import_module("diffusion.objectives.weightings")._logistic))
+    x = np.array([-40.0, -1.0, 0.0, 2.0, 40.0])
+    expected = np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))) ** 2
+    np.testing.assert_allclose(slope(jnp.float32(x)), expected, rtol=1e-5)
