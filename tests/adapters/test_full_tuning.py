@@ -1,6 +1,7 @@
 """The tuning of a whole denoiser, of some of its layers and of the text encoders: what trains, and in which type."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,57 @@ def test_a_new_leaf_has_the_wider_of_two_types_and_the_others_stay(held, compute
     new = full_tuning.with_leaves(params, {"a": {"kernel": np.full(3, 1 + 2**-10, np.float32)}}, computed)
     assert new["a"]["kernel"].dtype == result and new["a"]["kernel"].tolist() == [1 + 2**-10] * 3
     assert new["a"]["bias"] is params["a"]["bias"]
+
+
+class Toy:
+    """A network whose output tells its weight, x and the time apart."""
+
+    @staticmethod
+    def apply(variables, x, clock, condition):
+        params = variables["params"]
+        return params["w"] * x + params["b"] * clock + condition["text"]
+
+
+class ToyModel:
+    """A text-to-image model of two numbers in "net" and one in "words", as far as a tuning reads it."""
+
+    kind = SimpleNamespace(denoiser=SimpleNamespace(folder="net"))
+    readers, modules, denoiser = ("words",), {"net": None}, Toy
+    dtype_of = staticmethod(lambda part: "float32")
+
+    def __init__(self, **params):
+        self.params = {"net": {"w": jnp.float16(2), "b": jnp.float16(5)}, "words": {"v": jnp.float16(7)}} | params
+
+    def with_text(self, networks, condition):
+        return {"text": networks["words"]["v"] * condition["tokens"]}
+
+    def replaced(self, params):
+        return ToyModel(**params)
+
+
+@pytest.mark.parametrize("targets", ["", "w"])
+@pytest.mark.parametrize("text", [False, True])
+def test_a_toy_is_tuned_in_the_parts_that_are_asked_for(targets, text, monkeypatch):
+    """w x + b t + v tokens, with new w = 3, b = 6 and v = 8 where they train, and the base's 2, 5 and 7 elsewhere."""
+    monkeypatch.setattr(full_tuning, "chosen_leaves", lambda module, pattern: {pattern})
+    base = ToyModel()
+    tuning = full_tuning.full(base, targets, text)
+    weights = tuning.init(jax.random.key(0), base.params)
+    net = {"w": 2.0} if targets else {"w": 2.0, "b": 5.0}
+    assert weights == {"net": net} | ({"words": {"v": 7.0}} if text else {})
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(weights))
+    new = changed(weights)
+    condition = {"tokens": 100.0} if text else {"text": 100.0}
+    output = lambda params: tuning.apply(params, new, 10.0, 1.0, condition)
+    b = 5 if targets else 6
+    assert output(base.params) == 3 * 10 + b + (800 if text else 100)
+    slopes = jax.grad(lambda b: output({**base.params, "net": {"w": 2.0, "b": b}}))(5.0)
+    assert slopes == 0  # nothing of the base learns
+    parts = ("net", "words") if text else ("net",)
+    assert (tuning.copies, tuning.replaces, tuning.encodes) == (parts, parts, text)
+    assert tuning.networks == (("net",) if targets else ())
+    tuned = tuning.attach(base, new).params
+    assert tuned == {"net": {"w": 3, "b": b}, "words": {"v": 8 if text else 7}}
 
 
 @pytest.mark.extended
