@@ -147,6 +147,11 @@ def test_neutral_is_the_denoiser_and_examples_do_not_meet(kind):
 def test_a_box_for_each_word():
     with pytest.raises(ValueError, match="2 boxes for 1 words"):
         guidance.layout(_itself, schedules.cosine(), _first_channel, WORD, ((0, 0, 1, 1),) * 2)
+    for examples, words in ((1, 2), (2, 1), (3, 2)):
+        tokens, boxes = np.zeros((examples, words, 1), int), ((0, 0, 1, 1),) * words
+        guidance.layout(_itself, schedules.cosine(), _first_channel, tokens, boxes)
+        with pytest.raises(ValueError, match=f"{words + 1} boxes for {words} words"):
+            guidance.layout(_itself, schedules.cosine(), _first_channel, tokens, (*boxes, boxes[0]))
 
 
 SCHEDULE = schedules.cosine()
