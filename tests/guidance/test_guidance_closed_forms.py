@@ -382,7 +382,6 @@ def test_measurements_solve_their_own_systems():
         np.testing.assert_array_equal(measurement.solve(observed, jnp.asarray(jnp.inf)), 0)
 
 
-@pytest.mark.extended
 def test_each_example_is_solved_with_its_ratio():
     """A^T (A A^T + ratio I)^-1 y by NumPy, for two examples with different ratios."""
     ratios = np.array([0.01, 4.0])
@@ -605,3 +604,18 @@ def test_a_matrix_or_a_blur_has_one_noise_for_each_example(shape):
     with pytest.raises(ValueError, match=r"one ratio for each example.*\(2, 4, 1, 1\)"):
         images = jnp.ones((2, 4, 4, 1))
         measurements.blurred(1.0).inverse(images, images, jnp.ones((2, 4, 1, 1)))
+
+
+def test_a_product_with_a_density_adds_its_exponent_to_the_others():
+    """Of one density, whose exponent is 1, or of a product; the scores add up by them, and their excess too."""
+    first, second, third = (lambda x, t, k=k: Prediction(x, k * x) for k in (1.0, 2.0, 3.0))
+    assert guidance.multiplied(first, third, SCHEDULE, 0.5).exponents == (1.0, 0.5)
+    assert guidance.multiplied(first, third, SCHEDULE).exponents == (1.0, 1.0)
+    both = guidance.product(guidance.separately(first, second), SCHEDULE, (0.75, 2.0))
+    three = guidance.multiplied(both, third, SCHEDULE, -0.5)
+    assert three.exponents == (0.75, 2.0, -0.5) and three.total == 2.25
+    prediction, excess = three.with_excess(jnp.asarray(X), jnp.asarray(T))
+    total = 0.75 * 1 + 2.0 * 2 - 0.5 * 3
+    np.testing.assert_allclose(prediction.eps, total * X, rtol=1e-6)
+    squares = 0.75 * 1 + 2.0 * 4 - 0.5 * 9
+    np.testing.assert_allclose(excess, (total**2 - squares) / 2 * np.sum(X**2, 1), rtol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from diffusion import objectives, timesteps
 from diffusion.models.dit import DiT
@@ -64,6 +65,18 @@ def test_gradient_reaches_the_trained_network_alone(name):
     assert np.abs(gradient[member.trained]).max() > 1e-6
     for frozen in member.frozen:
         np.testing.assert_array_equal(gradient[frozen], 0)
+
+
+@every_member
+def test_the_program_of_the_derivative_reads_the_trained_network_alone(name):
+    """It is not run: what it reads of the parameters' changes remains where all else is left out of it."""
+    member = MEMBERS[name]
+    parameters = parameters_of(member)
+    loss = lambda parameters: run(name, batch_of(6), parameters)[0].sum()
+    program = jax.make_jaxpr(lambda changes: jax.jvp(loss, (parameters,), (changes,))[1])(parameters)
+    _, used = dce_jaxpr(program.jaxpr, [True])
+    read = dict(zip(sorted(parameters), used, strict=True))
+    assert read[member.trained] and not any(read[frozen] for frozen in member.frozen)
 
 
 @pytest.mark.extended
