@@ -389,6 +389,7 @@ def test_each_example_is_solved_with_its_ratio():
         (measurements.pooled(2), (4, 4, 1)),
         (measurements.blurred(0.6), (4, 6, 1)),
         (measurements.matrix(A), (2,)),
+        (measurements.matrix(np.random.default_rng(3).normal(size=(3, 16))), (4, 4, 1)),
     ):
         size = np.prod(shape)
         matrix = np.asarray(measurement.forward(jnp.eye(size).reshape(size, *shape))).reshape(size, -1).T
