@@ -318,3 +318,13 @@ def test_features_near_zero_are_scaled_by_a_constant_beside_their_square():
     tiny = jnp.zeros((1, 1, 1, 2)).at[..., 0].set(1e-10)
     found = autoencoder_terms.perceptual_distance([tiny], [jnp.zeros((1, 1, 1, 2))])
     np.testing.assert_allclose(found, [0.5], rtol=1e-4)
+
+
+def test_the_adaptive_weight_is_a_number_without_a_gradient():
+    """5 / (2 + delta) of the lengths of both gradients; a gradient through it would change what it weighs."""
+    reconstruction, adversarial = jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])
+    weight = autoencoder_terms.adaptive_weight
+    assert float(weight(reconstruction, adversarial)) == pytest.approx(5 / (2 + 1e-4), rel=1e-6)
+    assert float(weight(reconstruction, 0 * adversarial)) == 1e4  # the limit
+    slopes = jax.grad(lambda a, b: weight(a, b), (0, 1))(reconstruction, adversarial)
+    np.testing.assert_array_equal(slopes, 0)
