@@ -87,7 +87,6 @@ class Encoder:
         return types.SimpleNamespace(pooled=images.mean((1, 2)) + variables["params"]["shift"], patches=None)
 
 
-@pytest.mark.extended
 def test_an_image_prompt_attaches_its_keys_and_values_with_a_weight_or_a_mask(monkeypatch):
     monkeypatch.setattr(ip_adapter_files, "widths", lambda denoiser: (2, 2))
     module = Projection()

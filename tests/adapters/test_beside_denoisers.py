@@ -39,7 +39,6 @@ def shown(network, monkeypatch, name="residuals"):
     monkeypatch.setattr(network, name, lambda module, *arguments: arguments)
 
 
-@pytest.mark.extended
 def test_a_control_net_reads_pictures_of_zero_to_one_and_the_base_has_no_gradient(models, monkeypatch):
     base, model = models
     tuning = control.control_net(base)
@@ -81,7 +80,6 @@ def test_a_transformers_control_net_reads_latents_and_the_bases_layers(monkeypat
     assert not any(jax.tree.leaves(to_base))
 
 
-@pytest.mark.extended
 def test_a_t2i_adapter_reads_pictures_alone_and_its_features_go_to_the_levels(models, monkeypatch):
     base, model = models
     tuning = control.t2i_adapter(base, blocks=1)
@@ -192,7 +190,6 @@ def test_an_image_prompt_is_seen_once_and_its_projection_trains_alone(kind, mode
     same(read, weights)
 
 
-@pytest.mark.extended
 def test_an_image_prompt_begins_without_an_effect(models, reader):
     base, _ = models
     tuning = image_prompt.ip_adapter(base, str(reader[0]))

@@ -60,7 +60,6 @@ def test_a_word_alone_changes_the_text_and_nothing_of_the_denoiser(models, monke
     assert not any(jax.tree.leaves(to_base))
 
 
-@pytest.mark.extended
 def test_layers_begin_at_the_base_and_train_beside_the_word(models, monkeypatch):
     base, model = models
     tuning = custom_diffusion(base, "<new>")

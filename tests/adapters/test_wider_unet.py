@@ -33,7 +33,6 @@ def seen(params, condition, x):
     return condition.pop("hint") + params["unet"]["conv_out"]["bias"][:3]
 
 
-@pytest.mark.extended
 def test_new_channels_begin_at_zero_and_all_weights_are_float32(models):
     base, model = models
     tuning = widened(base, "StableDiffusionInpaintPipeline", 3, seen, reads=("hint",), networks=("vae",))
@@ -88,7 +87,6 @@ def test_the_tuned_network_has_the_input_channels_that_it_receives(models):
     assert attached.denoiser == model.denoiser.clone(in_channels=9)
 
 
-@pytest.mark.extended
 def test_the_tuned_model_is_of_its_pipeline_and_in_the_types_of_the_loaded_one(models):
     base, model = models
     tuning = inpainting(base)
@@ -105,7 +103,6 @@ def test_the_tuned_model_is_of_its_pipeline_and_in_the_types_of_the_loaded_one(m
         assert attached.params[part] is model.params[part] and attached.modules[part] is model.modules[part]
 
 
-@pytest.mark.extended
 def test_editing_widens_by_the_channels_of_the_latents(models):
     base, model = models
     tuning = instruct_pix2pix(base)
