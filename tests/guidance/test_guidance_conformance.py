@@ -133,13 +133,10 @@ with_scale = pytest.mark.parametrize(
 )
 
 
-ENDS = ("cosine", "edm")
-
-
 def every_guidance_and_schedule(names=GUIDANCES):
     """All pairs; on cosine and edm in the fast suite, whose other ends are alpha = 0 and sigma = 80."""
     pairs = list(itertools.product(names, SCHEDULES))
-    fast = [pair for pair in pairs if pair[1] in ENDS]
+    fast = [pair for pair in pairs if pair[1] in ("cosine", "edm")]
     return pytest.mark.parametrize("name, schedule_name", slow_but(fast, pairs))
 
 
@@ -193,14 +190,8 @@ def test_neutral_is_the_unguided_denoiser_exactly(name, schedule_name):
     _assert_equal(_call(case.make(denoisers, schedule, case.neutral), x, t), denoisers[case.base](x, t))
 
 
-@pytest.mark.parametrize(
-    "name, schedule_name",
-    [
-        *((name, "cosine") for name in GUIDANCES),
-        *(pytest.param(name, "edm", marks=pytest.mark.extended) for name in GUIDANCES),
-        *(pytest.param(name, s, marks=pytest.mark.slow) for name in GUIDANCES for s in SCHEDULES if s not in ENDS),
-    ],
-)
+@pytest.mark.extended
+@every_guidance_and_schedule()
 def test_the_prediction_still_adds_up_to_x(name, schedule_name):
     """alpha x0 + sigma eps = x_t, but for CFG++, which is marked. And the guidance does something."""
     case = GUIDANCES[name]

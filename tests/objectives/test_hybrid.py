@@ -57,7 +57,7 @@ def test_first_step_is_the_likelihood_of_the_256_levels():
     np.testing.assert_allclose(found[0], expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("mean", [-1.2, -1.0, -0.996, 0.013, 0.8, 0.996, 1.5])
+@pytest.mark.parametrize("mean", [-1.2, -1.0, 0.013, 0.996, 1.5])
 @pytest.mark.parametrize("log_std", [-6.0, -3.0, 0.0])
 def test_levels_share_all_of_the_probability(mean, log_std):
     levels = jnp.linspace(-1, 1, 256)

@@ -140,3 +140,17 @@ def test_channels_are_those_of_the_authors_and_one_is_enough():
     clock = jnp.linspace(-1, 1, 5)
     found = one.apply({"weight": jnp.ones(1)}, clock)
     assert found.shape == (5,) and np.ptp(found) > 0.1 and np.abs(found).max() <= 2**0.5 + 1e-6
+
+
+def test_the_clock_of_leaves_with_a_schedule_each_is_the_mean_of_their_noise_levels():
+    """ln(sigma / alpha) / 4 of both, at the time of each example."""
+    parts = {"a": schedules.cosine(), "b": schedules.rectified_flow()}
+    t, clocks = jnp.array([0.2, 0.6, 0.9]), []
+    loss = lambda networks, schedule, keys, batch, step: (jnp.ones(3), {"t": t})
+    objective = objectives.with_uncertainty(objectives.Objective(loss, reads=None))
+    network = lambda x, clock, condition: clocks.append(clock) or jnp.zeros(3)
+    batch = {"x": jnp.zeros((3, 4))}
+    joint = schedules.per_leaf(parts, {name: (2,) for name in parts})
+    objective({"uncertainty": network}, joint, jax.random.split(jax.random.key(0), 3), batch, 0)
+    level = lambda schedule: np.log(np.asarray(schedule.sigma(t), np.float64) / np.asarray(schedule.alpha(t)))
+    np.testing.assert_allclose(clocks[0], (level(parts["a"]) + level(parts["b"])) / 2 / 4, rtol=1e-4)

@@ -134,6 +134,8 @@ def test_the_weight_of_a_pair_of_examples():
     """By hand: M_00 - M_01 = 3 and C = 2, M_11 - M_10 = -1: at w <= 1.5 three of four cost no more, else two."""
     costs, apart = jnp.array([[5.0, 2.0], [3.0, 2.0]]), jnp.array([[0.0, 2.0], [2.0, 0.0]])
     assert condition_weight(costs, apart, 0.75) == jax.jit(condition_weight)(costs, apart, 0.75) == 1.5
+    least = condition_weight(costs, apart, 0.01)  # of one pair at least
+    assert least == jax.jit(condition_weight)(costs, apart, 0.01) == jnp.inf
     assert condition_weight(costs, apart, 1.0) == 0  # not even without the condition's cost
     assert callable(conditional_optimal_transport(1.0, 2))
     assert condition_weight(costs, apart, 0.5) == jnp.inf  # the pairs that were drawn alone
