@@ -45,6 +45,16 @@ def test_words_of_captions():
     assert caption_retrieval.bags(["very, very red", "blue"], words).tolist() == [[1, 2], [0, 0]]
 
 
+def test_similarities_are_cosines(monkeypatch):
+    """Of vectors of words that are summed, with pictures whose vectors are known."""
+    pictures = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
+    monkeypatch.setattr(caption_retrieval, "features", lambda retriever, images: pictures)
+    monkeypatch.setattr(caption_retrieval, "bags", lambda captions, words: np.float32([[1, 0], [0, 1], [1, 1]]))
+    retriever = caption_retrieval.Retriever({"word": np.float32([[3, 0], [0, 4]])}, ("red", "dot"), "d")
+    cosines = caption_retrieval.similarities(retriever, None, ["red", "dot", "red dot"])
+    np.testing.assert_allclose(cosines, [[1, 0, 0.6], [0.6, 0.8, 0.36 + 0.64]], rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.extended
 def test_two_steps_of_training_know_all_words_and_put_pictures_on_the_sphere():
     """A batch is no larger than the set; what is known of a caption does not depend on its other pictures."""

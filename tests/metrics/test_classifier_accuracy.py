@@ -1,5 +1,7 @@
 """Classifier accuracy score: good samples teach, wrong labels do not, and a missing mode shows in its class."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,21 @@ def test_samples_teach_what_their_labels_say(tmp_path):
     lower[test_labels == 0] = test_images[test_labels == 1][0]
     found = classifier_accuracy(samples, labels, lower, test_labels, seed=3, folder=tmp_path).by_class
     assert found[0] < 0.1 and found[1] > 0.9
+
+
+def test_the_share_its_interval_and_its_classes_are_counts_of_the_test_images(monkeypatch, tmp_path):
+    """With a network that is right about six of eight."""
+    asked = []
+    net = types.SimpleNamespace(digest="d")
+    monkeypatch.setattr(classifier, "cached", lambda *arguments: asked.append(arguments) or net)
+    monkeypatch.setattr(classifier, "predict", lambda net, images: np.array([0, 0, 0, 1, 1, 1, 1, 0]))
+    samples, test_images, test_labels = np.zeros((5, 4, 4, 1), np.uint8), np.zeros((8, 4, 4, 1)), np.arange(8) // 4
+    labels = np.array([0, 1, 0, 1, 1])
+    accuracy = classifier_accuracy(samples, labels, test_images, test_labels, seed=3, folder=tmp_path)
+    assert asked == [(samples, labels, 3, tmp_path)]
+    assert (accuracy.value, accuracy.by_class) == (0.75, {0: 0.75, 1: 0.75})
+    assert accuracy.interval == bootstrap.wilson_interval(6, 8)
+    assert (accuracy.samples, accuracy.test, accuracy.seed, accuracy.digest) == (5, 8, 3, "d")
 
 
 def test_bad_input(tmp_path):

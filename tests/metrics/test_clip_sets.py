@@ -66,12 +66,19 @@ def test_a_film_gives_the_same_clip_whichever_films_are_read_with_it(tmp_path):
     [
         (np.zeros((2, 7, 4, 4, 3), np.uint8), "has 7 frames, but a clip of 4 frames, one of every 3, spans 10"),
         (np.zeros((2, 10, 4, 4), np.uint8), r"shape \[2, 10, 4, 4\]. Valid: \[N, F, H, W, 3\]"),
+        (np.zeros((2, 10, 4, 4, 2), np.uint8), r"shape \[2, 10, 4, 4, 2\]. Valid: \[N, F, H, W, 3\], or .* 1\]"),
+        (np.zeros((0, 10, 4, 4, 3), np.uint8), r"shape \[0, 10, 4, 4, 3\]"),
+        (np.zeros((2, 10, 4, 4, 0), np.uint8), r"shape \[2, 10, 4, 4, 0\]"),
         (np.zeros((2, 10, 4, 4, 3), np.int32), "clips are int32"),
     ],
 )
 def test_clips_that_do_not_fit_are_refused(array, match):
     with pytest.raises(ImageSetError, match=match):
         clip_sets.from_array(array, 4, 3)
+
+
+def test_clips_in_grey_are_a_set():
+    assert clip_sets.from_array(np.zeros((2, 10, 4, 4, 1), np.uint8), 4, 3).count == 2
 
 
 def test_what_is_no_set_of_clips_is_refused(tmp_path):

@@ -103,6 +103,7 @@ def test_two_classes_are_enough():
 def test_probabilities_are_no_logits(score):
     """Their softmax is nearly uniform, so that they once gave a score near 1 without a word."""
     probabilities = np.random.default_rng(0).dirichlet(np.full(10, 0.1), size=30).astype(np.float32)
-    with pytest.raises(ValueError, match=r"takes logits, but each row is a distribution.*log\(probabilities\)"):
-        score(probabilities)
+    for rows in (probabilities, np.eye(10, dtype=np.float32)):  # with zeros too
+        with pytest.raises(ValueError, match=r"takes logits, but each row is a distribution.*log\(probabilities\)"):
+            score(rows)
     score(np.log(probabilities.astype(np.float64) + 1e-30))

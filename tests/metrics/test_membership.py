@@ -60,6 +60,14 @@ def test_the_loss_is_a_mean_over_the_chosen_number_of_draws():
         np.testing.assert_allclose([scores.mean(), scores.var()], [-1, 0.4 / draws], rtol=0.15)
 
 
+def test_a_denoiser_that_knows_the_example_and_the_process_has_no_loss():
+    """At alpha = 0.7 and sigma = 0.3 the noise is (x_t - 0.7 x) / 0.3."""
+    x = jnp.asarray(DRAWN[:4], jnp.float32)
+    denoise = lambda x_t, t: Prediction(x, (x_t - 0.7 * x) / 0.3)
+    scores = membership.loss_scores(denoise, FLOW, x, 0.3, jax.random.split(jax.random.key(0), 4))
+    np.testing.assert_allclose(scores, 0, atol=1e-10)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_inversion_takes_the_chosen_number_of_steps_and_one_more(steps):
     """To t = 0.3 in equal steps, each evaluated at its end, then one of their length further and back from there."""

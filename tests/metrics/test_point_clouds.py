@@ -77,6 +77,7 @@ def test_coverage_and_minimum_matching_distance_by_hand():
         (lambda a: point_clouds.distances(a, a[:, :0], point_clouds.chamfer), r"second set.*\[4, 0, 3\]"),
         (lambda a: point_clouds.distances(a, a[..., :2], point_clouds.chamfer), "dimension; got 3 and 2"),
         (lambda a: point_clouds.nearest_neighbour_accuracy(np.eye(3), np.ones((3, 2)), np.eye(2)), "one size"),
+        (lambda a: point_clouds.nearest_neighbour_accuracy(np.eye(1), np.ones((1, 1)), np.eye(1)), "at least 2; got"),
     ],
 )
 def test_mistakes_are_refused(make, words):

@@ -41,6 +41,12 @@ def test_numbers_count_each_object_once():
     assert t2i_compbench_plus.numeracy([("apple", 1)], [dog]) == 0
 
 
+@pytest.mark.parametrize("box", [(0, 0, 199, 9), (0, 0, 9, 199), (50, 0, 59, 199), (0, 50, 199, 59)])
+def test_long_boxes_of_one_object_are_one(box):
+    dog = Detection("dog", 0.9, box)
+    assert t2i_compbench_plus.count_objects([dog, dog]) == ["dog"]
+
+
 def test_the_order_in_depth():
     left, right = (0, 0, 60, 100), (40, 0, 100, 100)  # overlap 20 / 100
     order = lambda word, a, b: t2i_compbench_plus.depth_order(word, a, b, NEAR)
@@ -58,6 +64,9 @@ def test_the_score_of_two_objects_in_depth():
     assert score("a cat behind a car", ("cat", "car"), [cat, car]) == pytest.approx(0.35)
     assert score("a cat behind a car", ("cat", "car"), [cat]) == pytest.approx(0.2)
     assert score("a cat behind a car", ("cat", "car"), []) == 0 and score("a cat", None, [cat]) == 0
+    assert (
+        score("a hot dog behind a car", ("hot dog", "car"), [cat._replace(label="hot"), cat._replace(label="dog")]) == 0
+    )
     # The authors' loop: of two cats before the first car the later one counts.
     later = cat._replace(score=0.4)
     assert score("a cat behind a car", ("cat", "car"), [cat, later, car]) == pytest.approx(0.25)
