@@ -13,6 +13,7 @@ OF_RESAMPLER |= {f"layers.{i}.1.1.weight": (7 * 6, 6) for i in range(3)}
 SIZES = {"tokens": 3, "inner": 6, "depth": 3, "heads": 2, "ratio": 7}
 FILES = [
     (GlobalProjection(5, 4, 3), {"proj.weight": (12, 5), "proj.bias": (12,), "norm.weight": (4,)}),
+    (GlobalProjection(5, 1, 3), {"proj.weight": (3, 5), "proj.bias": (3,), "norm.weight": (1,)}),
     (FullProjection(5, 4), {"proj.0.weight": (8, 5), "proj.2.weight": (4, 8), "proj.3.weight": (4,)}),
     (Resampler(5, 4, **SIZES), OF_RESAMPLER),
     (TimedResampler(5, 4, **SIZES, time_features=9), OF_RESAMPLER | {"time_embedding.linear_1.weight": (6, 9)}),

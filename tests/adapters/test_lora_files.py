@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffusion.adapters import lora, lora_files, lora_layers, lora_names
+from diffusion.adapters import lora, lora_files, lora_kinds, lora_layers, lora_names, lora_updates
 from diffusion.adapters.layer_axes import separation
 from diffusion.adapters.lora_files import Lora
 from diffusion.io import limits
@@ -387,3 +387,36 @@ def test_a_number_for_each_input_of_a_convolution_stands_along_its_inputs_alone(
     np.testing.assert_array_equal(how.inputs_to_ours(values, (4, 3, 2, 2)), values[None, None])
     dense = separation(rows.DENSE, (4, 3), (3, 4))
     np.testing.assert_array_equal(dense.inputs_to_ours(values, (4, 3)), values)
+
+
+def test_a_layer_of_one_output_has_a_mapping():
+    how = separation(rows.DENSE, (1, 3), (3, 1))
+    np.testing.assert_array_equal(how.inputs_to_ours(np.array([1.0, 2.0, 3.0]), (1, 3)), [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("theirs, rank", [((7, 3), 7), ((3, 7), 7), ((2, 3, 5), 15), ((40, 3, 5), 40)])
+def test_factors_have_at_most_as_many_rows_as_the_larger_side(theirs, rank):
+    assert lora_kinds.largest_rank(theirs) == rank
+
+
+@pytest.mark.parametrize(
+    "parts, rank, config, expected",
+    [({"alpha": np.float32([6])}, 4, None, 1.5), ({"alpha": np.float32([6])}, None, None, 1.0), ({}, 4, None, 1.0),
+     ({}, 4, {"lora_alpha": 8, "r": 2}, 2.0), ({}, 4, {"lora_alpha": 8, "use_rslora": True}, 4.0),
+     ({"magnitude": np.ones(2)}, 4, {"lora_alpha": 8, "use_dora": True}, 2.0)],
+)  # fmt: skip
+def test_a_scale_is_alpha_over_the_rank_or_its_root(parts, rank, config, expected):
+    assert lora_names.scale(parts, rank, config, "a.b", "a file: a.b") == expected
+
+
+def test_a_config_of_dora_needs_a_magnitude():
+    with pytest.raises(Mismatch, match="its config sets use_dora, but the file has no lora_magnitude_vector"):
+        lora_names.scale({}, 4, {"lora_alpha": 8, "use_dora": True}, "a.b", "a file: a.b")
+
+
+@pytest.mark.parametrize("shape, up", [((6, 4), (6, 2)), ((6, 4, 3), (6, 2, 1)), ((6, 4, 3, 3), (6, 2, 1, 1))])
+def test_an_update_has_the_axes_of_the_kernel_in_its_file(shape, up):
+    inputs = np.prod(shape[1:])
+    update = lora_updates.Update(((np.ones((2, inputs)), np.ones((6, 2))),), None, 1.0)
+    ((down, made_up),) = lora_updates._as_one([update], shape, "a layer").pairs
+    assert (down.shape, made_up.shape) == ((2, *shape[1:]), up)

@@ -24,6 +24,20 @@ from tests.metrics import torch_writer
 from tests.text_to_image import made_pipelines
 
 
+def test_a_word_has_at_most_the_tokens_of_the_shorter_prompt(monkeypatch):
+    base = types.SimpleNamespace(tokenizers={"a": types.SimpleNamespace(room=5), "b": types.SimpleNamespace(room=3)})
+    monkeypatch.setattr(word_embeddings, "encoders_of", lambda base: dict.fromkeys(base.tokenizers))
+    with pytest.raises(ValueError, match=r"vectors = 4\. Valid: 1 to 3, the tokens of a prompt"):
+        textual_inversion(base, vectors=4)
+
+
+def test_the_shape_of_a_table_grows_as_the_table_does():
+    rows = [np.zeros((2, 6)), np.zeros((1, 6))]
+    shapes = {"tokens": {"embedding": jax.ShapeDtypeStruct((10, 6), np.float16)}}
+    larger = word_embeddings.with_rows(shapes, rows)["tokens"]["embedding"]
+    assert (larger.shape, larger.dtype) == ((13, 6), np.float16)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """pipeline -> (described, loaded), of one text encoder and of two."""
