@@ -1,6 +1,7 @@
 """The folder of a model made of another: its own networks, the other's files, and the class that it has now."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from diffusion.io import limits
 from diffusion.models.interchange.family import Refusal
 from diffusion.published.pipeline_kinds import Usual
-from diffusion.text_to_image import model_folder, model_index
+from diffusion.text_to_image import loading, model_folder, model_index
 
 
 @pytest.fixture
@@ -111,3 +112,20 @@ def test_the_networks_that_a_folder_attaches_have_the_names_of_their_folders(tmp
     assert list(found) == ["controlnet", "controlnet_1", "controlnet_2"]
     assert all(path == tmp_path / name for name, path in found.items())
     assert model_index.attached_folders(tmp_path, "") == {}
+
+
+@pytest.mark.parametrize(
+    "config, side", [({"sample_size": 8}, 64), ({"sample_size": [6, 9]}, 72), ({"sample_size": [9, 6]}, 72), ({}, 128)]
+)
+def test_the_side_of_pictures_is_the_larger_one_of_the_denoisers_latents(config, side, tmp_path):
+    """Latents of an eighth; without a size, sixteen latents, which is what the kind says."""
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    place = lambda folder, part: folder / part
+    kind = types.SimpleNamespace(
+        files=types.SimpleNamespace(place=place), denoiser=types.SimpleNamespace(folder="unet"), second_stage=None,
+        pictures=types.SimpleNamespace(side=0, sample_size=16),
+    )  # fmt: skip
+    assert loading._side(tmp_path, kind, types.SimpleNamespace(factor=8)) == side
+    packed = types.SimpleNamespace(factor=16, packed=2)
+    assert loading._side(tmp_path, kind, packed) == (128 if not config else 2 * side)
