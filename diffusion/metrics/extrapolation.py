@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.metrics import frechet, pairwise
+from diffusion.metrics import frechet, frechet_error, pairwise
 
 POINTS = 15  # subset sizes, and the smallest of them, as in the paper
 SMALLEST = 5000
@@ -15,7 +15,7 @@ class Extrapolation(NamedTuple):
 
     Attributes:
         value: intercept of the line, the distance at 1/N = 0; can be negative by noise.
-        standard_error: the standard error of the intercept, from the residuals; too small where the subsets overlap.
+        standard_error: the standard error of the intercept over draws of the samples.
         slope: the slope of the line in 1/N, so that slope / N is the bias at N samples.
         sizes: int64 [P] numbers of samples N.
         distances: float64 [P], the distance at each.
@@ -39,9 +39,13 @@ def extrapolate(
     evenly from 5,000 to the number of samples, each subset drawn without replacement, as in the authors' code. (That
     code also draws the generator's noise from a Sobol sequence; this function takes any samples.) The bias of the
     covariance falls as 1/N only where N is large beside the number of features: with 2,048 features, start at 5,000 or
-    more. The reference keeps its own bias. The standard error follows from ordinary least squares,
+    more. The reference keeps its own bias. The standard error is
 
-        SE^2 = s^2 (1/P + m^2 / sum_i (1/N_i - m)^2),    m = mean_i 1/N_i,    s^2 = sum_i residual_i^2 / (P - 2).
+        SE^2 = s^2 (1/P + m^2 / sum_i (1/N_i - m)^2) + SE_N^2,    m = mean_i 1/N_i,    s^2 = sum_i r_i^2 / (P - 2).
+
+    The first term is that of least squares, with the residuals r_i. They do not contain what all subsets share, which
+    are drawn from the same N samples. SE_N, the error of the distance of all samples, does
+    (`frechet_error.standard_error`).
 
     Args:
         samples: features of generated images, [N, D].
@@ -75,7 +79,9 @@ def extrapolate(
     for i, size in enumerate(sizes):
         subset = samples[rng.choice(len(samples), size, replace=False)]
         distances[i] = distance(frechet.moments(subset))
-    return _line(sizes.astype(np.int64), distances, reference.count)
+    line = _line(sizes.astype(np.int64), distances, reference.count)
+    over_draws = frechet_error.standard_error(samples, reference)
+    return line._replace(standard_error=float(np.hypot(line.standard_error, over_draws)))
 
 
 def _line(sizes, distances, reference):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.metrics import extrapolation, frechet
+from diffusion.metrics import extrapolation, frechet, frechet_error
 
 
 def population(mean, deviations):
@@ -41,6 +41,26 @@ def test_the_line_and_its_error():
     assert found.standard_error == pytest.approx(covariance[0, 0] ** 0.5, rel=1e-10)
     exact = extrapolation._line(np.array([2, 4, 8]), 5 + 3 / np.array([2, 4, 8]), 7)
     assert (exact.value, exact.slope) == pytest.approx((5, 3)) and exact.standard_error < 1e-12
+
+
+def test_the_error_is_that_of_repeated_draws():
+    """The residuals of subsets of the same rows do not show the error that the subsets share."""
+    reference, sizes = population([0, 0], [1, 1]), np.linspace(100, 400, 7, dtype=int)
+    lines = [
+        extrapolation.extrapolate(np.random.default_rng(draw).normal(0.3, 1.2, size=(400, 2)), reference, sizes)
+        for draw in range(60)
+    ]
+    spread = np.std([line.value for line in lines], ddof=1)  # known to 9 %, as of 60 draws
+    errors = np.array([line.standard_error for line in lines])
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(spread, rel=0.25)
+
+
+def test_the_error_of_all_rows_joins_that_of_the_line(rng):
+    samples, reference = rng.normal(size=(40, 3)), population([1, 0, 0], [1, 2, 1])
+    joined = extrapolation.extrapolate(samples, reference, [40, 20, 10])
+    line = extrapolation._line(joined.sizes, joined.distances, joined.reference)
+    whole = frechet_error.standard_error(samples, reference)
+    assert joined.standard_error == pytest.approx((line.standard_error**2 + whole**2) ** 0.5, rel=1e-12)
 
 
 def test_each_point_is_the_distance_of_so_many_rows(rng):
