@@ -66,7 +66,8 @@ def measure(
         done: a function that receives the number of finished times.
 
     Returns:
-        {"members", "others": the splits, "attacks": {name: {t: {"auroc": `detection.auroc`, "hits"}}}}.
+        {"members", "others": the splits, "attacks": {name: {t: {"auroc": `detection.auroc`, "hits",
+        "hits_interval"}}}}.
 
     Raises:
         ConfigError: for a time that is out of range, splits that have pictures in common, or a run with other
@@ -115,6 +116,7 @@ def measure(
             figures[name][f"{t:g}"] = {
                 "auroc": detection.auroc(positives, negatives),
                 "hits": float(detection.hits_at(positives, negatives, LEVEL)),
+                "hits_interval": detection.hits_interval(positives, negatives, LEVEL),
             }
         done(count)
     return {**splits, "level": LEVEL, "attacks": figures}
@@ -125,11 +127,11 @@ def table(content: dict[str, Any]) -> str:
 
     def cells(name: str, t: str, row: dict[str, Any]) -> list[str]:
         area = row["auroc"]
-        low, high = area["interval"]
-        interval = f"{area['value']:.3f} ({low:.3f} .. {high:.3f})"
-        return [name, t, interval, f"{row['hits']:.3f}", f"{area['positives']} and {area['negatives']}"]
+        within = lambda value, ends: f"{value:.3f} ({ends[0]:.3f} .. {ends[1]:.3f})"
+        pictures = f"{area['positives']} and {area['negatives']}"
+        return [name, t, within(area["value"], area["interval"]), within(row["hits"], row["hits_interval"]), pictures]
 
-    header = ["attack", "t", "AUROC (95 %)", "members found at 1 % false positives", "pictures"]
+    header = ["attack", "t", "AUROC (95 %)", "members found at 1 % false positives (95 %)", "pictures"]
     rows = [cells(name, t, row) for name, by_time in content["attacks"].items() for t, row in by_time.items()]
     sets = f"Members: split {content['members']}; others: split {content['others']}"
     return f"{sets}\n\n{report.table(header, rows)}"

@@ -1,4 +1,4 @@
-"""How well a score tells two sets apart: the area under the curve of hits against false alarms, with its interval."""
+"""How well a score tells two sets apart: its area under the curve, and its hits at few false alarms, with intervals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -80,3 +80,45 @@ def hits_at(positives: ArrayLike, negatives: ArrayLike, false_positives: float |
     allowed = np.floor(share * n.size + 1e-9).astype(int)  # in floating point, 0.29 * 100 is below 29
     threshold = np.append(n, -np.inf)[allowed]
     return np.mean(p > threshold[..., None], axis=-1)
+
+
+def hits_interval(
+    positives: ArrayLike, negatives: ArrayLike, false_positives: float, level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of the share of positives above the threshold that a share of all possible negatives exceeds.
+
+    `hits_at` estimates this share from N negatives, whose threshold is uncertain. With q = `false_positives`, the
+    number of negatives above the true threshold is binomial,
+
+        K ~ Bin(N, q),    a <= K <= b with probability (1 + level) / 2 or more.
+
+    The threshold therefore lies between the (b + 1)-th and the a-th highest of the negatives. The lower end is that of
+    Wilson's interval, at (1 + level) / 2, for the positives above the a-th highest negative, or 0 if a = 0. The upper
+    end is that for the positives above the (b + 1)-th highest, or 1 if b = N. Both errors together are at most
+    1 - level, whatever the distributions of the scores are (the order statistics' interval of a quantile, David and
+    Nagaraja 2003, "Order Statistics", section 7.1, and Bonferroni's inequality).
+
+    Args:
+        positives: scores of independent positives, `[P]`, P >= 1.
+        negatives: scores of independent negatives, `[N]`, N >= 1.
+        false_positives: the share q of negatives above the threshold, in [0, 1].
+        level: the least coverage of the interval, in (0, 1).
+
+    Returns:
+        (low, high) in [0, 1].
+
+    Raises:
+        ValueError: if the share or the level is out of range, there are no positives or negatives, or a score is NaN.
+    """
+    hits_at(positives, negatives, false_positives)  # refuses what is no score or no share
+    if not 0 < level < 1:
+        raise ValueError(f"hits_interval: level = {level} must be in (0, 1)")
+    p = np.asarray(positives, np.float64)
+    n = np.sort(np.asarray(negatives, np.float64))[::-1]
+    tail = (1 - level) / 4  # a half of the error for the threshold and a half for the share, each at two ends
+    few, many = (int(scipy.stats.binom.ppf(end, n.size, false_positives)) for end in (tail, 1 - tail))
+    z = float(scipy.stats.norm.ppf(1 - tail))
+    above = lambda threshold: bootstrap.wilson_interval(int(np.sum(p > threshold)), p.size, z)
+    low = above(n[few - 1])[0] if few > 0 else 0.0
+    high = above(n[many])[1] if many < n.size else 1.0
+    return low, high

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from diffusion.experiments.evaluation import plots
 from diffusion.io import json_files
 from diffusion.io.files import write_text
 from diffusion.metrics import bootstrap, detection
+from diffusion.metrics.prompt_following import clustered
 from diffusion.recipe import ConfigError
 from diffusion.sampling import watermarks
 from diffusion.sampling.watermarks import Reading, Watermark
@@ -89,16 +90,24 @@ def figures(watermark: Watermark, marked: Reading, others: Reading) -> dict[str,
     Returns:
         auroc: the AUROC of the scores, `detection.auroc`.
         hits: the share of marked pictures above the threshold that 1 % of the others exceed.
+        hits_interval: its interval over draws of both sets, `detection.hits_interval`.
         detected, false_positives: the shares of p-values below 0.01 among marked and other pictures, with Wilson's
             intervals.
         bit_accuracy: the share of correct bits in marked pictures; None for a watermark without a message.
+        bit_accuracy_interval: its interval over draws of pictures, `clustered.share`; None for such a watermark.
     """
+    bits = {"share": None, "interval": None}
+    if marked.bits is not None:
+        right = marked.bits == watermark.message
+        bits = clustered.share(right.ravel(), np.repeat(np.arange(len(right)), right[0].size))
     return {
         "auroc": detection.auroc(marked.score, others.score),
         "hits": float(detection.hits_at(marked.score, others.score, LEVEL)),
+        "hits_interval": detection.hits_interval(marked.score, others.score, LEVEL),
         "detected": bootstrap.share(marked.p_value < LEVEL),
         "false_positives": bootstrap.share(others.p_value < LEVEL),
-        "bit_accuracy": None if marked.bits is None else float(np.mean(marked.bits == watermark.message)),
+        "bit_accuracy": bits["share"],
+        "bit_accuracy_interval": bits["interval"],
     }
 
 
@@ -142,22 +151,26 @@ def table(content: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
         f"{content['watermark']}, {content['number']} pictures of {content['model']} with the watermark and the same "
-        "number without it",
+        "number without it; 95 % intervals in brackets",
         "",
-        f"| change | bit accuracy | AUROC (95 %) | hits at 1 % false positives | p < {content['level']:g}, marked | "
+        f"| change | bit accuracy | AUROC | hits at 1 % false positives | p < {content['level']:g}, marked | "
         f"p < {content['level']:g}, not marked |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in content["changes"].items():
-        low, high = row["auroc"]["interval"]
-        bits = "" if row["bit_accuracy"] is None else f"{row['bit_accuracy']:.3f}"
-        wrong = row["false_positives"]
-        lines.append(
-            f"| {name} | {bits} | {row['auroc']['value']:.3f} ({low:.3f} .. {high:.3f}) | {row['hits']:.2f} | "
-            f"{row['detected']['share']:.2f} | {wrong['share']:.3f} ({wrong['interval'][0]:.3f} .. "
-            f"{wrong['interval'][1]:.3f}) |"
+        cells = (
+            _within(row["bit_accuracy"], row["bit_accuracy_interval"]),
+            _within(row["auroc"]["value"], row["auroc"]["interval"]),
+            _within(row["hits"], row["hits_interval"]),
+            _within(row["detected"]["share"], row["detected"]["interval"]),
+            _within(row["false_positives"]["share"], row["false_positives"]["interval"]),
         )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _within(value: float | None, interval: Sequence[float] | None) -> str:
+    return "" if value is None or interval is None else f"{value:.3f} ({interval[0]:.3f} .. {interval[1]:.3f})"
 
 
 def write(content: Mapping[str, Any], out: pathlib.Path) -> None:
@@ -169,17 +182,22 @@ def write(content: Mapping[str, Any], out: pathlib.Path) -> None:
 
 
 def plot(content: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Draws the AUROC with its interval, and the accuracy of bits, for each change."""
+    """Draws the AUROC and the accuracy of bits, with their intervals, for each change."""
     names = list(content["changes"])
     rows = list(content["changes"].values())
     figure = plots.blank(7, 0.4 * len(names) + 1.2, "constrained")
     axes = figure.subplots()
     places = np.arange(len(names))[::-1]
-    area = np.array([row["auroc"]["value"] for row in rows])
-    ends = np.abs(np.array([row["auroc"]["interval"] for row in rows]).T - area)
-    axes.errorbar(area, places, xerr=ends, fmt="o", label="AUROC, 95 %")
+
+    def draw(values: list[float], intervals: list[Sequence[float]], form: str, label: str) -> None:
+        ends = np.abs(np.transpose(intervals) - np.array(values))
+        axes.errorbar(np.array(values), places, xerr=ends, fmt=form, label=label)
+
+    areas = [row["auroc"] for row in rows]
+    draw([area["value"] for area in areas], [area["interval"] for area in areas], "o", "AUROC, 95 %")
     if rows[0]["bit_accuracy"] is not None:
-        axes.plot([row["bit_accuracy"] for row in rows], places, "s", label="bit accuracy")
+        intervals = [row["bit_accuracy_interval"] for row in rows]
+        draw([row["bit_accuracy"] for row in rows], intervals, "s", "bit accuracy, 95 %")
     axes.axvline(0.5, linestyle=":", color="grey")
     axes.set_yticks(places, names)
     axes.set_xlim(0.0, 1.02)

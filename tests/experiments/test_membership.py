@@ -64,6 +64,17 @@ def test_a_training_picture_is_attributed_to_itself():
     assert np.mean(scores.argmax(1) == rows) > 0.9
 
 
+def test_the_table_has_each_share_with_its_interval():
+    row = {
+        "auroc": {"value": 0.6, "interval": [0.5, 0.7], "positives": 100, "negatives": 90},
+        "hits": 0.05, "hits_interval": (0.01, 0.125),
+    }  # fmt: skip
+    lines = membership.table({"members": "train", "others": "test", "attacks": {"loss": {"0.3": row}}}).splitlines()
+    assert lines[0] == "Members: split train; others: split test"
+    cells = ["loss", "0.3", "0.600 (0.500 .. 0.700)", "0.050 (0.010 .. 0.125)", "100 and 90"]
+    assert [cell.strip() for cell in lines[4].strip("|").split("|")] == cells
+
+
 @pytest.mark.parametrize("command", [membership, attribute])
 def test_runs_whose_data_have_changed_are_refused(command, monkeypatch, tmp_path):
     """Their splits are cut from the present records, so that members and others were no longer those of the run."""
@@ -91,6 +102,8 @@ def test_the_commands_measure_a_run(tmp_path):
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "run" / "membership" / "membership.json").read_text())
     low, high = figures["attacks"]["loss"]["0.3"]["auroc"]["interval"]
+    attack = figures["attacks"]["loss"]["0.3"]
+    assert attack["hits_interval"][0] <= attack["hits"] <= attack["hits_interval"][1]
     assert low < 0.6 and high > 0.4 and figures["members"] == "train" and figures["others"] == "test"
     missing = commands.run("diffusion", "attribute", run)
     assert missing.returncode == 1 and "samples.npz does not exist" in missing.stderr

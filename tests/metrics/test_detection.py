@@ -1,10 +1,12 @@
 """The area under the curve is the share of pairs in order, its interval covers, and shares of hits are counted."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
 
-from diffusion.metrics import detection
+from diffusion.metrics import bootstrap, detection
 
 
 def test_the_area_is_the_share_of_pairs_in_order_with_ties_by_half():
@@ -71,3 +73,29 @@ def test_hits_are_counted_above_what_few_negatives_exceed():
     for share in (5, -0.01, float("nan")):
         with pytest.raises(ValueError, match=r"Valid: shares in \[0, 1\]"):
             detection.hits_at(positives, negatives, share)
+
+
+@pytest.mark.parametrize("share, number, few, many", [(0.05, 100, 1, 10), (0.01, 100, 0, 4), (0.5, 6, 0, 6)])
+def test_the_interval_of_hits_holds_for_each_threshold_that_the_negatives_allow(share, number, few, many):
+    """Wilson's interval of 97.5 % above the few-th and (many + 1)-th highest negative, found by adding up Bin(N, q)."""
+    below = lambda count: sum(math.comb(number, k) * share**k * (1 - share) ** (number - k) for k in range(count + 1))
+    assert few == next(k for k in range(number + 1) if below(k) >= 0.0125)
+    assert many == next(k for k in range(number + 1) if below(k) >= 0.9875)
+    negatives = np.arange(number, 0, -1.0)  # the k-th highest is number + 1 - k
+    positives = np.arange(0.5, 2 * number, 0.25)
+    interval = lambda above: bootstrap.wilson_interval(np.sum(positives > above), len(positives), 2.2414027)
+    low, high = detection.hits_interval(positives, np.roll(negatives, 3), share)
+    assert low == pytest.approx(interval(number + 1 - few)[0] if few else 0, rel=1e-6)
+    assert high == pytest.approx(interval(number - many)[1] if many < number else 1, rel=1e-6)
+    assert low <= detection.hits_at(positives, negatives, share) <= high
+
+
+def test_the_interval_of_hits_has_its_level():
+    positives, negatives = np.arange(100.0), np.arange(200.0) - 100
+    interval = lambda level: detection.hits_interval(positives, negatives, 0.1, level)
+    assert interval(0.99)[0] < interval(0.5)[0] < interval(0.5)[1] < interval(0.99)[1]
+    for level in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"level = .* must be in \(0, 1\)"):
+            interval(level)
+    with pytest.raises(ValueError, match="needs positives"):
+        detection.hits_interval([], negatives, 0.1)

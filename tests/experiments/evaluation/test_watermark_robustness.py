@@ -8,7 +8,7 @@ import pytest
 
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.evaluation.watermark_robustness import Maker
-from diffusion.metrics import bootstrap
+from diffusion.metrics import bootstrap, detection
 from diffusion.recipe import ConfigError
 from diffusion.sampling.watermarks import Reading
 from tests.experiments.evaluation import charts
@@ -28,6 +28,9 @@ def test_figures_by_hand():
     assert found["detected"]["share"] == 0.5 and found["false_positives"]["share"] == 0
     assert found["detected"] == bootstrap.share([True, False])
     assert 0 <= found["hits"] <= 0.5  # above the threshold that 1 % of the others exceed, which is near 2
+    assert found["hits_interval"] == detection.hits_interval([3, 1], [2, 0], 0.01)
+    # Shares 1 and 1/2 of the bits of two pictures: s^2 = 2 (1/2)^2 2 / 4^2, n = 2 (3/4 1/4) / s^2 = 6, at most 4 bits.
+    assert found["bit_accuracy_interval"] == pytest.approx(bootstrap.wilson_interval(3, 4))
     assert watermark_robustness.figures(MARK, reading([1, 1], [1, 1]), reading([0, 0], [1, 1]))["bit_accuracy"] is None
 
 
@@ -97,7 +100,11 @@ def test_the_change_of_pixels_is_a_root_mean_square(monkeypatch):
 def row(value, interval, bits):
     share = lambda x: {"share": x, "interval": (x / 2, x * 2), "count": 4}
     area = {"value": value, "interval": interval}
-    return {"auroc": area, "hits": 0.25, "detected": share(0.5), "false_positives": share(0.125), "bit_accuracy": bits}
+    return {
+        "auroc": area, "hits": 0.25, "hits_interval": (0.125, 0.5), "detected": share(0.5),
+        "false_positives": share(0.125), "bit_accuracy": bits,
+        "bit_accuracy_interval": None if bits is None else (bits - 0.1, bits + 0.01),
+    }  # fmt: skip
 
 
 CONTENT = {
@@ -108,10 +115,11 @@ CONTENT = {
 
 def test_the_table_has_a_row_a_change():
     lines = watermark_robustness.table(CONTENT).splitlines()
-    assert lines[0] == "a watermark, 12 pictures of a model with the watermark and the same number without it"
+    assert lines[0].endswith("of a model with the watermark and the same number without it; 95 % intervals in brackets")
     assert "p < 0.01, marked | p < 0.01, not marked" in lines[2]
-    assert lines[4] == "| none | 0.990 | 0.900 (0.800 .. 0.950) | 0.25 | 0.50 | 0.125 (0.062 .. 0.250) |"
-    assert lines[5] == "| JPEG |  | 0.500 (0.300 .. 0.700) | 0.25 | 0.50 | 0.125 (0.062 .. 0.250) |"
+    shares = "0.250 (0.125 .. 0.500) | 0.500 (0.250 .. 1.000) | 0.125 (0.062 .. 0.250) |"
+    assert lines[4] == f"| none | 0.990 (0.890 .. 1.000) | 0.900 (0.800 .. 0.950) | {shares}"
+    assert lines[5] == f"| JPEG |  | 0.500 (0.300 .. 0.700) | {shares}"
     assert len({line.count("|") for line in lines[2:]}) == 1
 
 
@@ -121,14 +129,17 @@ def test_the_picture_has_a_point_a_change_from_the_top(monkeypatch, bits):
     rows = {"none": row(0.9, (0.8, 0.95), 0.99 if bits else None), "JPEG": row(0.5, (0.3, 0.7), 0.5 if bits else None)}
     watermark_robustness.plot(CONTENT | {"changes": rows}, "unused.png")
     (axes,) = drawn[0].axes
-    (bars,) = axes.containers
+    bars, *bars_of_bits = axes.containers
     point, _, (ends,) = bars
     np.testing.assert_allclose(np.transpose(point.get_data()), [[0.9, 1], [0.5, 0]])
     np.testing.assert_allclose([segment[:, 0] for segment in ends.get_segments()], [[0.8, 0.95], [0.3, 0.7]])
-    lines = charts.lines(axes)
-    assert ("bit accuracy" in lines) == bits
+    assert len(bars_of_bits) == bits
     if bits:
-        np.testing.assert_allclose(np.transpose(lines["bit accuracy"].get_data()), [[0.99, 1], [0.5, 0]])
+        point, _, (ends,) = bars_of_bits[0]
+        np.testing.assert_allclose(np.transpose(point.get_data()), [[0.99, 1], [0.5, 0]])
+        np.testing.assert_allclose([segment[:, 0] for segment in ends.get_segments()], [[0.89, 1.0], [0.4, 0.51]])
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["AUROC, 95 %"] + ["bit accuracy, 95 %"] * bits
     (chance,) = (line for line in axes.get_lines() if line.get_linestyle() == ":")
     assert set(chance.get_xdata()) == {0.5}
     assert axes.get_yticks().tolist() == [1, 0]
