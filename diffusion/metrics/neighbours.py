@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffusion.metrics import pairwise
+from diffusion.metrics import detection, pairwise
 
 # Centred bytes lie in [-128, 127], so that their products are integers of at most 2^14: 1,024 of them add up to at most
 # 2^24, and every partial sum is exact in float32, in whatever order a matrix product takes it.
@@ -69,8 +69,9 @@ def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dic
 
     Returns:
         {"samples": {...}, "held_out": {...}} with quantiles of the distance by their probability ("0.5" is the median;
-        unit: full pixel range), "exact_duplicates" (distance 0) and "count" of each; and
-        "share_below_held_out_percentile": {"1": share, "5": share}, shares of samples in [0, 1].
+        unit: full pixel range), "exact_duplicates" (distance 0) and "count" of each;
+        "share_below_held_out_percentile": {"1": share, "5": share}, shares of samples in [0, 1]; and
+        "interval_below_held_out_percentile": their intervals over draws of both sets, `detection.hits_interval`.
 
     Raises:
         TypeError: if images are not uint8.
@@ -87,8 +88,9 @@ def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dic
         }
         for name, values in distances.items()
     }
-    result["share_below_held_out_percentile"] = {
-        f"{percent}": float((distances["samples"] < np.quantile(distances["held_out"], percent / 100)).mean())
-        for percent in (1, 5)
-    }
+    ends = {f"{percent}": percent / 100 for percent in (1, 5)}
+    below = lambda end: distances["samples"] < np.quantile(distances["held_out"], end)
+    over_draws = lambda end: detection.hits_interval(-distances["samples"], -distances["held_out"], end)
+    result["share_below_held_out_percentile"] = {name: float(below(end).mean()) for name, end in ends.items()}
+    result["interval_below_held_out_percentile"] = {name: list(over_draws(end)) for name, end in ends.items()}
     return result

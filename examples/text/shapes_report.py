@@ -95,7 +95,7 @@ def rows(figures: Mapping[str, Any]) -> list[report.Row]:
         lines.append(report.frechet_row("judge's features", frechet, ".4g"))
     if copies := figures.get("copies"):
         what, value, exact = report.copies_row("real ones", copies)
-        lines.append((what, value, f"{exact}, of held-out pictures {copies['held_out']['exact_duplicates']}"))
+        lines.append((what, value, f"{exact}, of held-out pictures {report.exact_copies(copies['held_out'])}"))
     for edit, metrics in figures.get("edits", {}).items():
         lines += [(f"{edit}: {what}", value, beside) for what, value, beside in _leaves(metrics)]
     return lines

@@ -168,6 +168,17 @@ def copies_row(others: str, copies: Mapping, kind: str = "pictures") -> Row:
         copies: the result of `neighbours.copying`.
         kind: name of the examples, in the plural.
     """
-    near = copies["share_below_held_out_percentile"]
-    exact = f"exact copies {copies['samples']['exact_duplicates']}"
-    return f"nearer to training {kind} than 1 % / 5 % of {others}", f"{near['1']:.1%} / {near['5']:.1%}", exact
+    exact = f"exact copies {exact_copies(copies['samples'])}"
+    return f"nearer to training {kind} than 1 % / 5 % of {others}", nearer(copies), exact
+
+
+def nearer(copies: Mapping) -> str:
+    """The shares of samples that are nearer to training examples than 1 % and 5 % of other examples, with intervals."""
+    shares = copies["share_below_held_out_percentile"]
+    intervals = copies.get("interval_below_held_out_percentile", {})  # reports of earlier versions have none
+    return " / ".join(f"{shares[end]:.1%}{span(intervals.get(end), '.1%')}" for end in ("1", "5"))
+
+
+def exact_copies(part: Mapping) -> str:
+    """The number of exact copies among the examples whose nearest training example was sought, as "3 of 2,000"."""
+    return f"{part['exact_duplicates']:,} of {part['count']:,}"

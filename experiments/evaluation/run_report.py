@@ -249,13 +249,11 @@ def _near(near: Mapping, data: Mapping, others: str) -> Iterator[tuple[str, str,
     beside = f"{real['quantiles']['0.5']:.3g} from real {data['split']} images"
     how = f"Euclidean, pixels in [0, 1]; {samples['count']:,} samples, {real['count']:,} {others}"
     yield "nearest training image, median", f"{samples['quantiles']['0.5']:.3g}", beside, how
-    share = near["share_below_held_out_percentile"]
-    value = f"{share['1']:.1%} / {share['5']:.1%}"
     how = f"share of samples below these quantiles of the distances of {others}"
-    yield f"… nearer than 1 % / 5 % of {others}", value, "1 % / 5 % without copying", how
-    beside = f"{real['exact_duplicates']} of the {others}"
+    yield f"… nearer than 1 % / 5 % of {others}", report.nearer(near), "1 % / 5 % without copying", how
+    beside = f"{report.exact_copies(real)} {others}"
     how = f"the same bytes as one of the {data['train_size']:,} training images"
-    yield "… exact copies", f"{samples['exact_duplicates']}", beside, how
+    yield "… exact copies", report.exact_copies(samples), beside, how
 
 
 def markdown(content: dict, folder: pathlib.Path) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.metrics import neighbours
+from diffusion.metrics import detection, neighbours
 
 
 def brute_force(queries, references):
@@ -45,6 +45,11 @@ def test_copying_shows(rng):
     copies[:300, 0, 0, 0] ^= 3
     copied = neighbours.copying(copies, held_out, train)
     assert copied["share_below_held_out_percentile"] == {"1": 1.0, "5": 1.0}
+    assert copied["interval_below_held_out_percentile"]["5"] == pytest.approx([400 / (400 + 2.2414027**2), 1.0])
+    distance = lambda pictures: brute_force(pictures, train)[0]
+    wanted = detection.hits_interval(-distance(train[:90] ^ 64), -distance(held_out), 0.05)
+    found = neighbours.copying(train[:90] ^ 64, held_out, train)["interval_below_held_out_percentile"]
+    assert found["5"] == pytest.approx(wanted) and found["1"][0] == 0  # 1 % of 300 may be none
     assert copied["samples"]["exact_duplicates"] == 100
     assert copied["samples"]["quantiles"]["0.5"] < 0.02 < honest["samples"]["quantiles"]["0"]
     expected = np.quantile(brute_force(held_out, train)[0], [0, 0.5, 1])

@@ -154,7 +154,7 @@ def test_a_report_is_refused_before_anything_is_measured_or_says_it(tmp_path, mo
     assert content["figures"]["trained_on"] == {"count": 60, "of": 60}
     text = (tmp_path / "report.md").read_text()
     assert "| train[:60] records | **trained on: 60 of 60** |" in text and "held-out images" not in text
-    assert "60 of the train[:60] images" in text  # the exact copies
+    assert "60 of 60 train[:60] images" in text  # the exact copies
     content = evaluate.run(config_with(), tmp_path, "diffusion evaluate", QUICK)
     text = run_report.markdown(content, tmp_path)
     assert "**trained on" not in text and "| test: 359, trained on: 0 |" in text

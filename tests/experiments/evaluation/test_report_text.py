@@ -112,10 +112,13 @@ def test_rows_of_distances_and_copies():
         "Frechet distance (pixels)", "12.3", "floor 5.7 ± 0.12, 2.17 times; noise 400.0",
     )  # fmt: skip
     shares = {"1": 0.0123, "5": 0.0678}
-    copies = {"share_below_held_out_percentile": shares, "samples": {"exact_duplicates": 3}, "held_out": {}}
+    copies = {"share_below_held_out_percentile": shares, "samples": {"exact_duplicates": 3, "count": 2000}}
     assert report.copies_row("held-out images", copies) == (
-        "nearer to training pictures than 1 % / 5 % of held-out images", "1.2% / 6.8%", "exact copies 3",
+        "nearer to training pictures than 1 % / 5 % of held-out images", "1.2% / 6.8%", "exact copies 3 of 2,000",
     )  # fmt: skip
+    intervals = {"1": [0.0, 0.0345], "5": [0.04, 0.1]}
+    beside = copies | {"interval_below_held_out_percentile": intervals}
+    assert report.nearer(beside) == "1.2% (0.0% to 3.5%) / 6.8% (4.0% to 10.0%)"
     table = report.beside_table([("a", "1", "b"), ("c", "2", "d|e")]).splitlines()
     assert [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (table[0], *table[2:])] == [
         ["", "model", "beside"], ["a", "**1**", "b"], ["c", "**2**", r"d\|e"],

@@ -102,7 +102,7 @@ def test_each_figure_is_of_the_pictures_and_captions_that_it_says(tmp_path, monk
         )
     )
     similar = lambda retriever, images, texts: -np.abs(np.subtract.outer(value(images), list(map(int, texts))))
-    copies = {"share_below_held_out_percentile": {"1": 0.0, "5": 0.0}, "samples": {"exact_duplicates": 0}}
+    copies = {"share_below_held_out_percentile": {"1": 0.0, "5": 0.0}, "samples": {"exact_duplicates": 0, "count": 60}}
     frechet = {"floor": {"mean": 1.0, "std": 0.5}, "ratio": 2.0, "noise": 9.0, "distance": 2.0}
     share = lambda matrix, texts, among: {
         "share": float((matrix.argmax(1) == np.arange(len(texts))).mean()),
