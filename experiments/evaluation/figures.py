@@ -339,6 +339,11 @@ def mean(values: Sequence[float]) -> Figure:
     return Figure(middle, middle - half, middle + half, n, std)
 
 
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """The mean over random subsets, and the standard deviation between them: {"mean", "std" (None for one subset)}."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
 def _number(value: Any) -> TypeGuard[float]:
     """Whether a value of a JSON file is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -155,9 +155,20 @@ def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
         frechet: the result of `sample_metrics.distance`.
         form: format specification of the numbers, such as ".3g".
     """
-    floor = f"floor {frechet['floor']['mean']:{form}} ± {frechet['floor']['std']:.2g}, {frechet['ratio']:.2f} times"
+    floor = f"{floor_text(frechet['floor'], form)}, {frechet['ratio']:.2f} times"
     beside = f"{floor}; noise {frechet['noise']:{form}}"
     return f"Frechet distance ({space})", f"{frechet['distance']:{form}}", beside
+
+
+def floor_text(floor: Mapping, form: str) -> str:
+    """The distance of real examples, as "floor 2.1 ± 0.3"; without "±" where one subset holds all of them.
+
+    Args:
+        floor: the result of `figures.spread`.
+        form: format specification of the mean, such as ".3g".
+    """
+    error = "" if floor["std"] is None else f" ± {floor['std']:.2g}"
+    return f"floor {floor['mean']:{form}}{error}"
 
 
 def copies_row(others: str, copies: Mapping, kind: str = "pictures") -> Row:

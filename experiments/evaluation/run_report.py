@@ -163,20 +163,19 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
         yield "requested class recognised", report.percent(accuracy), beside, how, SPLIT
     for name, distance in measured["frechet"].items():
         every = distance["all_samples"]
-        effort = distance["effort"]
+        effort, subsets = distance["effort"], distance["effort"]["subsets"]
         weights = distance["extractor"]["sha256"]
         how = (
             f"N = {content['protocol']['distance']['N']:,} against all {data['split_size']:,} {split} images; "
             f"{distance['dimensions']} features{f' (sha256 {weights[:12]})' if weights else ''}; {effort['draws']} "
-            f"resamples, {effort['subsets']} subsets"
-        )
-        how_of_ratio = (
-            f"mean over {effort['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
-            f"{every['std'] / distance['floor']['mean']:.2f}"
+            f"resamples, {'all training images' if distance['floor']['std'] is None else f'{subsets} subsets'}"
         )
         number = content["protocol"].get("samples", {}).get("number")  # reports of earlier versions may lack it
-        if content["protocol"]["distance"]["N"] == number:
-            how_of_ratio = "of all samples"  # each subset is all of them, so that the subsets show no spread
+        if every["std"] is None or content["protocol"]["distance"]["N"] == number:
+            how_of_ratio = "of all samples"  # the only subset is all of them
+        else:
+            error = every["std"] / distance["floor"]["mean"]
+            how_of_ratio = f"mean over {subsets} random subsets of all samples: {every['ratio']:.2f} ± {error:.2f}"
         yield from _beside_floor(f"Frechet distance ({name})", distance["distance"], distance, how, how_of_ratio)
     for name, distance in measured.get("distances", {}).items():
         against = f"N = {measured['count']:,} against {measured['reference']:,} {split} examples"
@@ -206,7 +205,7 @@ def _beside_floor(
 ) -> Iterator[tuple[str, str, str, str, object]]:
     """The rows of a distance: its value beside the floor and noise, and its ratio to the floor."""
     floor = distance["floor"]
-    beside = f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}"
+    beside = f"{report.floor_text(floor, '.3g')}; noise {distance['noise']:.3g}"
     yield name, f"{value:.3g}{report.span(distance['interval'])}", beside, how, SPLIT
     ratio = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
     yield "… times the floor", ratio, f"1; noise {distance['noise'] / floor['mean']:.0f}", how_of_ratio, SPLIT

@@ -31,7 +31,7 @@ class Effort(NamedTuple):
     """How much work an evaluation spends."""
 
     draws: int  # bootstrap resamples of an interval; 0 for no intervals
-    subsets: int  # random subsets of real training images whose mean distance is the floor
+    subsets: int  # random subsets of real training images whose mean distance is the floor, at least 1
 
 
 FULL = Effort(500, 20)
@@ -214,10 +214,10 @@ def distance(
         effort: the largest numbers of resamples and subsets; see AFFORDABLE.
 
     Returns:
-        {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean" (or None)}, "noise", "ratio",
-        "ratio_interval" (or None), "all_samples": {"mean", "std", "ratio"}, "dimensions", "extractor", "effort",
-        "better"}: the distance of the first N, and under "all_samples" the mean over random subsets of N of all
-        samples.
+        {"distance", "interval" (or None), "floor": {"mean", "std" (or None), "unbalanced_mean" (or None)}, "noise",
+        "ratio", "ratio_interval" (or None), "all_samples": {"mean", "std" (or None), "ratio"}, "dimensions",
+        "extractor", "effort", "better"}: the distance of the first N, and under "all_samples" the mean over random
+        subsets of N of all samples. "std" is None where the only subset of N holds all.
     """
     rng = np.random.default_rng(SEED)
     distance_to_real, effort = distance_to(extractor, real, effort)
@@ -228,10 +228,10 @@ def distance(
 
     def subsets(features, labels, order):
         values = []
-        for _ in range(effort.subsets):
+        for _ in range(effort.subsets if count < len(labels) else 1):  # all of them are one subset
             shuffled = rng.permutation(len(labels))
             values.append(to_reference(features[shuffled[order(labels[shuffled])[:count]]]))
-        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+        return figures.spread(values)
 
     sample_rows = rows(extractor.extract, images)
     first = order(labels)[:count]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data.transforms import to_model
-from diffusion.experiments.evaluation.figures import LOWER
+from diffusion.experiments.evaluation.figures import LOWER, spread
 from diffusion.experiments.evaluation.real_images import Split, balanced_order
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import bootstrap, frechet, kernel_distance, pairwise, vector_distances
@@ -109,9 +109,10 @@ def measure(
             None for a model without classes.
 
     Returns:
-        {"distances": {name: {"value", "interval" (or None), "floor": {"mean", "std"}, "noise", "ratio", "how"}},
-        "count": N, "reference": the number of real examples, "dimensions": D, "sigma": the bandwidth of the kernel,
-        and the entries of pictures: None for "asked_class" and "neighbours", {} for "frechet"}.
+        {"distances": {name: {"value", "interval" (or None), "floor": {"mean", "std" (None where the only subset holds
+        all training examples)}, "noise", "ratio", "how"}}, "count": N, "reference": the number of real examples,
+        "dimensions": D, "sigma": the bandwidth of the kernel, and the entries of pictures: None for "asked_class" and
+        "neighbours", {} for "frechet"}.
 
     Raises:
         ConfigError: for features that only pictures have.
@@ -167,8 +168,11 @@ def _rows_of_all_classes(labels: np.ndarray | None, count: int) -> np.ndarray:
 def real_subsets(
     train: Split, count: int, subsets: int, balanced: bool, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Random sets of `count` training examples for the floor, of every class alike if `balanced`; at most SUBSETS."""
-    for _ in range(min(subsets, SUBSETS)):
+    """Random sets of `count` training examples for the floor, of every class alike if `balanced`; at most SUBSETS.
+
+    All training examples are one set, so that there is no other.
+    """
+    for _ in range(min(subsets, SUBSETS) if count < len(train.images) else 1):
         shuffled = rng.permutation(len(train.images))
         yield train.images[shuffled[_rows_of_all_classes(train.labels[shuffled] if balanced else None, count)]]
 
@@ -189,7 +193,7 @@ def compared(
     Args:
         distances: the distances to the real examples, by name.
         chosen: rows of the samples, `[N, D]`.
-        floors: rows of real training examples, `[N, D]` each, at least two.
+        floors: rows of real training examples, `[N, D]` each, at least one.
         noise: rows of noise, `[N, D]`.
         reference: the number of real examples.
         draws: the number of bootstrap resamples of an interval; at most DRAWS are used, and 0 gives no intervals.
@@ -211,7 +215,7 @@ def compared(
         measured[name] = {
             "value": value,
             "interval": interval,
-            "floor": {"mean": mean_floor, "std": float(np.std(floor, ddof=1))},
+            "floor": {**spread(floor), "mean": mean_floor},
             "ratio": value / mean_floor,
             "ratio_interval": None if interval is None else tuple(end / mean_floor for end in interval),
             "noise": distance(noise)(every),

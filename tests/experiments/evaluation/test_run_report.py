@@ -91,6 +91,15 @@ def test_the_distance_of_all_samples_has_no_spread_over_subsets(monkeypatch):
     assert rows(frechet={"pixels": DISTANCE})["… times the floor"][2] == "of all samples"
 
 
+def test_the_floor_of_all_training_images_has_no_spread():
+    floor = {"mean": 2.0, "std": None, "unbalanced_mean": None}
+    every = {"mean": 6.5, "std": None, "ratio": 3.25}
+    shown = rows(frechet={"pixels": DISTANCE | {"floor": floor, "all_samples": every}})
+    assert shown["Frechet distance (pixels)"][1] == "floor 2; noise 100"
+    assert shown["Frechet distance (pixels)"][2].endswith("20 resamples, all training images")
+    assert shown["… times the floor"][2] == "of all samples"
+
+
 def test_distances_of_other_data_have_rows_of_the_same_form():
     part = {
         "value": 6.0,
@@ -121,7 +130,9 @@ def test_nearest_training_images_of_samples_stand_beside_those_of_the_others(cou
             "2.0% / 8.0%", "1 % / 5 % without copying",
             f"share of samples below these quantiles of the distances of {others}", on,
         ],
-        "… exact copies": ["5 of 1,200", f"7 of 359 {others}", "the same bytes as one of the 1,258 training images", on],
+        "… exact copies": [
+            "5 of 1,200", f"7 of 359 {others}", "the same bytes as one of the 1,258 training images", on,
+        ],
     }  # fmt: skip
 
 

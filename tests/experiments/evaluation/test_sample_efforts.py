@@ -90,10 +90,12 @@ def test_resamples_and_subsets_keep_the_number_of_each_class(monkeypatch):
     arguments = (extractor, labels[:, None].astype(float), labels, train, train, 4)
     found = sample_metrics.distance(*arguments, True, Effort(draws=20, subsets=2))
     assert found["interval"] == pytest.approx((0.5, 0.5)) and found["ratio_interval"] == pytest.approx((0.2, 0.2))
-    assert found["floor"]["mean"] == pytest.approx(2.5) and found["floor"]["std"] == pytest.approx(
-        0
-    )  # subsets likewise
+    assert found["floor"]["mean"] == pytest.approx(2.5)  # of subsets likewise
+    assert found["floor"]["std"] == pytest.approx(0)
     assert found["all_samples"]["std"] == pytest.approx(0) and found["floor"]["unbalanced_mean"] < 2.5
+    of_all = sample_metrics.distance(*arguments[:-1], 8, True, Effort(draws=0, subsets=3))
+    assert of_all["floor"] == {"mean": 2.25, "std": None, "unbalanced_mean": 2.25}
+    assert of_all["all_samples"] == {"mean": 0.25, "std": None, "ratio": pytest.approx(1 / 9)}
     low, high = sample_metrics.distance(*arguments, False, Effort(draws=20, subsets=2))["interval"]
     assert low == high == 0  # the first four are of one class
 

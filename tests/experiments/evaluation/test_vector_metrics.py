@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import scipy.spatial
 
 from diffusion.data import series_masks, sources
 from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train as training
-from diffusion.experiments.evaluation import figures, model_metrics, real_images, vector_metrics
+from diffusion.experiments.evaluation import figures, model_metrics, real_images, report, vector_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import run_samples, sample_files
@@ -89,7 +90,7 @@ def test_samples_and_floors_of_a_model_with_classes_hold_every_class_alike(monke
     assert share(chosen) == 0.4 and [share(rows) for rows in floors] == [0.5] * 3  # 16 of 40 are all that there are
     few = split(real.images[:20])._replace(labels=classes[:20])
     chosen, floors, _ = rows_compared(monkeypatch, np.float32(samples), few, real, labels=asked)
-    assert share(chosen) == 0.5 and [share(rows) for rows in floors] == [0.1] * 3
+    assert share(chosen) == 0.5 and [share(rows) for rows in floors] == [0.1]  # all 20 are one set
     _, floors, _ = rows_compared(monkeypatch, np.float32(samples), real, real)
     assert max(share(rows) for rows in floors) < 0.4  # of a model without classes
 
@@ -107,7 +108,17 @@ def test_the_floor_has_so_many_subsets_at_most(monkeypatch):
     monkeypatch.setattr(vector_metrics, "SUBSETS", 4)
     rows = split(normals(1, 20))
     for subsets, number in ((3, 3), (9, 4)):
-        assert len(rows_compared(monkeypatch, normals(3, 20), rows, rows, subsets)[1]) == number
+        assert len(rows_compared(monkeypatch, normals(3, 19), rows, rows, subsets)[1]) == number
+
+
+def test_all_training_examples_are_one_subset_without_a_spread():
+    """More of them would be the same set in another order, whose distances differ by rounding alone."""
+    train = normals(1, 20)
+    found = vector_metrics.measure(normals(3, 30), defaults(), split(train), split(normals(2)), 0, 5)["distances"]
+    apart = lambda x, y: scipy.spatial.distance.cdist(x, y).mean()
+    exact = 2 * apart(train, normals(2)) - apart(train, train) - apart(normals(2), normals(2))
+    assert found["energy_distance"]["floor"] == {"mean": pytest.approx(exact), "std": None}
+    assert report.floor_text(found["energy_distance"]["floor"], ".2g") == f"floor {exact:.2g}"
 
 
 def test_bytes_are_compared_as_numbers_from_minus_one_to_one(monkeypatch):
@@ -162,7 +173,7 @@ def test_the_floor_is_a_mean_and_the_deviation_of_single_subsets(monkeypatch):
     numbers = iter([6.0, 1.0, 2.0, 6.0, 8.0] * 4)
     for name in ("_kernel", "_sliced", "_frechet"):
         monkeypatch.setattr(vector_metrics, name, lambda *settings: lambda rows: lambda chosen: next(numbers))
-    found = vector_metrics.measure(normals(3), defaults(), split(normals(1)), split(normals(2)), 0, 3)["distances"]
+    found = vector_metrics.measure(normals(3), defaults(), split(normals(1, 401)), split(normals(2)), 0, 3)["distances"]
     for name in vector_distances.NAMES:
         assert found[name]["floor"] == pytest.approx({"mean": 3, "std": np.sqrt((4 + 1 + 9) / 2)}), name
         assert (found[name]["value"], found[name]["ratio"], found[name]["noise"]) == (6, 2, 8), name
