@@ -16,7 +16,7 @@ from diffusion.experiments.evaluation import backbone_figures, image_metrics, so
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.figures import BETTER, HIGHER, LOWER
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
-from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.evaluation.real_images import Split, balanced_order
 from diffusion.experiments.evaluation.sample_metrics import SEED, trained_classifier
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
@@ -53,7 +53,7 @@ def takes_pictures_alone(metric: Metric) -> bool:
 
 @pictures_alone
 def accuracy(subject: Subject) -> dict:
-    """Classifier accuracy score, and its ceiling: the score of the same number of real training images."""
+    """Classifier accuracy score, and its ceiling: the score of as many real training images, of every class alike."""
     if not subject.config["model"].get("num_classes", 0):
         raise ConfigError("--metrics=cas trains a classifier on labelled samples, but this model has no classes.")
     count = min(len(subject.images), len(subject.train.images))
@@ -62,7 +62,13 @@ def accuracy(subject: Subject) -> dict:
             f"--metrics=cas: none of the {count} samples has the classes {missing.tolist()}. Make more: diffusion "
             "sample --config.sample.number=N."
         )
-    some = np.random.default_rng(SEED).permutation(len(subject.train.images))[:count]
+    if len(missing := np.setdiff1d(subject.real.labels, subject.train.labels)):
+        raise ConfigError(
+            f"--metrics=cas: no training image has the classes {missing.tolist()}, which held-out images have, so that "
+            "there is no score of real images. Valid: a config.evaluate.split of classes of the training split."
+        )
+    shuffled = np.random.default_rng(SEED).permutation(len(subject.train.images))
+    some = shuffled[balanced_order(subject.train.labels[shuffled])[:count]]  # a random draw may lack a class
     sets = {
         "cas": (subject.images[:count], subject.labels[:count]),
         "cas_of_real_images": (subject.train.images[some], subject.train.labels[some]),

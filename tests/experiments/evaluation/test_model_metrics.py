@@ -99,6 +99,12 @@ def test_samples_and_as_many_training_images_teach_a_classifier(monkeypatch):
     assert len(set(real[0])) == 4 and set(real[0]) <= set(range(50, 60)) and real[1] == [i % 2 for i in real[0]]
     about = {"interval": [0.1, 0.9], "samples": 4, "reference": 2, "by_class": [1.0], "sha256": "0f"}
     assert found == {"cas": {"value": 0.25, "better": "higher", **about}, "cas_of_real_images": {"value": 0.5, **about}}
+    assert sorted(real[1]) == [0, 0, 1, 1]
+    rare = (range(50, 70), [0] * 19 + [1])
+    model_metrics.accuracy(made(range(2), [0, 1], rare, ([7, 8], [0, 1]), 2))
+    assert sorted(taught[-1][1]) == [0, 1]  # a random pair would lack class 1 nine times of ten
+    with pytest.raises(ConfigError, match=r"no training image has the classes \[1\], which held-out images have"):
+        model_metrics.accuracy(made(range(2), [0, 1], (range(9), [0] * 9), ([7, 8], [0, 1]), 2))
     many = made(range(40), np.arange(40) % 2, train, ([7, 8], [0, 1]), 2)
     assert model_metrics.accuracy(many)["cas"]["samples"] == 10  # as many as there are training images
     with pytest.raises(ConfigError, match=r"none of the 3 samples has the classes \[1\]"):
