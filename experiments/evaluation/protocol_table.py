@@ -125,7 +125,7 @@ def measure(request: Request, folder: pathlib.Path) -> dict[str, Any]:
             "value": value,
             "standard_error": content.get("standard_error"),
             "difference": None if value is None else value - firsts[kind],
-            "why": content.get("why"),
+            "why": None if value is not None else content.get("why", report.NOT_FINITE),
             "warnings": record["warnings"],
         }
     if all(row["value"] is None for row in rows.values()):

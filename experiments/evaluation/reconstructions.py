@@ -110,9 +110,18 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
         )
         distance = {called(space, "rfid"): measured.pop("figures")[called(space, "fid")]}
     _complete(results)
-    errors = {name: {**bootstrap.mean(values), "better": HIGHER} for name, values in results.errors.items()}
+    errors = {name: {**mean(values), "better": HIGHER} for name, values in results.errors.items()}
     seconds = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
     return {"figures": {**errors, **distance}, **measured, **description, "seconds": seconds}
+
+
+def mean(values: np.ndarray) -> dict:
+    """The mean of a figure of each picture, as `bootstrap.mean`; None with the reason where pictures have no error."""
+    figure = bootstrap.mean(values)
+    if not (exact := int(np.isinf(values).sum())):
+        return figure
+    why = f"value not finite: {exact:,} of {len(values):,} pictures equal their originals"
+    return {**figure, "value": None, "why": why}
 
 
 def _complete(results: Reconstructions) -> None:

@@ -17,6 +17,7 @@ from diffusion.io import json_files
 from diffusion.io.files import write_text
 
 WIDE = 200  # letters in a line of a log, where nothing is cut off
+NOT_FINITE = "value not finite"  # of a figure without a value and a reason: JSON has neither infinity nor NaN
 PACKAGES = ("jax", "flax", "optax", "grain", "numpy")
 
 Row = tuple[str, str, str]
@@ -126,7 +127,7 @@ def metric_rows(metrics: Mapping[str, Mapping]) -> list[tuple[str, str, str]]:
     rows = []
     for name, metric in metrics.items():
         if metric["value"] is None:
-            rows.append((name, "—", metric.get("why", "value not measured")))
+            rows.append((name, "—", metric.get("why", NOT_FINITE)))
             continue
         value = f"{metric['value']:.5g}"
         if metric.get("standard_error") is not None:

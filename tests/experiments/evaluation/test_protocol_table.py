@@ -91,6 +91,19 @@ def test_statistics_of_one_protocol_leave_the_others_unmeasured_and_say_why(tmp_
         protocol_table.measure(BOTH._replace(inception=""), tmp_path)
 
 
+def test_a_value_that_is_not_finite_is_named_so(tmp_path, monkeypatch):
+    def infinite(request):
+        record = measured(request)
+        if request.protocol == "adm":
+            next(iter(record["figures"].values())).update(value=None)  # as JSON has infinity
+        return record
+
+    monkeypatch.setattr(records, "measure", infinite)
+    rows = protocol_table.measure(BOTH, tmp_path)
+    assert (rows["adm"]["why"], rows["edm"]["why"]) == ("value not finite", None)
+    assert protocol_table.cells(rows)[0][-1] == "value not finite"
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [

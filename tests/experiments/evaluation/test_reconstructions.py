@@ -55,6 +55,14 @@ def test_figures_are_those_of_the_reconstructions(files, monkeypatch):
     assert again["psnr"] == result["psnr"] and again["rfd"]["value"] == result["rfd"]["value"]
 
 
+def test_pictures_without_an_error_leave_the_mean_without_a_value():
+    """Their decibels are infinite, which JSON does not have; the record says so in place of a bare null."""
+    values = np.array([30.0, np.inf, np.inf])
+    figure = {"value": None, "standard_error": None, "samples": 3}
+    assert reconstructions.mean(values) == figure | {"why": "value not finite: 2 of 3 pictures equal their originals"}
+    assert reconstructions.mean(values[:1] + [0, 2]) == {"value": 31, "standard_error": 1, "samples": 2}
+
+
 def test_what_was_not_read_is_read_once_in_batches(monkeypatch):
     """The first 8 of 14 pictures are measured; of three batches the last two are read, the last of two pictures."""
     read, told = [], []

@@ -61,7 +61,7 @@ def test_rows_of_metrics():
         ("b", "2 (sd 0.12)", "10 samples, subsets of 1,000"),
         ("c", "3 (2.5 to 3.5)", "10 samples"),
         ("d", "—", "value not measured: why"),
-        ("e", "—", "value not measured"),
+        ("e", "—", "value not finite"),
         ("f", "4", "7 samples"),
     ]
 
