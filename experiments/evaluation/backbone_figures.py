@@ -12,7 +12,7 @@ import numpy as np
 from diffusion.data.proteins import backbone, pdb
 from diffusion.data.sources.spec import Source
 from diffusion.experiments.evaluation.plots import blank, save
-from diffusion.experiments.evaluation.subject import has_classes, held_out_source, recipe_of_run
+from diffusion.experiments.evaluation.subject import drawn_rows, has_classes, held_out_source, recipe_of_run
 from diffusion.io import files
 from diffusion.metrics import backbone_geometry, bootstrap
 from diffusion.objectives import Moves
@@ -57,12 +57,13 @@ def geometry(subject: Any) -> dict:
     noise = reads.prior.sample(jax.random.split(jax.random.key(NOISE_SEED), count))
     train = backbone.atoms_of(subject.train.images)[:, :, 1]
     metrics = {}
-    sets = {"": subject.images, "_of_real": subject.real.images[:count], "_of_noise": np.asarray(noise)}
+    chosen = drawn_rows(len(subject.real.images), count)
+    sets = {"": subject.images, "_of_real": subject.real.images[chosen], "_of_noise": np.asarray(noise)}
     for suffix, frames in sets.items():
         figures_of_set = figures(frames, np.asarray(train))
         rows = figures_of_set.pop("nearest_rows")
         if suffix == "_of_real" or (suffix == "" and has_classes(subject)):
-            labels = (subject.labels if suffix == "" else subject.real.labels)[: len(rows)]
+            labels = (subject.labels if suffix == "" else subject.real.labels[chosen])[: len(rows)]
             figures_of_set["nearest_of_its_fold"] = subject.train.labels[rows] == labels
         for name, values in figures_of_set.items():
             figure = bootstrap.proportion if values.dtype == bool else bootstrap.mean

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion.arrays import chunks
 from diffusion.experiments.evaluation.figures import LOWER
-from diffusion.experiments.evaluation.subject import held_out_source, recipe_of_run
+from diffusion.experiments.evaluation.subject import drawn_rows, held_out_source, recipe_of_run
 from diffusion.experiments.sampling import run_denoiser
 from diffusion.manifolds import riemannian_log_likelihood
 from diffusion.metrics import bootstrap
@@ -52,7 +52,7 @@ def negative_log_likelihood(subject: Any) -> dict:
         labels = jnp.zeros(len(points), jnp.int32)
         return riemannian_log_likelihood(field(params, labels), points, times, reads.prior.log_density).log_density
 
-    points = subject.real.images[: config.evaluate.number]
+    points = subject.real.images[drawn_rows(len(subject.real.images), config.evaluate.number)]
     with progress.bar("likelihood", len(points), "points") as advance:
         measured = functools.partial(log_density_of_model, params)
         nll = -chunks.applied(measured, points, min(BATCH, len(points)), advance).astype(np.float64)

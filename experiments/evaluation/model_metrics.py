@@ -20,7 +20,7 @@ from diffusion.experiments.evaluation.real_images import Split, balanced_order
 from diffusion.experiments.evaluation.sample_metrics import SEED, trained_classifier
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
-from diffusion.experiments.evaluation.subject import Subject as Subject, unguided
+from diffusion.experiments.evaluation.subject import Subject as Subject, drawn_rows, unguided
 from diffusion.experiments.evaluation.symbol_bounds import bits_per_symbol
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.flows import likelihood, ode
@@ -140,8 +140,8 @@ def bits_per_dim(subject: Subject) -> dict:
         bits = likelihood.bits_per_dim(density.log_density, dims) - (0 if pictures else LEVELS)
         return bits, jnp.broadcast_to(density.nfe, images.shape[:1])
 
-    count = min(config.evaluate.number, len(subject.real.images))
-    chosen = np.sort(np.random.default_rng(SEED).permutation(len(subject.real.images))[:count])
+    chosen = np.sort(drawn_rows(len(subject.real.images), config.evaluate.number))
+    count = len(chosen)
     examples = jax.tree.map(lambda leaf: leaf[chosen], (subject.real.images, conditions))
     with progress.bar("likelihood", count, "examples") as advance:
         bits, nfe = chunks.applied(

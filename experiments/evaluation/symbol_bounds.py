@@ -12,7 +12,7 @@ import numpy as np
 from diffusion import discrete
 from diffusion.experiments.evaluation.figures import LOWER
 from diffusion.experiments.evaluation.sample_metrics import SEED
-from diffusion.experiments.evaluation.subject import recipe_of_run
+from diffusion.experiments.evaluation.subject import drawn_rows, recipe_of_run
 from diffusion.experiments.sampling import generate, symbol_samples
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Restores
@@ -40,11 +40,12 @@ def bits_per_symbol(subject: Any) -> dict:
     params, step = checkpoints.load_ema(subject.workdir)
     recipe = recipe_of_run(subject)
     estimator, bound = bound_of(recipe, params)
-    x, count = subject.real.images, min(config.evaluate.number, len(subject.real.images))
+    x = subject.real.images
     process = recipe.objective.process
     if process is not None and (wrong := symbol_runs.outside(process, x)):
         raise ConfigError(f"--metrics=symbols: the held-out sequences of {subject.real.spec.name} have {wrong}.")
-    chosen = np.sort(np.random.default_rng(SEED).permutation(len(x))[:count])
+    chosen = np.sort(drawn_rows(len(x), config.evaluate.number))
+    count = len(chosen)
 
     @jax.jit
     def draws(params: Any, x0: jax.Array, label: jax.Array, number: jax.Array) -> jax.Array:

@@ -130,7 +130,7 @@ def test_samples_stand_beside_real_chains_and_noise(subject):
     found = backbone_figures.geometry(run)
     value = {name: figure["value"] for name, figure in found.items()}
     assert value["nearest_of_its_fold"] == pytest.approx(2 / 3)  # the second is near a helix, and asked for a strand
-    assert value["nearest_of_its_fold_of_real"] == pytest.approx(2 / 3)  # of the first three held-out chains
+    assert value["nearest_of_its_fold_of_real"] == pytest.approx(2 / 3)  # of three held-out chains, one wrong
     assert "nearest_of_its_fold_of_noise" not in value and "nearest_rows" not in value
     assert (value["sound_chains"], value["sound_chains_of_real"], value["sound_chains_of_noise"]) == (1, 1, 0)
     by_class = {name: found.pop(f"sound_chains_{name}") for name in ("coil", "strand")}
@@ -166,12 +166,19 @@ def test_sound_chains_are_counted_by_class(subject):
 
 
 def test_the_fold_of_a_nearest_chain_is_compared_with_the_class_of_the_same_chain(subject, monkeypatch):
-    """Samples of the classes 0, 1, 1 are nearest to training chains of 1, 1, 0; held-out chains to their own."""
+    """Samples of the classes 0, 1, 1 are nearest to training chains of 1, 1, 0; held-out chains to their own.
+
+    The first three held-out chains in another order, of the classes 0, 1, 0, are measured.
+    """
     run, _ = subject
+    monkeypatch.setattr(backbone_figures, "drawn_rows", lambda number, most: np.array([2, 0, 1]))
     monkeypatch.setattr(backbone_figures.backbone, "atoms_of", lambda frames: np.zeros((len(frames), 1, 3)) + [0, 1, 2])
-    rows, numbers = iter(([0, 0, 1], [0, 1, 1], [0, 0, 0])), []
+    rows, numbers = iter(([0, 0, 1], [1, 0, 1], [0, 0, 0])), []
+    moves = iter((run.images, run.real.images[[2, 0, 1]]))
 
     def figures(frames, train):
+        if len(numbers) < 2:
+            np.testing.assert_array_equal(frames, next(moves))
         numbers.append(len(frames))
         assert train.tolist() == [[1], [1]]  # the second atom of each residue, CA
         return {"sound_chains": np.ones(len(frames)), "nearest_rows": np.array(next(rows))}
