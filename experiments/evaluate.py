@@ -149,7 +149,7 @@ from diffusion.training.runtime import progress
 MEASURED = ("workdir", "samples", "reference", "autoencoder", "protocol", "encoder", "inception", "inception_sha256")
 MEASURED += ("features", "metrics", "data_dir", "size", "seed")
 ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
-SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
+SELECTION = "the first N samples, of which the classes take turns, 0, 1, .., 0, 1, .., while they have samples"
 
 
 def evaluate(
