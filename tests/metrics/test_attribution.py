@@ -85,6 +85,13 @@ def test_the_sketch_keeps_inner_products():
     assert np.std(made) < 2.5 * np.linalg.norm(flat[0]) * np.linalg.norm(flat[1]) / np.sqrt(256)
 
 
+@pytest.mark.parametrize("k", [3, 4])
+def test_a_sketch_of_all_dimensions_is_the_gradient_itself(k):
+    """No two numbers share a place, and no sign changes."""
+    tree = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(3.0)}
+    assert attribution.sketch(jax.random.key(0), tree, k)(tree).tolist() == [1, -2, 3]
+
+
 def test_the_directions_are_not_the_noise_of_the_draws_and_the_loss_is_a_mean_over_them():
     """The output is the parameters themselves, so that a gradient is the residual, and a direction itself."""
     residual = lambda p, draw: (p, p - jax.random.normal(draw, (3,)))  # the output less the target: normal numbers

@@ -98,6 +98,10 @@ def test_frames_stay_in_their_clips():
 )
 def test_clips_are_compared_in_the_features_of_a_network_and_a_preparation(name, frechet, number):
     protocol = clip_protocols.PROTOCOLS[name]
+    assert (protocol.frames, protocol.size) == (16, 224)
+    assert protocol.every == (8 if name.endswith("128") else 1)  # fvd2048_128f_subsample8f
+    assert protocol.resize == ("bilinear_tf1" if name == "fvd" else "bilinear_torch")
+    assert protocol.scaling == ("b / 255" if name == "cd-fvd" else "2 b / 255 - 1")
     space = clip_protocols.space(protocol, clip_protocols.ClipNetwork("a network", None, 7, "0a"))
     how = {name: getattr(protocol, name) for name in ("frames", "every", "resize", "scaling", "size")}
     assert space.identity == {"features": "a network", "weights": "0a", **how}

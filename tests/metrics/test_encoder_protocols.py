@@ -84,6 +84,26 @@ def test_a_protocol_is_of_a_network_with_its_features(name):
     assert json.loads(json.dumps(encoder_protocols.described(protocol)))["name"] == name
 
 
+PILLOW, FLOATS = "Pillow's bicubic, bytes", "bicubic, antialiased, floats"
+
+
+@pytest.mark.parametrize(
+    "name, size, resize, rounding, reports, neighbours, rows, edm2",
+    [  # dgm-eval: its README; edm2: calculate_metrics.py; cmmd: embedding.py; FDr: eval_all_fds.py
+        ("dgm-eval", 224, PILLOW, "round(y * 255)", ("fid", "kid", "pr", "dc"), 5, 10_000, "fd_dinov2"),
+        ("edm2-dinov2", 224, FLOATS, "clip(x * 127.5 + 128)", ("fid",), 3, 0, "fd_dinov2"),
+        ("cmmd", 336, f"centre square, {PILLOW}", "round(y * 255)", ("cmmd",), 3, 0, ""),
+        ("cmmd-siglip2", 384, f"centre square, {PILLOW}", "round(y * 255)", ("cmmd",), 3, 0, ""),
+        ("fdr-convnext", 224, FLOATS, "round(y * 255)", ("fid",), 3, 0, ""),
+        ("fdr-mae", 224, FLOATS, "round(y * 255)", ("fid",), 3, 0, ""),
+    ],
+)
+def test_a_protocol_measures_as_its_authors_do(name, size, resize, rounding, reports, neighbours, rows, edm2):
+    protocol = encoder_protocols.PROTOCOLS[name]
+    assert (protocol.size, protocol.resize, protocol.rounding, protocol.reports) == (size, resize, rounding, reports)
+    assert (protocol.neighbours, protocol.overlap_rows, protocol.edm2) == (neighbours, rows, edm2)
+
+
 def test_pictures_are_prepared_as_by_pillow():
     image = np.random.default_rng(0).integers(0, 256, (1, 40, 30, 3), dtype=np.uint8)
     picture = Image.fromarray(image[0])

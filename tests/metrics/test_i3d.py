@@ -84,6 +84,27 @@ def test_another_file_is_refused_by_its_first_tensor(tensors, tmp_path):
         i3d.features({}, np.zeros((1, 8, 32, 32, 3), np.float32))
 
 
+@pytest.mark.parametrize(
+    "name, values, message",
+    [
+        ("a.bias", np.zeros(3, np.float32), r"a.bias is float32 \[3\]. Valid: float32 \[2\], finite"),
+        ("a.bias", np.zeros(2, np.float16), r"a.bias is float16 \[2\]"),
+        ("a.bias", np.float32([0, np.nan]), r"a.bias is float32 \[2\]. Valid: float32 \[2\], finite"),
+        ("a.running_var", np.float32([1, -1e-3]), "a.running_var has a variance below 0"),
+        ("a.running_var", None, r"a.running_var \[2\] is missing"),
+    ],
+)
+def test_each_tensor_has_its_shape_its_type_and_finite_values(monkeypatch, tmp_path, name, values, message):
+    monkeypatch.setattr(i3d, "SHAPES", {"a.bias": (2,), "a.running_var": (2,)})
+    tensors = {"a.bias": np.float32([-1, 2]), "a.running_var": np.zeros(2, np.float32), "other": np.zeros(1)}
+    save_file(tensors, tmp_path / "good.safetensors")
+    assert i3d.read(tmp_path / "good.safetensors").keys() == i3d.SHAPES.keys()
+    changed = tensors | {name: values}
+    save_file({key: array for key, array in changed.items() if array is not None}, tmp_path / "bad.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        i3d.read(tmp_path / "bad.safetensors")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 def test_logits_are_the_peers(tensors, name):
