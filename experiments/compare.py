@@ -37,7 +37,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import sample_files
 from diffusion.experiments.sweeps import naming
-from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds, records_of
+from diffusion.experiments.sweeps.results import Group, Results, Run, by_seed, over_seeds, records_of, seed_of_training
 from diffusion.experiments.sweeps.sweep_folder import DONE
 from diffusion.io import limits
 from diffusion.io.files import write_text
@@ -101,7 +101,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         fields.append("folder")  # two runs of one config, such as of two commits, or on two machines
         runs = [run._replace(overrides={**run.overrides, "folder": run.name}) for run in runs]
     settings = [field for field in fields if field not in SEEDS]
-    seeds = [field for field in fields if field in SEEDS]
+    seeds = [field for field in SEEDS if field in fields]
     groups = over_seeds(Results("comparison", "", settings, seeds, runs, pathlib.Path(), ""))
     groups = _told_apart([_named(group, paths, requested or known) for group in groups])
     notes = [
@@ -261,20 +261,17 @@ def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference
     single = len(first.runs) == len(second.runs) == 1
     sampled = any(name.startswith(("asked_class", "fd_")) for name in first.figures)
     by_samples = _sample_tests(first.runs[0].workdir, second.runs[0].workdir, config) if single and sampled else {}
-    seed = lambda run: tuple(run.overrides.get(field) for field in SEEDS)
+    seed = seed_of_training([*first.runs, *second.runs], SEEDS)
     tests = {}
     for name in first.figures:
         if name in UNTESTED or name.endswith(SCALED) or name not in second.figures:
             continue
         if name.startswith("held_out_loss") and fields_of_loss(first, second):
             continue
-        by_seed = [
-            {seed(run): run.figures[name].value for run in group.runs if name in run.figures}
-            for group in (first, second)
-        ]
+        values = [by_seed(group.runs, seed, name) for group in (first, second)]
         tests[name] = (
             by_samples.get(name)
-            or significance.compare_seeds(*by_seed)
+            or significance.compare_seeds(*values)
             or significance.compare_intervals(first.figures[name], second.figures[name])
         )
     return {name: test for name, test in tests.items() if test}

@@ -31,7 +31,8 @@ class Sweep(NamedTuple):
     Attributes:
         runs: the overrides of the runs, from `combinators`.
         commands: the commands of each run in their order, each as a list of words.
-        seeds: fields over which figures are averaged, if they vary.
+        seeds: fields over which figures are averaged, if they vary, with the seed of the training first: runs that
+            share the value of the first one that varies count as one, by their mean.
         titles: extra fields that no config has. Each gives one name to a combination of other fields, as in
             zip(each("method", ("flow", "edm")), [{...}, {...}]). Names and tables then leave the other fields out.
     """

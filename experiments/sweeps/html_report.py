@@ -42,8 +42,8 @@ USUAL = (
     "loss",
 )  # the figures whose columns are shown at first
 NOTES = {
-    True: "A line is a setting; a figure is the mean over its finished runs, which differ only in {seeds}. ± is half "
-    "the width of Student's 95 % interval of that mean, which is wide for two or three runs, or the standard "
+    True: "A line is a setting; a figure is the mean over its finished runs, which differ only in {seeds}. {alike}± is "
+    "half the width of Student's 95 % interval of that mean, which is wide for two or three runs, or the standard "
     "deviation. Small dots in the charts are single runs. A click on a figure or a point opens the commands that "
     "made it.",
     False: "A line is a run; ± is half the width of the 95 % interval over its samples, if the evaluation has one. "
@@ -63,12 +63,13 @@ def content(results: Results) -> dict[str, Any]:
     known = [name for name in figures if any(name in run.figures for run in runs)]
     shown = usual(runs, known, USUAL) or known[:4]
     ways = {name: way for run in runs for name, way in run.measured.better.items()}
+    alike = f"Runs with the same {results.seeds[0]} count as one, by their mean. " if len(results.seeds) > 1 else ""
     return {
         "name": results.name,
         "file": results.file,
         "fields": list(naming.labels_beside(results.fields, results.seeds).values()),
         "seeds": list(naming.labels_beside(results.seeds, results.fields).values()),
-        "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
+        "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds), alike=alike),
         "command": results.command,
         "page_command": commands.line("sweep_report", f"--workdir={results.directory}"),
         "figures": [{"name": name, "better": ways.get(name), "usual": name in shown} for name in known],

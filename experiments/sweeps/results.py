@@ -1,6 +1,7 @@
 """The measurements of a sweep's runs so far: `collect` reads a sweep's folder, `over_seeds` averages."""
 
 import json
+import math
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +70,7 @@ class Group(NamedTuple):
     name: str
     overrides: dict[str, Any]  # the overrides that these runs share; the seeds are left out
     runs: list[Run]
-    figures: dict[str, Figure]  # means over the runs that are done and have the figure
+    figures: dict[str, Figure]  # means over the seeds of the runs that are done and have the figure
 
 
 def collect(directory: str | pathlib.Path) -> Results:
@@ -135,7 +136,41 @@ def over_seeds(results: Results) -> list[Group]:
         overrides = {field: value for field, value in runs[0].overrides.items() if field not in results.seeds}
         names = dict.fromkeys(name for run in runs for name in run.figures)
         done = [run for run in runs if run.status == DONE]
-        values = {name: [run.figures[name].value for run in done if name in run.figures] for name in names}
-        means = {name: figures.mean(numbers) for name, numbers in values.items() if numbers}
+        seed = seed_of_training(runs, results.seeds)
+        values = {name: by_seed(done, seed, name) for name in names}
+        means = {name: figures.mean([*numbers.values()]) for name, numbers in values.items() if numbers}
         groups.append(Group(naming.label(overrides, labels), overrides, runs, means))
     return groups
+
+
+def seed_of_training(runs: Iterable[Run], seeds: Sequence[str]) -> str | None:
+    """The first of the fields `seeds` that is not the same in all runs; None if all runs have equal seeds.
+
+    Runs that share its value are not independent: samples with another seed are those of the same training.
+
+    Args:
+        runs: runs that differ in their seeds.
+        seeds: the fields of the seeds, that of the training first.
+    """
+    runs = list(runs)
+    return next((field for field in seeds if len({_seed(run, field) for run in runs}) > 1), None)
+
+
+def by_seed(runs: Iterable[Run], field: str | None, figure: str) -> dict[str, float]:
+    """The independent values of a figure: {value of a seed: mean over the runs that have it}.
+
+    Args:
+        runs: the runs; those that lack the figure are left out.
+        field: the seed, from `seed_of_training`; None if each run counts.
+        figure: the name of the figure.
+    """
+    numbers: dict[str, list[float]] = {}
+    for run in runs:
+        if figure in run.figures:
+            seed = run.name if field is None else _seed(run, field)
+            numbers.setdefault(seed, []).append(run.figures[figure].value)
+    return {seed: math.fsum(some) / len(some) for seed, some in numbers.items()}
+
+
+def _seed(run: Run, field: str) -> str:
+    return json.dumps(run.overrides.get(field))

@@ -75,6 +75,8 @@ def note(table: Table) -> str:
             f"Mean ± standard deviation over the runs {alone}, and Student's 95 % interval of the mean. Runs that are "
             "not done are left out."
         )
+    if len(table.averaged) > 1:
+        sentence += f" Runs with the same {table.averaged[0]} count as one, by their mean."
     by_records: dict[str, list[str]] = {}
     for name, text in table.records.items():
         by_records.setdefault(text, []).append(name)

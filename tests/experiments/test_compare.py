@@ -57,6 +57,26 @@ def test_settings_are_compared_in_pairs_of_equal_seeds(tmp_path, monkeypatch):
     assert "Welch" in test.how
 
 
+def test_samples_of_one_training_are_no_further_runs(tmp_path):
+    """Two trainings of each setting with three sets of samples each are two pairs, of the means over the samples."""
+    names = {"v": {"parameterization.name": "v"}, "x0": {"parameterization.name": "x0"}}
+    values = {"v": [[1.0, 1.5, 2.0], [4.0, 4.5, 5.0]], "x0": [[1.5, 2.0, 2.5], [5.0, 5.5, 6.0]]}
+    folders = [
+        made(tmp_path / f"{name}_{seed}_{noise}", value, seed, **names[name], **{"sample.seed": noise})
+        for name, trainings in values.items() for seed, row in enumerate(trainings) for noise, value in enumerate(row)
+    ]  # fmt: skip
+    result = compare.compare(folders)
+    assert [group.figures["fd_pixels"].n for group in result.groups] == [2, 2]
+    assert [group.figures["fd_pixels"].std for group in result.groups] == pytest.approx([3 / 2**0.5, 3.5 / 2**0.5])
+    ((_, tests),) = result.tests.items()
+    by_hand = stats.ttest_rel([2.0, 5.5], [1.5, 4.5])
+    assert tests["fd_pixels"].p == pytest.approx(by_hand.pvalue) and "2 pairs of" in tests["fd_pixels"].how
+    # One training of a setting has no scatter over trainings, however many sets of samples it has.
+    alone = compare.compare([*folders[:3], *folders[6:]])
+    ((_, tests),) = alone.tests.items()
+    assert "pairs" not in tests["fd_pixels"].how and "Welch" not in tests["fd_pixels"].how
+
+
 def test_a_run_that_was_trained_on_since_its_samples_is_named(tmp_path):
     """Its loss is that of the later step, beside figures of samples of the earlier one."""
     first, second = (made(tmp_path / name, 2.0, **{"model.width": width}) for name, width in (("a", 64), ("b", 32)))

@@ -163,6 +163,21 @@ def test_a_figure_that_only_a_later_seed_has_is_averaged_too():
     assert group.figures == {"fid": figures.Figure(3.0, n=1)}
 
 
+@pytest.mark.parametrize(
+    "seeds, values",
+    [(["seed", "sample.seed"], [2.0, 7.0]), (["sample.seed", "seed"], [3.0, 4.0, 6.5]), (["seed"], [2.0, 7.0])],
+)
+def test_runs_with_the_same_first_seed_count_as_one(seeds, values):
+    """Two trainings with three sets of samples each: six runs have the scatter of two."""
+    fids = {(0, 0): 1.0, (0, 1): 2.0, (0, 2): 3.0, (1, 0): 5.0, (1, 1): 6.0, (1, 2): 10.0}
+    runs = [
+        a_run(f"{seed} {noise}", overrides={"seed": seed, "sample.seed": noise}, figures={"fid": figures.Figure(value)})
+        for (seed, noise), value in fids.items()
+    ]
+    (group,) = results.over_seeds(results.Results("a", "", [], seeds, runs, None, ""))
+    assert group.figures["fid"] == figures.mean(values)
+
+
 def test_a_run_that_sets_nothing_is_no_seed_of_one_that_sets_none():
     """The base config may hold another value than None, so that the two are different settings."""
     runs = [
