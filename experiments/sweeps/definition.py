@@ -182,7 +182,7 @@ def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
 
 
 def settle(directory: pathlib.Path, new: Record) -> int:
-    """Writes sweep.json, unless the folder holds another sweep.
+    """Writes sweep.json, unless the folder holds this sweep already, or another one.
 
     Returns:
         The number of runs that were added to a sweep that the folder held; 0 for a new sweep.
@@ -196,9 +196,9 @@ def settle(directory: pathlib.Path, new: Record) -> int:
     old = sweep_folder.read(directory)
     lines = difference(old, new)
     if not lines:
-        if added := len(new.runs) - len(old.runs):
+        if new._replace(bases=old.bases) != old:  # more runs, or the same ones with other seeds or titles
             sweep_folder.write(directory, new)
-        return added
+        return len(new.runs) - len(old.runs)
     changes = "\n".join(f"  {line}" for line in lines[:SHOWN])
     more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
     raise SweepError(

@@ -33,6 +33,18 @@ def test_seeds_are_added_behind_the_runs_of_before(tmp_path):
     assert settled(tmp_path, product(RATES, each("seed", (0, 1, 2)))) == (0, after)
 
 
+def test_other_seeds_of_the_same_runs_are_averaged_over(tmp_path):
+    """The folder kept those of its first start, so that a table went on with a line for each value."""
+    runs = product(RATES, each("train.steps", (4, 8)))
+    settled(tmp_path, runs)
+    assert sweep_folder.read(tmp_path).seeds == []
+    added, _ = settled(tmp_path, runs, seeds=("train.steps",))
+    assert added == 0 and sweep_folder.read(tmp_path).seeds == ["train.steps"]
+    written = (tmp_path / "sweep.json").stat().st_ino
+    settled(tmp_path, runs, seeds=("train.steps",))
+    assert (tmp_path / "sweep.json").stat().st_ino == written  # nothing has changed
+
+
 def test_a_field_that_varies_now_leaves_the_names_of_before(tmp_path):
     _, before = settled(tmp_path, product(RATES, each("seed", (0,))))
     assert names(tmp_path) == ["learning_rate=0.001", "learning_rate=0.002"]
