@@ -55,6 +55,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -64,6 +65,7 @@ from diffusion.experiments.prompt_benchmark import benchmarks, clip_embedder, ju
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Readers
 from diffusion.experiments.run_folder import user_code, workdir
 from diffusion.io import json_files
+from diffusion.metrics.prompt_following.clustered import Mean
 from diffusion.metrics.prompt_following.readers import ReaderError
 from diffusion.recipe import ConfigError, extensions, names, unknown
 
@@ -134,7 +136,7 @@ def run(
             making.make(benchmark, items, images, model, per_prompt, seed, settings)
             judging.require_pictures(benchmark, files, images)
         rows = judging.judge(benchmark, files, named, images, out, per_prompt, batch_size)
-        figures = {name: json_files.finite(mean._asdict()) for name, mean in benchmark.figures(items, rows).items()}
+        figures = {name: figure(mean) for name, mean in benchmark.figures(items, rows).items()}
         makers = making.makers(images / file.path for file in files)
         content = {
             **request,
@@ -145,6 +147,11 @@ def run(
         }
         json_files.write(out / "benchmark.json", content)
     return content
+
+
+def figure(mean: Mean) -> dict[str, Any]:
+    """A mean as benchmark.json has it; scores that are all equal, as where every picture is right, tell no error."""
+    return json_files.finite(mean._replace(standard_error=mean.standard_error or math.nan)._asdict())
 
 
 def named_readers() -> tuple[Readers, dict[str, Any]]:

@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from absl import flags
 
-from diffusion.experiments.prompt_benchmark import clip_embedder, judging, making
+from diffusion.experiments.prompt_benchmark import __main__, clip_embedder, judging, making
 from diffusion.experiments.run_folder import workdir
-from diffusion.metrics.prompt_following import readers
+from diffusion.metrics.prompt_following import clustered, readers
 from diffusion.recipe import ConfigError, names
 from tests import command_flags
 from tests.experiments.prompt_benchmark import test_prompt_benchmark as made
@@ -107,3 +108,11 @@ def test_flags_that_contradict_each_other_are_refused(geneval, named, monkeypatc
         start.args[0]([])
     content = json.loads((geneval / "out" / "benchmark.json").read_text())
     assert content["readers"]["embedder"] == {"clip": "c", "sha256": "d" * 64}
+
+
+@pytest.mark.parametrize("right, error", [((1, 1, 1), None), ((0, 0, 0), None), ((1, 0, 1), 1 / 3), ((1,), None)])
+def test_scores_that_are_all_equal_have_no_error_of_zero(right, error):
+    """One picture of each prompt: of the shares 1, 0, 1 the error is sqrt(1/3 / 3)."""
+    figure = __main__.figure(clustered.mean(right, range(len(right))))
+    assert figure["standard_error"] == (None if error is None else pytest.approx(error))
+    assert figure["value"] == np.mean(right) and figure["samples"] == figure["prompts"] == len(right)
