@@ -14,10 +14,11 @@ from diffusion.data import (
     latent_cache,
     pipeline,
     series_masks,
+    shapes,
     sources,
     transforms,
 )
-from diffusion.data.shapes import arrangements, motions, scenes
+from diffusion.data.shapes import arrangements, drawing, motions, scenes, spoilt, templates
 from diffusion.data.sources import made_drawings, manifold_points, series, sound_clips
 
 ROWS = {"split": "train", "x": "", "classes": (), "condition": (), "caption": "", "side": 0}
@@ -81,3 +82,29 @@ def test_numbers_on_which_orders_and_made_data_depend():
     assert (made_drawings.SEED, made_drawings.SPELLING_SEED, made_drawings.SPELLED) == (2028, 2031, (3, 4))
     assert manifold_points.SEEDS == series.SEEDS == {"train": 2026, "test": 2027}
     assert (arrangements.STREAMS, motions.STREAMS["withheld"]) == ({"train": 0, "test": 1}, 2)
+
+
+def test_numbers_on_which_drawings_depend():
+    """Models were trained, and figures measured, on drawings of these sizes, colours and shares."""
+    assert shapes.SIZES == {"train": 20_000, "validation": 1000, "test": 2000, "withheld": 1000}
+    assert shapes.SEED == 2026 and shapes.TRAIN_SHARES == ((0.34, 0.18, 0.42, 0.06), (0.65, 0.13, 0.22))
+    assert drawing.PALETTE == {
+        "red": (214, 40, 40), "orange": (240, 125, 20), "yellow": (242, 200, 30), "green": (48, 155, 70),
+        "cyan": (30, 185, 210), "blue": (40, 80, 210), "purple": (125, 55, 170), "pink": (240, 110, 175),
+    }  # fmt: skip
+    assert drawing.PAPERS == ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))
+    assert (drawing.NIGHT, motions.BAR) == ((20, 18, 36), (120, 120, 128))
+    assert drawing.RADII == {"small": (6.0, 6.6), "medium": (9.3, 9.9), "large": (13.0, 13.6)}
+    assert (drawing.RADIUS_OF_MANY, drawing.RADIUS_OF_TWO, drawing.PLACES) == ((6, 6.6), (8.5, 9.9), (16, 32, 48))
+    assert scenes.STATED == {"colour": 0.92, "shape": 0.92, "size": 0.6, "position": 0.7, "relation": 0.75}
+    turned = ("diamond", "star", "heart", "cross", "moon", "circle", "square", "triangle")
+    assert scenes.WITHHELD == set(zip(("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"), turned))
+    assert len(scenes.WORDS) == len(set(scenes.WORDS)) == 40 and scenes.WITHHELD_WORDS < set(scenes.WORDS)
+    assert arrangements.SHARES == ((0.3, 0.25, 0.45, 0.0), (0.7, 0.15, 0.15))
+    assert (arrangements.OVER, arrangements.GAP, arrangements.SEEN, arrangements.FARTHER) == (0.6, 6, 0.5, 48)
+    assert motions.SPEEDS == {"slowly": (12, 18), "quickly": (30, 40)} and motions.STREAMS["test"] == 1
+    assert motions.TURNS == {"slowly": (0.15, 0.25), "quickly": (0.5, 0.9)} and motions.FLIGHT == (70, 110)
+    assert motions.WITHHELD == {("square", "bounces"), ("star", "moves"), ("heart", "turns"), ("moon", "hides")}
+    assert (motions.ROWS, motions.LEAST, motions.CLEAR) == ((18, 46), 8, 0.4)
+    assert (spoilt.NUMBER, spoilt.SHARES, spoilt.DEVIATIONS, spoilt.COVERED) == (300, (0.35, 0.65), (1.5, 3), 0.8)
+    assert templates.OFFSETS == tuple(x / 2 for x in range(-4, 5)) and (templates.STEP, templates.TURN) == (1.04, 7.5)

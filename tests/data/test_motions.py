@@ -1,6 +1,7 @@
 """Clips of moving shapes: what is said of them is what their pixels do, and what is withheld is withheld."""
 
 import collections
+import math
 import re
 
 import numpy as np
@@ -32,6 +33,23 @@ def test_a_line_that_would_leave_comes_back():
     np.testing.assert_allclose(
         motions._reflected(places, 10, 18), 10 + 8 * np.array([0.25, 0.25, 1, 0.75, 0, 0.25, 0.5])
     )
+
+
+def test_a_shape_is_turned_clockwise():
+    """By 30 degrees, y down: what was at (1, 0) is at (cos, sin) then."""
+    distance = motions._turned(lambda x, y, radius: 10 * x + y + radius, math.radians(30))
+    x, y = np.array([2.0, 0.0, -3.0]), np.array([0.0, 4.0, 5.0])
+    cos, sin = 3**0.5 / 2, 0.5
+    np.testing.assert_allclose(distance(x, y, 7.0), 10 * (cos * x + sin * y) + (cos * y - sin * x) + 7)
+
+
+def test_a_bar_covers_its_share_of_each_pixel():
+    """From 10.25 to 20.5 along x and from 0 to 32 along y."""
+    cover = motions._cover((10.25, 20.5, 0.0, 32.0))
+    row = np.where((np.arange(64) > 10) & (np.arange(64) < 20), 1.0, 0.0)
+    row[10], row[20] = 0.75, 0.5
+    np.testing.assert_allclose(cover[5], row)
+    assert (cover[31] == row).all() and not cover[32:].any()
 
 
 def test_a_bar_is_as_wide_as_a_shape_and_its_step():

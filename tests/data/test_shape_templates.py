@@ -109,6 +109,25 @@ def test_a_turn_is_clockwise():
         assert inside.tolist() == [turns == place for place in range(4)]
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_the_centre_of_mass_of_a_triangle_is_a_third_of_its_height_above_the_base(turns):
+    """From -0.9589 to 0.87 radii: its centre is 0.26 radii below, and turns with the triangle, clockwise."""
+    top = 0.15 - 0.55 / 0.496
+    below = (2 * 0.87 + top) / 3
+    x, y = templates._centre_of_mass(drawing.DISTANCES["triangle"], 90.0 * turns)
+    np.testing.assert_allclose((x, y), [(0, below), (-below, 0), (0, -below), (below, 0)][turns], atol=0.005)
+
+
+def test_the_best_template_stands_where_the_mask_stands():
+    """A square of half side 8.4, from 20 to 36.8 along x and from 10 to 26.8 along y, of radius 10."""
+    known = templates.drawn(9.9, 10.1, offsets=(-0.5, 0.0, 0.5))
+    index = SHAPES.index("square")
+    found = templates.fits(polygon(square(8.4), (28.4, 18.4))[None], known)
+    assert found.overlap[0].argmax() == index and found.overlap[0, index] > 0.93
+    np.testing.assert_allclose(found.centre[0, index], [28.4, 18.4], atol=0.6)
+    assert found.radius[0, index] == pytest.approx(10, abs=0.15)
+
+
 @pytest.mark.parametrize("shape, length", [
     ("circle", 2 * math.pi * 0.95), ("square", 8 * 0.84), ("diamond", 4 * math.hypot(0.85, 1.15)), ("cross", 8.0),
 ])  # fmt: skip

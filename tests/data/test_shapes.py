@@ -69,6 +69,16 @@ def test_what_pictures_show_never_changes():
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "e4e01ea7b086c32e"
 
 
+@pytest.mark.parametrize(
+    "split, withheld", [("train", False), ("validation", False), ("test", False), ("withheld", True)]
+)
+def test_only_the_withheld_split_has_what_is_withheld(split, withheld):
+    for number in range(12):
+        scene = shapes.example(split, number)[2]
+        pairs = {(scene.colour, scene.shape), (scene.second_colour, scene.second_shape)}
+        assert bool(pairs & scenes.WITHHELD or scene.word in scenes.WITHHELD_WORDS) == withheld
+
+
 def test_one_object_is_where_and_as_large_as_its_caption_says(drawn):
     ones = [(image, scene) for image, _, scene in drawn if scene.kind == "one" and scene.style == "plain"]
     assert len(ones) > 100

@@ -101,6 +101,92 @@ def test_a_broken_disc_is_in_two_pieces_or_cut_off():
     assert parted_so_far == {True, False}
 
 
+class Chosen:
+    """Draws of a lot that are written down: shares of the range of a number, or of the list of options."""
+
+    def __init__(self, *shares):
+        self.shares = iter(shares)
+
+    def between(self, low, high):
+        return low + (high - low) * next(self.shares)
+
+    def pick(self, options):
+        return options[int(next(self.shares) * len(options))]
+
+
+X, Y = np.meshgrid(np.linspace(-20, 20, 41), np.linspace(-20, 20, 41))
+
+
+def test_a_blended_shape_is_a_mean_of_two_distances():
+    """A quarter of the way from 0.35 to 0.65: 0.425 of the first, whose radius is that of both."""
+    first, second = (lambda x, y, radius: x + radius), (lambda x, y, radius: 2 * y - radius)
+    distance = spoilt.blended(first, second, Chosen(0.25))(X, Y, 10.0)
+    np.testing.assert_allclose(distance, 0.425 * (X + 10) + 0.575 * (2 * Y - 10))
+
+
+@pytest.mark.parametrize("parted", [True, False])
+def test_a_broken_shape_lacks_a_band_or_what_is_beyond_a_line(parted):
+    """At a quarter of a turn, the line is 0.2 radii below the centre; the band is 0.21 radii wide to both sides."""
+    lot = Chosen(0.25, 0.4 if parted else 0.6, 0.75, 0.5)
+    distance = spoilt.broken(lambda x, y, radius: np.hypot(x, y) - radius, lot)(X, Y, 10.0)
+    disc, across = np.hypot(X, Y) - 10, Y - 0.2 * 10
+    np.testing.assert_allclose(distance, np.maximum(disc, 2.1 - np.abs(across) if parted else across), atol=1e-12)
+
+
+def test_a_blob_has_waves_of_two_to_five_crests():
+    """Waves of half the largest amplitude, 0.3 / k, all with the phase pi / 2."""
+    spoil = spoilt._shape("blob", Chosen(0.0, 0.0, *[0.5, 0.25] * 4))
+    assert spoil.kind == "blob"
+    angle = np.arctan2(Y, X)
+    waves = sum(0.3 / k * np.cos(k * angle + np.pi / 2) for k in (2, 3, 4, 5))
+    np.testing.assert_allclose(spoil.distance(X, Y, 10.0), np.hypot(X, Y) - 9 * (1 + waves), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["broken", "blended"])
+def test_a_spoilt_shape_is_made_of_the_shapes_that_are_drawn(kind):
+    """First the circle, then the last of the other seven, the moon."""
+    circle, moon = drawing.DISTANCES["circle"], drawing.DISTANCES["moon"]
+    rest = (0.1, 0.2, 0.3, 0.4)
+    spoil = spoilt._shape(kind, Chosen(0.0, 0.99, *rest))
+    expected = spoilt.broken(circle, Chosen(*rest)) if kind == "broken" else spoilt.blended(circle, moon, Chosen(*rest))
+    assert spoil.kind == kind
+    np.testing.assert_array_equal(spoil.distance(X, Y, 12.0), expected(X, Y, 12.0))
+
+
+@pytest.mark.parametrize(
+    "share, shown", [(0.1, (NONE, NONE)), (0.5, (NONE, "star")), (0.9, ("circle", NONE))], ids=["both", "one", "other"]
+)
+def test_either_or_both_of_two_objects_are_spoilt(monkeypatch, share, shown):
+    """Of bars in place of the spoilt shapes: the first object stands on the left."""
+    bar = spoilt.Spoilt("blob", lambda x, y, radius: np.maximum(np.abs(x) - 2, np.abs(y) - 8))
+    monkeypatch.setattr(spoilt, "shapes", lambda seed: (bar,))
+    lot = Chosen(share, *[0.0] * (2 if share < 0.3 else 1), *[0.5] * 20)
+    image, scene = spoilt.draw(PAIR, lot, "blob")
+    assert (scene.shape, scene.second_shape) == shown
+    paper = image[0, 0].astype(int)
+    for left, is_spoilt in ((0, shown[0] == NONE), (32, shown[1] == NONE)):
+        x = np.nonzero(np.abs(image[:, left : left + 32] - paper).max(-1) > 60)[1]
+        assert (np.ptp(x) + 1 <= 5) == is_spoilt
+
+
+def test_shapes_that_a_drawing_covers_are_left_out_and_kinds_take_turns(monkeypatch):
+    """Squares count as none of the kinds; two pieces far apart do, each kind in its own order."""
+    drawn = iter(range(10**6))
+
+    def shape(kind, lot):
+        number = next(drawn)
+        offset = 4.0 + 0.1 * number
+        if number % 2:
+            return spoilt.Spoilt(kind, lambda x, y, radius: np.maximum(np.abs(x), np.abs(y)) - 0.84 * radius)
+        return spoilt.Spoilt(kind, lambda x, y, radius: np.hypot(np.abs(x) - 2 * offset, y) - offset)
+
+    monkeypatch.setattr(spoilt, "_shape", shape)
+    some = spoilt.shapes.__wrapped__(6, seed=3)
+    assert [one.kind for one in some] == ["broken", "blended", "blob"] * 2
+    offsets = [(0 - one.distance(0.0, 0.0, 1.0)) for one in some]  # 2 a - a = a away from the edge
+    np.testing.assert_allclose(np.abs(offsets), [4.0, 4.4, 4.2, 4.6, 5.0, 4.8])
+
+
 def test_averaged_pictures_lie_between_two_drawings(monkeypatch):
     """Where both shapes are, and where neither is, the mean is that of either; between, it is a share of both."""
     drawn = []

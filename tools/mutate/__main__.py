@@ -46,6 +46,7 @@ FOLDERS = (
     "training",
     "manifolds",
     "discrete",
+    "data/shapes",
     "data/sound",
     "data/proteins",
     "flows",
