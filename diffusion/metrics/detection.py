@@ -92,9 +92,9 @@ def hits_interval(
 
         K ~ Bin(N, q),    a <= K <= b with probability (1 + level) / 2 or more.
 
-    The threshold therefore lies between the (b + 1)-th and the a-th highest of the negatives. The lower end is that of
-    Wilson's interval, at (1 + level) / 2, for the positives above the a-th highest negative, or 0 if a = 0. The upper
-    end is that for the positives above the (b + 1)-th highest, or 1 if b = N. Both errors together are at most
+    The threshold therefore lies between the (b + 1)-th and the a-th highest of the negatives. Wilson's interval at
+    (1 + level) / 2 gives both ends: the lower one for the positives above the a-th highest negative (0 if a = 0), and
+    the upper one for the positives above the (b + 1)-th highest (1 if b = N). Both errors together are at most
     1 - level, whatever the distributions of the scores are (the order statistics' interval of a quantile, David and
     Nagaraja 2003, "Order Statistics", section 7.1, and Bonferroni's inequality).
 

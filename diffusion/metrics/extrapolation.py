@@ -43,9 +43,9 @@ def extrapolate(
 
         SE^2 = s^2 (1/P + m^2 / sum_i (1/N_i - m)^2) + SE_N^2,    m = mean_i 1/N_i,    s^2 = sum_i r_i^2 / (P - 2).
 
-    The first term is that of least squares, with the residuals r_i. They do not contain what all subsets share, which
-    are drawn from the same N samples. SE_N, the error of the distance of all samples, does
-    (`frechet_error.standard_error`).
+    The first term is the error of least squares, with the residuals r_i. All subsets are drawn from the same N samples.
+    The residuals do not show the error that the subsets share, so that the second term adds it: SE_N is the standard
+    error of the distance of all samples (`frechet_error.standard_error`).
 
     Args:
         samples: features of generated images, [N, D].

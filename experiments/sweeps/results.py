@@ -150,7 +150,7 @@ def seed_of_training(runs: Iterable[Run], seeds: Sequence[str]) -> str | None:
 
     Args:
         runs: runs that differ in their seeds.
-        seeds: the fields of the seeds, that of the training first.
+        seeds: the fields of the seeds; the seed of the training comes first.
     """
     runs = list(runs)
     return next((field for field in seeds if len({_seed(run, field) for run in runs}) > 1), None)
