@@ -195,6 +195,39 @@ def test_what_a_stranger_signed_in_another_form_is_refused(tmp_path, monkeypatch
         content_credentials.read(tmp_path / "0.png")
 
 
+UNTRUSTED = {"code": "signingCredential.untrusted"}
+CHANGED = {"code": "assertion.dataHash.mismatch", "explanation": "another hash"}
+
+
+@pytest.mark.parametrize(
+    "state, found, why",
+    [
+        ("Valid", [UNTRUSTED], None),
+        ("Trusted", [], None),
+        ("Invalid", [], "Invalid"),
+        (None, [UNTRUSTED], "None"),
+        ("Valid", [UNTRUSTED, CHANGED], "assertion.dataHash.mismatch: another hash"),
+    ],
+)
+def test_a_signature_is_valid_where_the_state_and_every_check_say_so(tmp_path, monkeypatch, state, found, why):
+    c2pa = pytest.importorskip("c2pa", reason="the extra provenance is not installed")
+    manifest = {"assertions": [], "claim_generator_info": [{"name": "a"}]}
+    store = {
+        "validation_state": state,
+        "validation_status": found,
+        "active_manifest": "it",
+        "manifests": {"it": manifest},
+    }
+    reader = types.SimpleNamespace(json=lambda: json.dumps(store))
+    monkeypatch.setattr(c2pa, "Reader", lambda *_, **__: reader)
+    (tmp_path / "0.png").write_bytes(b"")
+    if why is None:
+        assert content_credentials.read(tmp_path / "0.png").trusted == (state == "Trusted")
+        return
+    with pytest.raises(ValueError, match=rf"0\.png was changed after it was signed, .* \('{why}'\)"):
+        content_credentials.read(tmp_path / "0.png")
+
+
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "c2pa", None)
     with pytest.raises(ValueError, match=r"jax-diffusion\[provenance\]"):

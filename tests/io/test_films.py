@@ -638,3 +638,18 @@ def test_a_frame_has_at_most_eight_pixels_for_each_byte_beyond_the_first_eight_m
     stream.width += 1
     with pytest.raises(ValueError, match=f"of its size has at most {pixels:,}"):
         film_child._opened("content", {"length": length})
+
+
+def test_the_content_of_a_described_film_is_read_as_zeros_up_to_its_end():
+    from diffusion.io import film_child
+
+    content = film_child._Content(io.BytesIO(b"abcdefgh"))
+    assert content.read(2) == b"ab" and content.tell() == 2
+    content.described = True
+    assert (content.read(3), content.tell()) == (bytes(3), 5)
+    assert (content.read(), content.tell()) == (bytes(3), 8)
+    assert (content.read(4), content.read(-1), content.tell()) == (b"", b"", 8)
+    content.seek(20)  # beyond the end, where a file has no byte either
+    assert content.read() == content.read(4) == b""
+    content.seek(-3, 2)
+    assert (content.read(9), content.tell()) == (bytes(3), 8)

@@ -39,6 +39,22 @@ def test_rows_in_any_order(tmp_path, save):
         np.testing.assert_array_equal(read(start, stop), images[start:stop])
 
 
+@pytest.mark.parametrize("extra", [0, 44, 300, 2000])
+def test_a_stored_array_begins_after_the_name_and_the_extra_field_of_its_member(tmp_path, extra):
+    """Other programs align arrays by an extra field, of at most 65,535 bytes."""
+    content = io.BytesIO()
+    np.save(content, np.arange(5))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("x", "y" * 300):
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.extra = b"\x99\x99" + (extra - 4).to_bytes(2, "little") + bytes(extra - 4) if extra else b""
+            archive.writestr(info, content.getvalue())
+    starts = npz.stored(tmp_path / "a.npz")
+    assert starts.keys() == {"x", "y" * 300}
+    data = (tmp_path / "a.npz").read_bytes()
+    assert all(data[start:].startswith(content.getvalue()) for start in starts.values())
+
+
 def damaged(path, change):
     data = bytearray(path.read_bytes())
     change(data)

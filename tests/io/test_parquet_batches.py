@@ -60,6 +60,18 @@ def test_a_column_begins_with_its_dictionary_if_it_has_one_before_its_data(dicti
     assert chunk == ("x", start, start + 30, 90)
 
 
+@pytest.mark.parametrize("parts, is_read", [(6, True), (5, False)])
+def test_columns_count_in_each_group_of_rows(monkeypatch, tmp_path, parts, is_read):
+    """Three groups of two columns, of which the reader keeps a description each."""
+    pq.write_table(pa.table({"x": [1, 2, 3], "y": [4, 5, 6]}), tmp_path / "a.parquet", row_group_size=1)
+    monkeypatch.setattr(parquet_batches, "PARTS", parts)
+    if is_read:
+        assert parquet_batches.metadata(tmp_path / "a.parquet").num_row_groups == 3
+        return
+    with pytest.raises(limits.Refused, match=r"a\.parquet"):
+        parquet_batches.metadata(tmp_path / "a.parquet")
+
+
 def test_a_column_unpacks_to_no_fewer_bytes_than_none():
     """Damaged columns would otherwise make up for each other in the sum."""
     assert parquet_batches._chunk({3: [b"x"], 6: -90, 7: 30, 9: 100}).unpacked == 0
