@@ -61,7 +61,7 @@ def measure(
     Args:
         run: a run on classes, or without conditions.
         times: the times t of the attacks, each in (0, 0.9 t_max).
-        number: the largest number of pictures from each split.
+        number: the largest number of pictures from each split, which are drawn at random.
         draws: the number of noise draws per picture for the attack by the loss.
         done: a function that receives the number of finished times.
 
@@ -90,7 +90,7 @@ def measure(
             f"{shared.count:,} pictures in common, which would be members and non-members at once. Valid: disjoint "
             "splits, such as train and test, or train[:90%] and train[90%:]."
         )
-    sets = {who: run.real(split, number) for who, split in splits.items()}
+    sets = {who: run.drawn(split, number) for who, split in splits.items()}
     attacks: dict[str, Attack] = {
         "loss": functools.partial(membership.loss_scores, draws=draws),
         "inversion (SecMI)": membership.inversion_scores,

@@ -12,7 +12,8 @@ import numpy as np
 from diffusion.data.proteins import backbone, pdb
 from diffusion.data.sources.spec import Source
 from diffusion.experiments.evaluation.plots import blank, save
-from diffusion.experiments.evaluation.subject import drawn_rows, has_classes, held_out_source, recipe_of_run
+from diffusion.experiments.evaluation.real_images import drawn_rows
+from diffusion.experiments.evaluation.subject import has_classes, held_out_source, recipe_of_run
 from diffusion.io import files
 from diffusion.metrics import backbone_geometry, bootstrap
 from diffusion.objectives import Moves

@@ -9,7 +9,8 @@ import numpy as np
 
 from diffusion.arrays import chunks
 from diffusion.experiments.evaluation.figures import LOWER
-from diffusion.experiments.evaluation.subject import drawn_rows, held_out_source, recipe_of_run
+from diffusion.experiments.evaluation.real_images import drawn_rows
+from diffusion.experiments.evaluation.subject import held_out_source, recipe_of_run
 from diffusion.experiments.sampling import run_denoiser
 from diffusion.manifolds import riemannian_log_likelihood
 from diffusion.metrics import bootstrap

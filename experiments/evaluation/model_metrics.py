@@ -16,11 +16,11 @@ from diffusion.experiments.evaluation import backbone_figures, image_metrics, so
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.figures import BETTER, HIGHER, LOWER
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
-from diffusion.experiments.evaluation.real_images import Split, balanced_order
+from diffusion.experiments.evaluation.real_images import Split, balanced_order, drawn_rows
 from diffusion.experiments.evaluation.sample_metrics import SEED, trained_classifier
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
-from diffusion.experiments.evaluation.subject import Subject as Subject, drawn_rows, unguided
+from diffusion.experiments.evaluation.subject import Subject as Subject, unguided
 from diffusion.experiments.evaluation.symbol_bounds import bits_per_symbol
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.flows import likelihood, ode

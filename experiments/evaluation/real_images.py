@@ -15,6 +15,7 @@ from diffusion.recipe import ConfigError, data, picture_sizes
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import from_json, to_json
 
+SEED = 0  # seed of rows that are drawn
 STREAMED = 10_000  # the most records of a stream that are read as its split
 
 
@@ -150,3 +151,11 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
         mine = labels == label
         turn[mine] = np.arange(mine.sum())
     return np.lexsort((labels, turn))
+
+
+def drawn_rows(number: int, most: int) -> np.ndarray:
+    """At most `most` of the rows 0..number-1, int64 `[min(number, most)]`, drawn without replacement, in random order.
+
+    The first ones would be no sample of the data where records are in the order of their class, time or name.
+    """
+    return np.random.default_rng(SEED).permutation(number)[:most]

@@ -37,17 +37,6 @@ class Subject(NamedTuple):
     built: Recipe | None = None
 
 
-SEED = 0  # seed of the choice of real examples
-
-
-def drawn_rows(number: int, most: int) -> np.ndarray:
-    """At most `most` of the rows 0..number-1, int64 `[min(number, most)]`, drawn without replacement, in random order.
-
-    The first ones would be no sample of the data where records are in the order of their class, time or name.
-    """
-    return np.random.default_rng(SEED).permutation(number)[:most]
-
-
 def recipe_of_run(subject: Subject) -> Recipe:
     """The recipe of the run, for the shape of its real examples."""
     if subject.built is not None:

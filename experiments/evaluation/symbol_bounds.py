@@ -11,8 +11,9 @@ import numpy as np
 
 from diffusion import discrete
 from diffusion.experiments.evaluation.figures import LOWER
+from diffusion.experiments.evaluation.real_images import drawn_rows
 from diffusion.experiments.evaluation.sample_metrics import SEED
-from diffusion.experiments.evaluation.subject import drawn_rows, recipe_of_run
+from diffusion.experiments.evaluation.subject import recipe_of_run
 from diffusion.experiments.sampling import generate, symbol_samples
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Restores

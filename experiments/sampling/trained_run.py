@@ -8,7 +8,7 @@ To edit ten test images:
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -88,17 +88,28 @@ class Trained(NamedTuple):
         Raises:
             ConfigError: for a run on latents, whose network takes no images, or a split that does not exist.
         """
-        if self.recipe.on_latents:
-            place = self.config.data.latents.dir or "of the autoencoder that trained with it"
-            raise ConfigError(
-                f"the run is on latents ({place}), so its network takes no images. Encode them by "
-                "`diffusion.experiments.sampling.autoencoder_folders`."
-            )
-        real = real_images.split_of(self.config, split)
-        rows = real_images.balanced_order(real.labels)[:number]
-        conditions = real.labels if real.conditions is None else real.conditions
-        x = jnp.asarray(real.images[rows])
-        return to_model(x) if x.dtype == jnp.uint8 else x, jax.tree.map(lambda leaf: leaf[rows], conditions)
+        return _real(self, split, lambda labels: real_images.balanced_order(labels)[:number])
+
+    def drawn(self, split: str, number: int) -> tuple[Array, np.ndarray]:
+        """At most `number` real images of a split, drawn at random; otherwise as `real`.
+
+        Sets of two splits differ in nothing but their split, also where records are in the order of their name or time.
+        """
+        return _real(self, split, lambda labels: real_images.drawn_rows(len(labels), number))
+
+
+def _real(run: Trained, split: str, choose: Callable[[np.ndarray], np.ndarray]) -> tuple[Array, np.ndarray]:
+    if run.recipe.on_latents:
+        place = run.config.data.latents.dir or "of the autoencoder that trained with it"
+        raise ConfigError(
+            f"the run is on latents ({place}), so its network takes no images. Encode them by "
+            "`diffusion.experiments.sampling.autoencoder_folders`."
+        )
+    real = real_images.split_of(run.config, split)
+    rows = choose(real.labels)
+    conditions = real.labels if real.conditions is None else real.conditions
+    x = jnp.asarray(real.images[rows])
+    return to_model(x) if x.dtype == jnp.uint8 else x, jax.tree.map(lambda leaf: leaf[rows], conditions)
 
 
 def load(

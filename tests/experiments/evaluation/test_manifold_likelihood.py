@@ -8,7 +8,7 @@ import pytest
 
 from diffusion import manifolds
 from diffusion.experiments.evaluation import manifold_likelihood
-from diffusion.experiments.evaluation.subject import drawn_rows
+from diffusion.experiments.evaluation.real_images import drawn_rows
 from diffusion.objectives import Moves
 from diffusion.recipe import ConfigError
 

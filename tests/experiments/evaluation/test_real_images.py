@@ -66,3 +66,12 @@ def test_the_splits_of_a_recipe_with_records_of_its_own():
 def test_the_trained_split_and_the_one_to_compare_with(monkeypatch):
     monkeypatch.setattr(real_images, "split_of", lambda config, split: split)
     assert real_images.splits_of({"data": {"split": "a"}, "evaluate": {"split": "b"}}) == ("a", "b")
+
+
+def test_rows_are_drawn_once_each_and_are_not_the_first():
+    """Records may be in the order of their class or time; of 1,000 rows the mean of a hundred is near the middle."""
+    rows = real_images.drawn_rows(1000, 100)
+    assert len(set(rows.tolist())) == 100 and set(rows) <= set(range(1000))
+    assert abs(rows.mean() - 499.5) < 4 * 289 / 10 and abs(rows[:50].mean() - 499.5) < 4 * 289 / 50**0.5
+    assert sorted(real_images.drawn_rows(7, 100)) == list(range(7))
+    assert rows.tolist() == real_images.drawn_rows(1000, 100).tolist()

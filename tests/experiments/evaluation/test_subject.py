@@ -19,15 +19,6 @@ def run(monkeypatch):
     return subject.Subject(config, "run", None, None, None, real)
 
 
-def test_rows_are_drawn_once_each_and_are_not_the_first():
-    """Records may be in the order of their class or time; of 1,000 rows the mean of a hundred is near the middle."""
-    rows = subject.drawn_rows(1000, 100)
-    assert len(set(rows.tolist())) == 100 and set(rows) <= set(range(1000))
-    assert abs(rows.mean() - 499.5) < 4 * 289 / 10 and abs(rows[:50].mean() - 499.5) < 4 * 289 / 50**0.5
-    assert sorted(subject.drawn_rows(7, 100)) == list(range(7))
-    assert rows.tolist() == subject.drawn_rows(1000, 100).tolist()
-
-
 def test_a_run_of_a_config_is_measured_on_the_splits_that_it_names(run):
     assert subject.held_out_source(run) == "test" and subject.training_source(run) == "train"
     assert subject.recipe_of_run(run) == (run.config, (8, 8, 1))

@@ -29,6 +29,18 @@ def test_bytes_are_scaled_and_numbers_stay_as_they_are(monkeypatch, bytes_):
     )
 
 
+def test_images_are_drawn_with_their_classes(monkeypatch):
+    """Of 400 images in the order of their classes, 60 are drawn: each once, of both halves, with its own class."""
+    images = np.arange(400, dtype=np.float32).reshape(400, 1, 1, 1)
+    split = types.SimpleNamespace(images=images, labels=np.arange(400) // 40, conditions=None)
+    monkeypatch.setattr(trained_run.real_images, "split_of", lambda *about: split)
+    run = types.SimpleNamespace(recipe=types.SimpleNamespace(on_latents=False), config="config")
+    x, labels = trained_run.Trained.drawn(run, "test", 60)
+    rows = np.asarray(x).ravel().astype(int)
+    assert len(set(rows)) == 60 and 18 < (rows < 200).sum() < 42  # 30 +- 3 deviations
+    np.testing.assert_array_equal(labels, rows // 40)
+
+
 def test_the_noise_of_seeds_and_the_keys_of_their_steps_are_those_of_samples(monkeypatch):
     """The start is made of the first half of each seed's keys, and the other half is left for the steps."""
     seeds = np.arange(7, 10, dtype=np.uint32)
