@@ -112,6 +112,20 @@ def test_a_t2i_adapter_reads_pictures_alone_and_its_features_go_to_the_levels(mo
     assert len(jax.tree.leaves(jax.eval_shape(control.t2i_adapter(base).init, jax.random.key(0), {}))) == blocks(2)
 
 
+@pytest.mark.parametrize("depths, squares", [((0, 1, 1), 16), ((1, 1, 1), 8)], ids=["XL", "1.5"])
+def test_the_kind_of_a_t2i_adapter_is_that_of_its_unet(depths, squares):
+    """XL's first level has no attention, and the adapter's begins with squares of twice the autoencoder's factor."""
+    unet = ConditionalUNet((8, 16, 24), depths, (2, 2, 2), 6, layers=1, groups=4)
+    base = types.SimpleNamespace(
+        denoiser=unet,
+        kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="unet")),
+        modules={"vae": types.SimpleNamespace(factor=8)},
+    )
+    weights = jax.eval_shape(control.t2i_adapter(base, blocks=1).init, jax.random.key(0), {})
+    inputs = {leaf.shape[-2] for leaf in jax.tree.leaves(weights) if leaf.ndim == 4}
+    assert 3 * squares**2 in inputs and max(inputs) == 3 * squares**2
+
+
 def test_a_t2i_adapter_is_of_a_unet():
     base = types.SimpleNamespace(
         denoiser=PixArt((8, 8, 4), width=24, depth=3, heads=2, text_width=8),

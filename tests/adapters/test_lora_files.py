@@ -132,6 +132,16 @@ def test_layers_are_stacked_by_their_numbers_in_whatever_order_a_file_has_them()
         np.testing.assert_array_equal(adapter["blocks"]["kernel"][name], [layer[name] for layer in factors])
 
 
+def test_a_layer_of_a_scan_that_stands_alone_keeps_its_number():
+    """Of three layers two have factors; axes that are whole stand in no name."""
+    factors = {"down": np.ones((4, 2)), "up": np.ones((2, 5))}
+    leaf = (3, 4, 5)
+    for at, place in (((1,), "b/kernel[1]"), ((1, slice(None)), "b/kernel[1]"), ((slice(None),) * 2, "b/kernel"),
+                      ((1, slice(None), slice(0, 3)), "b/kernel[1, :, 0:3]")):  # fmt: skip
+        _, scale = lora_layers.stacked([lora_layers.Part("b/kernel", at, leaf, factors, 0.5)])
+        assert scale == {place: 0.5}
+
+
 def test_layers_of_a_scan_are_stacked_with_their_alphas(tmp_path):
     loras = lora_files.load(file("peft", tmp_path / "peft.safetensors"), modules())
     places = lora.places_of(loras["unet"].adapter)
@@ -387,6 +397,25 @@ def test_a_number_for_each_input_of_a_convolution_stands_along_its_inputs_alone(
     np.testing.assert_array_equal(how.inputs_to_ours(values, (4, 3, 2, 2)), values[None, None])
     dense = separation(rows.DENSE, (4, 3), (3, 4))
     np.testing.assert_array_equal(dense.inputs_to_ours(values, (4, 3)), values)
+
+
+@pytest.mark.parametrize("ours, theirs", [((2, 3, 5), (5, 6)), ((1, 1, 6, 5), (5, 6, 1, 1))])
+def test_a_number_for_each_input_of_a_layer_without_pixels_has_the_shape_of_its_inputs(ours, theirs):
+    """Six inputs, in two heads of three or as those of a convolution with one pixel."""
+    how = separation(rows.CONV if len(theirs) == 4 else rows.DENSE, theirs, ours)
+    values = np.arange(6.0)
+    np.testing.assert_array_equal(how.inputs_to_ours(values, theirs), values.reshape(ours[:-1]))
+
+
+def test_rows_of_queries_keys_and_values_come_first():
+    """XLabs' B for a weight [40, 10] has 30 rows; the other ten of our layer get none."""
+    up = np.arange(60.0).reshape(30, 2)
+    padded = lora_kinds.first_rows(up, (40, 10), "a file")
+    assert padded.shape == (40, 2) and (padded[:30] == up).all() and not padded[30:].any()
+    np.testing.assert_array_equal(lora_kinds.first_rows(up, (30, 10), "a file"), up)
+    for wrong, theirs in ((up, (40, 11)), (up, (29, 10)), (up.ravel(), (40, 10)), (up[:, None], (40, 10))):
+        with pytest.raises(Mismatch, match=rf"a file: the factor B .* Valid: \[{3 * theirs[1]}, r\]"):
+            lora_kinds.first_rows(wrong, theirs, "a file")
 
 
 def test_a_layer_of_one_output_has_a_mapping():

@@ -75,6 +75,15 @@ def test_a_disc_is_covered_by_a_square_as_geometry_says(known):
     assert overlap[SHAPES.index("square")] == pytest.approx(max(ratio), abs=0.02)
 
 
+@pytest.mark.parametrize("smallest, largest, number", [(5.0, 10.0, 19), (10.0, 10.2, 2), (6.0, 6.0 * 1.04**3, 4)])
+def test_radii_are_at_most_four_per_cent_apart(smallest, largest, number):
+    known = templates.drawn(smallest, largest, offsets=(0.0, 0.5))
+    radii = np.unique(known.radius)
+    assert len(radii) == number and (radii[0], radii[-1]) == pytest.approx((smallest, largest))
+    assert (radii[1:] / radii[:-1]).max() < 1.04 + 1e-9
+    assert known.side == 2 * math.ceil(1.2 * largest + 0.5)  # all that a shape reaches, wherever it stands
+
+
 def test_what_leaves_the_templates_square_still_counts():
     """A mask of the whole picture: the largest template is all that is common."""
     known = templates.drawn(9.0, 10.0, offsets=(0.0,))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffusion.data.shapes import drawing, spoilt
+from diffusion.data.shapes import drawing, spoilt, templates
 from diffusion.data.shapes.scenes import NONE, Lot, Scene
 
 ONE = Scene("one", "plain", "red", "circle", "large", "middle")
@@ -169,6 +169,9 @@ def test_either_or_both_of_two_objects_are_spoilt(monkeypatch, share, shown):
         assert (np.ptp(x) + 1 <= 5) == is_spoilt
 
 
+KNOWN, fits = templates.drawn(9.0, 13.0, offsets=(0.0,)), templates.fits
+
+
 def test_shapes_that_a_drawing_covers_are_left_out_and_kinds_take_turns(monkeypatch):
     """Squares count as none of the kinds; two pieces far apart do, each kind in its own order."""
     drawn = iter(range(10**6))
@@ -180,11 +183,18 @@ def test_shapes_that_a_drawing_covers_are_left_out_and_kinds_take_turns(monkeypa
             return spoilt.Spoilt(kind, lambda x, y, radius: np.maximum(np.abs(x), np.abs(y)) - 0.84 * radius)
         return spoilt.Spoilt(kind, lambda x, y, radius: np.hypot(np.abs(x) - 2 * offset, y) - offset)
 
+    compared = []
     monkeypatch.setattr(spoilt, "_shape", shape)
-    some = spoilt.shapes.__wrapped__(6, seed=3)
-    assert [one.kind for one in some] == ["broken", "blended", "blob"] * 2
+    monkeypatch.setattr(templates, "drawn", lambda *radii, **how: compared.append((radii, how)) or KNOWN)
+    monkeypatch.setattr(templates, "fits", lambda masks, known: compared.append(masks) or fits(masks, known))
+    some = spoilt.shapes.__wrapped__(8, seed=3)
+    assert [one.kind for one in some] == [*["broken", "blended", "blob"] * 2, "broken", "blended"]
     offsets = [(0 - one.distance(0.0, 0.0, 1.0)) for one in some]  # 2 a - a = a away from the edge
-    np.testing.assert_allclose(np.abs(offsets), [4.0, 4.4, 4.2, 4.6, 5.0, 4.8])
+    np.testing.assert_allclose(np.abs(offsets), [4.0, 4.4, 4.2, 4.6, 5.0, 4.8, 5.2, 5.6])
+    # They are compared with turned drawings of radii from 0.6 to 1.15 of their own, about the middle of 64 pixels.
+    assert compared[0] == (pytest.approx((7.2, 13.8)), {"turned": True, "offsets": (0.0,)})
+    y, x = np.mgrid[:64, :64] - 31.5
+    np.testing.assert_array_equal(compared[1][:2], [np.hypot(abs(x) - 8, y) < 4, np.maximum(abs(x), abs(y)) < 10.08])
 
 
 def test_averaged_pictures_lie_between_two_drawings(monkeypatch):
@@ -198,6 +208,14 @@ def test_averaged_pictures_lie_between_two_drawings(monkeypatch):
     assert apart.sum() > 40 and (image[~(one != other).any(-1)] == one[~(one != other).any(-1)]).all()
     share = ((image - other) / np.where(one == other, np.nan, one - other))[apart]
     assert np.nanstd(share) < 0.02 and 0.35 <= np.nanmean(share) <= 0.65
+
+
+def test_the_pictures_that_are_averaged_have_the_same_draws(monkeypatch):
+    """Their seed is a number of 53 bits, of which a half is the first bit."""
+    seeds = []
+    monkeypatch.setattr(spoilt, "Lot", lambda *numbers: seeds.append(numbers) or Lot(*numbers))
+    spoilt.draw(ONE, Chosen(0.5, 0.5, 0.0), "averaged")
+    assert seeds == [(2**52, 12, 0)] * 2
 
 
 def test_a_blur_leaves_whites_and_blacks_in_range():
