@@ -89,7 +89,7 @@ def ip_adapter(
         return np.asarray(absent(params))
 
     def init(key: Array, params: Params) -> Any:
-        return module.init(key, jnp.zeros((1, *form.shape[1:])))["params"]
+        return module.init(key, jnp.zeros(form.shape))["params"]
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
         condition = dict(condition)

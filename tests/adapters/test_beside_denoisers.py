@@ -191,6 +191,15 @@ def test_an_image_prompt_is_seen_once_and_its_projection_trains_alone(kind, mode
     to_base = reached(lambda unet: tuning.apply({"unet": unet}, weights, X, CLOCK, condition), params["unet"])
     assert not any(jax.tree.leaves(to_base))
 
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_prompt_is_written_and_attached_with_its_encoder(kind, models, reader, tmp_path):
+    base, model = models
+    folder, of_reader = reader
+    tuning = image_prompt.ip_adapter(base, str(folder), **KINDS[kind], prompt="other")
+    assert tuning.sees == {"image_prompt": (5, 12) if kind == "plus" else (10,)} and tuning.sees_of == "other"
+    assert (tuning.networks, tuning.reads, tuning.encodes) == (("unet",), (), False)
+    weights = parameters(tuning.init, {})
     attached = tuning.attach(model, weights)
     assert attached.attachments.keys() == {"image"} and not attached._programs and not model.attachments
     same(attached.attachments["image"].params, {"adapter": weights, "encoder": of_reader})
@@ -199,8 +208,10 @@ def test_an_image_prompt_is_seen_once_and_its_projection_trains_alone(kind, mode
     with safetensors.safe_open(path, "np") as file:
         about = file.metadata()
     assert about["base_model"] == "made" and about["image_encoder"] == str(folder)
-    other, read = ip_adapter_files.load(path, base.denoiser)
-    assert other == module
+    module, read = ip_adapter_files.load(path, base.denoiser)
+    sizes = {field: size for field, size in KINDS[kind].items() if field != "kind"}
+    features = prompt_features.width(READER, kind == "plus")
+    assert module == ip_adapter_files.fresh(base.denoiser, features, kind, **sizes)
     same(read, weights)
 
 

@@ -61,6 +61,16 @@ def test_tokens_and_the_pooled_vector_of_any_encoder():
     np.testing.assert_array_equal(prompt_features.absent(Mean(), {}, whole=False), np.zeros((1, 3)))
 
 
+class Gained(Mean):
+    """The same encoder with one parameter, a factor."""
+
+    def init(self, key, images):
+        return {"params": {"gain": jnp.float32(1)}}
+
+    def apply(self, variables, images, **how):
+        return jax.tree.map(lambda leaf: variables["params"]["gain"] * leaf, super().apply(variables, images))
+
+
 class Read(Mean):
     """The same encoder with a reading of its own: 4 pixels, both sides resized, another mean, and inner tokens."""
 
@@ -127,24 +137,28 @@ def test_images_come_to_the_size_of_the_encoder():
 
 def test_a_dropped_image_prompt_is_no_picture_and_one_of_few_features_is_one(monkeypatch):
     """Rows of zeros alone are replaced; a picture whose features are zero but for one stays as it is."""
-    monkeypatch.setattr(folders, "find", lambda folder: types.SimpleNamespace(module=Mean()))
-    monkeypatch.setattr(interchange, "load", lambda folder: (Mean(), {}))
+    monkeypatch.setattr(folders, "find", lambda folder: types.SimpleNamespace(module=Gained()))
+    monkeypatch.setattr(interchange, "load", lambda folder: (Gained(), {"gain": jnp.float32(3)}))
     monkeypatch.setattr(ip_adapter_files, "fresh", lambda *_, **how: None)
     monkeypatch.setattr(image_prompt.at_work, "prompt", lambda module, weights, features, weight: features)
-    denoiser = types.SimpleNamespace(apply=lambda variables, x, clock, condition: condition["extra"][0])
+    apply = lambda variables, x, clock, condition: variables["params"]["gain"] * condition["extra"][0]
+    denoiser = types.SimpleNamespace(apply=apply)
     base = types.SimpleNamespace(
         denoiser=denoiser, kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="unet"))
     )
     tuning = image_prompt.ip_adapter(base, "folder", kind="plus")
     white, black = np.full((9, 12, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
     seen = tuning.see([white, black])[image_prompt.ENTRY]
-    np.testing.assert_allclose(seen, np.array([1, -1])[:, None, None] * np.ones((2, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(seen, np.array([3, -3])[:, None, None] * np.ones((2, 2, 3)), atol=1e-6)
     features = np.zeros((3, 2, 3), np.float32)
     features[1, 1, 2] = 0.5
     features[2] = 1
-    extra = tuning.apply({"unet": {}}, {}, jnp.zeros((3, 4)), jnp.zeros(3), {image_prompt.ENTRY: jnp.array(features)})
-    nothing = 2 * np.array([0.485, 0.456, 0.406]) - 1
-    np.testing.assert_allclose(extra, [[nothing, nothing], features[1], features[2]], atol=1e-6)
+    condition = {image_prompt.ENTRY: jnp.array(features)}
+    applied = lambda gain: tuning.apply({"unet": {"gain": gain}}, {}, jnp.zeros((3, 4)), jnp.zeros(3), condition)
+    extra, of_base = jax.jvp(applied, (jnp.float32(1),), (jnp.float32(1),))
+    nothing = 3 * (2 * np.array([0.485, 0.456, 0.406]) - 1)
+    np.testing.assert_allclose(extra, [[nothing, nothing], features[1], features[2]], atol=1e-5)
+    np.testing.assert_array_equal(of_base, 0)  # the base is frozen
 
 
 @pytest.mark.extended
