@@ -110,13 +110,19 @@ def test_prompts_of_another_network_are_refused():
         extra_attention.check_joint(((),), 1, layers, heads=2)
 
 
-@pytest.mark.extended
-def test_a_file_is_read_and_written_in_instantx_names(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(module, weights, path) of a file for `TINY`."""
     module = JointIPAdapter(PROJECTION, (8, 8), 2)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 2, 6)), np.zeros(1))["params"]
     weights = jax.tree.map(lambda leaf: drawn(str(leaf.shape), *leaf.shape), shapes)
-    path = tmp_path / "a.safetensors"
+    path = tmp_path_factory.mktemp("joint") / "a.safetensors"
     ip_adapter_files.save(path, module, weights, TINY)
+    return module, weights, path
+
+
+def test_a_file_is_read_and_written_in_instantx_names(written):
+    module, weights, path = written
     read, again = ip_adapter_files.load(path, TINY)
     assert read == module
     jax.tree.map(np.testing.assert_array_equal, again, weights)
@@ -124,19 +130,25 @@ def test_a_file_is_read_and_written_in_instantx_names(tmp_path):
     np.testing.assert_array_equal(tensors["ip_adapter.1.norm_ip_k.weight"], weights["image_key_scale_1"])
     assert {"image_proj.layers.0.2.1.bias", "ip_adapter.0.norm_ip.linear.weight"} < set(tensors)
 
-    unet = ConditionalUNet((8, 16), (1, 1), (2, 2), 6, layers=1, groups=4)
-    with pytest.raises(interchange.Mismatch, match=r"Stable Diffusion 3 and.*a ConditionalUNet"):
-        ip_adapter_files.load(path, unet)
-    with pytest.raises(interchange.Mismatch, match=r"is a MMDiT with second attentions \(3.5 medium\)\."):
-        ip_adapter_files.load(path, TINY.clone(dual=1))
-    with pytest.raises(interchange.Mismatch, match="tokens have 8 features, and this MMDiT has 16"):
-        ip_adapter_files.load(path, TINY.clone(width=16))
-    with pytest.raises(
-        interchange.Mismatch, match=r"this MMDiT has 3 layers .* ip_adapter\.2\.to_k_ip\.weight is missing"
-    ):
-        ip_adapter_files.load(path, TINY.clone(depth=3))
+
+UNET = ConditionalUNet((8, 16), (1, 1), (2, 2), 6, layers=1, groups=4)
+OTHERS = [
+    (UNET, r"Stable Diffusion 3 and.*the denoiser is a ConditionalUNet\.$"),
+    (TINY.clone(dual=1), r"is a MMDiT with second attentions \(3.5 medium\)\.$"),
+    (TINY.clone(width=16), "tokens have 8 features, and this MMDiT has 16"),
+    (TINY.clone(depth=3), r"this MMDiT has 3 layers .* ip_adapter\.2\.to_k_ip\.weight is missing"),
+]
+
+
+@pytest.mark.parametrize("denoiser, message", OTHERS, ids=["unet", "second attentions", "width", "depth"])
+def test_a_file_for_another_denoiser_is_refused(denoiser, message, written):
+    with pytest.raises(interchange.Mismatch, match=message):
+        ip_adapter_files.load(written[2], denoiser)
+
+
+def test_inner_tokens_are_of_an_encoder_that_offers_them():
     with pytest.raises(ValueError, match="ConditionalUNet is no image encoder: it has no width"):
-        prompt_features.inner(unet, {}, np.zeros((1, 28, 28, 3)))
+        prompt_features.inner(UNET, {}, np.zeros((1, 28, 28, 3)))
     with pytest.raises(ValueError, match=r"SimpleNamespace does not offer .* Valid: SigLIP, CLIP"):
         prompt_features.inner(types.SimpleNamespace(width=3), {}, np.zeros((1, 28, 28, 3)))
 
