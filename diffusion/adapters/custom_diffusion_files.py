@@ -108,7 +108,7 @@ def tensors_of(module: nn.Module, layers: Any) -> dict[str, np.ndarray] | None:
     if not all(kinds in WHOLE for kinds in kinds_of_attention.values()):
         return None
     attentions = [theirs.removesuffix(".to_k.weight") for theirs in table if theirs.endswith(".to_k.weight")]
-    stay = {f"{name}.processor": np.zeros(0, np.float32) for name in attentions if name not in kinds_of_attention}
+    stay = {f"{name}.processor": np.empty(0, np.float32) for name in attentions if name not in kinds_of_attention}
     return {**held, **stay}
 
 

@@ -102,7 +102,7 @@ def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
             "inner": inner,
             "depth": depth,
             "heads": heads // HEAD,
-            "ratio": matrix("layers.0.1.1.weight")[0] // max(inner, 1),
+            "ratio": matrix("layers.0.1.1.weight")[0] // inner,
         }
         time = f"{TIME.format(1)}.weight"
         if time in shapes:

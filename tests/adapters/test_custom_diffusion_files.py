@@ -39,7 +39,6 @@ def test_layers_are_written_as_diffusers_names_them_and_stand_in_place_of_the_mo
     of_layer = {name.removeprefix(f"{DOWN}.attn2.processor.") for name in held if name.startswith(f"{DOWN}.attn2")}
     assert len(of_layer) == tensors and "to_k_custom_diffusion.weight" in of_layer
     assert ("to_out_custom_diffusion.0.bias" in of_layer) == (targets == ALL)
-    assert held[f"{DOWN}.attn1.processor"].size == 0  # without it diffusers does not open the file
     key = held[f"{DOWN}.attn2.processor.to_k_custom_diffusion.weight"]
     by_hand = leaves_of(layers)["down_1_transformer_0/blocks/cross_attention/key/kernel"][0]
     np.testing.assert_array_equal(key, by_hand.reshape(len(by_hand), -1).T)
@@ -60,6 +59,16 @@ def test_layers_that_the_file_cannot_hold_are_not_written(unet):
     module, params = unet
     for targets in (r"attn2\.to_k\.weight$", r"attn1\.to_[kv]\.weight$|conv_in", r"attn2\.to_[kvq]\.weight$"):
         assert custom_diffusion_files.tensors_of(module, nested(params, chosen_leaves(module, targets))) is None
+
+
+def test_an_attention_that_stays_has_an_entry_without_numbers(unet):
+    """Without one, diffusers does not open the file."""
+    module, params = unet
+    held = custom_diffusion_files.tensors_of(module, nested(params, chosen_leaves(module, KEYS)))
+    sizes = {name: tensor.size for name, tensor in held.items() if name.startswith(DOWN)}
+    sides = {f"{DOWN}.attn2.processor.to_{part}_custom_diffusion.weight" for part in "kv"}
+    assert sizes.keys() == {f"{DOWN}.attn1.processor", *sides}
+    assert sizes.pop(f"{DOWN}.attn1.processor") == 0 and all(sizes.values())
 
 
 def test_files_of_other_bases_and_halves_of_files_are_refused(unet, tmp_path):

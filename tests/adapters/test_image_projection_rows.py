@@ -11,11 +11,15 @@ OF_RESAMPLER = {"latents": (1, 3, 6), "proj_in.weight": (6, 5), "proj_out.weight
 OF_RESAMPLER |= {f"layers.{i}.0.{part}": (2 * 64, 6) for i in range(3) for part in ("to_q.weight", "to_kv.weight")}
 OF_RESAMPLER |= {f"layers.{i}.1.1.weight": (7 * 6, 6) for i in range(3)}
 SIZES = {"tokens": 3, "inner": 6, "depth": 3, "heads": 2, "ratio": 7}
+NARROW = {"tokens": 3, "inner": 1, "depth": 1, "heads": 1, "ratio": 7}
+OF_NARROW = {"latents": (1, 3, 1), "proj_in.weight": (1, 5), "proj_out.weight": (4, 1)}
+OF_NARROW |= {"layers.0.0.to_q.weight": (64, 1), "layers.0.0.to_kv.weight": (2 * 64, 1), "layers.0.1.1.weight": (7, 1)}
 FILES = [
     (GlobalProjection(5, 4, 3), {"proj.weight": (12, 5), "proj.bias": (12,), "norm.weight": (4,)}),
     (GlobalProjection(5, 1, 3), {"proj.weight": (3, 5), "proj.bias": (3,), "norm.weight": (1,)}),
     (FullProjection(5, 4), {"proj.0.weight": (8, 5), "proj.2.weight": (4, 8), "proj.3.weight": (4,)}),
     (Resampler(5, 4, **SIZES), OF_RESAMPLER),
+    (Resampler(5, 4, **NARROW), OF_NARROW),
     (TimedResampler(5, 4, **SIZES, time_features=9), OF_RESAMPLER | {"time_embedding.linear_1.weight": (6, 9)}),
 ]
 
@@ -31,7 +35,8 @@ def test_the_rows_name_the_tensors_of_a_file(projection, shapes):
     assert shapes.keys() - {"time_embedding.linear_1.weight"} <= theirs
     assert all(name.endswith((".weight", ".bias")) or name == "latents" for name in theirs)
     both = [row.rows for row in image_projection_rows.rows(projection) if row.theirs.endswith("to_kv.weight")]
-    assert both == [(0, 2 * 64), (2 * 64, 4 * 64)] * (len(both) // 2)  # keys, then values, of two heads
+    side = getattr(projection, "heads", 0) * 64
+    assert both == [(0, side), (side, 2 * side)] * (len(both) // 2)  # keys, then values
 
 
 def test_what_is_no_projection_is_refused_with_what_it_is():

@@ -234,6 +234,27 @@ def test_what_does_not_fit_is_refused_by_name():
         lora.parsed("kernel[a]")
 
 
+@pytest.mark.parametrize(
+    "down, up, kernel",
+    [((2,), (2, 4), (4,)), ((2, 2, 3, 1), (2, 2, 1, 4), (2, 2, 3, 4)), ((3, 2), (1, 4), (3, 4)),
+     ((3, 2), (2, 4), (5, 4)), ((2, 3, 1), (3, 1, 4), (2, 3, 4))],
+    ids=["no inputs", "two axes of layers", "another rank", "other inputs", "other layers"],
+)  # fmt: skip
+def test_factors_that_are_not_of_a_kernel_are_refused(down, up, kernel):
+    with pytest.raises(ValueError, match=r"factors of shapes .* do not fit k of shape"):
+        lora.merge({"k": random(*kernel)}, {"k": {"down": random(*down), "up": random(*up)}})
+
+
+def test_magnitudes_of_inputs_are_norms_over_all_outputs():
+    """A stack of two kernels of 3 inputs and 2 x 4 outputs: m W / |W|, for each layer and input."""
+    kernel, down, up = random(2, 3, 2, 4), random(2, 3, 1), random(2, 1, 2, 4)
+    magnitude = np.float32([[1, 2, 3], [4, 5, 6]])
+    merged = lora.merge({"k": kernel}, {"k": {"down": down, "up": up, "input_magnitude": magnitude}}, 0.5)["k"]
+    total = kernel + 0.5 * np.einsum("lir,lrab->liab", down, up)
+    expected = total * (magnitude / np.sqrt((total**2).sum((2, 3))))[..., None, None]
+    np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_an_adapter_acts_unless_a_factor_or_its_scale_is_zero():
     factors = lambda down, up: {"kernel": {"down": np.full((3, 2), down), "up": np.full((2, 4), up)}}
     acts = lambda down, up, scale: not lora.is_zero(factors(down, up), scale)
