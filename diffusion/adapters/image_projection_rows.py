@@ -84,7 +84,7 @@ def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
     if "proj.weight" in shapes and "norm.weight" in shapes:
         (width,) = sides("norm.weight", 1)
         outputs, features = matrix("proj.weight")
-        return GlobalProjection(features, width, outputs // max(width, 1))
+        return GlobalProjection(features, width, outputs // width)
     if "proj.3.weight" in shapes:
         return FullProjection(matrix("proj.0.weight")[1], *sides("proj.3.weight", 1))
     if "latents" in shapes and "proj_in.weight" in shapes and "layers.0.0.to_q.weight" in shapes:
