@@ -37,6 +37,15 @@ def test_a_header_has_at_most_eight_mebibytes(size, fits, tmp_path):
             safetensors_files.header(path)
 
 
+def test_a_file_of_more_than_65536_tensors_is_refused(tmp_path, monkeypatch):
+    path = file(tmp_path / "a.safetensors", dict.fromkeys(map(str, range(2**16 + 1))))
+    with pytest.raises(limits.Refused, match=r"declares 65,537 tensors\. Valid: at most 65,536 in a file"):
+        safetensors_files.header(path)
+    monkeypatch.setattr(safetensors_files, "TENSORS", 2)
+    two = file(tmp_path / "b.safetensors", {"w": entry(0, 4), "v": entry(4, 8)}, bytes(8))
+    assert len(safetensors_files.header(two).tensors) == 2
+
+
 @pytest.mark.parametrize(
     "table, data, message",
     [
