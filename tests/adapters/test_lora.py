@@ -200,17 +200,6 @@ def test_training_the_adapter_alone_lowers_the_loss_and_leaves_the_network_as_it
     np.testing.assert_array_equal(apply(merged, *inputs), lora.adapted(apply, params, 2.0)(state.params, *inputs))
 
 
-@pytest.mark.slow
-def test_the_parameters_get_no_gradient_through_the_adapted_network():
-    apply = lambda p, x: x @ p["kernel"]
-    params = {"kernel": random(4, 4)}
-    adapter = filled(lora.init(jax.random.key(0), params, 2, "kernel"))
-    loss = lambda params, adapter: lora.adapted(apply, params)(adapter, random(3, 4)).sum()
-    of_params, of_adapter = jax.grad(loss, (0, 1))(params, adapter)
-    assert not of_params["kernel"].any()
-    assert of_adapter["kernel"]["down"].any() and of_adapter["kernel"]["up"].any()
-
-
 def test_what_does_not_fit_is_refused_by_name():
     params = {"blocks": {"out": {"kernel": random(2, 4, 6), "bias": random(2, 6)}}}
     with pytest.raises(ValueError, match="rank = 0"):
@@ -253,6 +242,45 @@ def test_magnitudes_of_inputs_are_norms_over_all_outputs():
     total = kernel + 0.5 * np.einsum("lir,lrab->liab", down, up)
     expected = total * (magnitude / np.sqrt((total**2).sum((2, 3))))[..., None, None]
     np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_complete_tensors_become_differences_from_the_parameters():
+    """V - W of a leaf and of a part of one; factors, differences and leaves that are not there stay as they are."""
+    params = {"a": np.float32([1, 2]), "b": np.float32([[1, 2], [3, 4]]), "k": random(2, 2)}
+    stays = {"down": random(2, 1), "up": random(1, 2)}
+    adapter = {"a": {"whole": np.float32([5, 7])}, "b[1]": {"whole": np.float32([0, 1])}, "k": stays,
+               "c": {"whole": np.float32([1])}, "d": {"difference": np.float32([2])}}  # fmt: skip
+    relative = lora.differences(params, adapter)
+    expected = adapter | {"a": {"difference": [4, 5]}, "b[1]": {"difference": [-3, -3]}}
+    assert relative.keys() == expected.keys()
+    for place, leaves in expected.items():
+        assert relative[place].keys() == leaves.keys()
+        for name, leaf in leaves.items():
+            np.testing.assert_array_equal(relative[place][name], leaf)
+    with pytest.raises(ValueError, match=r"a whole of shape \(2,\) does not fit k, \(2, 2\)"):
+        lora.differences(params, {"k": {"whole": np.float32([1, 2])}})
+
+
+def test_complete_tensors_and_magnitudes_change_parameters_unless_shown_otherwise():
+    ones = np.ones(2)
+    assert not lora.is_zero({"k": {"whole": 0 * ones}}, 1.0)
+    factors = {"down": np.ones((2, 1)), "up": np.zeros((1, 2))}
+    assert lora.is_zero({"k": factors}, 1.0)
+    for name in ("magnitude", "input_magnitude"):
+        assert not lora.is_zero({"k": factors | {name: ones}}, 1.0)
+    assert lora.is_zero({"k": {"difference": 0 * ones}}, 1.0) and not lora.is_zero({"k": {"difference": ones}}, 1.0)
+
+
+def test_the_adapted_network_is_that_of_the_merged_parameters_which_get_no_gradient():
+    params = {"k": jnp.asarray(random(3, 2))}
+    adapter = {"k": {"down": jnp.asarray(random(3, 1)), "up": jnp.asarray(random(1, 2))}}
+    apply = lambda params, x, clock: (x @ params["k"]).sum() * clock
+    x = random(4, 3)
+    value = lambda params, adapter: lora.adapted(apply, params, 0.5)(adapter, x, 2.0)
+    total, (of_params, of_adapter) = jax.value_and_grad(value, (0, 1))(params, adapter)
+    merged = params["k"] + 0.5 * adapter["k"]["down"] @ adapter["k"]["up"]
+    np.testing.assert_allclose(total, 2 * (x @ merged).sum(), rtol=1e-5)
+    assert not of_params["k"].any() and of_adapter["k"]["down"].any() and of_adapter["k"]["up"].any()
 
 
 def test_an_adapter_acts_unless_a_factor_or_its_scale_is_zero():

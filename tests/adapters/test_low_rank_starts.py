@@ -1,12 +1,14 @@
 """Tunings of low rank at their start: the draws of each factor, and what the denoiser receives of them."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusion import text_to_image
-from diffusion.adapters import lora, low_rank
+from diffusion.adapters import lora, lora_files, low_rank
 from diffusion.io.leaf_names import leaves_of
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from tests.adapters.received import instead_of, reached, same, wide
@@ -113,6 +115,72 @@ def test_each_layer_of_a_stack_begins_for_itself():
 
 
 KINDS = {"lora": low_rank.lora, "dora": low_rank.dora, "loha": low_rank.loha, "lokr": low_rank.lokr}
+
+
+@pytest.mark.parametrize("rank, scale", [(3, 2.0 / 3), (4, 1.0)], ids=["two factors", "one matrix"])
+def test_a_lokr_is_scaled_where_its_second_matrix_has_a_rank(rank, scale, models, monkeypatch):
+    """W + alpha / r kron(w1, w2), or W + kron(w1, w2)."""
+    base, model = models
+    tuning = low_rank.lokr(base, targets=TARGETS, rank=rank, alpha=2.0)
+    shapes = jax.eval_shape(tuning.init, jax.random.key(0), model.params)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    ((_, layer),) = weights["unet"].items()
+    w2 = layer["lokr_w2"] if rank == 4 else layer["lokr_w2_a"] @ layer["lokr_w2_b"]
+    instead_of(ConditionalUNet, monkeypatch)
+    params = {"unet": wide(model.params["unet"])}
+    network, *_ = tuning.apply(params, weights, X, CLOCK, {})
+    before, after = (leaves_of(tree)[KERNEL][0].reshape(24, 32) for tree in (params["unet"], network))
+    np.testing.assert_allclose(after - before, scale * np.kron(layer["lokr_w1"], w2).T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_read_with_the_scale_of_its_tuning(kind, models, tmp_path):
+    base, model = models
+    tuning = KINDS[kind](base, targets=TARGETS, rank=2, alpha=3.0)
+    shapes = jax.eval_shape(tuning.init, jax.random.key(0), model.params)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    (path,) = tuning.write(tmp_path, weights, {"base_model": "made"})
+    assert path == tmp_path / ("lycoris.safetensors" if kind in ("loha", "lokr") else low_rank.FILE)
+    found = lora_files.load(path, {"unet": base.modules["unet"]})["unet"]
+    assert list(found.scale.values()) == [1.5]
+    if kind != "lokr":
+        same(found.adapter, weights["unet"])
+
+
+@pytest.mark.parametrize("parts", [("unet",), ("unet", "clip")], ids=["denoiser", "encoder too"])
+def test_networks_receive_their_updates_and_no_gradient(parts):
+    """W + s B A of the denoiser, and of the text encoders if there are some, which then read the prompt."""
+    rng = np.random.default_rng(0)
+    params = {part: {"k": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)} for part in ("unet", "clip", "vae")}
+    weights = {part: {"down": jnp.full((3, 1), i + 1.0), "up": jnp.ones((1, 2))} for i, part in enumerate(parts)}
+    updated = {part: params[part]["k"] + 0.5 * (i + 1) for i, part in enumerate(parts)}
+    base = types.SimpleNamespace(
+        denoiser=types.SimpleNamespace(apply=lambda variables, *arguments: (variables["params"]["k"], *arguments)),
+        readers=("clip",),
+        dtype_of=lambda part: "float32",
+        with_text=lambda params, condition: condition | {"text": params["clip"]["k"], "vae": params["vae"]["k"]},
+    )
+    adapters = lambda weights: {part: lora_files.Lora({"k": one}, {"k": 0.5}) for part, one in weights.items()}
+    tuning = low_rank.tuning_of_adapters(base, parts, "init", adapters, "write")
+    assert (tuning.networks, tuning.encodes) == (parts, len(parts) == 2)
+    assert (tuning.init, tuning.write) == ("init", "write")
+    kernel, x, clock, condition = tuning.apply(params, weights, X, CLOCK, {"tokens": 1})
+    same((x, clock), (X, CLOCK))
+    np.testing.assert_allclose(kernel, updated["unet"], rtol=1e-6)
+    assert condition.keys() == ({"tokens", "text", "vae"} if len(parts) == 2 else {"tokens"})
+    if len(parts) == 2:
+        np.testing.assert_allclose(condition["text"], updated["clip"], rtol=1e-6)
+        same(condition["vae"], params["vae"]["k"])
+    output = lambda params, weights: tuning.apply(params, weights, X, CLOCK, {})[0]
+    assert not any(jax.tree.leaves(reached(lambda params: output(params, weights), params)))
+    assert all(jax.tree.leaves(reached(lambda weights: output(params, weights), weights)["unet"]))
+    attached = tuning.attach(types.SimpleNamespace(params=params, replaced=lambda params: params), weights)
+    expected = {part: updated.get(part, params[part]["k"]) for part in params}
+    assert attached.keys() == expected.keys()
+    for part, kernel in expected.items():
+        np.testing.assert_allclose(attached[part]["k"], kernel, rtol=1e-6)
 
 
 @pytest.mark.extended
