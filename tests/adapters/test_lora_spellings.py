@@ -532,3 +532,33 @@ def test_a_number_of_a_config_is_below_two_to_the_31st():
 def test_a_config_without_a_positive_rank_is_refused(r):
     with pytest.raises(Mismatch, match=f"a file, a layer: its config has r = {r}. Valid: a positive number"):
         lora_names.scale({}, None, {"r": r, "alpha": 2}, "layer", "a file, a layer")
+
+
+def test_a_file_with_a_vector_of_norms_is_a_dora():
+    for end in ("lora_magnitude_vector", "dora_scale"):
+        assert lora_names.has_magnitudes([f"unet.{Q}.lora_A.weight", f"unet.{Q}.{end}"])
+    assert not lora_names.has_magnitudes([f"unet.{Q}.lora_A.weight", f"unet.{Q}.alpha"])
+
+
+@pytest.mark.parametrize(
+    "component, components, original, prefix",
+    [
+        ("unet", ["unet"], False, "lora_unet_"),
+        ("unet", ["unet"], True, "lora_unet_"),
+        ("transformer", ["transformer"], False, "lora_transformer_"),
+        ("transformer", ["transformer"], True, "lora_unet_"),
+        ("text_encoder", ["text_encoder", "unet"], False, "lora_te_"),
+        ("text_encoder", ["text_encoder", "text_encoder_2"], False, "lora_te1_"),
+        ("text_encoder_2", ["text_encoder", "text_encoder_2"], False, "lora_te2_"),
+    ],
+)
+def test_kohyas_prefix_names_the_network(component, components, original, prefix):
+    assert lora_names.prefix_of(component, components, original) == prefix
+
+
+def test_what_a_file_says_is_its_metadata_without_its_form(tmp_path):
+    metadata = {"base_model": "made", "format": "pt", lora_names.METADATA: "{}"}
+    save_file({"a": A}, tmp_path / "a.safetensors", metadata)
+    assert lora_names.said(tmp_path / "a.safetensors") == {"base_model": "made"}
+    save_file({"a": A}, tmp_path / "b.safetensors")
+    assert lora_names.said(tmp_path / "b.safetensors") == {}
