@@ -116,7 +116,7 @@ def measure(
             figures[name][f"{t:g}"] = {
                 "auroc": detection.auroc(positives, negatives),
                 "hits": float(detection.hits_at(positives, negatives, LEVEL)),
-                "hits_interval": detection.hits_interval(positives, negatives, LEVEL),
+                "hits_interval": list(detection.hits_interval(positives, negatives, LEVEL)),
             }
         done(count)
     return {**splits, "level": LEVEL, "attacks": figures}

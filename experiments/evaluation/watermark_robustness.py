@@ -103,7 +103,7 @@ def figures(watermark: Watermark, marked: Reading, others: Reading) -> dict[str,
     return {
         "auroc": detection.auroc(marked.score, others.score),
         "hits": float(detection.hits_at(marked.score, others.score, LEVEL)),
-        "hits_interval": detection.hits_interval(marked.score, others.score, LEVEL),
+        "hits_interval": list(detection.hits_interval(marked.score, others.score, LEVEL)),
         "detected": bootstrap.share(marked.p_value < LEVEL),
         "false_positives": bootstrap.share(others.p_value < LEVEL),
         "bit_accuracy": bits["share"],

@@ -28,7 +28,7 @@ def test_figures_by_hand():
     assert found["detected"]["share"] == 0.5 and found["false_positives"]["share"] == 0
     assert found["detected"] == bootstrap.share([True, False])
     assert 0 <= found["hits"] <= 0.5  # above the threshold that 1 % of the others exceed, which is near 2
-    assert found["hits_interval"] == detection.hits_interval([3, 1], [2, 0], 0.01)
+    assert tuple(found["hits_interval"]) == detection.hits_interval([3, 1], [2, 0], 0.01)
     # Shares 1 and 1/2 of the bits of two pictures: s^2 = 2 (1/2)^2 2 / 4^2, n = 2 (3/4 1/4) / s^2 = 6, at most 4 bits.
     assert found["bit_accuracy_interval"] == pytest.approx(bootstrap.wilson_interval(3, 4))
     assert watermark_robustness.figures(MARK, reading([1, 1], [1, 1]), reading([0, 0], [1, 1]))["bit_accuracy"] is None
