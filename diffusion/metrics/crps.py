@@ -85,10 +85,32 @@ def gaussian(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(some, std * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi)), np.abs(error))
 
 
+def quantile_losses(samples: np.ndarray, y: np.ndarray, levels: Sequence[float] = LEVELS) -> np.ndarray:
+    """Twice the mean quantile loss of each target over the levels.
+
+        sum_k 2 (q_nk - y_n) (1[y_n <= q_nk] - a_k) / K,    q_nk the a_k-quantile of the samples
+
+    Args:
+        samples: the samples of each target, `[S, ...]`, S >= 1.
+        y: the targets, `[...]`.
+        levels: a, in (0, 1).
+
+    Returns:
+        float64 `[...]`, in units of y, >= 0.
+
+    Raises:
+        ValueError: as `fair`.
+    """
+    samples, y = _checked(samples, y, 1)
+    a = np.asarray(levels, np.float64).reshape(-1, *[1] * y.ndim)
+    q = np.quantile(samples, a.ravel(), axis=0)
+    return 2 * ((q - y) * ((y <= q) - a)).mean(0)
+
+
 def quantile_form(
     samples: np.ndarray, y: np.ndarray, real: np.ndarray | None = None, levels: Sequence[float] = LEVELS
 ) -> float:
-    """The CRPS as CSDI reports it: twice the mean quantile loss of 19 levels, over the mean absolute target.
+    """The CRPS as CSDI reports it: the mean of `quantile_losses` over 19 levels, over the mean absolute target.
 
         sum_k sum_n 2 (q_nk - y_n) (1[y_n <= q_nk] - a_k) / (K sum_n |y_n|),    q_nk the a_k-quantile of the samples
 
@@ -114,10 +136,7 @@ def quantile_form(
         raise ValueError(
             "quantile_form: the score is relative to the size of the targets, and no target counts or all are 0"
         )
-    a = np.asarray(levels, np.float64)[:, None]
-    targets = y[real]
-    q = np.quantile(samples[:, real], a[:, 0], axis=0)
-    return float(2 * ((q - targets) * ((targets <= q) - a)).sum(1).mean() / scale)
+    return float(quantile_losses(samples[:, real], y[real], levels).sum() / scale)
 
 
 def quantile_sum(

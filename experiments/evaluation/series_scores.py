@@ -90,12 +90,40 @@ def scores(
     size = {"samples": len(truth)}
     mean, std = units
     unscaled = samples * std + mean, truth * std + mean
-    figures[f"{prefix}crps_quantile_form"] = {"value": crps.quantile_form(*unscaled, counts), **size}
+    figures[f"{prefix}crps_quantile_form"] = {**relative(*unscaled, counts, part.groups), **size}
     if truth.shape[-1] > 1 and counts.all(-1).any():
-        figures[f"{prefix}crps_sum"] = {"value": crps.quantile_sum(*unscaled, counts), **size}
+        total = [values.sum(-1, keepdims=True) for values in unscaled]
+        figures[f"{prefix}crps_sum"] = {**relative(*total, counts.all(-1, keepdims=True), part.groups), **size}
     for level in COVERED:
         figures[f"{prefix}coverage_{level * 100:.0f}"] = mean_of_series(crps.coverage(samples, truth, level))
     return figures
+
+
+def relative(
+    samples: np.ndarray, truth: np.ndarray, counts: np.ndarray, groups: np.ndarray | None = None
+) -> dict[str, Any]:
+    """CSDI's figure, `crps.quantile_form`, with its standard error over draws of the series.
+
+    It is a ratio R = sum_i n_i / sum_i d_i over the series, of quantile losses n_i and absolute targets d_i. To first
+    order, its error is that of the mean of (n_i - R d_i) / mean(d).
+
+    Args:
+        samples: the samples, `[S, W, L, C]`.
+        truth: the hidden values, `[W, L, C]`.
+        counts: the values that count, Bool `[W, L, C]`.
+        groups: the group of each series, as in `bootstrap.standard_error`.
+
+    Returns:
+        {"value", "standard_error" (None for a single series or group)}.
+
+    Reference: Cochran 1977, "Sampling Techniques", section 6.4, the variance of a ratio.
+    """
+    some = counts.any(axis=(1, 2))
+    losses = (crps.quantile_losses(samples, truth) * counts).sum((1, 2))[some]
+    sizes = (np.abs(truth) * counts).sum((1, 2))[some]
+    value = crps.quantile_form(samples, truth, counts)
+    error = bootstrap.standard_error((losses - value * sizes) / sizes.mean(), None if groups is None else groups[some])
+    return {"value": value, "standard_error": None if np.isnan(error) else error}
 
 
 def _truth(part: Part) -> np.ndarray:

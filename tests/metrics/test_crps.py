@@ -51,6 +51,9 @@ def test_the_quantile_form_is_the_integral_of_quantile_losses():
     q = stats.norm.ppf(a)
     by_hand = 2 * np.abs((q - y) * ((y <= q) - a)).sum(1).mean() / np.abs(y).sum()
     assert crps.quantile_form(samples, y) == pytest.approx(by_hand, rel=1e-3)
+    losses = crps.quantile_losses(samples, y)
+    np.testing.assert_allclose(losses, 2 * ((q - y) * ((y <= q) - a)).mean(0), atol=1e-3)
+    assert crps.quantile_form(samples, y) == pytest.approx(losses.sum() / np.abs(y).sum(), rel=1e-12)
     # What does not count does not change it, and of one channel the sum over channels is the score itself.
     real = np.arange(400) % 4 == 1
     wild = np.where(real, samples, 1e6)

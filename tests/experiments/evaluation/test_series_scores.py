@@ -39,6 +39,8 @@ def test_series_count_alike_whatever_is_hidden_of_them():
     assert found["crps"]["standard_error"] == pytest.approx(np.std([3, 2], ddof=1) / np.sqrt(2))
     assert found["crps_quantile_form"]["value"] == pytest.approx(2 * 0.5 * (3 + 1 + 2 + 3) / (1 + 4 + 5 + 6))
     assert found["crps_quantile_form"]["samples"] == 3
+    # Losses 3 and 6 of targets 1 and 15: the residuals of 9 / 16 are 3 - 9/16 and its negative, the mean target is 8.
+    assert found["crps_quantile_form"]["standard_error"] == pytest.approx((3 - 9 / 16) / 8)
     assert found.keys() == set(NAMES)
 
 
@@ -70,6 +72,25 @@ def test_relative_scores_are_in_the_units_before_they_were_standardised():
     assert found["crps_sum"]["value"] == pytest.approx((18 + 18) / (40 + 52))
     assert found["crps"]["value"] == pytest.approx(3)  # as the network sees them
     assert found["crps_sum"]["samples"] == 1
+
+
+def test_the_error_of_a_relative_score_is_that_of_repeated_draws_of_series():
+    """Series of other sizes: a ratio of two means, in 300 draws of 40 series. Repeated windows tell nothing more."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        truth = rng.gamma(4.0, size=(40, 1, 1)) * rng.choice([1.0, 3.0], (40, 1, 1))
+        samples = np.stack([truth + rng.normal(size=(40, 1, 1))] * 2)
+        found.append(series_scores.relative(samples, truth, np.ones((40, 1, 1), bool)))
+    errors = np.array([figure["standard_error"] for figure in found])
+    spread = np.std([figure["value"] for figure in found], ddof=1)
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(spread, rel=0.15)  # which is known to 4 %
+    twice = lambda x, axis: np.repeat(x, 2, axis)
+    windows = series_scores.relative(
+        twice(samples, 1), twice(truth, 0), np.ones((80, 1, 1), bool), np.repeat(np.arange(40), 2)
+    )
+    assert windows == pytest.approx(found[-1])
+    assert series_scores.relative(samples[:, :1], truth[:1], np.ones((1, 1, 1), bool))["standard_error"] is None
 
 
 def test_the_sum_over_channels_needs_steps_of_which_every_channel_counts():
