@@ -94,15 +94,16 @@ def hits_interval(
 
     The threshold therefore lies between the (b + 1)-th and the a-th highest of the negatives. Wilson's interval at
     (1 + level) / 2 gives both ends: the lower one for the positives above the a-th highest negative (0 if a = 0), and
-    the upper one for the positives above the (b + 1)-th highest (1 if b = N). Both errors together are at most
-    1 - level, whatever the distributions of the scores are (the order statistics' interval of a quantile, David and
-    Nagaraja 2003, "Order Statistics", section 7.1, and Bonferroni's inequality).
+    the upper one for the positives above the (b + 1)-th highest (1 if b = N). The interval assumes nothing about the
+    distributions of the scores. By Bonferroni's inequality it covers the share with a probability of at least `level`,
+    up to the approximation of Wilson's interval. (For the interval of a quantile see David and Nagaraja 2003, "Order
+    Statistics", section 7.1.)
 
     Args:
         positives: scores of independent positives, `[P]`, P >= 1.
         negatives: scores of independent negatives, `[N]`, N >= 1.
         false_positives: the share q of negatives above the threshold, in [0, 1].
-        level: the least coverage of the interval, in (0, 1).
+        level: the coverage of the interval, in (0, 1).
 
     Returns:
         (low, high) in [0, 1].
