@@ -88,6 +88,13 @@ def test_a_part_of_a_fused_layer_reads_its_inputs_and_has_zeros_elsewhere():
     np.testing.assert_array_equal(filled, np.stack([0 * up[1], 0 * up[1], up[1]], axis=1))
 
 
+@pytest.mark.parametrize("at", [(1, slice(0, 3)), (ALL, slice(0, 3))])
+def test_factors_of_some_inputs_are_of_no_layer(at):
+    layers = LEAF[: at[0] == ALL]
+    factors = {"down": random(*layers, 3, 2), "up": random(*layers, 2, 3, 4)}
+    assert lora_updates._selected(factors, at, place(LEAF, (1,)), fused=True) is None
+
+
 @pytest.mark.parametrize("rows", [None, (2, 5)])
 def test_rows_of_a_layer_stand_among_zeros(rows):
     up = random(3 if rows else 7, 2)
