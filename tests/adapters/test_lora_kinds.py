@@ -79,6 +79,48 @@ def test_the_core_of_a_locon_stands_between_its_factors(ones):
     assert update.rank == 2
 
 
+A, B, ONE = random(2, 3), random(4, 2), random(4)
+
+
+@pytest.mark.parametrize("more", [{}, {"mid": random(2, 2, 1)}, {"alpha": ONE[0]}])
+def test_a_bias_of_b_stands_beside_a_and_b(more):
+    update = lora_kinds.update(
+        {"down": A, "up": B, "up_bias": ONE, **more}, (4, 3, *([1] if "mid" in more else [])), "layer"
+    )
+    assert update.rank == 2
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"down": A},
+        {"lokr_w1": A, "lokr_w2": B},
+        {"down": A, "up": B, "dora_scale": ONE},
+        {"down": A, "up": B, "magnitude": ONE},
+    ],
+    ids=["alone", "without B", "lokr", "older dora", "dora"],
+)
+def test_a_bias_of_b_without_a_plain_lora_is_refused(parts):
+    with pytest.raises(
+        Mismatch, match=r"layer has lora_B\.bias, which is read only beside lora_A and lora_B of a LoRA"
+    ):
+        lora_kinds.update(parts | {"up_bias": ONE}, (4, 3), "layer")
+
+
+@pytest.mark.parametrize(
+    "parts, names",
+    [({}, "alpha or magnitudes"), ({"down": A}, "down"), ({"down": A, "up": B, "hada_w1_a": B}, "down, hada_w1_a, up"),
+     ({"lokr_w1": A, "lokr_w2_a": B}, "lokr_w1, lokr_w2_a"), ({"down": A, "up": B, "hada_t1": A}, "down, hada_t1, up")],
+    ids=["none", "without B", "two kinds", "half a factor", "another core"],
+)  # fmt: skip
+def test_tensors_of_no_single_kind_are_refused_by_their_names(parts, names):
+    with pytest.raises(
+        Mismatch, match=rf"layer has only {names}\. Valid: down and up; hada_w1_a to hada_w2_b; or lokr_w1"
+    ):
+        lora_kinds.update({**parts, "alpha": ONE[0], "dora_scale": ONE}, (4, 3), "layer")
+
+
 @pytest.mark.parametrize("theirs, most", [((4, 3), 4), ((3, 4), 4), ((2, 3, 2, 1), 6)])
 def test_no_rank_exceeds_the_larger_side_of_the_weight(theirs, most):
     assert lora_kinds.largest_rank(theirs) == most
