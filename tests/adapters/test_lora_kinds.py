@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,6 +41,20 @@ def test_a_lokr_is_a_kronecker_product(first, second, rank, pixels):
     expected = np.einsum("ab,cd...->acbd...", w1, w2).reshape(theirs)
     np.testing.assert_allclose(product(update, theirs), expected, rtol=1e-4, atol=1e-5)
     assert update.rank == rank
+
+
+def test_a_factored_matrix_of_a_lokr_has_at_most_the_rank_of_the_weight():
+    parts = lambda rank: {"lokr_w1": random(2, 3), "lokr_w2_a": random(4, rank), "lokr_w2_b": random(rank, 5)}
+    assert lora_kinds.update(parts(15), (8, 15), "layer").rank == 15
+    with pytest.raises(Mismatch, match=r"its factors have rank 16\. Valid: at most 15"):
+        lora_kinds.update(parts(16), (8, 15), "layer")
+
+
+def test_a_lokr_of_which_one_matrix_is_trained_is_a_function_of_it():
+    w1, w2 = random(2, 3), random(4, 5)
+    pairs = lambda w2: lora_kinds.update({"lokr_w1": w1, "lokr_w2": w2}, (8, 15), "layer").pairs
+    total = lambda w2: sum(up.sum() * down.sum() for down, up in pairs(w2))
+    np.testing.assert_allclose(jax.jit(total)(w2), total(w2), rtol=1e-4)
 
 
 def test_the_core_of_a_lokr_stands_between_its_second_factors():
@@ -140,14 +155,16 @@ def test_factors_that_fit_no_weight_are_refused(down, up):
 
 
 @pytest.mark.parametrize(
-    "w1, w2", [((2, 3), (3, 5)), ((2, 4), (4, 5)), ((2, 3), (4, 4)), ((2, 0), (4, 5)), ((2,), (4, 5))]
+    "w1, w2", [((2, 3), (3, 5)), ((2, 4), (4, 5)), ((2, 3), (4, 4)), ((2, 0), (4, 5)), ((2,), (4, 15))]
 )
 def test_matrices_of_another_kronecker_product_are_refused(w1, w2):
     with pytest.raises(Mismatch, match=r"do not multiply to a matrix of shape \[8, 15\]"):
         lora_kinds.update({"lokr_w1": random(*w1), "lokr_w2": random(*w2)}, (8, 15), "layer")
 
 
-@pytest.mark.parametrize("up, down", [((4, 2), (3, 5)), ((4,), (2, 5)), ((4, 2), (2,)), ((4, 2, 1), (2, 5))])
+@pytest.mark.parametrize(
+    "up, down", [((4, 2), (3, 5)), ((4, 2), ()), ((4,), (2, 5)), ((4, 2), (2,)), ((4, 2, 1), (2, 5))]
+)
 def test_factors_of_a_lokr_that_do_not_multiply_are_refused(up, down):
     parts = {"lokr_w1": random(2, 3), "lokr_w2_a": random(*up), "lokr_w2_b": random(*down)}
     with pytest.raises(Mismatch, match=r"lokr_w2_a .* and lokr_w2_b .* do not multiply\. Valid: \[out, r\]"):
@@ -171,6 +188,8 @@ def test_magnitudes_are_of_the_axis_that_their_shape_says(name, shape, axis):
     kind, flat = lora_kinds.magnitude({name: values}, (3, 3), "layer")
     assert kind == axis
     np.testing.assert_array_equal(flat, values.ravel())
+    sides = (3, 4) if axis == "outputs" else (4, 3)
+    assert lora_kinds.magnitude({name: values}, (*sides, 2), "layer")[0] == axis
     with pytest.raises(Mismatch, match=r"magnitudes have the shape .*\. Valid: \[2, 1, \.\.\], .* or \[1, 4, \.\.\]"):
         lora_kinds.magnitude({name: values}, (2, 4), "layer")
     assert lora_kinds.magnitude({"down": values}, (3, 3), "layer") is None
