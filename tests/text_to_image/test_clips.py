@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import tempfile
 import types
 
@@ -501,6 +502,53 @@ def test_a_clip_ends_with_an_image_where_a_mask_says_which_frames_are_known(firs
     assert video_models.takes_last(small_clips(FirstImage(**first), **more)) is expected
     pictures = types.SimpleNamespace(kind=types.SimpleNamespace(video=None))
     assert video_models.takes_last(pictures) is False
+
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+BOTH = (PICTURE, PICTURE)
+OF_TWO = {"denoiser": types.SimpleNamespace(picture_width=8, picture_tokens=2)}
+OF_ONE = {"denoiser": types.SimpleNamespace(picture_width=8, picture_tokens=0)}
+NAME = "the clips of this model start from a picture; name the image"
+BEGINS = {"begins": True}
+ENTRY = '{"name": "first_block"}'
+
+
+@pytest.mark.parametrize("first, more, settings, message", [
+    (BEGINS, {}, {}, NAME),
+    (BEGINS, {}, {"image": PICTURE}, ""),
+    (BEGINS, {}, {"images": BOTH}, ""),
+    (BEGINS, {}, {"images": BOTH[:1]}, "images: 1 of them. Valid"),
+    (BEGINS, {}, {"images": BOTH + BOTH[:1]}, "images: 3 of them. Valid"),
+    (BEGINS, {}, {"images": BOTH, "image": PICTURE}, "images: 2 of them beside an image. Valid"),
+    (BEGINS, OF_TWO, {}, "start and end with pictures; name both by images"),
+    (BEGINS, OF_TWO, {"image": PICTURE}, "start and end with pictures; name both by images"),
+    (BEGINS, OF_TWO, {"images": BOTH}, ""),
+    (BEGINS, OF_ONE, {"image": PICTURE}, ""),
+    (BEGINS, OF_ONE, {"images": BOTH, "image": PICTURE}, "does not support images"),
+    (BEGINS | {"clean": True}, {}, {}, ""),
+    (BEGINS | {"clean": True}, {}, {"image": PICTURE}, ""),
+    (BEGINS | {"clean": True, "sight": lambda *_: None}, {}, {}, NAME),
+    ({}, {}, {}, ""),
+    ({}, {}, {"image": PICTURE}, "this model (small) generates clips only from prompts; leave the image out"),
+    ({}, {}, {"images": BOTH}, "does not support images"),
+    ({"clean": True}, {}, {"image": PICTURE}, ""),
+    ({}, {"fills": True}, {"image": PICTURE}, ""),
+    ({}, {"fills": True}, {"images": BOTH}, ""),
+    ({}, {"second": "transformer_2"}, {}, ""),
+    ({}, {}, {"cache": ENTRY}, ""),
+    ({}, {"second": "transformer_2"}, {"cache": ENTRY}, "}: this model has two denoisers, which no cache supports"),
+    (BEGINS, {}, {"image": PICTURE, "mask": np.zeros((8, 8), bool)}, "does not support mask"),
+])  # fmt: skip
+def test_the_pictures_of_a_clip_are_those_that_its_model_sees(first, more, settings, message):
+    model = small_clips(FirstImage(**first), **more)
+    model.name = "small"
+    request = dataclasses.replace(Request.make("a cat"), **settings)
+    if message:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            video_models.check(request, model)
+    else:
+        video_models.check(request, model)
+    video_models.check(request, types.SimpleNamespace(kind=types.SimpleNamespace(video=None)))
 
 
 def test_learned_positions_fit_clips_of_one_shape():
