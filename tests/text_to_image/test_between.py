@@ -43,25 +43,54 @@ def test_a_stochastic_sampler_draws_the_same_noise_for_all_weights(model):
     assert np.abs(way.astype(int) - picture).max() <= 1
 
 
-def test_all_weights_begin_between_two_noises_and_step_by_the_keys_of_the_first(model, monkeypatch):
-    starts = []
+def sampled(monkeypatch, model, seeds, finite=(True, False, True)):
+    """(pictures, start, conditional, unconditional) of a way between two noises, without its steps."""
+    arguments = []
 
     def compiled(model, course, function):
         if function is programs.begin:
             keys = jax.random.split(jax.random.key(0), 2)
             x = jnp.stack([jnp.eye(3), jnp.eye(3)[::-1]])
             return lambda *_: programs.Start(x, keys, beside={"control": jnp.array([1.0, 2.0])})
-        decoded = programs.Decoded(np.zeros((3, 8, 8, 3), np.uint8), None, np.ones(3, bool))
-        return lambda params, start, *_: (starts.append(start) or decoded, None)
+        pictures = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3)
+        decoded = programs.Decoded(pictures, None, np.array(finite))
+        return lambda params, *rest: (arguments.append(rest) or decoded, None)
 
     monkeypatch.setattr(interpolation, "compiled", compiled)
-    text_to_image.between(model, ["a cat", "a dog"], (3, 5), np.array([0.0, 0.5, 1.0]), **HOW)
-    (start,) = starts
+    way = text_to_image.between(model, ["a cat", "a tiger"], seeds, np.array([0.0, 0.5, 1.0]), **HOW)
+    ((start, conditional, unconditional, *_),) = arguments
+    return way, start, conditional, unconditional
+
+
+def test_all_weights_begin_between_two_noises_and_step_by_the_keys_of_the_first(model, monkeypatch):
+    with pytest.warns(UserWarning, match="1 of 3 .* not finite"):
+        way, start, *_ = sampled(monkeypatch, model, (3, 5))
+    np.testing.assert_array_equal(way, np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3))
     first, _ = jax.random.split(jax.random.key(0), 2)
     np.testing.assert_array_equal(jax.random.key_data(start.keys), [jax.random.key_data(first)] * 3)
     np.testing.assert_array_equal(start.beside["control"], [1.0] * 3)
     np.testing.assert_allclose(start.x[0], np.eye(3), atol=1e-6)
     np.testing.assert_allclose(start.x[2], np.eye(3)[::-1], atol=1e-6)
+    angle = np.arccos(1 / 3)  # the two have one of three numbers in common
+    middle = np.sin(angle / 2) / np.sin(angle) * (np.eye(3) + np.eye(3)[::-1])
+    np.testing.assert_allclose(start.x[1], middle, atol=1e-6)
+
+
+def test_all_weights_begin_at_one_noise_where_the_seeds_are_equal(model, monkeypatch):
+    _, start, *_ = sampled(monkeypatch, model, (4, 4), (True,) * 3)
+    np.testing.assert_array_equal(start.x, [np.eye(3)] * 3)
+
+
+def test_the_conditions_of_a_way_are_those_between_the_prompts(model, monkeypatch):
+    """The encoder's numbers grow to the length of a text, 5 and 7 letters, and to 0 without a prompt."""
+    _, _, conditional, unconditional = sampled(monkeypatch, model, (4, 4), (True,) * 3)
+    np.testing.assert_allclose(conditional["tokens"], [np.linspace(0, n, 5) for n in (5, 6, 7)], rtol=1e-6)
+    np.testing.assert_array_equal(unconditional["tokens"], np.zeros((3, 5)))
+
+
+def test_a_way_of_which_no_picture_is_finite_is_refused(model, monkeypatch):
+    with pytest.raises(ValueError, match=r"3 of 3 .* not finite"):
+        sampled(monkeypatch, model, (4, 4), (False,) * 3)
 
 
 class Infinite(Product):
