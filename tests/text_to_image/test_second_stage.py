@@ -1,13 +1,16 @@
 """The second stage of a text-to-image model draws noise of its own."""
 
+import pathlib
 import types
 
 import jax
 import numpy as np
+import pytest
 
 from diffusion import samplers
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import second_stage
+from diffusion.models.interchange.family import Refusal
+from diffusion.text_to_image import denoiser_checks, second_stage
 
 SHAPE = (2, 3, 4)
 
@@ -67,3 +70,19 @@ def test_its_denoiser_sees_the_first_stages_latents_and_the_pooled_text():
     np.testing.assert_allclose(predicted.eps, eps, rtol=1e-5, atol=1e-6)
     alpha, sigma = float(process.schedule.alpha(t)), float(process.schedule.sigma(t))
     np.testing.assert_allclose(predicted.x0, (x - sigma * eps) / alpha, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("coarse, made, fits", [(3, 4, True), (4, 3, False), (3, 5, False), (2, 4, False)])
+def test_it_makes_the_latents_of_the_autoencoder_from_those_of_the_first(coarse, made, fits):
+    first, vae = types.SimpleNamespace(channels=3), types.SimpleNamespace(latent_channels=4)
+    check = lambda **channels: denoiser_checks.check_second_stage(
+        pathlib.Path("a"), first, types.SimpleNamespace(**channels), vae
+    )
+    if fits:
+        check(coarse_channels=coarse, channels=made)
+    else:
+        message = rf"a: .* latents of 4 channels from latents of 3, but this one makes {made} from {coarse}\."
+        with pytest.raises(Refusal, match=message):
+            check(coarse_channels=coarse, channels=made)
+    with pytest.raises(Refusal, match=r"but this one makes 4 from 0\."):
+        check(channels=4)
