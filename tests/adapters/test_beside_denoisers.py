@@ -58,6 +58,40 @@ def test_a_control_net_reads_pictures_of_zero_to_one_and_the_base_has_no_gradien
     assert not any(jax.tree.leaves(to_base))
 
 
+def of_unet(**fields):
+    """A base whose autoencoder divides a side by 2 and has four channels."""
+    return types.SimpleNamespace(
+        denoiser=ConditionalUNet((8, 16), (1, 1), (2, 2), 6, layers=1, groups=4, **fields),
+        kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="unet")),
+        modules={"vae": types.SimpleNamespace(factor=2)},
+        channels=4,
+    )
+
+
+@pytest.mark.parametrize("widths", [(), (5, 7)])
+def test_a_control_net_of_a_distilled_unet_has_no_layer_for_its_guidance(widths, monkeypatch):
+    base = of_unet(strength_width=8)
+    instead_of(ConditionalUNet, monkeypatch)
+    monkeypatch.setattr(ControlNet, "residuals", lambda module, *arguments: module)
+    tuning = control.control_net(base, widths)
+    *_, entries = tuning.apply({"unet": {"kernel": jnp.ones(2)}}, {}, X, CLOCK, {"control": HINT})
+    assert entries["residuals"] == ControlNet(of_unet().denoiser, widths or (16, 32))
+
+
+def test_a_control_net_refuses_a_unet_that_inpaints_and_widths_of_another_size():
+    with pytest.raises(
+        ValueError, match=r"sees only the 4 channels of its latents, .* is a ConditionalUNet of 9 channels$"
+    ):
+        control.control_net(of_unet(in_channels=9))
+    for widths in ((16,), (16, 32, 96)):
+        with pytest.raises(ValueError, match=rf"hint_widths = \({widths[0]},.*divides the side by 2\. Valid: 2 widths"):
+            control.control_net(of_unet(), widths)
+    other = of_unet()
+    other.denoiser = CLIPVision(16, 8, 12, 2, 2, 16)
+    with pytest.raises(ValueError, match=r"the denoiser of this base is a CLIPVision$"):
+        control.control_net(other)
+
+
 def test_a_transformers_control_net_reads_latents_and_the_bases_layers(monkeypatch):
     denoiser = PixArt((8, 8, 4), width=24, depth=3, heads=2, text_width=8)
     base = types.SimpleNamespace(
