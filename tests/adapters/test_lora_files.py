@@ -432,7 +432,12 @@ def test_factors_have_at_most_as_many_rows_as_the_larger_side(theirs, rank):
     "parts, rank, config, expected",
     [({"alpha": np.float32([6])}, 4, None, 1.5), ({"alpha": np.float32([6])}, None, None, 1.0), ({}, 4, None, 1.0),
      ({}, 4, {"lora_alpha": 8, "r": 2}, 2.0), ({}, 4, {"lora_alpha": 8, "use_rslora": True}, 4.0),
-     ({"magnitude": np.ones(2)}, 4, {"lora_alpha": 8, "use_dora": True}, 2.0)],
+     ({"magnitude": np.ones(2)}, 4, {"lora_alpha": 8, "use_dora": True}, 2.0),
+     ({"dora_scale": np.ones(2)}, 4, {"lora_alpha": 8, "use_dora": True}, 2.0), ({}, 4, {"alpha": 2}, 0.5),
+     ({}, 4, {"alpha": 2, "lora_alpha": 8}, 0.5), ({}, 4, {"use_dora": False}, 1.0), ({}, None, {"lora_alpha": 8}, 8.0),
+     ({}, None, {"lora_alpha": 8, "r": 4}, 2.0), ({}, None, {"r": 4}, 1.0),
+     ({}, None, {"lora_alpha": 8, "r": 4, "rank_pattern": {"b": 2}}, 4.0),
+     ({}, 4, {"lora_alpha": 8, "alpha_pattern": {"a.b": 4}}, 1.0)],
 )  # fmt: skip
 def test_a_scale_is_alpha_over_the_rank_or_its_root(parts, rank, config, expected):
     assert lora_names.scale(parts, rank, config, "a.b", "a file: a.b") == expected
@@ -449,3 +454,32 @@ def test_an_update_has_the_axes_of_the_kernel_in_its_file(shape, up):
     update = lora_updates.Update(((np.ones((2, inputs)), np.ones((6, 2))),), None, 1.0)
     ((down, made_up),) = lora_updates._as_one([update], shape, "a layer").pairs
     assert (down.shape, made_up.shape) == ((2, *shape[1:]), up)
+
+
+@pytest.mark.parametrize("pixels", [(), (3,), (3, 3)])
+def test_norms_stand_in_a_file_as_its_programs_have_them(pixels):
+    """LyCORIS has [out, 1, ..] with as many axes as the weight, peft [out], or [1, out, 1, ..] of a convolution."""
+    ones = (1,) * len(pixels)
+    down, up, norms = made("a", (2, 4, *pixels)), made("b", (6, 2, *ones)), made("m", (6,))
+    update = lora_updates.Update(((down, up),), norms, 1.0)
+    for tensors, names, shape in (
+        (lora_files._kohya(update), ("lora_down.weight", "lora_up.weight", "dora_scale"), (6, 1, *ones)),
+        (lora_files._peft(update, "a layer"), ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector"),
+         (1, 6, *ones) if pixels else (6,)),
+    ):  # fmt: skip
+        assert tuple(tensors) == names
+        for name, expected in zip(names, (down, up, norms.reshape(shape))):
+            np.testing.assert_array_equal(tensors[name], expected)
+        assert tensors[names[2]].shape == shape
+
+
+def test_the_factors_of_two_products_are_matrices_in_lycoris_and_not_in_peft():
+    pairs = tuple((made(f"a{i}", (2, 4, 3, 3)), made(f"b{i}", (6, 2, 1, 1))) for i in (1, 2))
+    update = lora_updates.Update(pairs, None, 1.0)
+    tensors = lora_files._kohya(update)
+    assert tensors.keys() == {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
+    for i, (down, up) in enumerate(pairs, 1):
+        np.testing.assert_array_equal(tensors[f"hada_w{i}_a"], up.reshape(6, 2))
+        np.testing.assert_array_equal(tensors[f"hada_w{i}_b"], down.reshape(2, 36))
+    with pytest.raises(ValueError, match="a layer has a LoHa or LoKr update, which diffusers does not read"):
+        lora_files._peft(update, "a layer")
