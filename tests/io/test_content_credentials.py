@@ -38,6 +38,22 @@ def signed(signer, tmp_path):
     return path
 
 
+def test_extensions_of_a_made_certificate_are_critical_where_rfc_5280_says_so(signer):
+    """Section 4.2.1: what a key is for must be understood, and names of keys must not be critical."""
+    x509 = pytest.importorskip("cryptography.x509")
+    signing, root = x509.load_pem_x509_certificates((signer / "chain.pem").read_bytes())
+    critical = {
+        "basicConstraints": True,
+        "keyUsage": True,
+        "subjectKeyIdentifier": False,
+        "authorityKeyIdentifier": False,
+    }
+    for certificate, more in ((root, {}), (signing, {"extendedKeyUsage": False})):
+        assert {one.oid._name: one.critical for one in certificate.extensions} == critical | more
+        key = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        assert (key.digital_signature, key.key_cert_sign, key.crl_sign) == (bool(more), not more, not more)
+
+
 def test_a_signed_picture_says_that_a_model_made_it_and_from_what(signed, signer):
     assert b"c2pa.thumbnail" not in signed.read_bytes()  # the picture stands there once
     found = content_credentials.read(signed, signer / "root.pem")

@@ -68,3 +68,18 @@ def test_a_folder_that_can_do_all_of_it_stays_empty(tmp_path):
     (tmp_path / ".probe").mkdir()  # of a run that was killed
     file_systems.probe(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path, encoding, refused", [
+    ("/plain", "ascii", False), ("/café", "ascii", True), ("/café", "utf-8", False), ("/plain", "utf-8", False),
+    ("", "ascii", False),
+])  # fmt: skip
+def test_letters_outside_of_ascii_need_file_names_in_utf_8(path, encoding, refused, monkeypatch):
+    monkeypatch.setattr(file_systems.sys, "getfilesystemencoding", lambda: encoding)
+    monkeypatch.setattr(file_systems.os, "getcwd", lambda: "/café")
+    objection = file_systems.objection(path)
+    if refused:
+        assert f"this locale ({encoding})" in objection
+    else:
+        assert objection is None
+    assert "gs:" in file_systems.objection("gs://café/run")

@@ -134,3 +134,16 @@ def test_a_file_system_without_locks_is_written_by_whoever_comes(tmp_path, monke
     with files.atomic(tmp_path / "a") as file:
         file.write(b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
+
+
+def test_names_that_do_not_belong_into_a_folder_are_said_three_at_most(tmp_path):
+    belongs = lambda name: name.endswith(".json")
+    assert files.other_names(tmp_path / "new", belongs) == ""
+    for name in ("a.json", ".hidden"):
+        (tmp_path / name).touch()
+    assert files.other_names(tmp_path, belongs) == ""
+    for name in ("d", "b", "c"):
+        (tmp_path / name).touch()
+    assert files.other_names(tmp_path, belongs) == "b, c, d"
+    (tmp_path / "e").mkdir()
+    assert files.other_names(tmp_path, belongs) == "b, c, d ..."

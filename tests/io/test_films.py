@@ -1,6 +1,7 @@
 """Films are decoded in a child that can open nothing: no neighbour, no socket; it is one, and starts anew."""
 
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -320,6 +321,33 @@ def test_frames_after_the_last_requested_one_are_not_decoded(monkeypatch):
     monkeypatch.setattr(film_child, "_opened", lambda content, head: (Film(), None))
     assert len(list(film_child._read(None, {"numbers": [1, 4]}))) == 3  # two frames, and the end
     assert decoded_frames == [0, 1, 2, 3, 4]
+
+
+def test_a_film_has_a_name_in_messages_beside_its_path(film, tmp_path):
+    frames, damage = films.read(film, [2, 5], "the film of row 3")
+    assert frames.keys() == {2, 5} and damage is None
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(b"no film")
+    for read in (functools.partial(films.read, damaged, [0]), functools.partial(films.properties, damaged)):
+        with pytest.raises(ValueError, match=r"^the film of row 3 "):
+            read("the film of row 3")
+
+
+@pytest.mark.parametrize("viewed, rotation, quarters", [
+    (True, 0, 0), (True, 90, 1), (True, -90, 3), (True, 180, 2), (True, 45, 0), (False, 90, 0), (False, 0, 0),
+])  # fmt: skip
+def test_frames_are_turned_counterclockwise_by_quarters_where_they_are_viewed(viewed, rotation, quarters, monkeypatch):
+    from diffusion.io import film_child
+
+    stored = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    frame = types.SimpleNamespace(to_ndarray=lambda format: stored, rotation=rotation)
+    film = type("Film", (contextlib.nullcontext,), {"decode": lambda film, stream: iter([frame])})()
+    monkeypatch.setattr(film_child, "_opened", lambda content, head: (film, None))
+    said, pixels = next(iter(film_child._read(None, {"numbers": [0], "viewed": viewed})))
+    expected = stored
+    for _ in range(quarters):  # the last column becomes the first row
+        expected = expected.transpose(1, 0, 2)[::-1]
+    assert said == {"number": 0, "shape": expected.shape} and pixels == expected.tobytes()
 
 
 def test_a_child_is_not_shared_with_a_forked_process(film):

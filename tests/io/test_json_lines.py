@@ -64,3 +64,15 @@ def test_a_damaged_line_inside_is_named_and_a_torn_last_one_left_out(tmp_path, d
         json_lines.rows(path)
     path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
     assert json_lines.rows(path) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("content, complete", [
+    (b'{"a": 1}\n{"b"', b'{"a": 1}\n'), (b'{"a": 1}\n', b'{"a": 1}\n'), (b'{"a"', b""), (b"", b""), (b"\n\n1", b"\n\n"),
+])  # fmt: skip
+def test_a_torn_last_line_is_dropped(tmp_path, content, complete):
+    path = tmp_path / "votes.jsonl"
+    json_lines.mend(path)
+    assert not path.exists()
+    path.write_bytes(content)
+    json_lines.mend(path)
+    assert path.read_bytes() == complete

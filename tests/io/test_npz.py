@@ -161,3 +161,20 @@ def test_the_arrays_in_a_content_count_as_members(monkeypatch):
     monkeypatch.setattr(npz.budgets, "Budget", functools.partial(npz.budgets.Budget.func, members=2))
     with pytest.raises(limits.Refused, match="three"):
         npz.decoded(content.getvalue(), "three")
+
+
+@pytest.mark.parametrize("left, whole", [(30, True), (29, False)])
+def test_a_member_of_which_no_whole_header_is_there_is_refused(tmp_path, left, whole):
+    """The directory at the end of the archive says where each member begins."""
+    np.savez(tmp_path / "a.npz", np.arange(5))
+
+    def later(data):
+        directory = data.rindex(b"PK\x01\x02")
+        data[directory + 42 : directory + 46] = (len(data) - left).to_bytes(4, "little")
+
+    damaged(tmp_path / "a.npz", later)
+    if whole:
+        assert npz.stored(tmp_path / "a.npz").keys() == {"arr_0"}
+    else:
+        with pytest.raises(limits.Refused, match=r"a\.npz is truncated"):
+            npz.stored(tmp_path / "a.npz")

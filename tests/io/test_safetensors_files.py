@@ -96,3 +96,24 @@ def test_a_tensor_without_numbers_has_its_shape_and_type(tmp_path):
     tensors = safetensors_files.header(path).tensors
     empty = tensors["w"].read()
     assert empty.shape == (2, 0) and empty.dtype == np.float16 and tensors["v"].read() == 3
+
+
+def test_arrays_are_written_row_by_row_whatever_their_order_in_memory(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    turned = np.asfortranarray(array)
+    safetensors_files.save(tmp_path / "a.safetensors", {"w": turned, "v": array.T})
+    parts = iter([("w", turned), ("v", array.T)])
+    safetensors_files.write(tmp_path / "b.safetensors", {"w": (2, 3), "v": (3, 2)}, "float32", parts, {"format": "pt"})
+    for name in ("a", "b"):
+        tensors = safetensors_files.header(tmp_path / f"{name}.safetensors").tensors
+        np.testing.assert_array_equal(tensors["w"].read(), array)
+        np.testing.assert_array_equal(tensors["v"].read(), array.T)
+
+
+@pytest.mark.parametrize(
+    "name, array", [("v", np.zeros(2, np.float32)), ("w", np.zeros(3, np.float32)), ("w", np.zeros(2))]
+)
+def test_an_array_that_its_header_did_not_announce_is_refused(tmp_path, name, array):
+    with pytest.raises(ValueError, match=rf"the header announced w \(2,\) float32, but the next array is {name}"):
+        safetensors_files.write(tmp_path / "a.safetensors", {"w": (2,)}, "float32", iter([(name, array)]), {})
+    assert not (tmp_path / "a.safetensors").exists()
