@@ -100,14 +100,15 @@ def test_a_tensor_without_numbers_has_its_shape_and_type(tmp_path):
 
 def test_arrays_are_written_row_by_row_whatever_their_order_in_memory(tmp_path):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    turned = np.asfortranarray(array)
-    safetensors_files.save(tmp_path / "a.safetensors", {"w": turned, "v": array.T})
-    parts = iter([("w", turned), ("v", array.T)])
-    safetensors_files.write(tmp_path / "b.safetensors", {"w": (2, 3), "v": (3, 2)}, "float32", parts, {"format": "pt"})
+    arrays = {"w": np.asfortranarray(array), "v": array.T, "u": array[0, ::2]}
+    safetensors_files.save(tmp_path / "a.safetensors", arrays)
+    shapes = {"w": (2, 3), "v": (3, 2), "u": (2,)}
+    safetensors_files.write(tmp_path / "b.safetensors", shapes, "float32", iter(arrays.items()), {"format": "pt"})
     for name in ("a", "b"):
         tensors = safetensors_files.header(tmp_path / f"{name}.safetensors").tensors
         np.testing.assert_array_equal(tensors["w"].read(), array)
         np.testing.assert_array_equal(tensors["v"].read(), array.T)
+        np.testing.assert_array_equal(tensors["u"].read(), [0, 2])
 
 
 @pytest.mark.parametrize(
