@@ -500,3 +500,20 @@ def test_the_network_receives_the_whole_step_of_the_nearest_level():
     np.testing.assert_allclose(karras.network_times, [[1, 1], [middle / 10, 0.4], [0.1, 0.1]], rtol=1e-6)
     with pytest.raises(ValueError, match=r"makes 5 steps instead of steps = 4\. Valid: a number that divides 10, or"):
         step("ddim_uniform", 4)
+
+
+def test_levels_of_a_table_are_noise_over_signal_and_geometric_between_steps():
+    """sqrt((1 - a) / a) of the products a of 1 - beta, the betas' roots growing linearly."""
+    config = {
+        "_class_name": "DDIMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+    }
+    levels = comfyui_steps.levels(schedulers.read(config | {"num_train_timesteps": 100}))
+    products = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 100) ** 2)
+    table = np.sqrt((1 - products) / products)
+    np.testing.assert_allclose(levels.table, table, rtol=1e-3)
+    assert tuple(levels.ends) == (99, 0)
+    np.testing.assert_allclose(levels.at(np.array([99, 0, 7])), table[[99, 0, 7]], rtol=1e-3)
+    np.testing.assert_allclose(levels.at(np.array([7.5])), np.sqrt(table[7] * table[8]), rtol=1e-3)
