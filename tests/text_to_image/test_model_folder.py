@@ -1,6 +1,7 @@
 """The folder of a model made of another: its own networks, the other's files, and the class that it has now."""
 
 import json
+import re
 import types
 
 import numpy as np
@@ -129,3 +130,16 @@ def test_the_side_of_pictures_is_the_larger_one_of_the_denoisers_latents(config,
     assert loading._side(tmp_path, kind, types.SimpleNamespace(factor=8)) == side
     packed = types.SimpleNamespace(factor=16, packed=2)
     assert loading._side(tmp_path, kind, packed) == (128 if not config else 2 * side)
+
+
+@pytest.mark.parametrize("index, refused", [
+    ({}, ""), ({"a": 1, "b": False, "c": 5}, ""), ({"a": None}, ""), ({"a": 2}, "a = 2 is not supported. Valid: 1."),
+    ({"a": 1, "b": True}, "b = True is not supported. Valid: False."),
+])  # fmt: skip
+def test_a_field_of_the_index_has_the_value_that_its_pipeline_supports_or_none(index, refused, tmp_path):
+    kind = types.SimpleNamespace(files=types.SimpleNamespace(stated={"a": 1, "b": False}))
+    if refused:
+        with pytest.raises(Refusal, match=re.escape(f"model_index.json: {refused}")):
+            model_index.check_stated(index, kind, tmp_path)
+    else:
+        model_index.check_stated(index, kind, tmp_path)

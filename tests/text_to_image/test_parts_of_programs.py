@@ -11,7 +11,7 @@ import pytest
 
 from diffusion import timesteps
 from diffusion.models.autoencoders import tiles
-from diffusion.published.pipeline_kinds import FirstImage, Guidance, Pictures, SecondStage, Video
+from diffusion.published.pipeline_kinds import FirstImage, Guidance, Pictures, Prompts, Reader, SecondStage, Video
 from diffusion.text_to_image import (
     jobs,
     memory_check,
@@ -425,3 +425,20 @@ def test_frames_are_predictions_and_the_last_is_the_sample(monkeypatch, stage, s
     assert finite == [(2, 1)] and [frame.sounds is None for frame in frames] == [True, True, sound is None]
     if sound:
         assert frames[-1].sounds.tolist() == [103] and frames[-1].sample_rate == 9
+
+
+@pytest.mark.parametrize("there", [("text_encoder", "text_encoder_3"), ("text_encoder",)], ids=["both", "without T5"])
+def test_a_condition_has_the_width_of_the_text_where_an_encoder_is_left_out(there):
+    """Stable Diffusion 3 has zeros of this width in T5's place."""
+    calls = []
+    condition = lambda *arguments, **how: calls.append((arguments, how))
+    made = made_model()
+    kind = made.kind._replace(prompts=Prompts((Reader(), Reader("_3", optional=True)), condition))
+    modules = {"unet": types.SimpleNamespace(text_width=24), "vae": made.modules["vae"], **dict.fromkeys(there)}
+    dataclasses.replace(made, kind=kind, modules=modules)._conditions(
+        ("a cat",), lambda name: f"of {name}", "connector"
+    )
+    ((arguments, how),) = calls
+    third = "of text_encoder_3" if len(there) == 2 else None
+    assert arguments == (["a cat"], "of text_encoder", third, "connector")
+    assert how == ({} if third else {"width": 24})
