@@ -681,3 +681,14 @@ def test_the_content_of_a_described_film_is_read_as_zeros_up_to_its_end():
     assert content.read() == content.read(4) == b""
     content.seek(-3, 2)
     assert (content.read(9), content.tell()) == (bytes(3), 8)
+
+
+@pytest.mark.parametrize("count, whole", [(3, False), (4, True), (5, True)])
+def test_a_film_has_at_least_as_many_frames_as_its_header_states(count, whole, monkeypatch):
+    said = {"rate": 25.0, "count": count, "declared": 4, "stamps": [0, 1, 2], "base": (1, 25), "height": 4, "width": 6}
+    monkeypatch.setattr(films, "_asked", lambda *arguments: said)
+    if whole:
+        assert films.properties(b"", "a film").count == 3
+    else:
+        with pytest.raises(ValueError, match="a film is truncated: its header states 4 frames, but it holds 3"):
+            films.properties(b"", "a film")

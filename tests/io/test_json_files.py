@@ -34,3 +34,8 @@ def test_a_value_that_cannot_be_written_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         json_files.write(tmp_path / "a.json", object())
     assert (tmp_path / "a.json").read_text() == "[\n  1\n]\n" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_finite_numbers_texts_and_flags_stay_as_they_are():
+    value = {"a": [0.5, -1e300, 3, "nan", True, None], "b": {"c": 0.0}}
+    assert json_files.finite(value) == value

@@ -44,3 +44,12 @@ def test_a_file_holds_as_many_bytes_as_its_header_declares():
         npy.decoded(b"\x93NUMPX", "a")
     with pytest.raises(limits.Refused, match=r"version \(3, 0\) of NumPy's format; only 1.0 and 2.0 are read"):
         npy.decoded(content.replace(b"NUMPY\1", b"NUMPY\3"), "a")
+
+
+def test_an_array_outside_of_its_folder_is_not_mapped(tmp_path):
+    (tmp_path / "a.npy").write_bytes(written(np.arange(3.0)))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link.npy").symlink_to(tmp_path / "a.npy")
+    np.testing.assert_array_equal(npy.mapped(tmp_path / "a.npy", tmp_path), np.arange(3.0))
+    with pytest.raises((limits.Refused, OSError)):
+        npy.mapped(tmp_path / "folder" / "link.npy", tmp_path / "folder")

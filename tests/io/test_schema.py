@@ -24,3 +24,7 @@ def test_the_ends_of_a_range_are_valid_and_nothing_beyond(valid, inside, outside
     for value in outside:
         with pytest.raises(limits.Refused, match=rf"^a table: field = .*\. Valid: .*{words}"):
             schema.check({"field": valid}, {"field": value}, "a table")
+
+
+def test_a_plain_value_is_described_from_null_to_texts():
+    assert schema.PLAIN.words.startswith("null or true or false or a number from -1e+12 to 1e+12 or a text of at most")
