@@ -155,3 +155,11 @@ def test_structs_are_nested_at_most_twenty_deep_within_the_first(depth, is_read)
     else:
         with pytest.raises(IndexError):
             parquet_batches._struct(nested, 0, 0)
+
+
+def test_a_number_of_variable_length_has_at_most_ten_bytes():
+    """Seven bits each, the lowest first."""
+    assert parquet_batches._varint(b"?\x96\x01?", 1) == (150, 3)
+    assert parquet_batches._varint(b"\x80" * 9 + b"\x01", 0) == (2**63, 10)
+    with pytest.raises(IndexError):
+        parquet_batches._varint(b"\x80" * 10 + b"\x01", 0)
